@@ -1,0 +1,34 @@
+# Two stages: the first makes wheels and installs them into /opt/toril, the second has only that.
+FROM python:3.13-slim AS build
+
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY src ./src
+# Without pip in it, the environment holds toril and what it needs, and nothing else.
+RUN pip wheel --no-cache-dir --wheel-dir /wheels . \
+    && python -m venv --without-pip /opt/toril \
+    && pip --python /opt/toril/bin/python install --no-cache-dir --no-index /wheels/*.whl
+
+
+FROM python:3.13-slim
+
+ENV PATH="/opt/toril/bin:$PATH" \
+    PYTHONDONTWRITEBYTECODE=1
+
+# A fixed number, so that it can be named in volume permissions and security contexts.
+RUN groupadd --gid 10001 toril \
+    && useradd --uid 10001 --gid toril --no-log-init --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin toril
+
+COPY --from=build /opt/toril /opt/toril
+
+USER 10001:10001
+WORKDIR /
+
+EXPOSE 8080
+
+# Says that the process answers; GET /ready says whether work moves. A port set by file or --port is not seen here.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + (os.environ.get('PORT') or '8080') + '/health', timeout=2)"]
+
+ENTRYPOINT ["toril"]
+CMD ["serve"]

@@ -1,0 +1,79 @@
+"""The ceiling of one-job adds: a raw ASGI app that reads, decodes and answers, and does nothing else.
+
+Runs on the same uvicorn, event loop and HTTP parser as toril. Whatever toril does beyond this (routing, auth,
+checks, Redis) is what keeps it under this figure.
+
+With `--gathered` it also writes as toril does, head and body in one system call, which stock uvicorn does not:
+the stricter ceiling of the two.
+
+    python -m benchmarks.ceiling_asgi --port 9000
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+import uvicorn
+
+from benchmarks import payload
+
+Message = MutableMapping[str, Any]
+
+_decode = msgspec.json.Decoder().decode
+_ONE = payload.job_answer()
+
+
+def _start(answer: bytes) -> Message:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
+    return {"type": "http.response.start", "status": 200, "headers": headers}
+
+
+async def app(
+    scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+) -> None:
+    """Answers a POST with a list of one job and a GET with one job, of the size a real server's would be."""
+    answer = _ONE
+    if scope["method"] == "POST":
+        message = await receive()
+        body = message["body"]
+        while message["more_body"]:
+            message = await receive()
+            body += message["body"]
+        _decode(body)
+        answer = b"[" + answer + b"]"
+    await send(_start(answer))
+    await send({"type": "http.response.body", "body": answer})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--gathered", action="store_true", help="write as toril does")
+    arguments = parser.parse_args()
+    http: Any = "httptools"
+    if arguments.gathered:
+        from toril.gathered_writes import GatheringProtocol  # noqa: PLC0415 - the plain one does without toril
+
+        http = GatheringProtocol
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=arguments.port,
+        # As in toril.server: a setting that differs here would be measured as if it were toril's doing.
+        loop="uvloop",
+        http=http,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        access_log=False,
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""The only place that wires objects together: settings in, a running instance out."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version as installed
+from typing import Any
+
+import structlog
+
+from toril import __version__
+from toril.adapters.httptools_outbound import HttptoolsOutbound
+from toril.adapters.redis_registry import RedisRegistry
+from toril.bull.cluster import ClusterLinks
+from toril.bull.connection import Link
+from toril.bull.inspector import Inspector
+from toril.bull.leases import LeaseBook
+from toril.bull.markers import Markers
+from toril.bull.presence import PresenceConnections
+from toril.bull.producer import Producer
+from toril.bull.schedulers import Schedulers
+from toril.bull.scripts import Scripts
+from toril.bull.wire import Wire
+from toril.core.destinations.base import Destination
+from toril.core.destinations.push_worker import PushWorker
+from toril.core.errors import StoreError, StoreUnavailable
+from toril.core.policy import RedisAddress, Settings
+from toril.core.queue_name import NameRules
+from toril.core.worker import read_worker
+from toril.engine.consumer import Consumer, Surroundings
+from toril.engine.executor import Executor
+from toril.engine.reconciler import Reconciler
+from toril.engine.settler import Settler
+from toril.engine.supervisor import Supervisor
+from toril.gateway.app import Gateway
+from toril.gateway.auth import Tokens
+from toril.gateway.jobs import JobRoutes
+from toril.gateway.ops import OpsRoutes
+from toril.gateway.queues import QueueRoutes
+from toril.gateway.workers import WorkerRoutes
+
+log = structlog.get_logger(__name__)
+
+_READY_S = 1.0
+_FOLLOW_PATIENCE_S = 10.0
+_SETTLE_PATIENCE_LOCKS = 2
+
+
+class Instance:
+    """One process of toril, wired up. `gateway` is the ASGI application."""
+
+    def __init__(self, settings: Settings, tasks: asyncio.TaskGroup) -> None:
+        self.settings = settings
+        store, engine = settings.store, settings.engine
+        self._tasks = tasks
+        self._eviction_checked = False
+        self._names = NameRules(
+            settings.gateway.min_queue_name_length,
+            settings.gateway.max_queue_name_length,
+            store.queue_prefix if settings.redis.cluster else None,
+        )
+        self._links: Link | ClusterLinks = (
+            ClusterLinks(settings.redis, store, tasks, self._prepare)
+            if settings.redis.cluster
+            else Link(settings.redis, store, prepare=self._prepare)
+        )
+        self._following = Link(self._registry_address, store, name="toril:registry", patience_s=_FOLLOW_PATIENCE_S)
+        self._scripts = Scripts(self._links)
+        self._registry = RedisRegistry(self._registry_command, self._following.call, store)
+        self._markers = Markers(self._links, store, tasks)
+        self._presence = PresenceConnections(settings.redis, store, tasks)
+        schedulers = Schedulers(self._scripts, store.queue_prefix, lambda: int(time.time() * 1000))
+        self._leases = LeaseBook(
+            self._scripts,
+            schedulers,
+            store.queue_prefix,
+            lock_ms=round(engine.lock_s * 1000),
+            # A little less than the interval, so that the next sweep does not find this one's mark still there.
+            stalled_ms=max(1, round(engine.stalled_interval_s * 900)),
+            now=time.time,
+        )
+        self._outbound = HttptoolsOutbound(engine.connect_timeout_s, engine.max_response_bytes)
+        self._settler = Settler(engine.lock_s * _SETTLE_PATIENCE_LOCKS)
+        self._around = Surroundings(
+            tasks=tasks,
+            waits=self._markers,
+            presence=self._presence,
+            now=time.time,
+            instance_id=str(uuid.uuid4()),
+        )
+        self.supervisor = Supervisor(self._consumer, engine, self._presence, self._markers.forget)
+        self._reconciler = Reconciler(self._registry, self.supervisor, self._destination)
+        self._following.on_reconnect(self._reconciler.missed)
+        self.gateway = self._gateway()
+
+    def start(self) -> None:
+        """Connect and begin to work. Does not wait for Redis: until it is there, requests get 503."""
+        for name, work in (
+            ("redis", self._links.run()),
+            ("redis:registry", self._following.run()),
+            ("markers", self._markers.run()),
+            ("presence", self._presence.run()),
+            ("supervisor", self.supervisor.run()),
+            ("reconciler", self._reconciler.run()),
+        ):
+            self._tasks.create_task(work, name=name)
+        if not any(self.settings.gateway.auth_tokens):
+            log.warning("auth.no_tokens", hint="no API token is configured (AUTH_TOKENS): every request is refused")
+
+    async def check(self) -> None:
+        """See that Redis holds nothing that is in toril's way; says nothing while Redis is away.
+
+        Raises:
+            StoreError: it does.
+        """
+        try:
+            await self._links.refresh()
+            await self._registry.check()
+        except StoreUnavailable as exc:
+            log.warning("redis.unavailable_at_start", error=exc.message)
+
+    async def drain(self) -> None:
+        """Take no new work, finish what is in flight within the grace period, give the rest back."""
+        self.gateway.draining = True
+        await self.supervisor.drain()
+
+    async def faults(self) -> list[str]:
+        """What keeps this instance from moving work; empty when it is ready."""
+        if self.gateway.draining:
+            return ["shutting down"]
+        try:
+            async with asyncio.timeout(_READY_S):
+                await self._links.check()
+        except (StoreError, TimeoutError):
+            return ["Redis does not answer"]
+        if not self._reconciler.in_step:
+            return ["the registered workers have not been read yet"]
+        sluggish = self.supervisor.sluggish()
+        return [f"{len(sluggish)} queue(s) are not being worked on"] if sluggish else []
+
+    async def _prepare(self, wire: Wire) -> None:
+        await self._scripts.load(wire)
+        if not self._eviction_checked:
+            self._eviction_checked = True
+            policy = await wire.call("INFO", "memory")
+            if b"maxmemory_policy:" in policy and b"maxmemory_policy:noeviction" not in policy:
+                log.warning("redis.may_evict", hint="set maxmemory-policy to noeviction, or jobs will be lost")
+
+    def _registry_address(self) -> RedisAddress:
+        return self._links.of(self.settings.store.worker_stream.encode()).address
+
+    async def _registry_command(self, *args: str | bytes | int | float) -> Any:
+        return await self._links.of(self.settings.store.worker_hash.encode()).call(*args)
+
+    def _destination(self, document: bytes) -> Destination:
+        return PushWorker(read_worker(document, self._names), self.settings.store.queue_prefix, f"toril/{__version__}")
+
+    def _consumer(self, destination: Destination, slots: int) -> Consumer:
+        leases = self._leases.of(destination.queue, destination.lease_rules)
+        executor = Executor(destination, leases, self._outbound, self._settler, random.random)
+        return Consumer(destination, slots, leases, executor, self._around)
+
+    def _gateway(self) -> Gateway:
+        policy, prefix = self.settings.gateway, self.settings.store.queue_prefix
+        inspector = Inspector(self._scripts, prefix)
+        producer = Producer(
+            self._scripts, prefix, f"bullmq:{installed('bullmq')}", cache=self.settings.store.queue_cache_size
+        )
+        names, limit = self._names, policy.max_body_bytes
+        return Gateway(
+            [
+                *QueueRoutes(
+                    producer, inspector, names=names, prefix=prefix, max_body_bytes=limit, now=time.time
+                ).routes(),
+                *JobRoutes(inspector, inspector, names=names, max_body_bytes=limit).routes(),
+                *WorkerRoutes(self._registry, names=names, max_body_bytes=limit).routes(),
+                *OpsRoutes(__version__, self.faults).routes(),
+            ],
+            Tokens(policy.auth_tokens),
+        )
+
+
+class _StoppedError(Exception):
+    """The instance was asked to end."""
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Instance]:
+    """A running instance for the length of a block. Draining it is the caller's business."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            instance = Instance(settings, tasks)
+            instance.start()
+            yield instance
+            tasks.create_task(_stop())
+    except* _StoppedError:
+        pass
+
+
+async def _stop() -> None:
+    raise _StoppedError

@@ -1,0 +1,123 @@
+"""Connections to the masters of a Redis Cluster, one multiplexed connection each.
+
+Owns the map from slots to nodes, and keeps it true: it is read anew when a node says that a key has moved, when a
+node cannot be reached, and every half minute. BullMQ's scripts need all keys of a queue in one slot, so either the
+prefix or the queue's name has a hash tag: `{bull}` or `{orders}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import structlog
+from redis.crc import key_slot
+
+from toril.bull.connection import Link, Prepare
+from toril.core.errors import StoreError, StoreUnavailable
+from toril.core.policy import RedisAddress, StorePolicy
+
+log = structlog.get_logger(__name__)
+
+_REFRESH_S = 30.0
+_RETRY_S = 0.25
+_LEAST_BETWEEN_S = 0.1
+
+
+class ClusterLinks:
+    """The connections of one process to a cluster.
+
+    Args:
+        seed: one node's address; user, password and TLS hold for all of them.
+        prepare: runs on each new connection.
+    """
+
+    def __init__(self, seed: RedisAddress, policy: StorePolicy, tasks: asyncio.TaskGroup, prepare: Prepare) -> None:
+        self._seed = seed
+        self._policy = policy
+        self._tasks = tasks
+        self._prepare = prepare
+        self._nodes: dict[tuple[str, int], tuple[Link, asyncio.Task[None]]] = {}
+        self._ranges: list[tuple[int, int, Link]] = []
+        self._asked_at = 0.0
+        self._asking = asyncio.Lock()
+
+    def of(self, key: bytes) -> Link:
+        """The connection to the master that has this key."""
+        slot = key_slot(key)
+        for first, last, link in self._ranges:
+            if first <= slot <= last:
+                return link
+        raise StoreUnavailable(f"no node of the Redis Cluster at {self._seed} is known to have slot {slot}")
+
+    def group(self, key: bytes) -> int:
+        """The key's slot."""
+        return int(key_slot(key))
+
+    async def check(self) -> None:
+        """Raise `StoreUnavailable` unless every master answers."""
+        if not self._ranges:
+            raise StoreUnavailable(f"the Redis Cluster at {self._seed} cannot be reached")
+        for link in {id(link): link for _, _, link in self._ranges}.values():
+            await link.call("PING")
+
+    async def run(self) -> None:
+        """Keep the map true until cancelled."""
+        while True:
+            try:
+                await self.refresh()
+                await asyncio.sleep(_RETRY_S if self._troubled() else _REFRESH_S)
+            except StoreError as exc:
+                log.warning("cluster.refresh_failed", error=exc.message)
+                await asyncio.sleep(_RETRY_S)
+
+    def _troubled(self) -> bool:
+        return not self._ranges or any(not link.is_up for _, _, link in self._ranges)
+
+    async def refresh(self) -> None:
+        """Read the map from any node that answers; once for all who ask meanwhile, ten times a second at most."""
+        loop = asyncio.get_running_loop()
+        called_at = loop.time()
+        async with self._asking:
+            if self._asked_at > called_at:
+                return
+            await asyncio.sleep(self._asked_at + _LEAST_BETWEEN_S - loop.time())
+            self._asked_at = loop.time()
+            self._take(await self._slots())
+
+    async def _slots(self) -> list[tuple[int, int, tuple[str, int]]]:
+        for link, _ in list(self._nodes.values()):
+            if link.is_up:
+                try:
+                    return _masters(await link.call("CLUSTER", "SLOTS"), link.address.host)
+                except StoreError:
+                    continue
+        # None is connected: ask the one we were told of, on a connection of its own.
+        link = Link(self._seed, self._policy, name="toril:seed")
+        task = self._tasks.create_task(link.run(), name="redis:seed")
+        try:
+            return _masters(await link.call("CLUSTER", "SLOTS"), self._seed.host)
+        finally:
+            task.cancel()
+
+    def _take(self, slots: Iterable[tuple[int, int, tuple[str, int]]]) -> None:
+        slots = list(slots)
+        wanted = {address for _, _, address in slots}
+        for address in wanted - self._nodes.keys():
+            self._nodes[address] = self._open(address)
+        for address in self._nodes.keys() - wanted:
+            self._nodes.pop(address)[1].cancel()
+        self._ranges = [(first, last, self._nodes[address][0]) for first, last, address in slots]
+
+    def _open(self, address: tuple[str, int]) -> tuple[Link, asyncio.Task[None]]:
+        host, port = address
+        node = msgspec.structs.replace(self._seed, host=host, port=port, path=None, db=0)
+        link = Link(node, self._policy, prepare=self._prepare)
+        return link, self._tasks.create_task(link.run(), name=f"redis:{host}:{port}")
+
+
+def _masters(reply: list[Any], asked: str) -> list[tuple[int, int, tuple[str, int]]]:
+    """Slot ranges and their masters, from `CLUSTER SLOTS`. An empty host means the one that was asked."""
+    return [(first, last, (master[0].decode() or asked, master[1])) for first, last, master, *_ in reply]

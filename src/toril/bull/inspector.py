@@ -1,0 +1,100 @@
+"""Reads queues and jobs, and writes what workers report of them. Called by `toril.gateway`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from toril.bull.connection import Link
+from toril.bull.keys import QueueKeys
+from toril.bull.scripts import Scripts
+from toril.bull.wire import pack
+from toril.core.stored_job import Fields, read_options
+
+_COUNTED_AS = {"waiting": ("waiting", "paused")}
+_STORED_AS = {"waiting": "wait"}
+_LISTS = frozenset({"waiting", "paused", "active"})
+# As many times as BullMQ's own getJobs goes on looking where jobs vanish under it.
+_BACKFILL = 5
+
+
+class Inspector:
+    """Answers what the gateway asks about jobs."""
+
+    def __init__(self, scripts: Scripts, prefix: str) -> None:
+        self._scripts = scripts
+        self._prefix = prefix
+
+    def _keys(self, queue: str) -> QueueKeys:
+        return QueueKeys(self._prefix, queue)
+
+    def _link(self, keys: QueueKeys) -> Link:
+        return self._scripts.links.of(keys.prefix)
+
+    async def get(self, queue: str, job_id: str) -> Fields | None:
+        """The job's hash, or None."""
+        keys = self._keys(queue)
+        flat = await self._link(keys).call("HGETALL", keys.key(job_id))
+        return fields_of(flat) if flat else None
+
+    async def page(
+        self, queue: str, statuses: Sequence[str], start: int, length: int
+    ) -> tuple[Mapping[str, int], list[tuple[bytes, Fields]]]:
+        """Counts by status and a window of jobs per status, newest first."""
+        keys = self._keys(queue)
+        counted = [part for status in statuses for part in _COUNTED_AS.get(status, (status,))]
+        counts = await self._counts(keys, counted)
+        if length == 0:
+            return counts, []
+        script = self._scripts.get_jobs
+        types = [_STORED_AS.get(status, status) for status in counted]
+        arguments = pack(start, start + length - 1, "0", _BACKFILL, *types)
+        head = script.head([keys.prefix], 4 + len(types))
+        pages = await self._scripts.run(keys.prefix, script, head + arguments.partition(b"\r\n")[2])
+        return counts, [(job_id, fields_of(flat)) for page in pages for job_id, flat in page]
+
+    async def _counts(self, keys: QueueKeys, statuses: list[str]) -> dict[str, int]:
+        replies = await self._link(keys).pipeline(
+            [
+                pack("LLEN" if status in _LISTS else "ZCARD", keys.key(_STORED_AS.get(status, status)))
+                for status in statuses
+            ]
+        )
+        return dict(zip(statuses, replies, strict=True))
+
+    async def logs(self, queue: str, job_id: str, start: int, end: int) -> tuple[list[bytes], int]:
+        """Log lines from `start` to `end` inclusive, oldest first, and how many there are."""
+        keys = self._keys(queue)
+        key = keys.key(f"{job_id}:logs")
+        lines, count = await self._link(keys).pipeline([pack("LRANGE", key, start, end), pack("LLEN", key)])
+        return lines, count
+
+    async def lock_token(self, queue: str, job_id: str) -> bytes | None:
+        """The token that holds the job's lock now, or None."""
+        keys = self._keys(queue)
+        token: bytes | None = await self._link(keys).call("GET", keys.key(f"{job_id}:lock"))
+        return token
+
+    async def progress(self, queue: str, job_id: str, value: bytes) -> bool:
+        """Store the progress and announce it; False when the job is gone."""
+        keys = self._keys(queue)
+        script = self._scripts.update_progress
+        head = script.head((keys.key(job_id), *keys.keys("events", "meta")), 2)
+        reply = await self._scripts.run(keys.prefix, script, head + pack(job_id, value).partition(b"\r\n")[2])
+        return bool(reply == 0)
+
+    async def log(self, queue: str, job_id: str, line: str) -> bool:
+        """Append a log line, within the job's `keepLogs`; False when the job is gone."""
+        keys = self._keys(queue)
+        opts = await self._link(keys).call("HGET", keys.key(job_id), "opts")
+        keep = read_options(opts).keep_logs if opts else None
+        script = self._scripts.add_log
+        head = script.head(keys.keys(job_id, f"{job_id}:logs"), 3)
+        kept = "" if keep is None else keep
+        reply = await self._scripts.run(keys.prefix, script, head + pack(job_id, line, kept).partition(b"\r\n")[2])
+        return bool(reply >= 0)
+
+
+def fields_of(flat: Sequence[Any]) -> dict[bytes, bytes]:
+    """A hash as HGETALL returns it (field, value, field, value …) as a mapping."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))

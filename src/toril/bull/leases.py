@@ -1,0 +1,370 @@
+"""Leases jobs and settles them: take, extend, complete, fail, retry, delay, release, recover.
+
+One `Leases` per queue and worker settings. Calls are BullMQ's scripts; what they return is told in the head of
+each Lua file. Must never decide anything: the verdict comes from a destination. Called by `toril.engine`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from toril.bull.inspector import fields_of
+from toril.bull.keys import QueueKeys
+from toril.bull.schedulers import Schedulers
+from toril.bull.scripts import Script, Scripts, refused
+from toril.bull.wire import pack
+from toril.core.destinations.base import LeaseRules
+from toril.core.errors import StoreError
+from toril.core.lease import NOTHING, Lease, Next, NoJob
+from toril.core.stored_job import Fields, Keep, StoredOptions, read_options
+from toril.core.verdict import Complete, Fail, Retry
+
+_pack = msgspec.msgpack.Encoder().encode
+_json = msgspec.json.Encoder().encode
+_traces = msgspec.json.Decoder(list[str]).decode
+_KEEP_ALL = Keep(-1)
+# moveToFinished for a completed job: head, KEYS[12], rest of the head, then its eight arguments.
+_COMPLETE = (
+    b"%b$%d\r\n%b%b\r\n%b"
+    b"$%d\r\n%b\r\n$%d\r\n%b\r\n$11\r\nreturnvalue\r\n$%d\r\n%b\r\n$9\r\ncompleted\r\n%b$%d\r\n%b\r\n$%d\r\n%b\r\n"
+)
+_SCRIPT_KEYS = (
+    "wait",
+    "active",
+    "prioritized",
+    "events",
+    "stalled",
+    "limiter",
+    "delayed",
+    "paused",
+    "meta",
+    "pc",
+)
+
+
+class OptionsCache:
+    """Parsed job options by their stored text: jobs of one kind mostly share it."""
+
+    def __init__(self, size: int = 4096) -> None:
+        self._known: OrderedDict[bytes, StoredOptions] = OrderedDict()
+        self._size = size
+
+    def read(self, stored: bytes) -> StoredOptions:
+        """`read_options`, remembered."""
+        options = self._known.get(stored)
+        if options is None:
+            options = read_options(stored)
+            if len(stored) < 1024:  # an id or a deduplication in it makes it unique, and a large one costs memory
+                self._known[stored] = options
+                if len(self._known) > self._size:
+                    self._known.popitem(last=False)
+        return options
+
+
+class LeaseBook:
+    """Makes the `Leases` of each queue; they share scripts, the options cache and the job schedulers."""
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        schedulers: Schedulers,
+        prefix: str,
+        lock_ms: int,
+        stalled_ms: int,
+        now: Callable[[], float],
+    ) -> None:
+        self.scripts = scripts
+        self.schedulers = schedulers
+        self.prefix = prefix
+        self.lock_ms = lock_ms
+        self.stalled_ms = stalled_ms
+        self.now = now
+        self.options = OptionsCache()
+
+    def of(self, queue: str, rules: LeaseRules) -> Leases:
+        """The leases of one queue, under a worker's limiter and retention."""
+        return Leases(self, queue, rules)
+
+
+class Leases:
+    """Leases and settles the jobs of one queue. Holds no connection and no state of jobs."""
+
+    __slots__ = ("_book", "_heads", "_keys", "_limiter", "_rules", "queue")
+
+    def __init__(self, book: LeaseBook, queue: str, rules: LeaseRules) -> None:
+        self._book = book
+        self._rules = rules
+        self._keys = QueueKeys(book.prefix, queue)
+        self._heads: _Heads | None = None
+        self._limiter = (
+            None if rules.limiter is None else {"max": rules.limiter.max, "duration": rules.limiter.duration}
+        )
+        self.queue = queue
+
+    async def _run(self, script: Script, packed: bytes) -> Any:
+        return await self._book.scripts.run(self._keys.prefix, script, packed)
+
+    def _now_ms(self) -> bytes:
+        return b"%d" % (self._book.now() * 1000)
+
+    def _head(self) -> _Heads:
+        # Built at the first lease: a thousand idle workers keep a thousand of these small.
+        if self._heads is None:
+            self._heads = _Heads(self._keys, self._book.scripts, self._limiter, self._book.lock_ms)
+        return self._heads
+
+    async def take(self, token: bytes) -> Next:
+        """Lease the next job under `token`."""
+        heads = self._head()
+        packed = heads.take(self._now_ms(), token)
+        return self._next(await self._run(self._book.scripts.move_to_active, packed), token)
+
+    async def complete(self, lease: Lease, verdict: Complete, *, fetch_next: bool) -> Next | None:
+        """Move the job to completed; the next one under the same token if asked to."""
+        kept = lease.options.keep_completed or self._rules.keep_completed or _KEEP_ALL
+        heads = self._head()
+        packed = heads.complete(lease, self._now_ms(), verdict.returnvalue, self._finish(lease, kept), fetch_next)
+        reply = await self._run(self._book.scripts.move_to_finished, packed)
+        return self._settled(reply, lease, fetch_next)
+
+    async def fail(self, lease: Lease, verdict: Fail, *, fetch_next: bool) -> Next | None:
+        """Move the job to failed; the next one under the same token if asked to."""
+        kept = lease.options.keep_failed or self._rules.keep_failed or _KEEP_ALL
+        keys = self._keys
+        script = self._book.scripts.move_to_finished
+        head = script.head(
+            (
+                *keys.keys(*_SCRIPT_KEYS, "failed"),
+                keys.key(lease.job_id),
+                *keys.keys("metrics:failed", "marker"),
+            ),
+            9,
+        )
+        arguments = pack(
+            lease.job_id, self._now_ms(), "failedReason", verdict.reason, "failed", "1" if fetch_next else "",
+            keys.prefix, self._finish(lease, kept), failure_fields(lease, verdict),
+        )  # fmt: skip
+        reply = await self._run(script, head + _without_count(arguments))
+        return self._settled(reply, lease, fetch_next)
+
+    async def retry(self, lease: Lease, verdict: Retry, *, fetch_next: bool) -> Next | None:
+        """Move the job to delayed for `after_ms`, or to waiting at once (which leases nothing in return)."""
+        keys, scripts = self._keys, self._book.scripts
+        changes = failure_fields(lease, verdict)
+        if verdict.after_ms <= 0:
+            head = scripts.retry_job.head(
+                (*keys.keys("active", "wait", "paused"), keys.key(lease.job_id),
+                 *keys.keys("meta", "events", "delayed", "prioritized", "pc", "marker", "stalled")), 6
+            )  # fmt: skip
+            push = "RPUSH" if lease.options.lifo else "LPUSH"
+            arguments = pack(keys.prefix, self._now_ms(), push, lease.job_id, lease.token, changes)
+            return self._settled(await self._run(scripts.retry_job, head + _without_count(arguments)), lease, False)
+        head = scripts.move_to_delayed.head(
+            (*keys.keys("marker", "active", "prioritized", "delayed"), keys.key(lease.job_id),
+             *keys.keys("events", "meta", "stalled", "wait", "limiter", "pc")), 9
+        )  # fmt: skip
+        arguments = pack(
+            keys.prefix, self._now_ms(), lease.job_id, lease.token, verdict.after_ms, "0", changes,
+            "1" if fetch_next else "0", self._head().lease_options(lease.token),
+        )  # fmt: skip
+        reply = await self._run(scripts.move_to_delayed, head + _without_count(arguments))
+        # Unlike moveToFinished, this script says 0 also where a rate limit holds: whoever hears 0 has to look again.
+        return self._settled(reply, lease, False)
+
+    async def release(self, lease: Lease) -> None:
+        """Give the job back to the head of the queue; no attempt is spent."""
+        keys, scripts = self._keys, self._book.scripts
+        head = scripts.release_job.head(
+            keys.keys("active", "wait", "stalled", "paused", "meta", "limiter", "prioritized", "marker", "events"),
+            3,
+        )
+        arguments = pack(lease.job_id, lease.token, keys.key(lease.job_id))
+        reply = await self._run(scripts.release_job, head + _without_count(arguments))
+        if isinstance(reply, int) and reply < 0:
+            raise refused(reply, lease.job_id)
+
+    async def extend(self, leases: Sequence[Lease]) -> set[bytes]:
+        """Renew the locks of these leases in one call; returns the ids of those that are not ours any more."""
+        keys, scripts = self._keys, self._book.scripts
+        head = scripts.extend_locks.head(keys.keys("stalled"), 4)
+        tokens = _pack_texts([lease.token for lease in leases])
+        ids = _pack_texts([lease.job_id for lease in leases])
+        arguments = pack(keys.prefix, tokens, ids, self._book.lock_ms)
+        return set(await self._run(scripts.extend_locks, head + _without_count(arguments)))
+
+    async def recover_stalled(self) -> list[bytes]:
+        """BullMQ's stalled check: jobs without a lock go back to waiting. Runs once per interval fleet-wide."""
+        keys, scripts = self._keys, self._book.scripts
+        head = scripts.move_stalled.head(
+            keys.keys("stalled", "wait", "active", "stalled-check", "meta", "paused", "marker", "events", "repeat"),
+            4,
+        )
+        arguments = pack(self._rules.max_stalled_count, keys.prefix, self._now_ms(), self._book.stalled_ms)
+        stalled: list[bytes] = await self._run(scripts.move_stalled, head + _without_count(arguments))
+        return stalled
+
+    async def adopt(self, tokens: Iterable[bytes]) -> list[Lease]:
+        """Find active jobs that are locked by these tokens."""
+        wanted = set(tokens)
+        keys = self._keys
+        link = self._book.scripts.links.of(keys.prefix)
+        ids: list[bytes] = await link.call("LRANGE", keys.key("active"), 0, -1)
+        if not ids:
+            return []
+        locks = await link.pipeline([pack("GET", keys.key(job_id + b":lock")) for job_id in ids])
+        held = [(job_id, token) for job_id, token in zip(ids, locks, strict=True) if token in wanted]
+        if not held:
+            return []
+        hashes = await link.pipeline([pack("HGETALL", keys.key(job_id)) for job_id, _ in held])
+        return [
+            self._lease(job_id, token, fields_of(flat))
+            for (job_id, token), flat in zip(held, hashes, strict=True)
+            if flat
+        ]
+
+    async def schedule_next(self, lease: Lease) -> None:
+        """Produce the next iteration of the job scheduler that this job came from."""
+        await self._book.schedulers.produce_next(self.queue, lease.job_id, lease.fields)
+
+    def _lease(self, job_id: bytes, token: bytes, fields: Fields) -> Lease:
+        made = fields.get(b"atm")
+        return Lease(
+            queue=self.queue,
+            job_id=job_id,
+            token=token,
+            fields=fields,
+            options=self._book.options.read(fields.get(b"opts", b"{}")),
+            attempts_made=int(made) if made else 0,
+        )
+
+    def _next(self, reply: Any, token: bytes) -> Next:
+        flat, job_id, limit_ms, next_at_ms = reply
+        if flat:
+            return self._lease(job_id, token, dict(zip(flat[::2], flat[1::2], strict=True)))
+        if limit_ms or next_at_ms:
+            # A rate limit comes as an integer, a delayed job's time as a number in text
+            return NoJob(int(limit_ms) / 1000, float(next_at_ms) / 1000)
+        return NOTHING
+
+    def _settled(self, reply: Any, lease: Lease, fetched: bool) -> Next | None:
+        if isinstance(reply, list):
+            return self._next(reply, lease.token)
+        if isinstance(reply, int) and reply < 0:
+            raise refused(reply, lease.job_id)
+        if reply is None or isinstance(reply, int):
+            return NOTHING if fetched else None
+        raise StoreError(f"BullMQ's script returned {reply!r} for job {lease.job_id!r}")
+
+    def _finish(self, lease: Lease, kept: Keep) -> bytes:
+        options = lease.options
+        return self._head().finish_options(lease.token, kept, options)
+
+
+class _Heads:
+    """The unchanging parts of a queue's hot calls."""
+
+    __slots__ = (
+        "_complete_after",
+        "_complete_before",
+        "_finish",
+        "_limiter",
+        "_lock_ms",
+        "_prefix",
+        "_take",
+        "_tokens",
+    )
+
+    def __init__(self, keys: QueueKeys, scripts: Scripts, limiter: dict[str, int] | None, lock_ms: int) -> None:
+        self._limiter = limiter
+        self._lock_ms = lock_ms
+        self._prefix = keys.prefix
+        prefix = b"$%d\r\n%b\r\n" % (len(keys.prefix), keys.prefix)
+        self._take = scripts.move_to_active.head(keys.keys(*_SCRIPT_KEYS, "marker"), 3) + prefix
+        # KEYS[12] is the job's own key, so the head is cut in two around it.
+        head = scripts.move_to_finished.head(
+            (*keys.keys(*_SCRIPT_KEYS, "completed"), b"\0", *keys.keys("metrics:completed", "marker")), 8
+        )
+        before, _, after = head.partition(b"$1\r\n\0\r\n")
+        self._complete_before, self._complete_after = before, after
+        # The packed options of a take and of a settle, by token and retention: a slot keeps its token.
+        self._tokens: dict[bytes, bytes] = {}
+        self._finish: dict[tuple[bytes, Keep, int, tuple[bool, ...]], bytes] = {}
+
+    def lease_options(self, token: bytes) -> bytes:
+        """What `moveToActive` wants to know, packed."""
+        return _pack({"token": token.decode(), "lockDuration": self._lock_ms, "limiter": self._limiter})
+
+    def take(self, now_ms: bytes, token: bytes) -> bytes:
+        """The call that leases the next job."""
+        options = self.lease_options(token)
+        return b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (self._take, len(now_ms), now_ms, len(options), options)
+
+    def complete(self, lease: Lease, now_ms: bytes, returnvalue: bytes, options: bytes, fetch_next: bool) -> bytes:
+        """The call that completes a job."""
+        job_id, prefix = lease.job_id, self._prefix
+        return _COMPLETE % (
+            self._complete_before,
+            len(prefix) + len(job_id), prefix, job_id,
+            self._complete_after,
+            len(job_id), job_id,
+            len(now_ms), now_ms,
+            len(returnvalue), returnvalue,
+            b"$1\r\n1\r\n" if fetch_next else b"$0\r\n\r\n",
+            len(prefix), prefix,
+            len(options), options,
+        )  # fmt: skip
+
+    def finish_options(self, token: bytes, kept: Keep, options: StoredOptions) -> bytes:
+        """What `moveToFinished` wants to know, packed."""
+        key = (token, kept, options.attempts, options.on_failure)
+        packed = self._finish.get(key)
+        if packed is None:
+            fail_parent, continue_parent, ignore, remove = options.on_failure
+            packed = _pack(
+                {
+                    "token": token.decode(),
+                    "keepJobs": kept.as_packed(),
+                    "limiter": self._limiter,
+                    "lockDuration": self._lock_ms,
+                    "attempts": options.attempts,
+                    "maxMetricsSize": "",
+                    "fpof": fail_parent,
+                    "cpof": continue_parent,
+                    "idof": ignore,
+                    "rdof": remove,
+                }
+            )
+            if len(self._finish) > 512:
+                self._finish.clear()
+            self._finish[key] = packed
+        return packed
+
+
+def _pack_texts(texts: Sequence[bytes]) -> bytes:
+    """A MessagePack array of strings that need not be UTF-8: any producer may choose any bytes as a job's id."""
+    packed = [struct.pack(">BI", 0xDD, len(texts))]
+    packed.extend(struct.pack(">BI", 0xDB, len(text)) + text for text in texts)
+    return b"".join(packed)
+
+
+def _without_count(packed: bytes) -> bytes:
+    """Packed arguments without the count in front, to stand behind a `Script.head`."""
+    return packed.partition(b"\r\n")[2]
+
+
+def failure_fields(lease: Lease, verdict: Retry | Fail) -> bytes:
+    """The job's fields that a failed attempt changes, packed: the reason, and one more stack trace."""
+    try:
+        traces = _traces(lease.fields.get(b"stacktrace", b"[]"))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        traces = []
+    traces.append(verdict.trace)
+    limit = lease.options.stack_trace_limit
+    if limit is not None:
+        traces = traces[-limit:] if limit else []
+    return _pack(["failedReason", verdict.reason, "stacktrace", _json(traces).decode()])

@@ -1,0 +1,255 @@
+"""Waits for work on all queues of the process over a few blocking connections.
+
+Every BullMQ queue has a marker, a sorted set that gets a member when a job may be waiting: `0` for now, or `1`
+with the time of the earliest delayed job as its score. One `BZPOPMIN` takes many marker keys, so thousands of
+idle queues share a handful of connections. A wake gets dearer with each key (65, 105, 407 and 1,936 µs of Redis'
+time at 1, 100, 1,000 and 10,000), hence lanes of a few hundred. A queue that was woken lately waits in the first
+lane, which stays short, so that a queue with a little traffic wakes cheaply and does not make hundreds of others
+be listed again; after ten quiet seconds it goes back to its lane. On Redis Cluster, where one call may only name keys
+of one slot, there are lanes per slot.
+
+A popped marker is gone for everybody, so one that is popped for a queue nobody here waits for any more is put back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from toril.bull.connection import Link, Links
+from toril.bull.keys import QueueKeys
+from toril.bull.wire import ReplyError, SlotMoved, Wire, pack
+from toril.core.errors import ConnectionLost, StoreError, StoreTimeout
+from toril.core.policy import StorePolicy
+
+BLOCK_S = 10
+RECENT_S = 10.0
+_GATHER_S = 0.002
+_BETWEEN_S = 0.01
+
+log = structlog.get_logger(__name__)
+Wake = Callable[[float], None]
+
+
+class Markers:
+    """The waits of one process. Run `run()`; then `watch` and `unwatch` from the event loop."""
+
+    def __init__(self, links: Links, policy: StorePolicy, tasks: asyncio.TaskGroup) -> None:
+        self._links = links
+        self._policy = policy
+        self._tasks = tasks
+        # By slot group: on one server there is one, in a cluster one call may only name keys of one slot.
+        self._recent: dict[int, _Lane] = {}
+        self._lanes: list[_Lane] = []
+        self._homes: dict[str, _Lane] = {}
+        self._woken: dict[str, float] = {}
+
+    def watch(self, queue: str, wake: Wake) -> None:
+        """Wait for this queue until something comes; then call `wake` once."""
+        lane = self._recent_lane(queue) if queue in self._woken else self._home(queue)
+        lane.add(queue, wake)
+
+    def unwatch(self, queue: str) -> None:
+        """Stop waiting for this queue."""
+        for lane in (self._homes.get(queue), *self._recent.values()):
+            if lane is not None:
+                lane.discard(queue)
+
+    def forget(self, queue: str) -> None:
+        """The queue has no consumer here any more: give up its place in a lane."""
+        self.unwatch(queue)
+        self._woken.pop(queue, None)
+        home = self._homes.pop(queue, None)
+        if home is not None:
+            home.members -= 1
+
+    async def run(self) -> None:
+        """Send quiet queues back to their lanes, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(RECENT_S / 2)
+            before = loop.time() - RECENT_S
+            for queue in [queue for queue, at in self._woken.items() if at < before]:
+                del self._woken[queue]
+                wake = self._recent_lane(queue).discard(queue)
+                if wake is not None:
+                    self._home(queue).add(queue, wake)
+
+    def woke(self, queue: str) -> None:
+        """A marker of this queue was popped."""
+        self._woken[queue] = asyncio.get_running_loop().time()
+
+    def _recent_lane(self, queue: str) -> _Lane:
+        group = self._links.group(self.key(queue))
+        lane = self._recent.get(group)
+        if lane is None:
+            lane = self._recent[group] = _Lane(self, f"recent-{group}" if group else "recent", group)
+        return lane
+
+    def _home(self, queue: str) -> _Lane:
+        lane = self._homes.get(queue)
+        if lane is None:
+            group = self._links.group(self.key(queue))
+            room = (lane for lane in self._lanes if lane.group == group and lane.members < self._policy.marker_shard)
+            lane = next(room, None)
+            if lane is None:
+                lane = _Lane(self, f"lane-{len(self._lanes) + 1}", group)
+                self._lanes.append(lane)
+            lane.members += 1
+            self._homes[queue] = lane
+        return lane
+
+    def key(self, queue: str) -> bytes:
+        """The marker key of a queue."""
+        return QueueKeys(self._policy.queue_prefix, queue).key("marker")
+
+    def open(self, lane: _Lane, key: bytes) -> Link:
+        """A connection for a lane, to the node that has its keys; its tasks run as long as the process does."""
+        link = Link(
+            lambda: self._links.of(key).address,
+            self._policy,
+            name=f"toril:{lane.name}",
+            prepare=lane.prepare,
+            patience_s=BLOCK_S + 5,
+        )
+        self._tasks.create_task(link.run(), name=f"redis:{lane.name}")
+        self._tasks.create_task(lane.run(link), name=f"markers:{lane.name}")
+        return link
+
+    async def unblock(self, key: bytes, client_id: int) -> bool:
+        """Make a lane's blocking call return; False when it was not blocked (yet)."""
+        return bool(await self._links.of(key).call("CLIENT", "UNBLOCK", client_id))
+
+    async def moved(self, link: Link) -> None:
+        """A lane's keys are on another node now: learn which, and connect there."""
+        try:
+            await self._links.refresh()
+        except StoreError as exc:
+            log.debug("markers.refresh_failed", error=exc.message)
+        link.reconnect("the keys have moved to another node")
+
+    async def put_back(self, key: bytes, member: bytes, score: bytes) -> None:
+        """Return a marker that was popped for nobody, unless an earlier one has come meanwhile."""
+        await self._links.of(key).call("ZADD", key, "LT", score, member)
+
+
+class _Lane:
+    """One blocking connection and the queues that wait on it."""
+
+    def __init__(self, markers: Markers, name: str, group: int) -> None:
+        self.name = name
+        self.group = group
+        self.members = 0
+        self._markers = markers
+        self._waiting: dict[bytes, tuple[str, Wake]] = {}
+        self._keys: dict[str, bytes] = {}
+        self._changed = asyncio.Event()
+        self._link: Link | None = None
+        self._client_id = 0
+        # The keys of the blocking call under way; a key that is in _waiting and not here is not waited for yet.
+        self._blocked_on: frozenset[bytes] | None = None
+
+    def add(self, queue: str, wake: Wake) -> None:
+        """Wait for this queue too."""
+        key = self._keys.get(queue)
+        if key is None:
+            key = self._keys[queue] = self._markers.key(queue)
+        self._waiting[key] = (queue, wake)
+        if self._blocked_on is None or key not in self._blocked_on:
+            self._changed.set()
+        if self._link is None:
+            self._link = self._markers.open(self, key)
+
+    def discard(self, queue: str) -> Wake | None:
+        """Stop waiting for this queue; what was to be woken."""
+        key = self._keys.pop(queue, None)
+        if key is None:
+            return None
+        entry = self._waiting.pop(key, None)
+        return None if entry is None else entry[1]
+
+    async def prepare(self, wire: Wire) -> None:
+        """Learn the connection's id on each new connection: unblocking needs it."""
+        self._client_id = int(await wire.call("CLIENT", "ID"))
+
+    async def run(self, link: Link) -> None:
+        """Wait, wake, wait again, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._interrupt(), name=f"markers:{self.name}:interrupt")
+            while True:
+                if not self._waiting:
+                    self._changed.clear()
+                    await self._changed.wait()
+                try:
+                    await link.up(60)
+                    await self._wait_once(link)
+                except SlotMoved:
+                    await self._markers.moved(link)
+                except ReplyError as exc:
+                    await self._expel(link, exc)
+                except StoreError as exc:
+                    log.debug("markers.wait_failed", lane=self.name, error=str(exc))
+                    await asyncio.sleep(_BETWEEN_S)
+                    if isinstance(exc, (ConnectionLost, StoreTimeout)):
+                        self._wake_all()
+                finally:
+                    self._blocked_on = None
+
+    def _wake_all(self) -> None:
+        """The answer that got lost may have been a marker, and nobody knows whose: everybody looks."""
+        waiting, self._waiting = self._waiting, {}
+        for _, wake in waiting.values():
+            wake(0.0)
+
+    async def _expel(self, link: Link, refusal: ReplyError) -> None:
+        """Redis refused the call: a key in it is no marker. Its queue is left to the recoverer's polls."""
+        keys = list(self._waiting)
+        try:
+            types = await link.pipeline([pack("TYPE", key) for key in keys])
+        except StoreError as exc:
+            log.debug("markers.types_failed", lane=self.name, error=exc.message)
+            types = [b"none"] * len(keys)
+        for key, kind in zip(keys, types, strict=True):
+            if kind not in (b"zset", b"none", "zset", "none"):
+                queue, _ = self._waiting.pop(key, ("", None))
+                log.error("markers.no_marker", queue=queue, key=key.decode(errors="replace"), error=refusal.message)
+        await asyncio.sleep(_BETWEEN_S)
+
+    async def _wait_once(self, link: Link) -> None:
+        keys = list(self._waiting)
+        if not keys:
+            return  # the last queue left while the connection was being made
+        self._changed.clear()
+        self._blocked_on = frozenset(keys)
+        popped = await link.call("BZPOPMIN", *keys, BLOCK_S)
+        self._blocked_on = None
+        if popped is None:
+            return
+        key, member, score = popped
+        entry = self._waiting.pop(key, None)
+        if entry is None:
+            await self._markers.put_back(key, member, score)
+            return
+        queue, wake = entry
+        self._markers.woke(queue)
+        # The marker "0" says now; the marker "1" has the time of the earliest delayed job as its score.
+        wake(0.0 if member == b"0" else float(score) / 1000)
+
+    async def _interrupt(self) -> None:
+        """When a queue joins while the lane is blocked, make it block again with the new keys."""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(_GATHER_S)  # queues tend to join several at once
+            if not self._changed.is_set():
+                continue  # the lane has taken the new keys by itself
+            if self._blocked_on is None or not self._waiting:
+                await asyncio.sleep(_BETWEEN_S)  # between two calls, or not connected: the next call takes them
+                continue
+            try:
+                # False: our BZPOPMIN has not reached Redis yet, or has just returned. Look again either way.
+                await self._markers.unblock(next(iter(self._waiting)), self._client_id)
+            except StoreError as exc:
+                log.debug("markers.unblock_failed", lane=self.name, error=str(exc))
+                await asyncio.sleep(0.1)

@@ -1,0 +1,124 @@
+"""Adds jobs: BullMQ's add scripts on the shared connection. Called by `toril.gateway`."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import UNSET
+
+from toril.bull.keys import QueueKeys
+from toril.bull.scripts import Script, Scripts, refused
+from toril.bull.wire import pack
+from toril.core.errors import StoreError
+from toril.core.job import JobSpec
+
+_pack = msgspec.msgpack.Encoder().encode
+_NO_OPTIONS = _pack({"attempts": 0})
+# Four arguments: packed job, data, packed options, timestamp.
+_ARGUMENTS = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+
+
+class Producer:
+    """Adds jobs to any queue. Keeps what it knows of the last `cache` queues."""
+
+    def __init__(self, scripts: Scripts, prefix: str, version: str, cache: int = 1000) -> None:
+        self._scripts = scripts
+        self._prefix = prefix
+        self._version = version
+        self._queues: OrderedDict[str, _Queue] = OrderedDict()
+        self._cache = cache
+
+    async def add(self, queue: str, jobs: Sequence[JobSpec], timestamp_ms: int) -> list[bytes]:
+        """Add jobs in order, several of them in one transaction; returns their ids.
+
+        A job that is dropped as a duplicate has the id of the one that is there already.
+        """
+        if not jobs:
+            return []
+        known = self._queues.get(queue)
+        if known is None:
+            known = await self._meet(queue)
+        else:
+            self._queues.move_to_end(queue)
+        if len(jobs) == 1:
+            script, packed = known.packed(jobs[0], timestamp_ms)
+            return [_job_id(await self._scripts.run(known.prefix, script, packed))]
+        return [
+            _job_id(reply)
+            for reply in await self._scripts.transaction(
+                known.prefix, [known.packed(job, timestamp_ms) for job in jobs]
+            )
+        ]
+
+    async def _meet(self, queue: str) -> _Queue:
+        """A queue's first add here leaves the library's version in its meta hash, as BullMQ's Queue does."""
+        known = _Queue(QueueKeys(self._prefix, queue), self._scripts)
+        link = self._scripts.links.of(known.prefix)
+        await link.up()
+        # It leaves in one write with the add that follows; nobody needs its reply.
+        link.send_many(pack("HSETNX", known.meta, "version", self._version), 1, 0)
+        self._queues[queue] = known
+        if len(self._queues) > self._cache:
+            self._queues.popitem(last=False)
+        return known
+
+
+def _job_id(reply: object) -> bytes:
+    if isinstance(reply, bytes):
+        return reply
+    if isinstance(reply, StoreError):
+        raise reply
+    if isinstance(reply, int):
+        raise refused(reply, b"")
+    raise StoreError(f"BullMQ's add script returned {reply!r}")
+
+
+class _Queue:
+    """The unchanging parts of the add calls of one queue."""
+
+    __slots__ = ("_delayed", "_prefix", "_prioritized", "_scripts", "_standard", "meta", "prefix")
+
+    def __init__(self, keys: QueueKeys, scripts: Scripts) -> None:
+        self._scripts = scripts
+        self.prefix = keys.prefix
+        self._prefix = keys.prefix.decode()
+        self.meta = keys.key("meta")
+        self._standard = scripts.add_standard.head(
+            keys.keys("wait", "paused", "meta", "id", "completed", "delayed", "active", "events", "marker"), 4
+        )
+        self._delayed = scripts.add_delayed.head(keys.keys("marker", "meta", "id", "delayed", "completed", "events"), 4)
+        self._prioritized = scripts.add_prioritized.head(
+            keys.keys("marker", "meta", "id", "prioritized", "delayed", "completed", "active", "events", "pc"),
+            4,
+        )
+
+    def packed(self, job: JobSpec, timestamp_ms: int) -> tuple[Script, bytes]:
+        """The call that adds this job."""
+        opts = job.opts
+        script, head = self._scripts.add_standard, self._standard
+        if opts is None:
+            options = _NO_OPTIONS
+            fields = _pack((self._prefix, "", job.name, timestamp_ms, None, None, None, None, None))
+        else:
+            stored = opts.as_stored()
+            deduplication = stored.pop("deduplication", None)
+            dedup_key = None
+            if deduplication is not None:
+                stored["de"] = deduplication
+                dedup_key = f"{self._prefix}de:{deduplication['id']}"
+            options = _pack(stored)
+            custom_id = opts.jobId or ""
+            fields = _pack((self._prefix, custom_id, job.name, timestamp_ms, None, None, None, None, dedup_key))
+            # A delayed job keeps its priority for when its time comes.
+            if opts.delay:
+                script, head = self._scripts.add_delayed, self._delayed
+            elif opts.priority is not UNSET:
+                script, head = self._scripts.add_prioritized, self._prioritized
+        data = bytes(job.data)
+        stamp = b"%d" % timestamp_ms
+        packed = _ARGUMENTS % (
+            head, len(fields), fields, len(data), data, len(options), options, len(stamp), stamp,
+        )  # fmt: skip
+        return script, packed

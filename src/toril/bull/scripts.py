@@ -1,0 +1,136 @@
+"""BullMQ's Lua scripts, taken from the installed `bullmq` package, called by their SHA.
+
+Owns loading and the packing of calls. Every state change goes through these scripts, so that Node, Python and
+other BullMQ libraries work on the same queues at the same time. The number in a file's name is how many keys
+the script takes; what they are, and what it returns, stands at the head of each file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from toril.bull.connection import Links
+from toril.bull.wire import ReplyError, SlotMoved, Wire, pack
+from toril.core.errors import JobRefused, LeaseLost, StoreRefused
+
+# What the scripts return below zero (bullmq/error_code.py).
+_GONE = {-1: "the job does not exist", -2: "its lock is gone", -6: "its lock is another worker's"}
+_REFUSED = {
+    -3: "the job is not in the state that this needs",
+    -4: "the job has pending children",
+    -5: "its parent job does not exist",
+    -7: "its parent job cannot be replaced",
+    -9: "the job has failed children",
+}
+
+
+class Script:
+    """One of BullMQ's scripts."""
+
+    __slots__ = ("keys", "name", "sha", "text")
+
+    def __init__(self, file: str) -> None:
+        self.name, _, keys = file.removesuffix(".lua").partition("-")
+        self.keys = int(keys)
+        self.text = files("bullmq").joinpath("commands", file).read_bytes()
+        self.sha = hashlib.sha1(self.text).hexdigest().encode()  # noqa: S324 - how Redis names scripts
+
+    def head(self, keys: Sequence[bytes], arguments: int) -> bytes:
+        """The part of a call that stays the same: everything before the arguments, as RESP.
+
+        Built once per queue and script; a call then formats its arguments behind it, which costs a quarter of
+        packing all of it again.
+        """
+        if len(keys) != self.keys:
+            raise ValueError(f"{self.name} takes {self.keys} keys, got {len(keys)}")
+        packed = pack("EVALSHA", self.sha, self.keys, *keys)
+        _, _, rest = packed.partition(b"\r\n")
+        return b"*%d\r\n%b" % (3 + len(keys) + arguments, rest)
+
+
+class Scripts:
+    """The scripts that toril calls, and the connection (or a cluster's connections) they are called on."""
+
+    def __init__(self, links: Links) -> None:
+        self.links = links
+        self.add_standard = Script("addStandardJob-9.lua")
+        self.add_delayed = Script("addDelayedJob-6.lua")
+        self.add_prioritized = Script("addPrioritizedJob-9.lua")
+        self.move_to_active = Script("moveToActive-11.lua")
+        self.move_to_finished = Script("moveToFinished-14.lua")
+        self.move_to_delayed = Script("moveToDelayed-11.lua")
+        self.retry_job = Script("retryJob-11.lua")
+        self.release_job = Script("moveJobFromActiveToWait-9.lua")
+        self.extend_locks = Script("extendLocks-1.lua")
+        self.move_stalled = Script("moveStalledJobsToWait-9.lua")
+        self.update_progress = Script("updateProgress-3.lua")
+        self.add_log = Script("addLog-2.lua")
+        self.get_jobs = Script("getJobs-1.lua")
+        self.update_scheduler = Script("updateJobScheduler-12.lua")
+
+    def all(self) -> list[Script]:
+        """Every script."""
+        return [value for value in vars(self).values() if isinstance(value, Script)]
+
+    async def load(self, wire: Wire) -> None:
+        """Load every script on a fresh connection, in one write."""
+        await wire.pipeline([pack("SCRIPT", "LOAD", script.text) for script in self.all()])
+
+    async def run(self, key: bytes, script: Script, packed: bytes) -> Any:
+        """Call a script that was packed with its `head`, on the node that has `key`.
+
+        It is called again where Redis said that nothing ran: the script is forgotten (a failover, SCRIPT FLUSH), or
+        the key has moved to another node of the cluster.
+        """
+        link = self.links.of(key)
+        if not link.is_up:
+            await link.up()
+        try:
+            return await link.send(packed)
+        except ReplyError as exc:
+            if not exc.message.startswith("NOSCRIPT"):
+                raise
+        except SlotMoved:
+            await self.links.refresh()
+            link = self.links.of(key)
+        await link.call("SCRIPT", "LOAD", script.text)
+        return await link.send(packed)
+
+    async def transaction(self, key: bytes, calls: Sequence[tuple[Script, bytes]]) -> list[Any]:
+        """Call several scripts as one MULTI/EXEC; error replies come back in place, as exceptions.
+
+        Scripts that Redis has forgotten are loaded and only their calls, which did nothing, are made again.
+        """
+        link = self.links.of(key)
+        try:
+            replies = await link.transaction([packed for _, packed in calls])
+        except SlotMoved:  # said while queueing, so nothing ran
+            await self.links.refresh()
+            link = self.links.of(key)
+            replies = await link.transaction([packed for _, packed in calls])
+        forgotten = [
+            index
+            for index, reply in enumerate(replies)
+            if isinstance(reply, ReplyError) and reply.message.startswith("NOSCRIPT")
+        ]
+        if not forgotten:
+            return replies
+        for script in {calls[index][0] for index in forgotten}:
+            await link.call("SCRIPT", "LOAD", script.text)
+        again = await link.transaction([calls[index][1] for index in forgotten])
+        for index, reply in zip(forgotten, again, strict=True):
+            replies[index] = reply
+        return replies
+
+
+def refused(code: int, job_id: bytes) -> JobRefused | StoreRefused:
+    """A script's negative return code as an error."""
+    shown = job_id.decode(errors="replace")
+    if code in _GONE:
+        return LeaseLost(f"The lease of job {shown} is lost: {_GONE[code]}")
+    if code in _REFUSED:
+        return JobRefused(f"Job {shown} cannot be moved: {_REFUSED[code]}")
+    return StoreRefused(f"BullMQ's script returned {code} for job {shown}")

@@ -1,0 +1,244 @@
+"""One connection to Redis while it lasts: RESP out, RESP in.
+
+Commands of one event-loop turn leave in one write; replies are handed out in order. It fails what waits too long or
+is cut off, and never connects again: that is `toril.bull.connection`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, cast
+
+import hiredis
+
+from toril.core.errors import ConnectionLost, StoreError, StoreRefused, StoreTimeout, StoreUnavailable
+
+Reply = Any
+Argument = str | bytes | int | float
+
+# What Redis says while it cannot serve: not our fault, and worth trying again.
+_PASSING = (
+    "LOADING",
+    "BUSY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "READONLY",
+    "OOM",
+    "MISCONF",
+    "NOREPLICAS",
+)
+# After a failover the old master answers READONLY: the address has to be looked up again.
+_RECONNECT = ("READONLY", "MASTERDOWN")
+_MOVED = ("MOVED", "ASK ")
+_WATCH_S = 0.25
+
+
+class ReplyError(StoreRefused):
+    """An error reply from Redis; the message is Redis' own."""
+
+
+class SlotMoved(StoreUnavailable):
+    """The key is on another node of the Redis Cluster now. Nothing was written; try again."""
+
+
+def pack(*args: Argument) -> bytes:
+    """One command as RESP."""
+    return cast(bytes, hiredis.pack_command(args))  # type: ignore[arg-type]
+
+
+def as_error(text: str) -> StoreError:
+    """The error reply of Redis as one of ours."""
+    if text.startswith(_MOVED):
+        return SlotMoved(f"The key is on another node of the Redis Cluster now: {text}")
+    if text.startswith(_PASSING):
+        return StoreUnavailable(f"Redis cannot serve now: {text}")
+    return ReplyError(text)
+
+
+async def settled(replies: Sequence[asyncio.Future[Reply]]) -> list[Reply]:
+    """Wait for every reply, then raise the first error among them. No reply is left unread."""
+    if not replies:
+        return []
+    try:
+        await asyncio.wait(replies)
+    except asyncio.CancelledError:
+        for reply in replies:
+            reply.cancel()
+        raise
+    faults = [fault for reply in replies if (fault := reply.exception()) is not None]
+    if faults:
+        raise faults[0]
+    return [reply.result() for reply in replies]
+
+
+class Wire(asyncio.Protocol):
+    """One TCP connection: writes gathered per event-loop turn, replies handed out in order."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, command_timeout_s: float, silence_timeout_s: float) -> None:
+        self.closed = asyncio.Event()
+        self.why = "it was never made"
+        self._loop = loop
+        self._command_timeout_s = command_timeout_s
+        self._silence_timeout_s = silence_timeout_s
+        self._reader = hiredis.Reader()
+        self._transport: asyncio.Transport | None = None
+        self._outgoing: list[bytes] = []
+        # One entry per command without a reply; None where nobody waits for it any more.
+        self._waiting: deque[asyncio.Future[Reply] | None] = deque()
+        self._watch: asyncio.TimerHandle | None = None
+        self._looking_at = 0.0
+        self._unread = ""
+        self._sent = 0
+        self._answered = 0
+        # (time of the write, commands sent by then): how long the oldest command has been waiting
+        self._writes: deque[tuple[float, int]] = deque()
+
+    @property
+    def fault(self) -> ConnectionLost:
+        """Why the connection ended, as the error of what was in flight."""
+        return ConnectionLost(f"{self.why}; whether the command ran is unknown")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of asyncio.Protocol."""
+        self._transport = cast(asyncio.Transport, transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def send(self, packed: bytes) -> asyncio.Future[Reply]:
+        """Queue one command for the write at the end of this turn; a closed connection refuses it."""
+        if self.closed.is_set():
+            raise StoreUnavailable(f"there is no connection to Redis: {self.why}")
+        future = self._loop.create_future()
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(packed)
+        self._waiting.append(future)
+        self._sent += 1
+        return future
+
+    def send_many(self, packed: bytes, count: int, wanted: int) -> list[asyncio.Future[Reply]]:
+        """Queue several commands as one piece; a closed connection refuses them."""
+        if self.closed.is_set():
+            raise StoreUnavailable(f"there is no connection to Redis: {self.why}")
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(packed)
+        futures = [self._loop.create_future() for _ in range(wanted)]
+        self._waiting.extend([None] * (count - wanted))
+        self._waiting.extend(futures)
+        self._sent += count
+        return futures
+
+    async def call(self, *args: Argument) -> Reply:
+        """Send one command and wait for its reply."""
+        return await self.send(pack(*args))
+
+    async def pipeline(self, commands: Sequence[bytes]) -> list[Reply]:
+        """Send packed commands as one piece and wait for all replies; the first error reply is raised."""
+        return await settled(self.send_many(b"".join(commands), len(commands), len(commands)))
+
+    def _flush(self) -> None:
+        outgoing = self._outgoing
+        self._outgoing = []
+        if self._transport is None or self._transport.is_closing():
+            return  # connection_lost fails the futures
+        self._transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
+        self._writes.append((self._loop.time(), self._sent))
+        if self._watch is None:
+            self._look_later()
+
+    def data_received(self, data: bytes) -> None:
+        """Part of asyncio.Protocol."""
+        reader, waiting = self._reader, self._waiting
+        reader.feed(data)
+        while True:
+            try:
+                reply = reader.gets()
+            except hiredis.ProtocolError as exc:
+                self.drop(f"Redis sent what is not RESP: {exc}")
+                return
+            if reply is False:
+                return
+            if not waiting:
+                # A full server says so without being asked, and hangs up.
+                self.drop(f"Redis said {reply} without being asked")
+                return
+            self._answered += 1
+            future = waiting.popleft()
+            if future is None or future.done():
+                if isinstance(reply, hiredis.ReplyError):
+                    self._unread = str(reply)
+                continue
+            if isinstance(reply, hiredis.ReplyError):
+                self._refuse(future, str(reply))
+            else:
+                future.set_result(reply)
+
+    def _refuse(self, future: asyncio.Future[Reply], text: str) -> None:
+        if text.startswith("EXECABORT"):
+            text = self._unread or text  # why a command could not be queued stood in that command's own reply
+        future.set_exception(as_error(text))
+        if text.startswith(_RECONNECT):
+            self._loop.call_soon(self.drop, text)
+
+    def _look_later(self) -> None:
+        self._looking_at = self._loop.time() + _WATCH_S
+        self._watch = self._loop.call_at(self._looking_at, self._look)
+
+    def _look(self) -> None:
+        """Fail commands that wait too long; give the connection up when nothing comes at all."""
+        self._watch = None
+        while self._writes and self._writes[0][1] <= self._answered:
+            self._writes.popleft()
+        if not self._writes:
+            return
+        now = self._loop.time()
+        if now - self._looking_at > _WATCH_S:
+            # It was this process that stood still; the replies may be there already, unread.
+            self._look_later()
+            return
+        if now - self._writes[0][0] > self._silence_timeout_s:
+            self.drop(f"Redis has not answered for {self._silence_timeout_s:g} s")
+            return
+        overdue = self._answered
+        for written, sent in self._writes:
+            if now - written <= self._command_timeout_s:
+                break
+            overdue = sent
+        for position in range(overdue - self._answered):
+            future = self._waiting[position]
+            self._waiting[position] = None
+            if future is not None and not future.done():
+                future.set_exception(StoreTimeout(f"Redis has not answered for {self._command_timeout_s:g} s"))
+        self._look_later()
+
+    def drop(self, why: str) -> None:
+        """Give the connection up; what is in flight fails."""
+        self.why = why
+        if self._transport is not None:
+            self._transport.abort()
+        self._end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Part of asyncio.Protocol."""
+        if not self.closed.is_set():
+            name = errno.errorcode.get(exc.errno or 0, "") if isinstance(exc, OSError) else ""
+            self.why = f"the connection to Redis broke ({name or exc or 'closed by Redis'})"
+        self._end()
+
+    def _end(self) -> None:
+        self.closed.set()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        waiting, self._waiting = self._waiting, deque()
+        for future in waiting:
+            if future is not None and not future.done():
+                future.set_exception(self.fault)

@@ -1,0 +1,167 @@
+"""Reads the environment and the configuration file into `Settings`, and names every fault at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from redis.asyncio.connection import parse_url
+
+from toril.config.settings import SETTINGS, Setting
+from toril.core.errors import ConfigInvalid
+from toril.core.policy import RedisAddress, Settings
+
+
+def load(environment: Mapping[str, str], file: Path | None = None) -> Settings:
+    """The settings of this process.
+
+    Raises:
+        ConfigInvalid: with every fault, each naming the key or the variable.
+    """
+    faults: list[str] = []
+    given = _from_file(file, faults) if file is not None else {}
+    given |= _from_environment(environment, faults)
+    settings = _assemble(given)
+    faults.extend(_contradictions(settings))
+    if faults:
+        raise ConfigInvalid(faults)
+    return settings
+
+
+def _from_environment(environment: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for setting in SETTINGS:
+        # An empty variable counts as unset, as in BullMQ Proxy.
+        name = next((name for name in setting.env if environment.get(name)), None)
+        if name is not None:
+            _parse(setting, environment[name], f"the environment variable {name}", given, faults)
+    if environment.get("DEBUG") == "true" and not environment.get("TORIL_LOG_LEVEL"):
+        given["log.level"] = "debug"
+    return given
+
+
+def _from_file(file: Path, faults: list[str]) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError) as exc:
+        faults.append(f"{file} cannot be read: {exc}")
+        return {}
+    except yaml.YAMLError as exc:
+        # Where, and nothing else: the parser's own text shows the line, which may hold a secret.
+        mark = getattr(exc, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else "somewhere in it"
+        faults.append(f"{file} is not YAML: it cannot be read at {where}")
+        return {}
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        faults.append(f"{file} must hold a mapping of settings")
+        return {}
+    given: dict[str, Any] = {}
+    known = {setting.key: setting for setting in SETTINGS}
+    sections = {key.partition(".")[0] for key in known if "." in key}
+    for key, value in _flat(document, sections):
+        setting = known.get(key)
+        if setting is None:
+            faults.append(_unknown(file, key, known))
+        else:
+            _parse(setting, value, f"{key} in {file}", given, faults)
+    return given
+
+
+def _flat(document: dict[Any, Any], sections: set[str]) -> Iterable[tuple[str, Any]]:
+    for key, value in document.items():
+        if key in sections and isinstance(value, dict):
+            yield from ((f"{key}.{inner}", inner_value) for inner, inner_value in value.items())
+        else:
+            yield str(key), value
+
+
+def _unknown(file: Path, key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, list(known), n=1)
+    return f"{file} has an unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _parse(setting: Setting, value: Any, where: str, given: dict[str, Any], faults: list[str]) -> None:
+    try:
+        parsed = setting.parse(value)
+        given[setting.key] = _address(parsed) if setting.key == "redis.url" else parsed
+    except ValueError as exc:
+        faults.append(f"{where}: {exc}")
+
+
+def _address(url: str) -> RedisAddress:
+    """A Redis URL (`redis://`, `rediss://`, `unix://`), its query options included."""
+    try:
+        parts: dict[str, Any] = dict(parse_url(url))
+    except ValueError:
+        # Its own message would repeat the password.
+        raise ValueError("it is not a redis://, rediss:// or unix:// URL") from None
+    port, db = int(parts.get("port") or 6379), int(parts.get("db") or 0)
+    if not 0 < port < 65536 or db < 0:
+        raise ValueError("its port or its database number is out of range")
+    return RedisAddress(
+        host=parts.get("host") or "localhost",
+        port=port,
+        path=parts.get("path"),
+        db=db,
+        username=parts.get("username"),
+        password=parts.get("password"),
+        tls=url.startswith("rediss://"),
+        ca_file=parts.get("ssl_ca_certs"),
+        cert_file=parts.get("ssl_certfile"),
+        key_file=parts.get("ssl_keyfile"),
+        verify=parts.get("ssl_cert_reqs", "required") != "none",
+    )
+
+
+def _assemble(given: dict[str, Any]) -> Settings:
+    sections: dict[str, dict[str, Any]] = {}
+    # A URL says all about the address; the single settings are for where there is none.
+    address = given.pop("redis.url", None)
+    for setting in SETTINGS:
+        if setting.key in given:
+            section, _, field = setting.target.rpartition(".")
+            sections.setdefault(section, {})[field] = given[setting.key]
+    settings = Settings(**sections.pop("", {}))
+    if address is not None:
+        cluster = sections.pop("redis", {}).get("cluster", False)
+        address = msgspec.structs.replace(address, cluster=cluster)
+        settings = msgspec.structs.replace(settings, redis=address)
+    for section, fields in sections.items():
+        replaced = msgspec.structs.replace(getattr(settings, section), **fields)
+        settings = msgspec.structs.replace(settings, **{section: replaced})
+    return settings
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    faults = []
+    if settings.gateway.min_queue_name_length > settings.gateway.max_queue_name_length:
+        faults.append("min_queue_name_length is greater than max_queue_name_length")
+    if settings.store.worker_hash == settings.store.worker_stream:
+        faults.append("workers.hash and workers.stream are the same Redis key")
+    if settings.redis.cluster:
+        if _hash_tag(settings.store.worker_hash) is None or _hash_tag(settings.store.worker_hash) != _hash_tag(
+            settings.store.worker_stream
+        ):
+            faults.append(
+                "with redis.cluster, workers.hash and workers.stream need the same hash tag, such as {bmqp}:w:meta"
+            )
+        if settings.redis.db:
+            faults.append("with redis.cluster there is no database but 0")
+    for name in ("ca_file", "cert_file", "key_file"):
+        path = getattr(settings.redis, name)
+        if path is not None and not Path(path).is_file():
+            faults.append(f"redis.{name}: {path} is not a file")
+    return faults
+
+
+def _hash_tag(key: str) -> str | None:
+    """The part of a key that decides its slot in a Redis Cluster, where there is one."""
+    _, brace, rest = key.partition("{")
+    tag, closing, _ = rest.partition("}")
+    return tag if brace and closing and tag else None

@@ -1,0 +1,148 @@
+"""Every setting, as one table: its key in the configuration file, its environment variables, how it is read.
+
+The environment wins over the file, the file over the defaults (which stand in `toril.core.policy`).
+`docs/configuration.md` lists this table; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from toril.core.durations import parse_duration_s
+
+Parse = Callable[[Any], Any]
+
+
+class Setting(Struct, frozen=True):
+    """One setting. `target` is the section and field of `toril.core.policy.Settings`."""
+
+    key: str
+    target: str
+    parse: Parse
+    env: tuple[str, ...] = ()
+
+
+def text(value: Any) -> str:
+    """A string that says something."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is not a text")
+    return value
+
+
+def secret(value: Any) -> str:
+    """A string that is never repeated in an error."""
+    if not isinstance(value, str):
+        raise ValueError("it must be a text")  # noqa: TRY004 - one kind of fault for the reader of the file
+    return value
+
+
+def integer(least: int, most: int = 2**53) -> Parse:
+    """A whole number within bounds, also as text."""
+
+    def parse(value: Any) -> int:
+        try:
+            number = int(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
+        except ValueError:
+            number = None
+        if number is None or not least <= number <= most:
+            bounds = f"from {least} to {most}" if most < 2**53 else f"of at least {least}"
+            raise ValueError(f"{value!r} is not a whole number {bounds}")
+        return number
+
+    return parse
+
+
+def duration(least_s: float = 0.001) -> Parse:
+    """A duration in Go's syntax, in seconds."""
+
+    def parse(value: Any) -> float:
+        if not isinstance(value, str):
+            raise ValueError(f"{value!r} is not a duration such as 30s, 1h30m or 500ms")  # noqa: TRY004
+        seconds = parse_duration_s(value)
+        if seconds < least_s:
+            raise ValueError(f"{value!r} is shorter than {least_s:g}s")
+        return seconds
+
+    return parse
+
+
+def boolean(value: Any) -> bool:
+    """true or false, also as text."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in {"true", "false", "1", "0", ""}:
+        return value.lower() in {"true", "1"}
+    raise ValueError(f"{value!r} is neither true nor false")
+
+
+def choice(*allowed: str) -> Parse:
+    """One of a few words."""
+
+    def parse(value: Any) -> str:
+        if value not in allowed:
+            raise ValueError(f"{value!r} is none of {', '.join(allowed)}")
+        return str(value)
+
+    return parse
+
+
+def tokens(value: Any) -> tuple[str, ...]:
+    """A list of tokens, or one text with commas between them. They are never repeated in an error."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("it must be a list of texts")
+    if not all(part.isascii() and part.isprintable() for part in parts):
+        raise ValueError("a token may hold visible ASCII characters only")
+    return tuple(part for part in parts if part)
+
+
+SETTINGS = (
+    Setting("host", "host", text, ("TORIL_HOST",)),
+    Setting("port", "port", integer(0, 65535), ("PORT",)),
+    Setting("auth_tokens", "gateway.auth_tokens", tokens, ("AUTH_TOKENS",)),
+    Setting("redis.url", "redis", secret, ("REDIS_URL", "REDIS_URI")),
+    Setting("redis.host", "redis.host", text, ("REDIS_HOST",)),
+    Setting("redis.port", "redis.port", integer(1, 65535), ("REDIS_PORT",)),
+    Setting("redis.username", "redis.username", text, ("REDIS_USERNAME",)),
+    Setting("redis.password", "redis.password", secret, ("REDIS_PASSWORD",)),
+    Setting("redis.db", "redis.db", integer(0, 2**31), ("REDIS_DB",)),
+    Setting("redis.tls", "redis.tls", boolean, ("REDIS_TLS",)),
+    Setting("redis.ca_file", "redis.ca_file", text, ("REDIS_CA_FILE",)),
+    Setting("redis.cert_file", "redis.cert_file", text, ("REDIS_CERT_FILE",)),
+    Setting("redis.key_file", "redis.key_file", text, ("REDIS_KEY_FILE",)),
+    Setting("redis.cluster", "redis.cluster", boolean, ("REDIS_CLUSTER",)),
+    Setting("redis.command_timeout", "store.command_timeout_s", duration(), ("TORIL_REDIS_COMMAND_TIMEOUT",)),
+    Setting("redis.connect_timeout", "store.connect_timeout_s", duration(), ("TORIL_REDIS_CONNECT_TIMEOUT",)),
+    Setting("queue_prefix", "store.queue_prefix", text, ("QUEUE_PREFIX",)),
+    Setting("queue_cache_size", "store.queue_cache_size", integer(1), ("QUEUE_CACHE_SIZE",)),
+    Setting("min_queue_name_length", "gateway.min_queue_name_length", integer(1), ("MIN_QUEUE_NAME_LENGTH",)),
+    Setting("max_queue_name_length", "gateway.max_queue_name_length", integer(1), ("MAX_QUEUE_NAME_LENGTH",)),
+    Setting("max_body_bytes", "gateway.max_body_bytes", integer(1), ("TORIL_MAX_BODY_BYTES",)),
+    Setting("workers.hash", "store.worker_hash", text, ("WORKER_METADATA_KEY",)),
+    Setting("workers.stream", "store.worker_stream", text, ("WORKER_METADATA_STREAM",)),
+    Setting(
+        "workers.stream_max_len",
+        "store.worker_stream_max_len",
+        integer(1),
+        ("MAX_LEN_WORKER_METADATA_STREAM",),
+    ),
+    Setting("engine.lock", "engine.lock_s", duration(0.1), ("TORIL_LOCK",)),
+    Setting("engine.stalled_interval", "engine.stalled_interval_s", duration(0.1), ("TORIL_STALLED_INTERVAL",)),
+    Setting("engine.poll_interval", "engine.poll_interval_s", duration(0.1), ("TORIL_POLL_INTERVAL",)),
+    Setting("engine.grace", "engine.grace_s", duration(0.0), ("TORIL_GRACE",)),
+    Setting("engine.connect_timeout", "engine.connect_timeout_s", duration(), ("TORIL_CONNECT_TIMEOUT",)),
+    Setting("engine.max_response_bytes", "engine.max_response_bytes", integer(1), ("TORIL_MAX_RESPONSE_BYTES",)),
+    Setting("engine.marker_shard", "store.marker_shard", integer(1, 10_000), ("TORIL_MARKER_SHARD",)),
+    Setting(
+        "engine.presence_connections",
+        "store.presence_connections",
+        integer(0, 10_000),
+        ("TORIL_PRESENCE_CONNECTIONS",),
+    ),
+    Setting("engine.presence_for", "store.presence_for_s", duration(), ("TORIL_PRESENCE_FOR",)),
+    Setting("log.level", "log.level", choice("debug", "info", "warning", "error"), ("TORIL_LOG_LEVEL",)),
+    Setting("log.format", "log.format", choice("auto", "human", "json"), ("TORIL_LOG_FORMAT",)),
+)

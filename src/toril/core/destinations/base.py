@@ -1,0 +1,73 @@
+"""What the engine asks of a destination."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from msgspec import Struct
+
+from toril.core.lease import Lease
+from toril.core.outcome import Outcome
+from toril.core.stored_job import Keep
+from toril.core.verdict import Verdict
+from toril.core.worker import Limiter
+
+Chance = Callable[[], float]
+"""A source of chance: floats in [0, 1)."""
+
+
+class OutboundRequest(Struct):
+    """One HTTP/1.1 request. `head` is the request line and headers without framing and without the empty line."""
+
+    head: bytes
+    body: bytes
+    timeout_s: float
+
+
+class LeaseRules(Protocol):
+    """What BullMQ's scripts want to know of the worker that leases."""
+
+    @property
+    def limiter(self) -> Limiter | None:
+        """The worker's rate limit."""
+
+    @property
+    def max_stalled_count(self) -> int:
+        """How often a job may stall before it fails."""
+
+    @property
+    def keep_completed(self) -> Keep | None:
+        """How many completed jobs stay, where the job does not say."""
+
+    @property
+    def keep_failed(self) -> Keep | None:
+        """How many failed jobs stay, where the job does not say."""
+
+
+class Destination(Protocol):
+    """A place that jobs of one queue are sent to."""
+
+    @property
+    def queue(self) -> str:
+        """The queue it takes jobs from."""
+
+    @property
+    def url(self) -> str:
+        """The URL whose origin the requests go to."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many requests may be under way at once, in the whole instance."""
+
+    @property
+    def lease_rules(self) -> LeaseRules:
+        """Under which settings its jobs are leased and kept."""
+
+    def request(self, lease: Lease) -> OutboundRequest:
+        """The request that this attempt makes."""
+        ...
+
+    def judge(self, lease: Lease, outcome: Outcome, chance: Chance) -> Verdict:
+        """What to do with the job now."""
+        ...

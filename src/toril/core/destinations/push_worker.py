@@ -1,0 +1,136 @@
+"""A registered worker's endpoint: gets `{job, token}`; a 2xx answer completes the job with what it says.
+
+The shapes and texts are BullMQ Proxy's (wire/bullmq-proxy.md, "Push").
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+from urllib.parse import quote, urlsplit
+
+import msgspec
+from msgspec import Raw
+
+from toril.core.backoff import delay_ms
+from toril.core.destinations.base import Chance, OutboundRequest
+from toril.core.headers import request_head
+from toril.core.lease import Lease
+from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, TimedOut
+from toril.core.stored_job import render, text_json
+from toril.core.verdict import Complete, Fail, Retry, Verdict
+from toril.core.worker import WorkerSpec
+
+EXCERPT_BYTES = 512
+_is_json = msgspec.json.Decoder(Raw).decode
+_URL_SAFE = "!#$%&'()*+,/:;=?@[]~"
+
+
+class PushWorker:
+    """Sends the jobs of one queue to the endpoint of a `WorkerSpec`."""
+
+    __slots__ = ("_head", "_qualified", "_shown", "spec")
+
+    def __init__(self, spec: WorkerSpec, prefix: str, agent: str) -> None:
+        self.spec = spec
+        endpoint = spec.endpoint
+        parts = urlsplit(endpoint.url)
+        path = quote(parts.path or "/", safe=_URL_SAFE)
+        target = f"{path}?{quote(parts.query, safe=_URL_SAFE)}" if parts.query else path
+        headers = [(name.encode(), value.encode("latin-1")) for name, value in endpoint.headers]
+        given = {name.lower() for name, _ in headers}
+        defaults = ((b"accept", b"*/*"), (b"user-agent", agent.encode()))
+        headers += [pair for pair in defaults if pair[0] not in given]
+        host = parts.netloc.encode("idna" if not parts.netloc.isascii() else "ascii")
+        self._head = request_head(endpoint.method.encode(), target.encode(), host, headers)
+        self._qualified = text_json(f"{prefix}:{spec.queue}".encode())
+        self._shown = f"{endpoint.method} {endpoint.url}"
+
+    @property
+    def queue(self) -> str:
+        """The queue it takes jobs from."""
+        return self.spec.queue
+
+    @property
+    def url(self) -> str:
+        """The endpoint's URL."""
+        return self.spec.endpoint.url
+
+    @property
+    def concurrency(self) -> int:
+        """How many jobs the endpoint gets at once."""
+        return self.spec.concurrency
+
+    @property
+    def lease_rules(self) -> WorkerSpec:
+        """The worker's own settings."""
+        return self.spec
+
+    def request(self, lease: Lease) -> OutboundRequest:
+        """`{"job": <job JSON>, "token": "<lock>"}` to the registered URL with the registered headers."""
+        job = render(self._qualified, lease.job_id, lease.fields, lease.options.text)
+        body = b'{"job":%b,"token":"%b"}' % (job, lease.token)
+        return OutboundRequest(self._head, body, self.spec.endpoint.timeout_s)
+
+    def judge(self, lease: Lease, outcome: Outcome, chance: Chance) -> Verdict:
+        """2xx completes; all else fails the attempt, which is retried while the job's options allow it."""
+        match outcome:
+            case Answered(status=status) if 200 <= status < 300:
+                returnvalue, fault = returned(outcome)
+                if fault is None:
+                    return Complete(returnvalue)
+                return attempt_failed(lease, fault, self._answer_trace(fault, outcome), chance)
+            case Answered():
+                trace = self._answer_trace(outcome.reason, outcome)
+                return attempt_failed(lease, outcome.reason, trace, chance)
+            case TimedOut():
+                reason = "The operation was aborted."
+                limit_ms = self.spec.endpoint.timeout_s * 1000
+                detail = f"no whole answer within {limit_ms:.0f} ms (waiting for: {outcome.phase})"
+            case ConnectFailed():
+                reason = f"{outcome.code}: Unable to connect. {outcome.detail}"
+                detail = "no connection was made"
+            case CutOff():
+                reason = f"{outcome.code}: {outcome.detail}"
+                detail = "no whole answer"
+            case _:
+                assert_never(outcome)
+        trace = f"Error: {reason}\n    at {self._shown}\n    {detail}, after {outcome.duration_s * 1000:.0f} ms"
+        return attempt_failed(lease, reason, trace, chance)
+
+    def _answer_trace(self, reason: str, answer: Answered) -> str:
+        excerpt = answer.body[:EXCERPT_BYTES].decode(errors="replace")
+        more = "" if len(answer.body) <= EXCERPT_BYTES else f" … ({len(answer.body)} bytes in all)"
+        return (
+            f"Error: {reason}\n    at {self._shown}\n"
+            f"    answered {f'{answer.status} {answer.reason}'.rstrip()} after {answer.duration_s * 1000:.0f} ms\n"
+            f"    body: {excerpt}{more}"
+        )
+
+
+def attempt_failed(lease: Lease, reason: str, trace: str, chance: Chance) -> Retry | Fail:
+    """BullMQ's rule: retry while attempts are left, after the job's own backoff."""
+    if lease.attempt >= lease.options.attempts:
+        return Fail(reason, trace)
+    after_ms = delay_ms(lease.options.backoff, lease.attempt, chance)
+    if after_ms is None:
+        kind = lease.options.backoff.type if lease.options.backoff else ""
+        return Fail(f"Unknown backoff strategy {kind}.", trace)
+    return Retry(after_ms, reason, trace)
+
+
+def returned(answer: Answered) -> tuple[bytes, str | None]:
+    """What a 2xx answer returns, as JSON text, and what is wrong with it if it claims to be JSON and is not."""
+    kind = answer.header(b"content-type") or b""
+    if b"application/json" not in kind.lower() or answer.status == 204:
+        return text_json(answer.body), None
+    body = answer.body.removeprefix(b"\xef\xbb\xbf").strip()
+    if not body:
+        return b"", "Unexpected end of JSON input"
+    try:
+        body.decode()
+        _is_json(body)
+    except UnicodeDecodeError as exc:
+        return b"", f"JSON Parse error: not UTF-8 at byte {exc.start}"
+    except (msgspec.DecodeError, RecursionError) as exc:
+        return b"", f"JSON Parse error: {str(exc).removeprefix('JSON is malformed: ')}"
+    return body, None

@@ -1,0 +1,143 @@
+"""The one error tree. Each class has a stable code and an HTTP status; its docstring is its default message.
+
+    TorilError
+    ├── InvalidRequest              400  invalid_request
+    ├── Unauthorized                401  unauthorized
+    ├── NotFound                    404  not_found
+    │   ├── JobNotFound             404  job_not_found
+    │   └── WorkerNotFound          404  worker_not_found
+    ├── PayloadTooLarge             413  payload_too_large
+    ├── StoreError                  500  store_error
+    │   ├── StoreUnavailable        503  store_unavailable
+    │   │   ├── ConnectionLost      503  store_unavailable
+    │   │   └── StoreTimeout        503  store_unavailable
+    │   └── StoreRefused            500  store_refused
+    ├── ShuttingDown                503  shutting_down
+    ├── JobRefused                  409  wrong_state
+    │   └── LeaseLost               409  lease_lost
+    └── ConfigInvalid               -    config_invalid
+
+Expected results of work (a refused connection, a timeout) are values, see `toril.core.outcome`; these are not.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TorilError(Exception):
+    """Something went wrong inside toril."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().partition("\n")[0])
+
+    @property
+    def message(self) -> str:
+        """What is wrong, for the person who reads the answer."""
+        return str(self.args[0])
+
+
+class InvalidRequest(TorilError):
+    """The request is not valid."""
+
+    code = "invalid_request"
+    status = 400
+
+    def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Unauthorized(TorilError):
+    """Unauthorized"""
+
+    code = "unauthorized"
+    status = 401
+
+
+class NotFound(TorilError):
+    """Not found"""
+
+    code = "not_found"
+    status = 404
+
+
+class JobNotFound(NotFound):
+    """Job not found"""
+
+    code = "job_not_found"
+
+
+class WorkerNotFound(NotFound):
+    """Worker not found"""
+
+    code = "worker_not_found"
+
+
+class PayloadTooLarge(TorilError):
+    """The body is larger than this server takes."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class StoreError(TorilError):
+    """Redis did not do what was asked."""
+
+    code = "store_error"
+
+
+class StoreUnavailable(StoreError):
+    """Redis cannot be reached. Nothing was written; try again."""
+
+    code = "store_unavailable"
+    status = 503
+    retry_after_s: ClassVar[int] = 1
+
+
+class ConnectionLost(StoreUnavailable):
+    """The connection to Redis broke before the answer came. Whether the command ran is unknown."""
+
+
+class StoreTimeout(StoreUnavailable):
+    """Redis did not answer in time. Whether the command ran is unknown."""
+
+
+class StoreRefused(StoreError):
+    """Redis refused the command."""
+
+    code = "store_refused"
+
+
+class ShuttingDown(TorilError):
+    """This instance is shutting down and takes no new work."""
+
+    code = "shutting_down"
+    status = 503
+    retry_after_s: ClassVar[int] = 1
+
+
+class JobRefused(TorilError):
+    """The job is not in a state that allows this."""
+
+    code = "wrong_state"
+    status = 409
+
+
+class LeaseLost(JobRefused):
+    """The lock of this job is no longer ours, so nothing was written."""
+
+    code = "lease_lost"
+
+
+class ConfigInvalid(TorilError):
+    """The configuration is not valid. All faults are listed, not only the first."""
+
+    code = "config_invalid"
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults

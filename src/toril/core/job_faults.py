@@ -1,0 +1,251 @@
+"""What is wrong with a body of jobs, in BullMQ Proxy's words. Called only when the typed decode refused it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from toril.core.errors import InvalidRequest
+from toril.core.job import (
+    MAX_PRIORITY,
+    MAX_SAFE_INTEGER,
+    NO_CONTROL,
+    JobOptions,
+    JobSpec,
+    check_options,
+    require_utf8,
+)
+
+_JOB_FIELDS = ("name", "data", "opts")
+_OPTIONS = ("delay", "lifo", "priority", "attempts", "backoff", "jobId", "deduplication")
+_KEEP = ("removeOnComplete", "removeOnFail")
+_NAME = re.compile(NO_CONTROL)
+# The proxy takes null for these as if they were not there; for the others it is a wrong type.
+_NULLABLE = ("delay", "attempts", "backoff", "jobId", "deduplication")
+
+
+def decode_json(body: bytes, kind: Any = Any) -> Any:
+    """Parse a JSON text; with `Raw` only see that it is one.
+
+    Raises:
+        InvalidRequest: saying where it is malformed.
+    """
+    require_utf8(body)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as exc:
+        raise InvalidRequest(f"Malformed JSON: {str(exc).removeprefix('JSON is malformed: ')}") from exc
+    except RecursionError as exc:
+        raise InvalidRequest("Malformed JSON: nested too deeply") from exc
+
+
+def js(value: Any) -> str:
+    """A value as it stands in an error text: strings bare, everything else as JSON."""
+    if value is BEYOND:
+        return "Infinity"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+BEYOND = math.inf
+"""What a number is that no float can hold, such as `1e400`: infinite, as in JavaScript, and never acceptable."""
+
+
+def whole(value: Any, least: int, most: int = MAX_SAFE_INTEGER) -> int | None:
+    """The value as a whole number within bounds (`5.0` is one, as in JavaScript), or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if isinstance(value, float) and not value.is_integer():
+        return None
+    return int(value) if least <= value <= most else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a number that JavaScript can count with."""
+    is_numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_numeric and -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER
+
+
+def jobs_or_fault(body: bytes) -> list[JobSpec]:
+    """The jobs, if they are acceptable after all. `data` is not parsed here either.
+
+    Raises:
+        InvalidRequest: with the first fault.
+    """
+    decode_json(body, Raw)
+    try:
+        items = msgspec.json.decode(body, type=list[Raw])
+    except msgspec.ValidationError:
+        raise InvalidRequest("Body must be an array") from None
+    objects = [_object(item) for item in items]
+    return [_job(item) for item in objects]
+
+
+def _object(item: Raw) -> dict[str, Raw]:
+    try:
+        return msgspec.json.decode(item, type=dict[str, Raw])
+    except msgspec.ValidationError:
+        raise InvalidRequest(f"Invalid job {_shown(item)}, must be an object") from None
+
+
+def _value(raw: Raw | None) -> Any:
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.ValidationError:  # "Number out of range" is all that can be wrong with valid JSON
+        return BEYOND
+
+
+def _shown(raw: Raw) -> str:
+    return bytes(raw).decode(errors="replace")
+
+
+def _job(item: dict[str, Raw]) -> JobSpec:
+    name = _value(item.get("name"))
+    if name is None or name == "":
+        raise InvalidRequest("name is required", field="name")
+    if "data" not in item:
+        raise InvalidRequest("data is required", field="data")
+    for key in item:
+        if key not in _JOB_FIELDS:
+            raise InvalidRequest(f"Unexpected field: {key}", field=key)
+    if not isinstance(name, str):
+        raise InvalidRequest(f"Invalid name {js(name)}, must be a string", field="name")
+    if not _NAME.match(name):
+        raise InvalidRequest(f"Invalid name {name!r}, must not contain control characters", field="name")
+    raw = item.get("opts")
+    if raw is None or bytes(raw) == b"null":
+        return JobSpec(name, item["data"])
+    try:
+        opts = msgspec.json.decode(raw, type=dict[str, Raw])
+    except msgspec.ValidationError:
+        raise InvalidRequest(f"Invalid opts {_shown(raw)}, must be an object", field="opts") from None
+    return JobSpec(name, item["data"], _options({key: _value(value) for key, value in opts.items()}))
+
+
+def _options(opts: dict[str, Any]) -> JobOptions:
+    for key in opts:
+        if key not in _OPTIONS and key not in _KEEP:
+            raise InvalidRequest(f"Unexpected field: opts.{key}", field=f"opts.{key}")
+    clean = {key: value for key, value in opts.items() if value is not None or key not in _NULLABLE}
+    for key, check in _CHECKS.items():
+        if key in clean:
+            clean[key] = check(key, clean[key])
+    try:
+        converted = msgspec.convert(clean, JobOptions)
+    except msgspec.ValidationError as exc:
+        raise InvalidRequest(f"Invalid opts: {exc}", field="opts") from exc
+    check_options(converted)
+    return converted
+
+
+def _count(key: str, value: Any) -> int:
+    count = whole(value, 0)
+    if count is None:
+        raise InvalidRequest(f"Invalid {key} {js(value)}", field=key)
+    return count
+
+
+def _boolean(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"Invalid {key} {js(value)}, must be a boolean", field=key)
+    return value
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"Invalid {key} {js(value)}, must be a string", field=key)
+    return value
+
+
+def _priority(_: str, value: Any) -> int:
+    priority = whole(value, 1, MAX_PRIORITY)
+    if priority is None:
+        raise InvalidRequest(f"Invalid priority {js(value)}", field="priority")
+    if priority == MAX_PRIORITY:  # the proxy lets this one through and BullMQ refuses it
+        raise InvalidRequest(f"Priority should be between 0 and {MAX_PRIORITY - 1}", field="priority")
+    return priority
+
+
+def _backoff(_: str, value: Any) -> Any:
+    if is_number(value):
+        if value < 0:
+            raise InvalidRequest(f"Invalid backoff delay {js(value)}, must be greater than 0", field="backoff")
+        return value
+    text = f"Invalid backoff {js(value)}, must be a number or an object"
+    if not isinstance(value, dict):
+        raise InvalidRequest(text, field="backoff")
+    if not value:
+        raise InvalidRequest(f"{text} with at least the type field", field="backoff")
+    for key in value:
+        if key not in {"type", "delay"}:
+            raise InvalidRequest(f"Unexpected field: opts.{key}", field="backoff")
+    kind = value.get("type", "undefined")
+    delay = value.get("delay", 0)
+    if "delay" in value and kind not in ("fixed", "exponential"):
+        raise InvalidRequest(
+            f'Invalid backoff type {js(kind)}, must be "fixed" or "exponential" if delay is provided',
+            field="backoff",
+        )
+    if not isinstance(kind, str):
+        raise InvalidRequest(f"Invalid backoff type {js(kind)}, must be a string", field="backoff")
+    if not is_number(delay):
+        raise InvalidRequest(f"Invalid backoff delay {js(delay)}, must be a number", field="backoff")
+    if delay < 0:
+        raise InvalidRequest(f"Invalid backoff delay {js(delay)}, must be greater than 0", field="backoff")
+    return value
+
+
+def _deduplication(_: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"Invalid deduplication {js(value)}, must be an object", field="deduplication")
+    for key in value:
+        if key not in {"id", "ttl"}:
+            raise InvalidRequest(f"Unexpected field: opts.{key}", field="deduplication")
+    name, ttl = value.get("id", "undefined"), value.get("ttl", 1)
+    if "id" not in value or not isinstance(name, str):
+        raise InvalidRequest(f"Invalid deduplication.id {js(name)}, must be a string", field="deduplication.id")
+    if not name:
+        raise InvalidRequest("Deduplication id must be provided", field="deduplication.id")
+    if not _NAME.match(name):
+        raise InvalidRequest(
+            f"Invalid deduplication.id {name!r}, must not contain control characters",
+            field="deduplication.id",
+        )
+    if not is_number(ttl):
+        raise InvalidRequest(f"Invalid deduplication.ttl {js(ttl)}, must be a number", field="deduplication.ttl")
+    if ttl < 0:
+        raise InvalidRequest(f"Invalid deduplication.ttl {js(ttl)}, must be greater than 0", field="deduplication.ttl")
+    if whole(ttl, 0) is None:
+        raise InvalidRequest(
+            f"Invalid deduplication.ttl {js(ttl)}, must be a whole number of milliseconds",
+            field="deduplication.ttl",
+        )
+    return value | ({"ttl": int(ttl)} if "ttl" in value else {})
+
+
+def _keep(key: str, value: Any) -> Any:
+    parts = list(value.values()) if isinstance(value, dict) else [value]
+    for part in parts:
+        is_numeric = isinstance(part, (int, float)) and not isinstance(part, bool)
+        if isinstance(part, (list, dict)) or (is_numeric and not is_number(part)):
+            raise InvalidRequest(f"Invalid {key} {js(value)}, must be a boolean, a number or a flat object", field=key)
+    return value
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "delay": _count,
+    "attempts": _count,
+    "priority": _priority,
+    "backoff": _backoff,
+    "lifo": _boolean,
+    "jobId": _text,
+    "deduplication": _deduplication,
+    "removeOnComplete": _keep,
+    "removeOnFail": _keep,
+}

@@ -1,0 +1,41 @@
+"""Our right to a job until a deadline, and what comes instead when there is no job to lease."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from toril.core.stored_job import Fields, StoredOptions
+
+
+class Lease(Struct, eq=False, kw_only=True):
+    """A job that is ours while its lock in Redis holds `token`.
+
+    `renewed_at` is the event loop's time of the last renewal. `lost` is set by the lease keeper when the lock is
+    not ours any more; nothing may be written from then on.
+    """
+
+    queue: str
+    job_id: bytes
+    token: bytes
+    fields: Fields
+    options: StoredOptions
+    attempts_made: int
+    renewed_at: float = 0.0
+    lost: bool = False
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt under way, 1-based."""
+        return self.attempts_made + 1
+
+
+class NoJob(Struct, frozen=True):
+    """Nothing to lease now. `retry_in_s` is set by a rate limit, `next_at_s` (wall clock) by a delayed job."""
+
+    retry_in_s: float = 0.0
+    next_at_s: float = 0.0
+
+
+NOTHING = NoJob()
+
+Next = Lease | NoJob

@@ -1,0 +1,51 @@
+"""What happened to one attempt. A value, never an exception: destinations judge it.
+
+An outcome is either `Answered` or one of the ways not to get an answer; `match` over `Outcome` is exhaustive.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Answered(Struct):
+    """The receiver sent a whole response. Header names are as sent; `reason` may be empty."""
+
+    status: int
+    reason: str
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    duration_s: float
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, by its lower-case name."""
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value
+        return None
+
+
+class TimedOut(Struct):
+    """The whole answer was not there in time; `phase` is `connect` or `answer`."""
+
+    phase: str
+    duration_s: float
+
+
+class ConnectFailed(Struct):
+    """No connection could be made. `code` is an errno name (ECONNREFUSED), ENOTFOUND or ERR_TLS."""
+
+    code: str
+    detail: str
+    duration_s: float
+
+
+class CutOff(Struct):
+    """The connection broke, or what came was not HTTP, or the body was larger than allowed."""
+
+    code: str
+    detail: str
+    duration_s: float
+
+
+Outcome = Answered | TimedOut | ConnectFailed | CutOff

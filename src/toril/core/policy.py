@@ -1,0 +1,100 @@
+"""What an operator can set, as frozen structs. `toril.config` decodes straight into these.
+
+Durations are seconds (`_s`), sizes are bytes (`_bytes`). Defaults are the ones of the environment variables
+and of the configuration file alike; `docs/configuration.md` is checked against them by a test.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+
+class RedisAddress(Struct, frozen=True, kw_only=True):
+    """Where Redis is and how to be let in. `path` (a unix socket) wins over host and port."""
+
+    host: str = "localhost"
+    port: int = 6379
+    path: str | None = None
+    db: int = 0
+    username: str | None = None
+    password: str | None = None
+    tls: bool = False
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    verify: bool = True
+    cluster: bool = False
+
+    def __str__(self) -> str:
+        """The address without its secrets, for logs and errors."""
+        if self.path is not None:
+            return f"unix://{self.path}?db={self.db}"
+        return f"{'rediss' if self.tls else 'redis'}://{self.host}:{self.port}/{self.db}"
+
+
+class StorePolicy(Struct, frozen=True, kw_only=True):
+    """How toril behaves towards Redis.
+
+    A command that has had no answer for `command_timeout_s` fails; a connection that has been silent for
+    `silence_timeout_s` with commands waiting is dropped and made anew.
+    """
+
+    connect_timeout_s: float = 2.0
+    command_timeout_s: float = 1.5
+    silence_timeout_s: float = 6.0
+    backoff_first_s: float = 0.05
+    backoff_max_s: float = 1.0
+    queue_prefix: str = "bull"
+    queue_cache_size: int = 100
+    worker_hash: str = "bmqp:w:meta"
+    worker_stream: str = "bmpq:w:stream"
+    worker_stream_max_len: int = 100
+    marker_shard: int = 256
+    presence_connections: int = 50
+    presence_for_s: float = 300.0
+
+
+class EnginePolicy(Struct, frozen=True, kw_only=True):
+    """How leases are kept and crash leftovers found.
+
+    `process` of `processes` says which share of each worker's concurrency this process runs.
+    """
+
+    lock_s: float = 30.0
+    stalled_interval_s: float = 30.0
+    poll_interval_s: float = 10.0
+    grace_s: float = 30.0
+    connect_timeout_s: float = 2.0
+    max_response_bytes: int = 10 * 1024 * 1024
+    process: int = 0
+    processes: int = 1
+
+
+class GatewayPolicy(Struct, frozen=True, kw_only=True):
+    """What the HTTP side accepts."""
+
+    auth_tokens: tuple[str, ...] = ()
+    min_queue_name_length: int = 3
+    max_queue_name_length: int = 100
+    max_body_bytes: int = 10 * 1024 * 1024
+
+
+class LogPolicy(Struct, frozen=True, kw_only=True):
+    """How log lines look. `auto` is human on a terminal and JSON otherwise."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "human", "json"] = "auto"
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything one process needs to know."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a gateway in a container is reached from outside it
+    port: int = 8080
+    redis: RedisAddress = field(default_factory=RedisAddress)
+    store: StorePolicy = field(default_factory=StorePolicy)
+    engine: EnginePolicy = field(default_factory=EnginePolicy)
+    gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
+    log: LogPolicy = field(default_factory=LogPolicy)

@@ -1,0 +1,204 @@
+"""What the rooms need of each other, as small Protocols. `toril.bootstrap` hands in the implementations.
+
+Unless a method says otherwise it may raise `StoreUnavailable` (nothing was written) or its subclasses
+`ConnectionLost` and `StoreTimeout` (whether it was written is unknown).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from toril.core.destinations.base import LeaseRules, OutboundRequest
+from toril.core.job import JobSpec
+from toril.core.lease import Lease, Next
+from toril.core.outcome import Outcome
+from toril.core.stored_job import Fields
+from toril.core.verdict import Complete, Fail, Retry
+
+Now = Callable[[], float]
+"""The wall clock: seconds since the epoch, UTC."""
+
+
+class JobProducer(Protocol):
+    """Adds jobs."""
+
+    async def add(self, queue: str, jobs: Sequence[JobSpec], timestamp_ms: int) -> list[bytes]:
+        """Add jobs in order, several of them all or none; returns their ids. Not idempotent without custom ids."""
+        ...
+
+
+class JobReader(Protocol):
+    """Reads jobs; writes nothing."""
+
+    async def get(self, queue: str, job_id: str) -> Fields | None:
+        """The job's hash, or None."""
+        ...
+
+    async def page(
+        self, queue: str, statuses: Sequence[str], start: int, length: int
+    ) -> tuple[Mapping[str, int], list[tuple[bytes, Fields]]]:
+        """Counts by status, and the newest `length` jobs from `start` on of each status, one after another."""
+        ...
+
+    async def logs(self, queue: str, job_id: str, start: int, end: int) -> tuple[list[bytes], int]:
+        """Log lines from `start` to `end` inclusive (negative from the end), oldest first, and their count."""
+        ...
+
+    async def lock_token(self, queue: str, job_id: str) -> bytes | None:
+        """The token that holds the job's lock now, or None."""
+        ...
+
+
+class JobReporter(Protocol):
+    """What a worker reports of a job it holds. Whoever calls these has checked the lock token."""
+
+    async def progress(self, queue: str, job_id: str, value: bytes) -> bool:
+        """Store a JSON text as the progress and announce it; False when the job is gone."""
+        ...
+
+    async def log(self, queue: str, job_id: str, line: str) -> bool:
+        """Append a log line, within the job's `keepLogs`; False when the job is gone."""
+        ...
+
+
+class WorkerRegistry(Protocol):
+    """The fleet's registered workers: documents by queue name, shared with BullMQ Proxy instances."""
+
+    async def put(self, queue: str, document: bytes) -> None:
+        """Store a document and announce it, atomically. Idempotent but for the announcement."""
+        ...
+
+    async def remove(self, queue: str) -> bool:
+        """Remove a document and announce it, atomically; False (and nothing announced) when there was none."""
+        ...
+
+    async def all(self) -> dict[str, bytes]:
+        """Every document."""
+        ...
+
+    async def some(self, queues: Sequence[str]) -> dict[str, bytes]:
+        """The documents of these queues, those that exist."""
+        ...
+
+    async def position(self) -> str:
+        """The id of the newest announcement, to follow from."""
+        ...
+
+    async def changed_since(self, position: str) -> tuple[str, list[str], bool]:
+        """Wait a few seconds for announcements after `position`.
+
+        Returns the new position, the queues named, and whether some announcements may have been trimmed away
+        unseen, so that only comparing everything tells.
+        """
+        ...
+
+
+class LeaseStore(Protocol):
+    """Leases jobs of one queue and settles them. Each call is one atomic step in Redis."""
+
+    async def take(self, token: bytes) -> Next:
+        """Lease the next job under `token`."""
+        ...
+
+    async def complete(self, lease: Lease, verdict: Complete, *, fetch_next: bool) -> Next | None:
+        """Move the job to completed, and lease the next one under the same token if asked to.
+
+        Returns None only when no next job was looked for.
+
+        Raises:
+            LeaseLost: nothing was written, the lock is not ours any more.
+            JobRefused: the job cannot complete (it has pending or failed children); it is still ours.
+        """
+        ...
+
+    async def retry(self, lease: Lease, verdict: Retry, *, fetch_next: bool) -> Next | None:
+        """Move the job to waiting, or to delayed for `after_ms`; raises as `complete`."""
+        ...
+
+    async def fail(self, lease: Lease, verdict: Fail, *, fetch_next: bool) -> Next | None:
+        """Move the job to failed; raises as `complete`."""
+        ...
+
+    async def release(self, lease: Lease) -> None:
+        """Give the job back to the head of the queue, spending no attempt; raises as `complete`."""
+        ...
+
+    async def extend(self, leases: Sequence[Lease]) -> set[bytes]:
+        """Renew the locks of these leases; returns the ids of the jobs whose lock is not ours any more."""
+        ...
+
+    async def recover_stalled(self) -> list[bytes]:
+        """Put jobs without a lock back to waiting (BullMQ's stalled check); returns their ids."""
+        ...
+
+    async def adopt(self, tokens: Iterable[bytes]) -> list[Lease]:
+        """Find active jobs locked by these tokens: leases whose answer got lost with a connection."""
+        ...
+
+    async def schedule_next(self, lease: Lease) -> None:
+        """Produce the next iteration of the job scheduler that this job came from."""
+        ...
+
+
+class LeaseStores(Protocol):
+    """Makes a `LeaseStore` for a queue under a worker's settings."""
+
+    def of(self, queue: str, rules: LeaseRules) -> LeaseStore:
+        """Cheap: opens nothing."""
+        ...
+
+
+class MarkerWaits(Protocol):
+    """Waits for work on all queues over a few blocking connections."""
+
+    def watch(self, queue: str, wake: Callable[[float], None]) -> None:
+        """Wait for this queue until something comes; then `wake(at_s)` is called once, from the event loop.
+
+        `at_s` is 0 when a job waits now, else the wall-clock time of the earliest delayed job.
+        """
+        ...
+
+    def unwatch(self, queue: str) -> None:
+        """Stop waiting for this queue. Does nothing if it was not watched."""
+        ...
+
+
+class Presence(Protocol):
+    """Shows BullMQ's `getWorkers` that a queue is being worked on."""
+
+    def active(self, queue: str) -> None:
+        """The queue had a job just now."""
+        ...
+
+    def gone(self, queue: str) -> None:
+        """The queue has no worker here any more."""
+        ...
+
+
+class OutboundPool(Protocol):
+    """Connections to one destination."""
+
+    async def send(self, request: OutboundRequest) -> Outcome:
+        """Make one request and read the whole answer. Raises nothing but `CancelledError`."""
+        ...
+
+    def close(self) -> None:
+        """Let idle connections go; those in use end with their request."""
+        ...
+
+
+class Outbound(Protocol):
+    """Makes pools; one per destination, so that none can use up another one's connections."""
+
+    def pool(self, url: str) -> OutboundPool:
+        """A pool for the origin of this URL. Opens nothing yet."""
+        ...
+
+
+class Command(Protocol):
+    """A Redis client for commands that are not on a hot path."""
+
+    def __call__(self, *args: str | bytes | int | float) -> Awaitable[Any]:
+        """Send one command, return its reply; raises `StoreRefused` on an error reply."""
+        ...

@@ -1,0 +1,29 @@
+"""What to do with a job after an attempt. Decided by a destination, written by `toril.engine.settler`."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Complete(Struct):
+    """Move the job to completed; `returnvalue` is JSON text."""
+
+    returnvalue: bytes
+
+
+class Retry(Struct):
+    """Try again after `after_ms` (0 is at once); this attempt counts."""
+
+    after_ms: int
+    reason: str
+    trace: str
+
+
+class Fail(Struct):
+    """Move the job to failed: attempts are used up, or trying again is useless."""
+
+    reason: str
+    trace: str
+
+
+Verdict = Complete | Retry | Fail

@@ -1,0 +1,188 @@
+"""A registered worker: the document that `POST /workers` stores, its validation, and what it means.
+
+The document is shared with BullMQ Proxy instances (hash `bmqp:w:meta`), so its shape and its error texts are
+theirs. `read_worker` serves both sides: what a caller posts, and what is found in the hash.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from toril.core.errors import InvalidRequest
+from toril.core.headers import is_header_name, is_header_value
+from toril.core.job_faults import decode_json, js, whole
+from toril.core.queue_name import NameRules
+from toril.core.stored_job import Keep
+
+METHODS = ("POST", "PUT", "PATCH")
+DEFAULT_TIMEOUT_S = 3.0
+MAX_CONCURRENCY = 10_000
+
+
+class Endpoint(Struct, frozen=True):
+    """Where a worker's jobs are sent, and how. `timeout_s` covers the whole answer."""
+
+    url: str
+    method: str
+    headers: tuple[tuple[str, str], ...] = ()
+    timeout_s: float = DEFAULT_TIMEOUT_S
+
+
+class Limiter(Struct, frozen=True):
+    """At most `max` jobs started per `duration` milliseconds, counted in Redis across all workers."""
+
+    max: int
+    duration: int
+
+
+class WorkerSpec(Struct, frozen=True):
+    """A worker that can run."""
+
+    queue: str
+    endpoint: Endpoint
+    concurrency: int = 1
+    limiter: Limiter | None = None
+    max_stalled_count: int = 1
+    keep_completed: Keep | None = None
+    keep_failed: Keep | None = None
+
+
+def read_worker(document: bytes, names: NameRules) -> WorkerSpec:
+    """Read a worker's document.
+
+    Raises:
+        InvalidRequest: with BullMQ Proxy's text (wire/bullmq-proxy.md, "Worker validation").
+    """
+    parsed = decode_json(document)
+    if not isinstance(parsed, dict):
+        raise InvalidRequest("Body must be an object")
+    _require(parsed, ("queue", "endpoint"))
+    _only(parsed, ("queue", "endpoint", "opts"))
+    queue = parsed["queue"]
+    if not isinstance(queue, str):
+        raise InvalidRequest(f"Invalid queue {js(queue)}, must be a string", field="queue")
+    names.check(queue)
+    if not isinstance(parsed["endpoint"], dict):
+        raise InvalidRequest(f"Invalid endpoint {js(parsed['endpoint'])}, must be an object", field="endpoint")
+    endpoint = _endpoint(parsed["endpoint"])
+    opts = parsed.get("opts")
+    if opts is None:
+        return WorkerSpec(queue, endpoint)
+    if not isinstance(opts, dict):
+        raise InvalidRequest(f"Invalid opts {js(opts)}, must be an object", field="opts")
+    return _with_options(queue, endpoint, opts)
+
+
+def _require(parsed: dict[str, Any], fields: tuple[str, ...]) -> None:
+    for field in fields:
+        if parsed.get(field) in (None, "", 0, False):
+            raise InvalidRequest(f"{field} is required", field=field)
+
+
+def _only(parsed: dict[str, Any], allowed: tuple[str, ...], path: str = "") -> None:
+    for field in parsed:
+        if field not in allowed:
+            raise InvalidRequest(f"Invalid field: {path}{field}", field=f"{path}{field}")
+
+
+def _endpoint(parsed: dict[str, Any]) -> Endpoint:
+    _require(parsed, ("url", "method"))
+    check_url(parsed["url"])
+    method = parsed["method"]
+    if not isinstance(method, str) or method.upper() not in METHODS:
+        raise InvalidRequest(f"Invalid HTTP method {js(method)}", field="endpoint.method")
+    _only(parsed, ("url", "method", "headers", "timeout"))
+    timeout = _positive(parsed, "timeout", "timeout")
+    return Endpoint(
+        parsed["url"],
+        method.upper(),
+        _headers(parsed.get("headers")),
+        DEFAULT_TIMEOUT_S if timeout is None else timeout / 1000,
+    )
+
+
+def check_url(url: Any) -> None:
+    """Only absolute http and https URLs that a request line can carry, without user name or password."""
+    fault = InvalidRequest("Invalid URL", field="endpoint.url")
+    if not isinstance(url, str) or not url.isprintable() or " " in url or "\\" in url:
+        raise fault
+    try:
+        parts = urlsplit(url)
+        port_is_usable = parts.port != 0  # reading it raises where it is no port
+        (parts.hostname or "").encode("idna")  # raises where it is no host name
+    except ValueError as exc:
+        raise fault from exc
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_usable:
+        raise fault
+    if parts.username is not None or parts.password is not None:
+        raise InvalidRequest("Invalid URL, must not contain a user name or password", field="endpoint.url")
+
+
+def _headers(parsed: Any) -> tuple[tuple[str, str], ...]:
+    if parsed is None:
+        return ()
+    if not isinstance(parsed, dict):
+        raise InvalidRequest(f"Invalid headers {js(parsed)}, must be an object", field="endpoint.headers")
+    for name, value in parsed.items():
+        if not is_header_name(name.encode()):
+            raise InvalidRequest(f"Invalid header name {name!r}", field="endpoint.headers")
+        if not isinstance(value, str) or not _is_sendable(value):
+            raise InvalidRequest(f"Invalid value of header {name}", field=f"endpoint.headers.{name}")
+    return tuple(parsed.items())
+
+
+def _is_sendable(value: str) -> bool:
+    try:
+        return is_header_value(value.encode("latin-1"))
+    except UnicodeEncodeError:
+        return False
+
+
+def _with_options(queue: str, endpoint: Endpoint, opts: dict[str, Any]) -> WorkerSpec:
+    _only(opts, ("concurrency", "removeOnComplete", "removeOnFail", "limiter", "maxStalledCount"))
+    limiter = opts.get("limiter")
+    if limiter is not None:
+        if not isinstance(limiter, dict):
+            raise InvalidRequest(f"Invalid limiter {js(limiter)}, must be an object", field="limiter")
+        limiter = Limiter(
+            _positive(limiter, "max", "limiter.max", required=True) or 0,
+            _positive(limiter, "duration", "limiter.duration", required=True) or 0,
+        )
+    stalled = _positive(opts, "maxStalledCount", "maxStalledCount")
+    concurrency = _positive(opts, "concurrency", "concurrency")
+    if concurrency is not None and concurrency > MAX_CONCURRENCY:
+        raise InvalidRequest(f"Invalid concurrency, must be at most {MAX_CONCURRENCY}", field="concurrency")
+    return WorkerSpec(
+        queue,
+        endpoint,
+        concurrency=1 if concurrency is None else concurrency,
+        limiter=limiter,
+        max_stalled_count=1 if stalled is None else stalled,
+        keep_completed=_keep(opts, "removeOnComplete"),
+        keep_failed=_keep(opts, "removeOnFail"),
+    )
+
+
+def _keep(opts: dict[str, Any], field: str) -> Keep | None:
+    parsed = opts.get(field)
+    if parsed is None:
+        return None
+    if not isinstance(parsed, dict):
+        raise InvalidRequest(f"Invalid {field} {js(parsed)}, must be an object", field=field)
+    _only(parsed, ("count", "age"), f"{field}.")
+    count = _positive(parsed, "count", f"{field}.count")
+    age = _positive(parsed, "age", f"{field}.age")
+    return Keep(-1 if count is None and age is None else count, age)
+
+
+def _positive(parsed: dict[str, Any], field: str, path: str, *, required: bool = False) -> int | None:
+    value = parsed.get(field)
+    if value is None and not required:
+        return None
+    number = whole(value, 1)
+    if number is None:
+        raise InvalidRequest(f"Invalid {path}", field=path)
+    return number

@@ -1,0 +1,112 @@
+"""One job as a visible pipeline: admit → attempt → judge → settle.
+
+Called by a consumer's slots. One executor per consumer; it has the connections to the destination.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from toril.core.destinations.base import Chance, Destination
+from toril.core.lease import Lease, Next
+from toril.core.outcome import Answered, Outcome
+from toril.core.ports import LeaseStore, Outbound, OutboundPool
+from toril.core.verdict import Complete, Fail, Verdict
+from toril.engine.settler import Settler
+from toril.engine.slot import Slot
+
+log = structlog.get_logger(__name__)
+
+
+class Executor:
+    """Takes a lease through its attempt to its settlement."""
+
+    __slots__ = ("_chance", "_destination", "_outbound", "_pool", "_settler", "_store")
+
+    def __init__(
+        self,
+        destination: Destination,
+        store: LeaseStore,
+        outbound: Outbound,
+        settler: Settler,
+        chance: Chance,
+    ) -> None:
+        self._destination = destination
+        self._store = store
+        self._outbound = outbound
+        self._settler = settler
+        self._chance = chance
+        self._pool: OutboundPool | None = None
+
+    async def execute(self, slot: Slot, lease: Lease, may_lease: Callable[[], bool]) -> Next | None:
+        """Work on one lease.
+
+        Returns the next lease where settling brought one, that there was none, or None when nobody looked: the
+        lease was lost or given back, or `slot.doubtful` says that the answer of the settling got lost.
+        """
+        verdict = await self._admit(lease)
+        if verdict is None:
+            outcome = await self._attempt(slot, lease)
+            if outcome is None:
+                return None
+            verdict = self._destination.judge(lease, outcome, self._chance)
+            self._tell(lease, outcome, verdict)
+        return await self._settler.settle(self._store, slot, lease, verdict, may_lease)
+
+    async def release(self, lease: Lease) -> None:
+        """Give a job back to the head of its queue; what went wrong with that is only logged."""
+        await self._settler.release(self._store, lease)
+
+    def close(self) -> None:
+        """Let the connections to the destination go."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    async def _admit(self, lease: Lease) -> Verdict | None:
+        """What is to be done before an attempt; a verdict where there is to be none."""
+        fields = lease.fields
+        if b"rjk" in fields:
+            await self._settler.patiently(lambda: self._store.schedule_next(lease))
+        deferred = fields.get(b"defa")
+        if deferred:
+            # Decided elsewhere: a child of it failed, or it stalled too often.
+            reason = deferred.decode(errors="replace")
+            return Fail(reason, f"UnrecoverableError: {reason}")
+        return None
+
+    async def _attempt(self, slot: Slot, lease: Lease) -> Outcome | None:
+        """Make the request; None when the attempt was broken off."""
+        if self._pool is None:
+            self._pool = self._outbound.pool(self._destination.url)
+        slot.attempting = True
+        try:
+            return await self._pool.send(self._destination.request(lease))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if slot.attempting or task is None:
+                raise  # not by break_off: the process is going down
+            task.uncancel()
+            if not lease.lost:
+                await self.release(lease)
+            return None
+        finally:
+            slot.attempting = False
+
+    def _tell(self, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
+        # Successes at debug: thousands a second would cost more than the work they tell of.
+        tell = log.debug if isinstance(verdict, Complete) else log.info
+        tell(
+            "attempt",
+            queue=lease.queue,
+            job_id=lease.job_id.decode(errors="replace"),
+            attempt=lease.attempt,
+            outcome=type(outcome).__name__,
+            status=outcome.status if isinstance(outcome, Answered) else None,
+            duration_ms=round(outcome.duration_s * 1000, 1),
+            verdict=type(verdict).__name__,
+            reason=None if isinstance(verdict, Complete) else verdict.reason,
+        )

@@ -1,0 +1,65 @@
+"""Renews the locks of all jobs in flight, in one call per queue.
+
+A lock that is not ours any more means that another worker may have the job: its attempt is broken off and
+nothing is written. The same when a lock could not be renewed for as long as it lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from toril.core.errors import StoreError
+from toril.core.lease import Lease
+from toril.engine.consumer import Consumer
+
+log = structlog.get_logger(__name__)
+
+
+class LeaseKeeper:
+    """Keeps the leases of all consumers, the retiring ones included.
+
+    Args:
+        consumers: whose leases to keep, asked anew each time.
+        lock_s: how long a lock lives; it is renewed when half of that is over.
+    """
+
+    def __init__(self, consumers: Callable[[], Iterable[Consumer]], lock_s: float) -> None:
+        self._consumers = consumers
+        self._lock_s = lock_s
+
+    async def run(self) -> None:
+        """Renew until cancelled."""
+        while True:
+            await asyncio.sleep(self._lock_s / 6)
+            await self.renew()
+
+    async def renew(self) -> None:
+        """Renew what is due."""
+        now = asyncio.get_running_loop().time()
+        due = [
+            (consumer, leases)
+            for consumer in self._consumers()
+            if (leases := [lease for lease in consumer.in_flight if now - lease.renewed_at > self._lock_s / 3])
+        ]
+        if not due:
+            return
+        async with asyncio.TaskGroup() as tasks:
+            for consumer, leases in due:
+                tasks.create_task(self._renew(consumer, leases))
+
+    async def _renew(self, consumer: Consumer, leases: list[Lease]) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            lost = await consumer.store.extend(leases)
+        except StoreError as exc:
+            log.warning("lease.renew_failed", queue=consumer.queue, jobs=len(leases), error=exc.message)
+            lost = {lease.job_id for lease in leases if loop.time() - lease.renewed_at > self._lock_s}
+        else:
+            for lease in leases:
+                lease.renewed_at = began
+        for job_id in lost:
+            consumer.lose(job_id)

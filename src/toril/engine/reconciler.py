@@ -1,0 +1,103 @@
+"""Makes what runs here follow what is registered: the fleet's worker documents → this process's consumers.
+
+Follows the registry's announcements; where some may have been missed (a broken connection, a trimmed stream) it
+compares everything. Each step reads a document anew and compares it with the one that runs, so the order of
+announcements does not matter, and no document can stop the following.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from toril.core.destinations.base import Destination
+from toril.core.errors import InvalidRequest, StoreError
+from toril.core.ports import WorkerRegistry
+from toril.engine.supervisor import Supervisor
+
+log = structlog.get_logger(__name__)
+
+COMPARE_S = 60.0
+_RETRY_S = 0.25
+
+
+class Reconciler:
+    """Keeps one supervisor in step with the registry.
+
+    Args:
+        registry: the fleet's documents.
+        supervisor: starts and stops consumers.
+        read: makes a destination of a document, or raises `InvalidRequest`.
+    """
+
+    def __init__(self, registry: WorkerRegistry, supervisor: Supervisor, read: Callable[[bytes], Destination]) -> None:
+        self._registry = registry
+        self._supervisor = supervisor
+        self._read = read
+        self._running: dict[str, bytes] = {}
+        self._missed = True
+        self.in_step = False
+
+    def missed(self) -> None:
+        """Announcements may have been missed: compare everything."""
+        self._missed = True
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        loop = asyncio.get_running_loop()
+        position: str | None = None
+        compared_at = 0.0
+        while True:
+            try:
+                if position is None:
+                    # First the position, then the documents: what changes in between is announced after it.
+                    position = await self._registry.position()
+                    self._missed = True
+                if self._missed or loop.time() - compared_at > COMPARE_S:
+                    self._missed = False
+                    self._compare(await self._registry.all())
+                    compared_at = loop.time()
+                    self.in_step = True
+                position, queues, gap = await self._registry.changed_since(position)
+                if gap:
+                    self._missed = True
+                elif queues:
+                    self._apply(queues, await self._registry.some(queues))
+            except StoreError as exc:
+                log.debug("reconciler.failed", error=exc.message)
+                position = None
+                await asyncio.sleep(_RETRY_S)
+
+    def _compare(self, documents: dict[str, bytes]) -> None:
+        self._apply({*self._running, *documents}, documents)
+
+    def _apply(self, queues: Iterable[str], documents: dict[str, bytes]) -> None:
+        for queue in queues:
+            document = documents.get(queue)
+            if document == self._running.get(queue):
+                continue
+            if document is None:
+                del self._running[queue]
+                self._supervisor.stop(queue)
+                continue
+            # Remembered also where it cannot run: it is complained of once.
+            self._running[queue] = document
+            self._start(queue, document)
+
+    def _start(self, queue: str, document: bytes) -> None:
+        try:
+            destination = self._read(document)
+            if destination.queue != queue:
+                raise InvalidRequest(f"it says that its queue is {destination.queue!r}")
+        except InvalidRequest as exc:
+            log.error("worker.cannot_run", queue=queue, error=exc.message)
+            self._supervisor.stop(queue)
+            return
+        except Exception:
+            # Whatever somebody else has stored must not end the following of all the others.
+            log.exception("worker.cannot_run", queue=queue)
+            self._supervisor.stop(queue)
+            return
+        self._supervisor.start(destination)

@@ -1,0 +1,101 @@
+"""Finds what crashes and broken connections leave behind.
+
+Three sweeps over the consumers of a process: look for jobs whose wake got lost with another instance; BullMQ's
+stalled check (jobs whose worker died go back to waiting); and adoption, of jobs leased by a call of ours whose
+answer never came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+
+import structlog
+
+from toril.core.errors import StoreError
+from toril.core.policy import EnginePolicy
+from toril.core.ports import Presence
+from toril.engine.consumer import Consumer
+
+log = structlog.get_logger(__name__)
+
+_ADOPT_S = 0.5
+_LEAST_PAUSE_S = 0.005
+_GROUP = 25
+
+
+class Recoverer:
+    """Sweeps over the consumers of one process.
+
+    Args:
+        consumers: asked anew for each sweep.
+        policy: the intervals.
+        presence: told which queues have jobs in flight.
+    """
+
+    def __init__(self, consumers: Callable[[], Iterable[Consumer]], policy: EnginePolicy, presence: Presence) -> None:
+        self._consumers = consumers
+        self._policy = policy
+        self._presence = presence
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._every(self._policy.poll_interval_s, self._poll), name="recoverer:poll")
+            tasks.create_task(self._every(self._policy.stalled_interval_s, self._stalled), name="recoverer:stalled")
+            tasks.create_task(self._adopting(), name="recoverer:adopt")
+
+    async def _every(self, interval_s: float, visit: Callable[[Consumer], Coroutine[None, None, None]]) -> None:
+        """Visit every consumer once per interval, a few at a time, evenly spread.
+
+        A thousand idle queues are not asked all at once, nor one by one: the calls of one group leave in one write
+        (one by one they took 2.2 % of a CPU, in groups of 25 a quarter of that).
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            consumers = [consumer for consumer in self._consumers() if not consumer.stopped]
+            for first in range(0, len(consumers), _GROUP):
+                async with asyncio.TaskGroup() as tasks:
+                    for consumer in consumers[first : first + _GROUP]:
+                        tasks.create_task(visit(consumer))
+                await asyncio.sleep(began + interval_s * (first + _GROUP) / (len(consumers) + _GROUP) - loop.time())
+            await asyncio.sleep(max(began + interval_s - loop.time(), _LEAST_PAUSE_S))
+
+    async def _poll(self, consumer: Consumer) -> None:
+        if consumer.in_flight:
+            self._presence.active(consumer.queue)
+        consumer.look()
+
+    async def _stalled(self, consumer: Consumer) -> None:
+        try:
+            stalled = await consumer.store.recover_stalled()
+        except StoreError as exc:
+            log.debug("recoverer.stalled_failed", queue=consumer.queue, error=exc.message)
+            return
+        for job_id in stalled:
+            log.warning("job.stalled", queue=consumer.queue, job_id=job_id.decode(errors="replace"))
+
+    async def _adopting(self) -> None:
+        while True:
+            await asyncio.sleep(_ADOPT_S)
+            for consumer in list(self._consumers()):
+                if consumer.in_doubt:
+                    await self.adopt(consumer)
+
+    async def adopt(self, consumer: Consumer) -> None:
+        """Take up the jobs that this consumer's doubtful tokens hold.
+
+        A token stays in doubt for a lock's length: a command that Redis has not read yet may still run.
+        """
+        try:
+            leases = await consumer.store.adopt(list(consumer.in_doubt))
+        except StoreError as exc:
+            log.debug("recoverer.adopt_failed", queue=consumer.queue, error=exc.message)
+            return
+        for lease in leases:
+            log.info("lease.adopted", queue=consumer.queue, job_id=lease.job_id.decode(errors="replace"))
+            consumer.adopt(lease)
+        before = asyncio.get_running_loop().time() - self._policy.lock_s
+        for token in [token for token, since in consumer.in_doubt.items() if since < before]:
+            del consumer.in_doubt[token]

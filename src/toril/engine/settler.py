@@ -1,0 +1,112 @@
+"""Writes verdicts. A settlement that Redis did not answer is tried again until it did, or the lease is lost.
+
+Trying again is safe: BullMQ's scripts move a job only while its lock holds our token, and moving it takes the
+lock away. Called by the executor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, assert_never
+
+import structlog
+
+from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreTimeout, StoreUnavailable
+from toril.core.lease import Lease, Next
+from toril.core.ports import LeaseStore
+from toril.core.verdict import Complete, Fail, Retry, Verdict
+from toril.engine.slot import Slot
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+_FIRST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 0.5
+
+
+class Settler:
+    """Settles leases of any queue.
+
+    Args:
+        patience_s: how long to go on trying while Redis is away. After two lock durations the job is not ours.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+
+    async def settle(
+        self, store: LeaseStore, slot: Slot, lease: Lease, verdict: Verdict, may_lease: Callable[[], bool]
+    ) -> Next | None:
+        """Write a verdict; the next lease where there was one. A lost lease writes nothing."""
+        loop = asyncio.get_running_loop()
+        tries = 0
+        while not lease.lost:
+            try:
+                found = await self._write(store, lease, verdict, fetch_next=may_lease())
+            except StoreUnavailable as exc:
+                tries += 1
+                slot.doubtful |= isinstance(exc, (ConnectionLost, StoreTimeout))
+                if loop.time() - lease.renewed_at > self._patience_s:
+                    log.warning("lease.lost", queue=lease.queue, job_id=_shown(lease), error=exc.message)
+                    return None
+                await asyncio.sleep(_pause_s(tries))
+            except LeaseLost as exc:
+                # After a try without an answer this is most likely our own doing; what that try brought is unknown.
+                if not slot.doubtful:
+                    log.warning("lease.lost", queue=lease.queue, job_id=_shown(lease), error=exc.message)
+                return None
+            except StoreError as exc:
+                log.error("settle.failed", queue=lease.queue, job_id=_shown(lease), error=exc.message)
+                return None
+            except JobRefused as exc:
+                log.warning("settle.refused", queue=lease.queue, job_id=_shown(lease), error=exc.message)
+                if isinstance(verdict, Fail):
+                    return None
+                # A job with failed or pending children cannot complete, and as with BullMQ's worker it fails.
+                verdict = Fail(exc.message, f"UnrecoverableError: {exc.message}")
+            else:
+                # Our lock was still there, so no try before this one was carried out.
+                slot.doubtful = False
+                return found
+        return None
+
+    async def release(self, store: LeaseStore, lease: Lease) -> None:
+        """Give a job back to the head of its queue."""
+        try:
+            await self.patiently(lambda: store.release(lease))
+        except (StoreError, JobRefused) as exc:
+            log.warning("release.failed", queue=lease.queue, job_id=_shown(lease), error=exc.message)
+
+    async def patiently(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Do something idempotent, again while Redis is away."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience_s
+        tries = 0
+        while True:
+            try:
+                return await write()
+            except StoreUnavailable:
+                tries += 1
+                if loop.time() > until:
+                    raise
+                await asyncio.sleep(_pause_s(tries))
+
+    async def _write(self, store: LeaseStore, lease: Lease, verdict: Verdict, *, fetch_next: bool) -> Next | None:
+        match verdict:
+            case Complete():
+                return await store.complete(lease, verdict, fetch_next=fetch_next)
+            case Retry():
+                return await store.retry(lease, verdict, fetch_next=fetch_next)
+            case Fail():
+                return await store.fail(lease, verdict, fetch_next=fetch_next)
+            case _:
+                assert_never(verdict)
+
+
+def _pause_s(tries: int) -> float:
+    return float(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(tries, 10)))
+
+
+def _shown(lease: Lease) -> str:
+    return lease.job_id.decode(errors="replace")

@@ -1,0 +1,30 @@
+"""One of a consumer's places for a job."""
+
+from __future__ import annotations
+
+import asyncio
+
+from toril.core.lease import Lease
+
+
+class Slot:
+    """A place for one job at a time, and the task that works it.
+
+    The lock token belongs to the slot and holds the lock of every job that passes through it, as in BullMQ.
+    Only an attempt may be broken off: a job that is being taken or settled is left to finish doing so.
+    """
+
+    __slots__ = ("attempting", "doubtful", "lease", "task", "token")
+
+    def __init__(self, token: bytes) -> None:
+        self.token = token
+        self.lease: Lease | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.attempting = False
+        self.doubtful = False
+
+    def break_off(self) -> None:
+        """Cancel the attempt under way, if there is one."""
+        if self.attempting and self.task is not None:
+            self.attempting = False
+            self.task.cancel()

@@ -1,0 +1,79 @@
+"""`/queues/{queue}/jobs/{id}/progress` and `/logs`: what the worker that holds a job reports, and the log read."""
+
+from __future__ import annotations
+
+from toril.core.errors import InvalidRequest, JobNotFound
+from toril.core.job_faults import decode_json
+from toril.core.ports import JobReader, JobReporter
+from toril.core.queue_name import NameRules
+from toril.gateway import wire
+from toril.gateway.auth import check_lock
+from toril.gateway.queues import window
+from toril.gateway.routing import Access, Answer, Request, Route
+
+
+class JobRoutes:
+    """What a job's worker reports. The lock token is checked against Redis on every call."""
+
+    def __init__(self, reader: JobReader, reporter: JobReporter, *, names: NameRules, max_body_bytes: int) -> None:
+        self._reader = reader
+        self._reporter = reporter
+        self._names = names
+        self._max_body_bytes = max_body_bytes
+
+    def routes(self) -> list[Route]:
+        """The routes of this module."""
+        return [
+            Route("POST", "/queues/{queue}/jobs/{id}/progress", Access.LOCK, self.progress),
+            Route("POST", "/queues/{queue}/jobs/{id}/logs", Access.LOCK, self.log),
+            Route("GET", "/queues/{queue}/jobs/{id}/logs", Access.TOKEN, self.logs),
+        ]
+
+    async def _held(self, request: Request) -> tuple[str, str]:
+        queue, job_id = request.segment(1), request.segment(3)
+        check_lock(request.authorization, await self._reader.lock_token(queue, job_id))
+        self._names.check(queue)
+        return queue, job_id
+
+    async def progress(self, request: Request) -> Answer:
+        """Store the whole JSON body as the job's progress."""
+        queue, job_id = await self._held(request)
+        body = await request.body(self._max_body_bytes)
+        decode_json(body)
+        if not await self._reporter.progress(queue, job_id, body.strip()):
+            raise JobNotFound
+        return wire.OK
+
+    async def log(self, request: Request) -> Answer:
+        """Append a line to the job's log: a JSON string, or `{"log": "…"}`."""
+        queue, job_id = await self._held(request)
+        line = decode_json(await request.body(self._max_body_bytes))
+        if isinstance(line, dict) and set(line) == {"log"}:
+            line = line["log"]
+        if not isinstance(line, str):
+            raise InvalidRequest('The body must be a JSON string or {"log": "…"}')
+        try:
+            line.encode()
+        except UnicodeEncodeError as exc:
+            raise InvalidRequest("The log line must be valid Unicode") from exc
+        if not await self._reporter.log(queue, job_id, line):
+            raise JobNotFound
+        return wire.OK
+
+    async def logs(self, request: Request) -> Answer:
+        """A page of the job's log, oldest line first: `start` and `length`, or `start` and `end` (-1 = all)."""
+        queue, job_id = request.segment(1), request.segment(3)
+        self._names.check(queue)
+        query = request.query()
+        start, length = window(query)
+        end = start + length - 1
+        if "end" in query:
+            try:
+                end = int(query["end"])
+            except ValueError:
+                raise InvalidRequest("Invalid start or end") from None
+        if length == 0 and "end" not in query:
+            _, count = await self._reader.logs(queue, job_id, 0, 0)
+            return wire.json_answer(wire.log_page([], count))
+        lines, count = await self._reader.logs(queue, job_id, start, end)
+        return wire.json_answer(wire.log_page(lines, count))

@@ -1,0 +1,50 @@
+"""`/`, `/health` and `/ready`: who this is, whether it lives, and whether work is moving."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from toril.gateway import wire
+from toril.gateway.problems import PLAIN
+from toril.gateway.routing import Access, Answer, Request, Route
+
+_encode = msgspec.json.Encoder().encode
+
+
+class OpsRoutes:
+    """Open to anybody, so they name no queue and no address.
+
+    Args:
+        version: toril's own.
+        faults: what keeps this instance from moving work; empty when it is ready.
+    """
+
+    def __init__(self, version: str, faults: Callable[[], Awaitable[list[str]]]) -> None:
+        self._banner = f"toril {version}, wire-compatible with BullMQ Proxy (c) Taskforce.sh Inc. v1.5.3\n".encode()
+        self._version = version
+        self._faults = faults
+
+    def routes(self) -> list[Route]:
+        """The routes of this module."""
+        return [
+            Route("GET", "/", Access.OPEN, self.banner),
+            Route("GET", "/health", Access.OPEN, self.health),
+            Route("GET", "/ready", Access.OPEN, self.ready),
+        ]
+
+    async def banner(self, request: Request) -> Answer:
+        """The banner that BullMQ Proxy users check for."""
+        return Answer(200, PLAIN, self._banner)
+
+    async def health(self, request: Request) -> Answer:
+        """The process answers."""
+        return wire.json_answer(_encode({"status": "ok", "version": self._version}))
+
+    async def ready(self, request: Request) -> Answer:
+        """Redis answers, and every registered queue is being worked on."""
+        faults = await self._faults()
+        if faults:
+            return wire.json_answer(_encode({"status": "not ready", "reasons": faults}), 503)
+        return wire.json_answer(b'{"status":"ready"}')

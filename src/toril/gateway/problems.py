@@ -1,0 +1,38 @@
+"""Errors as answers, in one place. The routes of BullMQ Proxy answer in plain text, as their clients expect."""
+
+from __future__ import annotations
+
+import structlog
+
+from toril.core.errors import ConnectionLost, ShuttingDown, StoreTimeout, StoreUnavailable, TorilError
+from toril.gateway.routing import Answer
+
+log = structlog.get_logger(__name__)
+
+PLAIN = b"text/plain;charset=utf-8"
+_AWAY = b"Redis is not available, try again"
+_UNKNOWN = b"Redis did not answer, so whether anything was written is unknown"
+_LOST = (ConnectionLost, StoreTimeout)
+
+
+def problem(error: TorilError) -> Answer:
+    """The answer to a request that failed in a way we know."""
+    if isinstance(error, (StoreUnavailable, ShuttingDown)):
+        retry_after = (b"retry-after", b"%d" % error.retry_after_s)
+        if isinstance(error, StoreUnavailable):
+            log.warning("request.store_unavailable", error=error.message)
+            return Answer(error.status, PLAIN, _UNKNOWN if isinstance(error, _LOST) else _AWAY, (retry_after,))
+        return Answer(error.status, PLAIN, error.message.encode(), (retry_after, (b"connection", b"close")))
+    if error.status >= 500:
+        log.error("request.failed", error=error.message, code=error.code)
+        return Answer(error.status, PLAIN, b"Internal error: " + error.code.encode())
+    if error.status == 413:
+        # What is left of the body is not read, so the connection cannot be used again.
+        return Answer(413, PLAIN, error.message.encode(), ((b"connection", b"close"),))
+    return Answer(error.status, PLAIN, error.message.encode(errors="replace"))
+
+
+def unexpected() -> Answer:
+    """The answer to a request that hit a fault of ours; the log has the rest."""
+    log.exception("request.crashed")
+    return Answer(500, PLAIN, b"Internal error")

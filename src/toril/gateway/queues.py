@@ -1,0 +1,107 @@
+"""`/queues/{queue}/jobs`: add, list, get."""
+
+from __future__ import annotations
+
+from toril.core.errors import InvalidRequest, JobNotFound
+from toril.core.job import decode_jobs, is_job_id
+from toril.core.ports import JobProducer, JobReader, Now
+from toril.core.queue_name import NameRules
+from toril.core.stored_job import text_json
+from toril.gateway import wire
+from toril.gateway.routing import Access, Answer, Request, Route
+
+STATUSES = ("waiting", "active", "completed", "failed", "delayed")
+DEFAULT_STATUSES = STATUSES[:4]
+MAX_LENGTH = 100
+
+
+class QueueRoutes:
+    """Adds and reads the jobs of queues."""
+
+    def __init__(
+        self,
+        producer: JobProducer,
+        reader: JobReader,
+        *,
+        names: NameRules,
+        prefix: str,
+        max_body_bytes: int,
+        now: Now,
+    ) -> None:
+        self._producer = producer
+        self._reader = reader
+        self._names = names
+        self._prefix = prefix
+        self._max_body_bytes = max_body_bytes
+        self._now = now
+
+    def routes(self) -> list[Route]:
+        """The routes of this module."""
+        return [
+            Route("POST", "/queues/{queue}/jobs", Access.TOKEN, self.add),
+            Route("GET", "/queues/{queue}/jobs", Access.TOKEN, self.page),
+            Route("GET", "/queues/{queue}/jobs/{id}", Access.TOKEN, self.get),
+        ]
+
+    def _queue(self, request: Request) -> str:
+        queue = request.segment(1)
+        self._names.check(queue)
+        return queue
+
+    def _qualified(self, queue: str) -> bytes:
+        return text_json(f"{self._prefix}:{queue}".encode())
+
+    async def add(self, request: Request) -> Answer:
+        """Add the jobs in the body, several of them all or none."""
+        queue = self._queue(request)
+        jobs = decode_jobs(await request.body(self._max_body_bytes))
+        timestamp_ms = int(self._now() * 1000)
+        ids = await self._producer.add(queue, jobs, timestamp_ms)
+        qualified = self._qualified(queue)
+        return wire.json_answer(
+            wire.array(
+                [wire.added(qualified, job, job_id, timestamp_ms) for job, job_id in zip(jobs, ids, strict=True)]
+            )
+        )
+
+    async def page(self, request: Request) -> Answer:
+        """A page of jobs of some statuses, and how many there are."""
+        queue = self._queue(request)
+        query = request.query()
+        start, length = window(query)
+        statuses = [status for status in query.get("statuses", "").split(",") if status] or DEFAULT_STATUSES
+        for status in statuses:
+            if status not in STATUSES:
+                raise InvalidRequest(f"Invalid status: {status}", field="statuses")
+        counts, jobs = await self._reader.page(queue, list(dict.fromkeys(statuses)), start, length)
+        qualified = self._qualified(queue)
+        rendered = [wire.stored(qualified, job_id, fields) for job_id, fields in jobs]
+        return wire.json_answer(wire.page(counts, rendered, start, length))
+
+    async def get(self, request: Request) -> Answer:
+        """One job."""
+        queue = self._queue(request)
+        job_id = request.segment(3)
+        fields = await self._reader.get(queue, job_id) if is_job_id(job_id) else None
+        if fields is None:
+            raise JobNotFound
+        return wire.json_answer(wire.stored(self._qualified(queue), job_id.encode(), fields))
+
+
+def window(query: dict[str, str]) -> tuple[int, int]:
+    """`start` and `length` of a page.
+
+    Raises:
+        InvalidRequest: with BullMQ Proxy's text.
+    """
+    try:
+        start, length = int(query.get("start") or 0), int(query.get("length") or 10)
+    except ValueError:
+        raise InvalidRequest("Invalid start or length") from None
+    if start < 0 or length < 0:
+        raise InvalidRequest("Start and length must be positive")
+    if length > MAX_LENGTH:
+        raise InvalidRequest(f"Length must be less than or equal to {MAX_LENGTH}")
+    if start >= 2**53:
+        raise InvalidRequest("Invalid start or length")
+    return start, length

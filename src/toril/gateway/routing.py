@@ -1,0 +1,152 @@
+"""The route table, and the two things every handler deals in: a `Request` and an `Answer`.
+
+Matches on the raw path, because a queue may be called `a/b` and come as `a%2Fb`: segments are decoded one by one
+after matching. Starlette's router matches the decoded path, and costs 4 µs a request where this costs one
+(measured on the raw ASGI ceiling of 24 µs); it serves everything that is not a plain HTTP exchange.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Iterable
+from urllib.parse import parse_qsl
+
+from msgspec import Struct
+from starlette.types import Receive, Scope
+
+from toril.core.errors import InvalidRequest, PayloadTooLarge
+
+Header = tuple[bytes, bytes]
+_HEX = frozenset(b"0123456789abcdefABCDEF")
+
+
+class Access(enum.Enum):
+    """Who may call a route."""
+
+    OPEN = "anybody"
+    TOKEN = "a caller with an API token"  # noqa: S105 - a description
+    LOCK = "the worker that holds the job's lock"
+
+
+class Answer(Struct):
+    """A response to send, whole."""
+
+    status: int
+    content_type: bytes
+    body: bytes
+    headers: tuple[Header, ...] = ()
+
+
+class Request:
+    """One HTTP request, read as far as somebody asked."""
+
+    __slots__ = ("_receive", "_segments", "authorization", "content_length", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, segments: list[bytes]) -> None:
+        self.scope = scope
+        self.authorization: bytes | None = None
+        self.content_length: bytes | None = None
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                self.authorization = value
+            elif name == b"content-length":
+                self.content_length = value
+        self._receive = receive
+        self._segments = segments
+
+    def segment(self, index: int) -> str:
+        """A decoded segment of the path, counted from 0.
+
+        Raises:
+            InvalidRequest: its percent-encoding is malformed.
+        """
+        raw = self._segments[index + 1]
+        return raw.decode("ascii") if b"%" not in raw and raw.isascii() else _decoded(raw)
+
+    def query(self) -> dict[str, str]:
+        """The query parameters; the last of a name wins.
+
+        Raises:
+            InvalidRequest: its percent-encoding is malformed.
+        """
+        raw: bytes = self.scope["query_string"]
+        if not raw:
+            return {}
+        for pair in raw.replace(b"+", b"%20").split(b"&"):
+            for half in pair.split(b"=", 1):
+                _decoded(half)
+        return dict(parse_qsl(raw.decode(), keep_blank_values=True))
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            PayloadTooLarge: it is larger than the limit; reading stopped there.
+        """
+        if self.content_length is not None and int(self.content_length) > limit_bytes:
+            raise _too_large(limit_bytes)
+        parts: list[bytes] = []
+        size = 0
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise InvalidRequest("The request was broken off")
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > limit_bytes:
+                raise _too_large(limit_bytes)
+            parts.append(part)
+            more = message.get("more_body", False)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(limit_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body must be at most {limit_bytes} bytes")
+
+
+def _decoded(raw: bytes) -> str:
+    """Percent-decode strictly: every `%` with two hex digits behind it, and UTF-8 in the end (RFC 3986 2.1)."""
+    first, *rest = raw.split(b"%")
+    parts = [first]
+    for piece in rest:
+        if len(piece) < 2 or piece[0] not in _HEX or piece[1] not in _HEX:
+            raise InvalidRequest("Malformed percent-encoding in the URL")
+        parts.append(bytes((int(piece[:2], 16),)) + piece[2:])
+    try:
+        return b"".join(parts).decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest("Malformed percent-encoding in the URL: not UTF-8") from exc
+
+
+Handler = Callable[[Request], Awaitable[Answer]]
+
+
+class Route(Struct, frozen=True):
+    """A method, a path template (`/queues/{queue}/jobs`), who may call it, and what answers."""
+
+    method: str
+    template: str
+    access: Access
+    handler: Handler
+
+
+class RouteTable:
+    """All routes. A path that matches none, also by its method, is not there."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = list(routes)
+        self._by_shape: dict[tuple[str, int], list[tuple[tuple[bytes | None, ...], Route]]] = {}
+        for route in self.routes:
+            parts = tuple(None if part.startswith("{") else part.encode() for part in route.template.split("/"))
+            self._by_shape.setdefault((route.method, len(parts)), []).append((parts, route))
+
+    def match(self, method: str, segments: list[bytes]) -> Route | None:
+        """The route of a method and the raw path split at `/`."""
+        for parts, route in self._by_shape.get((method, len(segments)), ()):
+            for part, segment in zip(parts, segments, strict=True):
+                if part != segment and (part is not None or not segment):
+                    break
+            else:
+                return route
+        return None

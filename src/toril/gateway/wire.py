@@ -1,0 +1,68 @@
+"""What goes out over HTTP: job JSON and pages of it. BullMQ's spelling is confined to here and to `toril.bull`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+from msgspec import UNSET
+
+from toril.core.job import NO_OPTIONS, JobSpec
+from toril.core.stored_job import Fields, read_options, render, text_json
+from toril.gateway.routing import Answer
+
+JSON = b"application/json"
+_encode = msgspec.json.Encoder().encode
+OK = Answer(200, b"text/plain;charset=utf-8", b"OK")
+
+
+def json_answer(body: bytes, status: int = 200) -> Answer:
+    """JSON text as an answer."""
+    return Answer(status, JSON, body)
+
+
+def added(queue: bytes, job: JobSpec, job_id: bytes, timestamp_ms: int) -> bytes:
+    """The JSON of a job just added; `queue` is the qualified name as a JSON string."""
+    opts = job.opts
+    if opts is None:
+        options, delay, priority, more = NO_OPTIONS, 0, 0, b""
+    else:
+        options = _encode(opts.as_stored())
+        delay = 0 if opts.delay is UNSET else opts.delay
+        priority = 0 if opts.priority is UNSET else opts.priority
+        more = b"" if opts.deduplication is UNSET else b',"deduplicationId":' + _encode(opts.deduplication.id)
+    return (
+        b'{"name":%b,"data":%b,"opts":%b,"id":%b,"progress":0,"returnvalue":null,"stacktrace":null,"delay":%d,'
+        b'"priority":%d,"attemptsStarted":0,"attemptsMade":0,"stalledCounter":0,"timestamp":%d,'
+        b'"queueQualifiedName":%b%b}'
+    ) % (
+        _encode(job.name),
+        bytes(job.data),
+        options,
+        b'"%b"' % job_id if job_id.isdigit() else text_json(job_id),
+        delay,
+        priority,
+        timestamp_ms,
+        queue,
+        more,
+    )
+
+
+def stored(queue: bytes, job_id: bytes, fields: Fields) -> bytes:
+    """The JSON of a stored job."""
+    return render(queue, job_id, fields, read_options(fields.get(b"opts", b"{}")).text)
+
+
+def array(items: Iterable[bytes]) -> bytes:
+    """JSON texts as a JSON array."""
+    return b"[%b]" % b",".join(items)
+
+
+def page(counts: Mapping[str, int], jobs: Sequence[bytes], start: int, length: int) -> bytes:
+    """A page of jobs."""
+    return b'{"counts":%b,"jobs":%b,"start":%d,"length":%d}' % (_encode(counts), array(jobs), start, length)
+
+
+def log_page(lines: Sequence[bytes], count: int) -> bytes:
+    """Log lines of a job."""
+    return b'{"logs":%b,"count":%d}' % (array(text_json(line) for line in lines), count)

@@ -1,0 +1,54 @@
+"""`/workers`: register, list and remove the HTTP endpoints that work on queues."""
+
+from __future__ import annotations
+
+import msgspec
+
+from toril.core.errors import InvalidRequest, WorkerNotFound
+from toril.core.ports import WorkerRegistry
+from toril.core.queue_name import NameRules
+from toril.core.worker import read_worker
+from toril.gateway import wire
+from toril.gateway.routing import Access, Answer, Request, Route
+
+_encode = msgspec.json.Encoder().encode
+
+
+class WorkerRoutes:
+    """Writes the fleet's registry; every instance, this one included, follows it."""
+
+    def __init__(self, registry: WorkerRegistry, *, names: NameRules, max_body_bytes: int) -> None:
+        self._registry = registry
+        self._names = names
+        self._max_body_bytes = max_body_bytes
+
+    def routes(self) -> list[Route]:
+        """The routes of this module."""
+        return [
+            Route("POST", "/workers", Access.TOKEN, self.register),
+            Route("GET", "/workers", Access.TOKEN, self.all),
+            Route("DELETE", "/workers/{queue}", Access.TOKEN, self.remove),
+        ]
+
+    async def register(self, request: Request) -> Answer:
+        """Register an endpoint as the worker of a queue, in place of the one that was."""
+        document = await request.body(self._max_body_bytes)
+        worker = read_worker(document, self._names)
+        await self._registry.put(worker.queue, document)
+        return wire.OK
+
+    async def all(self, request: Request) -> Answer:
+        """The endpoints' URLs by queue. A document that cannot run is not listed: nothing works on it."""
+        urls = {}
+        for queue, document in (await self._registry.all()).items():
+            try:
+                urls[queue] = read_worker(document, self._names).endpoint.url
+            except InvalidRequest:
+                continue
+        return wire.json_answer(_encode(urls))
+
+    async def remove(self, request: Request) -> Answer:
+        """Remove a queue's worker; jobs in flight end."""
+        if not await self._registry.remove(request.segment(1)):
+            raise WorkerNotFound
+        return wire.OK

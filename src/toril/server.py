@@ -1,0 +1,136 @@
+"""Serves one instance over HTTP until a signal says stop. Called by `toril.cli`.
+
+SIGTERM and SIGINT: new work is refused and nothing more is leased at once; jobs in flight have the grace period
+to end, and their workers can report on them meanwhile; what is left is given back. A second signal ends it now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from toril.bootstrap import Instance, running
+from toril.core.policy import Settings
+from toril.gathered_writes import GatheringProtocol
+
+log = structlog.get_logger(__name__)
+
+_CLOSE_S = 3
+_BACKLOG = 2048
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    listening.setblocking(False)
+    return listening
+
+
+def url_of(listening: socket.socket) -> str:
+    """Where a socket can be reached from this machine."""
+    host, port = listening.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what it listens on, not a choice
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: an instance has more to end than connections."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp, sock: socket.socket) -> AsyncIterator[None]:
+    """Answer HTTP on a socket for the length of a block."""
+    server = _Server(
+        uvicorn.Config(
+            app,
+            loop="none",
+            http=GatheringProtocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            access_log=False,
+            log_config=None,
+            proxy_headers=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=_CLOSE_S,
+        )
+    )
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(server.serve([sock]), name="http")
+        try:
+            yield
+        finally:
+            # Waited for here: a block that is cancelled would cancel the server too, and leave its requests behind.
+            server.should_exit = True
+            await asyncio.wait([serving])
+
+
+async def serve(
+    settings: Settings,
+    sock: socket.socket,
+    *,
+    started: Callable[[Instance], None] | None = None,
+    lifeline: int | None = None,
+) -> None:
+    """Run an instance until it is told to stop, then drain it.
+
+    Args:
+        started: called when it listens.
+        lifeline: a descriptor whose end means the same as SIGTERM, because whoever held it is gone.
+    """
+    stop = asyncio.Event()
+    if lifeline is not None:
+        asyncio.get_running_loop().add_reader(lifeline, _orphaned, lifeline, stop)
+    with _signals(stop):
+        async with running(settings) as instance:
+            await instance.check()
+            async with listening(instance.gateway, sock):
+                log.info("listening", url=url_of(sock), redis=str(settings.redis), pid=os.getpid())
+                if started is not None:
+                    started(instance)
+                await stop.wait()
+                log.info("shutdown.began", grace_s=settings.engine.grace_s)
+                await instance.drain()
+    log.info("shutdown.done")
+
+
+def _orphaned(lifeline: int, stop: asyncio.Event) -> None:
+    asyncio.get_running_loop().remove_reader(lifeline)
+    log.warning("shutdown.orphaned", hint="the parent process is gone")
+    stop.set()
+
+
+@contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, handle, number)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

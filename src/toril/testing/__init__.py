@@ -1,0 +1,24 @@
+"""Fakes of toril's ports and a clock to drive them, for toril's own tests and for yours.
+
+Each fake keeps the promises of its Protocol in `toril.core.ports` (`tests/conformance` runs the same suites over
+fakes and real adapters), works in memory, and can be told to fail the way the real thing fails. Nothing here is
+imported by toril itself.
+"""
+
+from toril.testing.clock import FakeClock
+from toril.testing.leases import FakeLeaseStore
+from toril.testing.outbound import FakeOutbound, FakePool, answered
+from toril.testing.presence import FakePresence
+from toril.testing.registry import FakeRegistry
+from toril.testing.waits import FakeMarkerWaits
+
+__all__ = [
+    "FakeClock",
+    "FakeLeaseStore",
+    "FakeMarkerWaits",
+    "FakeOutbound",
+    "FakePool",
+    "FakePresence",
+    "FakeRegistry",
+    "answered",
+]

@@ -1,0 +1,108 @@
+"""The fleet's registered workers, in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from toril.core.errors import StoreUnavailable
+from toril.core.ports import WorkerRegistry
+
+
+class FakeRegistry:
+    """Documents by queue, and announcements of which only the newest are kept.
+
+    Args:
+        max_len: how many announcements are kept.
+        follow_s: how long `changed_since` waits.
+    """
+
+    def __init__(self, *, max_len: int = 100, follow_s: float = 5.0) -> None:
+        self.documents: dict[str, bytes] = {}
+        self._max_len = max_len
+        self._follow_s = follow_s
+        self._announcements: list[tuple[int, str]] = []
+        self._last = 0
+        self._announced = asyncio.Event()
+        self._away = False
+
+    def go_away(self) -> None:
+        """From now on every call finds no Redis, those that wait included."""
+        self._away = True
+        self._wake()
+
+    def come_back(self) -> None:
+        """Redis is there again."""
+        self._away = False
+
+    def change_silently(self, queue: str, document: bytes | None) -> None:
+        """Change a document (None removes it) without an announcement."""
+        if document is None:
+            self.documents.pop(queue, None)
+        else:
+            self.documents[queue] = document
+
+    def announce(self, queue: str) -> None:
+        """Announce a change."""
+        self._last += 1
+        self._announcements = [*self._announcements, (self._last, queue)][-self._max_len :]
+        self._wake()
+
+    async def put(self, queue: str, document: bytes) -> None:
+        """Store a document and announce it."""
+        await self._reach()
+        self.documents[queue] = document
+        self.announce(queue)
+
+    async def remove(self, queue: str) -> bool:
+        """Remove a document and announce it; False (and nothing announced) when there was none."""
+        await self._reach()
+        if self.documents.pop(queue, None) is None:
+            return False
+        self.announce(queue)
+        return True
+
+    async def all(self) -> dict[str, bytes]:
+        """Every document."""
+        await self._reach()
+        return dict(self.documents)
+
+    async def some(self, queues: Sequence[str]) -> dict[str, bytes]:
+        """The documents of these queues, those that exist."""
+        await self._reach()
+        return {queue: self.documents[queue] for queue in queues if queue in self.documents}
+
+    async def position(self) -> str:
+        """The id of the newest announcement."""
+        await self._reach()
+        return str(self._last)
+
+    async def changed_since(self, position: str) -> tuple[str, list[str], bool]:
+        """Wait a few seconds for announcements after `position`; the queues they name, each once."""
+        await self._reach()
+        if self._last <= int(position):
+            try:
+                async with asyncio.timeout(self._follow_s):
+                    await self._announced.wait()
+            except TimeoutError:
+                return position, [], False
+            await self._reach()
+        new = [(number, queue) for number, queue in self._announcements if number > int(position)]
+        if not new:
+            return position, [], False
+        return str(self._last), list(dict.fromkeys(queue for _, queue in new)), len(new) >= self._max_len
+
+    async def _reach(self) -> None:
+        await asyncio.sleep(0)
+        if self._away:
+            raise StoreUnavailable
+
+    def _wake(self) -> None:
+        # Whoever waits now is woken; whoever comes later waits anew.
+        self._announced.set()
+        self._announced = asyncio.Event()
+
+
+if TYPE_CHECKING:
+    _: type[WorkerRegistry] = FakeRegistry

@@ -1,0 +1,40 @@
+"""Both majors of Node BullMQ, installed once from the lock file beside their scripts."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.compat.nodejs import Node
+from tests.support.valkey import ValkeyProcess
+
+FOLDER = Path(__file__).parent / "node"
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """The folder of the scripts, with their packages installed exactly as locked."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            reason = f"{program} is not installed"
+            if os.environ.get("CI"):
+                pytest.fail(f"{reason}, and CI must not skip this")
+            pytest.skip(reason)
+    installed = FOLDER / "node_modules" / ".package-lock.json"
+    lock = FOLDER / "package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        command = ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"]
+        done = subprocess.run(command, cwd=FOLDER, check=False, capture_output=True, text=True, timeout=110)
+        assert done.returncode == 0, f"npm ci failed:\n{done.stderr}"
+    return FOLDER
+
+
+@pytest.fixture(params=["5", "6"], ids=["bullmq5", "bullmq6"])
+def node(request: pytest.FixtureRequest, node_modules: Path, valkey: ValkeyProcess) -> Iterator[Node]:
+    """One major of Node BullMQ on the shared Valkey."""
+    with ExitStack() as stack:
+        yield Node(request.param, valkey.url, node_modules, stack)

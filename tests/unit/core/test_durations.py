@@ -1,0 +1,50 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toril.core.durations import parse_duration_s
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0),
+        ("30s", 30),
+        ("1h30m", 5400),
+        ("2m3.5s", 123.5),
+        ("500ms", 0.5),
+        ("1.5h", 5400),
+        (".5s", 0.5),
+        ("5.s", 5),
+        ("250us", 0.00025),
+        ("250µs", 0.00025),
+        ("10ns", 1e-8),
+        ("0s", 0),
+        ("1s1s", 2),
+    ],
+)
+def test_a_duration_is_read_as_go_reads_it(text: str, seconds: float) -> None:
+    assert parse_duration_s(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "s", "5 s", "-5s", "1h-1m", "5d", "5S", "1m 3s", "5s ", " 5s", "1..5s", ".s"]
+)
+def test_anything_else_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration") as caught:
+        parse_duration_s(text)
+    assert repr(text) in str(caught.value)
+
+
+@given(st.text())
+def test_any_text_is_a_duration_or_refused(text: str) -> None:
+    try:
+        seconds = parse_duration_s(text)
+    except ValueError:
+        return
+    assert seconds >= 0
+
+
+@given(st.integers(0, 1000), st.integers(0, 59), st.integers(0, 59))
+def test_the_parts_of_a_duration_add_up(hours: int, minutes: int, seconds: int) -> None:
+    assert parse_duration_s(f"{hours}h{minutes}m{seconds}s") == hours * 3600 + minutes * 60 + seconds

@@ -1,0 +1,303 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.unit.json_texts import json_values
+from toril.core.errors import InvalidRequest
+from toril.core.queue_name import NameRules
+from toril.core.stored_job import Keep
+from toril.core.worker import MAX_CONCURRENCY, Endpoint, Limiter, WorkerSpec, read_worker
+
+ENDPOINT = {"url": "http://127.0.0.1:3000/charge", "method": "POST"}
+
+
+def document(**fields: Any) -> dict[str, Any]:
+    return {"queue": "orders", "endpoint": ENDPOINT} | fields
+
+
+def endpoint(**fields: Any) -> dict[str, Any]:
+    return document(endpoint=ENDPOINT | fields)
+
+
+def opts(**fields: Any) -> dict[str, Any]:
+    return document(opts=fields)
+
+
+def without(name: str, part: str | None = None) -> dict[str, Any]:
+    whole: dict[str, Any] = json.loads(json.dumps(document()))
+    del (whole if part is None else whole[part])[name]
+    return whole
+
+
+def read(given: Any) -> WorkerSpec:
+    text = given if isinstance(given, bytes) else json.dumps(given, ensure_ascii=False).encode()
+    return read_worker(text, NameRules())
+
+
+def fault_of(given: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        read(given)
+    return caught.value
+
+
+def test_a_worker_needs_no_more_than_a_queue_and_an_endpoint() -> None:
+    assert read(document()) == WorkerSpec("orders", Endpoint("http://127.0.0.1:3000/charge", "POST"))
+
+
+def test_the_defaults_are_bullmq_proxys() -> None:
+    spec = read(document())
+    assert spec.endpoint.timeout_s == 3.0
+    assert (spec.concurrency, spec.limiter, spec.max_stalled_count) == (1, None, 1)
+    assert (spec.keep_completed, spec.keep_failed) == (None, None)
+
+
+def test_a_whole_document_is_read() -> None:
+    spec = read(
+        {
+            "queue": "größe",
+            "endpoint": {
+                "url": "https://example.org/a?b=c",
+                "method": "put",
+                "headers": {"X-One": "1", "authorization": "Basic x"},
+                "timeout": 30000,
+            },
+            "opts": {
+                "concurrency": 5,
+                "removeOnComplete": {"count": 100, "age": 3600},
+                "removeOnFail": {"age": 60},
+                "limiter": {"max": 10, "duration": 1000},
+                "maxStalledCount": 2,
+            },
+        }
+    )
+    assert spec == WorkerSpec(
+        "größe",
+        Endpoint("https://example.org/a?b=c", "PUT", (("X-One", "1"), ("authorization", "Basic x")), 30.0),
+        concurrency=5,
+        limiter=Limiter(10, 1000),
+        max_stalled_count=2,
+        keep_completed=Keep(100, 3600),
+        keep_failed=Keep(None, 60),
+    )
+
+
+# wire/bullmq-proxy.md, "Worker validation": each text.
+TEXTS = [
+    (without("queue"), "queue is required"),
+    (document(queue=""), "queue is required"),
+    (document(queue=None), "queue is required"),
+    (without("endpoint"), "endpoint is required"),
+    (document(endpoint=None), "endpoint is required"),
+    (without("url", "endpoint"), "url is required"),
+    (endpoint(url=""), "url is required"),
+    (without("method", "endpoint"), "method is required"),
+    (document(extra=1), "Invalid field: extra"),
+    (endpoint(body="x"), "Invalid field: body"),
+    (opts(connection={}), "Invalid field: connection"),
+    (opts(removeOnComplete={"limit": 1}), "Invalid field: removeOnComplete.limit"),
+    (opts(removeOnFail={"x": 1}), "Invalid field: removeOnFail.x"),
+    (endpoint(url="nonsense"), "Invalid URL"),
+    (endpoint(method="GET"), "Invalid HTTP method GET"),
+    (endpoint(method="DELETE"), "Invalid HTTP method DELETE"),
+    (endpoint(method=5), "Invalid HTTP method 5"),
+    (endpoint(timeout=0), "Invalid timeout"),
+    (endpoint(timeout=-1), "Invalid timeout"),
+    (endpoint(timeout=1.5), "Invalid timeout"),
+    (endpoint(timeout="5"), "Invalid timeout"),
+    (opts(concurrency=0), "Invalid concurrency"),
+    (opts(concurrency=True), "Invalid concurrency"),
+    (opts(maxStalledCount=0), "Invalid maxStalledCount"),
+    (opts(maxStalledCount=10**400), "Invalid maxStalledCount"),
+    (opts(limiter={}), "Invalid limiter.max"),
+    (opts(limiter={"max": 1}), "Invalid limiter.duration"),
+    (opts(limiter={"duration": 1}), "Invalid limiter.max"),
+    (opts(limiter={"max": 0, "duration": 1}), "Invalid limiter.max"),
+    (opts(limiter={"max": 1, "duration": "1s"}), "Invalid limiter.duration"),
+    (opts(removeOnComplete={"count": 0}), "Invalid removeOnComplete.count"),
+    (opts(removeOnComplete={"age": -1}), "Invalid removeOnComplete.age"),
+    (opts(removeOnFail={"count": "5"}), "Invalid removeOnFail.count"),
+    (opts(removeOnFail={"age": 0.5}), "Invalid removeOnFail.age"),
+]
+
+
+@pytest.mark.parametrize(("given", "text"), TEXTS, ids=[f"{text}-{number}" for number, (_, text) in enumerate(TEXTS)])
+def test_a_fault_is_named_in_bullmq_proxys_words(given: dict[str, Any], text: str) -> None:
+    assert fault_of(given).message == text
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (5, "Body must be an object"),
+        ([], "Body must be an object"),
+        (document(queue=["a"]), 'Invalid queue ["a"], must be a string'),
+        (document(queue="ab"), "queue name must be at least 3 characters long"),
+        (document(queue="a:b"), "queue name must not contain :"),
+        (document(endpoint="http://a"), "Invalid endpoint http://a, must be an object"),
+        (document(opts=[]), "Invalid opts [], must be an object"),
+        (endpoint(headers=[]), "Invalid headers [], must be an object"),
+        (opts(limiter=5), "Invalid limiter 5, must be an object"),
+        (opts(removeOnComplete=True), "Invalid removeOnComplete true, must be an object"),
+        (opts(concurrency=MAX_CONCURRENCY + 1), f"Invalid concurrency, must be at most {MAX_CONCURRENCY}"),
+        (b"", "Malformed JSON: Input data was truncated"),
+        (b"\xff", "Malformed JSON: not UTF-8 at byte 0"),
+    ],
+)
+def test_what_could_not_run_is_refused(given: Any, text: str) -> None:
+    assert fault_of(given).message == text
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "post", "Put", "pAtCh"])
+def test_a_method_is_taken_in_any_case(method: str) -> None:
+    assert read(endpoint(method=method)).endpoint.method == method.upper()
+
+
+@pytest.mark.parametrize("value", [5, 5.0])
+def test_a_whole_number_may_be_written_as_a_float(value: float) -> None:
+    assert read(opts(concurrency=value)).concurrency == 5
+
+
+@pytest.mark.parametrize("field", ["concurrency", "removeOnComplete", "removeOnFail", "limiter", "maxStalledCount"])
+def test_a_null_option_counts_as_not_there(field: str) -> None:
+    assert read(opts(**{field: None})) == read(document())
+
+
+def test_null_options_headers_and_timeout_count_as_not_there() -> None:
+    assert read(document(opts=None)) == read(endpoint(headers=None, timeout=None)) == read(document())
+
+
+GOOD_URLS = [
+    "http://a",
+    "http://a/",
+    "https://a.example.org:8443/x/y?z=1&w#part",
+    "HTTP://A.example",
+    "http://127.0.0.1:1",
+    "http://[::1]:8080/",
+    "http://a:65535/",
+    "http://a:/",
+    "http://a/%2e%2e/{x}/ü?q=[1]",
+    "http://münchen.example/",
+    "http://localhost:80?x",
+]
+
+
+@pytest.mark.parametrize("url", GOOD_URLS)
+def test_an_absolute_http_url_is_accepted_as_it_is(url: str) -> None:
+    assert read(endpoint(url=url)).endpoint.url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "a",
+        "/a",
+        "//a",
+        "a.example:80",
+        "ftp://a/",
+        "file:///etc/passwd",
+        "javascript:x",
+        "unix:///run/x.sock",
+        "http://",
+        "http:///a",
+        "http://:80/",
+        "http:a",
+        "http://a:0/",
+        "http://a:65536/",
+        "http://a:-1/",
+        "http://a:x/",
+        "http://a:80:80/",
+        "http://[::1",
+        "http://a b/",
+        "http://a/ b",
+        "http://a\\b/",
+        "http://a/\r\nX-Evil: 1",
+        "http://a/\nx",
+        "http://a/\tx",
+        "http://a/\x00",
+        " http://a/",
+        "http://a/ ",
+        "http://a\u2028/",
+        "http://a/\u200b\u2029",
+        "http://a\u2100b/",
+    ],
+)
+def test_a_url_that_cannot_be_requested_is_refused(url: str) -> None:
+    assert fault_of(endpoint(url=url)).message == "Invalid URL"
+
+
+@pytest.mark.parametrize("url", [5, ["http://a"], {"href": "http://a"}, True])
+def test_a_url_that_is_no_text_is_refused(url: Any) -> None:
+    assert fault_of(endpoint(url=url)).message == "Invalid URL"
+
+
+@pytest.mark.parametrize("url", ["http://u@a/", "http://u:p@a/", "http://:p@a/", "http://@a/", "http://u:@a/"])
+def test_a_url_with_a_user_is_refused_without_repeating_it(url: str) -> None:
+    assert fault_of(endpoint(url=url)).message == "Invalid URL, must not contain a user name or password"
+
+
+@pytest.mark.parametrize("host", ["é..example", "é" * 70, "xn--é.example", ".é", "é.a." + "b" * 64])
+def test_a_host_name_that_cannot_be_looked_up_is_refused(host: str) -> None:
+    assert fault_of(endpoint(url=f"http://{host}/")).message == "Invalid URL"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "a\r\nb", "x\n", "ü", "a\x00", "(a)"])
+def test_a_header_name_that_is_no_token_is_refused(name: str) -> None:
+    fault = fault_of(endpoint(headers={name: "1"}))
+    assert fault.message == f"Invalid header name {name!r}"
+    assert fault.field == "endpoint.headers"
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "\x00", "a\x7f", "日本", "\u2028", 5, None, ["a"], True])
+def test_a_header_value_that_cannot_be_sent_is_refused(value: Any) -> None:
+    fault = fault_of(endpoint(headers={"x-a": value}))
+    assert fault.message == "Invalid value of header x-a"
+    assert fault.field == "endpoint.headers.x-a"
+
+
+@pytest.mark.parametrize("value", ["", "a b\tc", "é", "ÿ", "Bearer x.y.z"])
+def test_a_header_value_of_latin_1_is_kept(value: str) -> None:
+    assert read(endpoint(headers={"X-A": value})).endpoint.headers == (("X-A", value),)
+
+
+_near_documents = st.fixed_dictionaries(
+    {},
+    optional={
+        "queue": st.one_of(st.just("orders"), json_values),
+        "endpoint": st.one_of(
+            st.fixed_dictionaries(
+                {"url": st.one_of(st.sampled_from(GOOD_URLS), st.text().map("http://{}".format), json_values)},
+                optional={
+                    "method": st.one_of(st.just("POST"), json_values),
+                    "headers": st.one_of(st.dictionaries(st.text(), st.text()), json_values),
+                    "timeout": json_values,
+                },
+            ),
+            json_values,
+        ),
+        "opts": st.one_of(
+            st.dictionaries(
+                st.sampled_from(("concurrency", "removeOnComplete", "removeOnFail", "limiter", "maxStalledCount")),
+                st.one_of(
+                    json_values,
+                    st.dictionaries(st.sampled_from(("count", "age", "max", "duration")), json_values),
+                ),
+            ),
+            json_values,
+        ),
+    },
+)
+
+
+@given(st.one_of(_near_documents, json_values).map(json.dumps).map(str.encode))
+@example(b"\xff")
+@example(b"[" * 100_000)
+@example(b'{"queue":1%b}' % (b"0" * 5000))
+def test_any_document_is_read_or_refused(text: bytes) -> None:
+    try:
+        spec = read_worker(text, NameRules())
+    except InvalidRequest:
+        return
+    assert spec.concurrency >= 1

@@ -1,0 +1,224 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from structlog.testing import capture_logs
+
+from tests.unit.engine.support import Desk, turns
+from toril.core.destinations.base import Destination
+from toril.core.errors import InvalidRequest
+from toril.engine.reconciler import COMPARE_S, Reconciler
+from toril.engine.supervisor import Supervisor
+from toril.testing import FakeClock, FakeRegistry
+
+
+class Ledger:
+    """As much of a supervisor as a reconciler uses: what runs, and every order that came."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, str] = {}
+        self.orders: list[tuple[str, str]] = []
+
+    def start(self, destination: Destination) -> None:
+        self.running[destination.queue] = destination.url
+        self.orders.append(("start", destination.queue))
+
+    def stop(self, queue: str) -> None:
+        self.running.pop(queue, None)
+        self.orders.append(("stop", queue))
+
+
+def read(document: bytes) -> Destination:
+    """`queue url`, or nothing that can run."""
+    queue, _, url = document.decode().partition(" ")
+    if not url:
+        raise InvalidRequest("url is required")
+    return Desk(queue, url=url)
+
+
+class Following:
+    def __init__(self, **registry: Any) -> None:
+        self.registry = FakeRegistry(**registry)
+        self.ledger = Ledger()
+        self.reconciler = Reconciler(self.registry, cast(Supervisor, self.ledger), read)
+
+    @property
+    def running(self) -> dict[str, str]:
+        return self.ledger.running
+
+
+@asynccontextmanager
+async def following(made: Following) -> AsyncIterator[Following]:
+    async with asyncio.TaskGroup() as tasks:
+        runner = tasks.create_task(made.reconciler.run())
+        await turns()
+        try:
+            yield made
+        finally:
+            runner.cancel()
+
+
+async def test_what_is_registered_at_the_start_runs(clock: FakeClock) -> None:
+    made = Following()
+    made.registry.documents = {"a": b"a http://a", "b": b"b http://b"}
+    assert not made.reconciler.in_step
+    async with following(made):
+        assert made.running == {"a": "http://a", "b": "http://b"}
+        assert made.reconciler.in_step
+
+
+async def test_a_registered_worker_starts_and_a_removed_one_stops(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        await made.registry.put("a", b"a http://a")
+        await turns()
+        assert made.running == {"a": "http://a"}
+        await made.registry.remove("a")
+        await turns()
+        assert made.running == {}
+
+
+async def test_a_worker_is_replaced_when_its_document_differs(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        await made.registry.put("a", b"a http://1")
+        await turns()
+        await made.registry.put("a", b"a http://2")
+        await turns()
+        assert made.running == {"a": "http://2"}
+        assert made.ledger.orders == [("start", "a"), ("start", "a")]
+
+
+async def test_the_same_document_again_changes_nothing(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        for _ in range(5):
+            await made.registry.put("a", b"a http://a")
+            await turns()
+        assert made.ledger.orders == [("start", "a")]
+
+
+async def test_only_the_last_of_many_changes_counts(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        for number in range(20):
+            await made.registry.put("a", b"a http://%d" % number)
+            await made.registry.remove("a")
+        await made.registry.put("a", b"a http://last")
+        await turns()
+        assert made.running == {"a": "http://last"}
+
+
+async def test_announcements_may_come_in_any_order(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        made.registry.change_silently("a", b"a http://a")
+        made.registry.announce("a")
+        made.registry.announce("never-there")
+        made.registry.announce("a")
+        await turns()
+        assert made.running == {"a": "http://a"}
+        assert made.ledger.orders == [("start", "a")]
+
+
+async def test_a_document_that_cannot_run_is_logged_once_and_skipped(clock: FakeClock) -> None:
+    made = Following()
+    made.registry.documents = {"bad": b"bad", "good": b"good http://good"}
+    with capture_logs() as logs:
+        async with following(made):
+            assert made.running == {"good": "http://good"}
+            await asyncio.sleep(3 * COMPARE_S)
+            await made.registry.put("other", b"other http://other")
+            await turns()
+            assert made.running.keys() == {"good", "other"}
+    complaints = [(line["queue"], line["error"]) for line in logs if line["event"] == "worker.cannot_run"]
+    assert complaints == [("bad", "url is required")]
+
+
+async def test_a_document_for_another_queue_is_skipped(clock: FakeClock) -> None:
+    made = Following()
+    made.registry.documents = {"a": b"b http://b"}
+    with capture_logs() as logs:
+        async with following(made):
+            assert made.running == {}
+    assert [line["error"] for line in logs] == ["it says that its queue is 'b'"]
+
+
+async def test_a_worker_whose_new_document_cannot_run_stops(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        await made.registry.put("a", b"a http://a")
+        await turns()
+        with capture_logs():
+            await made.registry.put("a", b"a")
+            await turns()
+        assert made.running == {}
+        await made.registry.put("a", b"a http://a")
+        await turns()
+        assert made.running == {"a": "http://a"}
+
+
+async def test_a_gap_in_the_announcements_makes_it_compare_everything(clock: FakeClock) -> None:
+    made = Following(max_len=3)
+    made.registry.documents = {"gone": b"gone http://gone", "stays": b"stays http://stays"}
+    async with following(made):
+        made.registry.change_silently("gone", None)
+        made.registry.change_silently("new", b"new http://new")
+        for _ in range(3):  # the announcements of both are trimmed away
+            made.registry.announce("stays")
+        await turns()
+        assert made.running == {"stays": "http://stays", "new": "http://new"}
+
+
+async def test_a_reconnect_makes_it_compare_everything(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        made.registry.change_silently("a", b"a http://a")
+        made.reconciler.missed()
+        await asyncio.sleep(6)  # until it has stopped waiting for announcements
+        assert made.running == {"a": "http://a"}
+
+
+async def test_what_was_announced_while_redis_was_away_is_found(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        await made.registry.put("a", b"a http://a")
+        await turns()
+        made.registry.go_away()
+        made.registry.change_silently("a", None)
+        made.registry.change_silently("b", b"b http://b")
+        await asyncio.sleep(10)
+        assert made.running == {"a": "http://a"}, "Redis being away is no reason to stop"
+        made.registry.come_back()
+        await asyncio.sleep(1)
+        assert made.running == {"b": "http://b"}
+
+
+async def test_now_and_then_it_compares_everything(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        made.registry.change_silently("a", b"a http://a")
+        await asyncio.sleep(COMPARE_S + 10)
+        assert made.running == {"a": "http://a"}
+
+
+async def test_it_is_not_in_step_before_it_has_read_the_workers(clock: FakeClock) -> None:
+    made = Following()
+    made.registry.go_away()
+    async with following(made):
+        await asyncio.sleep(10)
+        assert not made.reconciler.in_step
+        made.registry.come_back()
+        await asyncio.sleep(1)
+        assert made.reconciler.in_step
+
+
+async def test_a_document_that_breaks_its_reader_stops_no_other_worker(clock: FakeClock) -> None:
+    """Documents come from the whole fleet; whatever one of them makes us do wrong, the others go on."""
+
+    def fragile(document: bytes) -> Destination:
+        if b"poison" in document:
+            raise UnicodeError("label empty or too long")
+        return read(document)
+
+    made = Following()
+    made.reconciler = Reconciler(made.registry, cast(Supervisor, made.ledger), fragile)
+    made.registry.documents = {"a": b"poison http://a", "b": b"b http://b"}
+    with capture_logs():
+        async with following(made):
+            assert made.running == {"b": "http://b"}
+            await made.registry.put("c", b"c http://c")
+            await turns()
+            assert made.running.keys() == {"b", "c"}

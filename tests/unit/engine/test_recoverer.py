@@ -1,0 +1,221 @@
+import asyncio
+from collections.abc import Iterable
+
+from structlog.testing import capture_logs
+
+from tests.unit.engine.support import LOCK_S, POLICY, Bench, bench
+from toril.engine.consumer import Consumer
+from toril.engine.recoverer import Recoverer
+from toril.testing import FakeClock, FakePresence
+
+
+def recoverer(*benches: Bench, presence: FakePresence | None = None) -> Recoverer:
+    return Recoverer(lambda: [made.consumer for made in benches], POLICY, presence or FakePresence())
+
+
+async def test_a_job_whose_wake_got_lost_is_found_by_the_next_poll(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.endpoints.open()
+        made.consumer.look()
+        await made.settle_down()
+        made.waits.unwatch("orders")  # another instance took the marker, and died
+        made.store.add("1")
+        running = tasks.create_task(recoverer(made).run())
+        await asyncio.sleep(POLICY.poll_interval_s * 1.1)
+        assert made.store.completed.keys() == {b"1"}
+        running.cancel()
+
+
+async def test_every_consumer_is_polled_once_per_interval(clock: FakeClock) -> None:
+    benches: list[Bench] = []
+
+    async def polled(left: int) -> None:
+        if left:
+            async with bench(clock) as made:
+                benches.append(made)
+                await polled(left - 1)
+            return
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(recoverer(*benches).run())
+            await asyncio.sleep(POLICY.poll_interval_s * 10)
+            takes = [made.store.calls.count("take") for made in benches]
+            assert all(9 <= count <= 11 for count in takes), takes
+            running.cancel()
+
+    await polled(60)
+
+
+async def test_polls_are_spread_over_the_interval(clock: FakeClock) -> None:
+    times: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    class Polled:
+        stopped = False
+        queue = "orders"
+        in_flight: Iterable[object] = ()
+        in_doubt: Iterable[object] = ()
+
+        def look(self) -> None:
+            times.append(loop.time())
+
+    consumers = [Polled() for _ in range(1000)]
+    sweeping = Recoverer(lambda: consumers, POLICY, FakePresence())  # type: ignore[arg-type,return-value]
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(sweeping._every(POLICY.poll_interval_s, sweeping._poll))
+        await asyncio.sleep(POLICY.poll_interval_s - 0.01)
+        assert len(times) == 1000
+        assert times[-1] - times[0] > POLICY.poll_interval_s * 0.9
+        assert max(times.count(at) for at in set(times)) <= 50
+        running.cancel()
+
+
+async def test_a_job_whose_worker_died_goes_back_to_waiting(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.endpoints.open()
+        made.store.add("1")
+        await made.store.take(b"dead:1")
+        running = tasks.create_task(recoverer(made).run())
+        with capture_logs() as logs:
+            await asyncio.sleep(LOCK_S + 2 * POLICY.stalled_interval_s + 1)
+        assert made.store.completed.keys() == {b"1"}
+        assert [line["job_id"] for line in logs if line["event"] == "job.stalled"] == ["1"]
+        running.cancel()
+
+
+async def test_a_job_that_stalls_too_often_fails_without_another_attempt(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.endpoints.open()
+        made.store.add("1", fields={b"stc": b"1"})
+        await made.store.take(b"dead:1")
+        running = tasks.create_task(recoverer(made).run())
+        with capture_logs():
+            await asyncio.sleep(LOCK_S + 2 * POLICY.stalled_interval_s + 1)
+        assert made.store.failed == {b"1": "job stalled more than allowable limit"}
+        assert made.attempted == []
+        running.cancel()
+
+
+async def test_a_doubtful_token_that_holds_a_job_is_adopted_soon(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.endpoints.open()
+        running = tasks.create_task(recoverer(made).run())
+        made.store.add("1")
+        made.store.break_next("take", carried_out=True)
+        made.consumer.look()
+        with capture_logs():
+            await made.until(lambda: made.store.completed.keys() == {b"1"}, 2.0)
+        running.cancel()
+
+
+async def test_a_job_that_a_lost_settlement_leased_is_adopted(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.endpoints.open()
+        running = tasks.create_task(recoverer(made).run())
+        for number in range(3):
+            made.store.add(str(number))
+        made.store.break_next("complete", carried_out=True)
+        made.consumer.look()
+        with capture_logs():
+            await made.until(lambda: len(made.store.completed) == 3, 2.0)
+        assert made.attempted.count(b"1") == 1
+        running.cancel()
+
+
+async def test_a_command_that_runs_late_is_found_as_well(clock: FakeClock) -> None:
+    """The connection broke, Redis reads what was sent a while later: the job is leased by a token in doubt."""
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.endpoints.open()
+        running = tasks.create_task(recoverer(made).run())
+        made.store.break_next("take", carried_out=False)
+        made.consumer.look()
+        await made.settle_down()
+        (token,) = made.consumer.in_doubt
+        await asyncio.sleep(LOCK_S / 2)
+        made.waits.unwatch("orders")
+        made.store.add("1")
+        await made.store.take(token)
+        with capture_logs():
+            await made.until(lambda: made.store.completed.keys() == {b"1"}, 2.0)
+        running.cancel()
+
+
+async def test_a_token_is_in_doubt_for_a_locks_length(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(recoverer(made).run())
+        made.store.break_next("take", carried_out=False)
+        made.consumer.look()
+        await asyncio.sleep(LOCK_S - 1)
+        assert len(made.consumer.in_doubt) == 1
+        await asyncio.sleep(3)
+        assert made.consumer.in_doubt == {}
+        calls = made.store.calls.count("adopt")
+        await asyncio.sleep(LOCK_S)
+        assert made.store.calls.count("adopt") == calls
+        running.cancel()
+
+
+async def test_adoption_is_tried_again_while_the_store_is_away(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.endpoints.open()
+        running = tasks.create_task(recoverer(made).run())
+        made.store.add("1")
+        made.store.break_next("take", carried_out=True)
+        made.consumer.look()
+        await made.settle_down()
+        made.store.go_away()
+        await asyncio.sleep(5)
+        made.store.come_back()
+        with capture_logs():
+            await made.until(lambda: made.store.completed.keys() == {b"1"}, 2.0)
+        running.cancel()
+
+
+async def test_a_stopped_consumer_is_neither_polled_nor_swept(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(recoverer(made).run())
+        made.consumer.stop()
+        await asyncio.sleep(1)
+        calls = list(made.store.calls)
+        await asyncio.sleep(200)
+        assert made.store.calls == calls
+        running.cancel()
+
+
+async def test_a_store_that_is_away_stops_no_sweep(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.endpoints.open()
+        running = tasks.create_task(recoverer(made).run())
+        made.store.go_away()
+        await asyncio.sleep(200)
+        made.store.come_back()
+        made.store.add("1")
+        await made.until(lambda: made.store.completed, POLICY.poll_interval_s + 1)
+        running.cancel()
+
+
+async def test_a_queue_with_jobs_in_flight_stays_present(clock: FakeClock) -> None:
+    presence = FakePresence()
+    async with bench(clock) as busy, bench(clock) as idle, asyncio.TaskGroup() as tasks:
+        busy.store.add("1")
+        busy.consumer.look()
+        idle.consumer.queue = "idle"
+        await busy.until(lambda: busy.outbound.in_flight == 1)
+        running = tasks.create_task(recoverer(busy, idle, presence=presence).run())
+        await asyncio.sleep(POLICY.poll_interval_s)
+        assert presence.shown == {"orders"}
+        running.cancel()
+
+
+async def test_without_consumers_nothing_spins(clock: FakeClock) -> None:
+    asked = 0
+
+    def none() -> list[Consumer]:
+        nonlocal asked
+        asked += 1
+        return []
+
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(Recoverer(none, POLICY, FakePresence()).run())
+        await asyncio.sleep(100)
+        assert asked < 300
+        running.cancel()

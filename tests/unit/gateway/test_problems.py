@@ -1,0 +1,92 @@
+import pytest
+from structlog.testing import capture_logs
+
+from toril.core.errors import (
+    ConnectionLost,
+    InvalidRequest,
+    JobNotFound,
+    LeaseLost,
+    NotFound,
+    PayloadTooLarge,
+    ShuttingDown,
+    StoreError,
+    StoreRefused,
+    StoreTimeout,
+    StoreUnavailable,
+    TorilError,
+    Unauthorized,
+    WorkerNotFound,
+)
+from toril.gateway.problems import problem, unexpected
+
+SECRET = "Redis at 10.0.0.1 says: hunter2"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (InvalidRequest("Body must be an array"), 400, "Body must be an array"),
+        (InvalidRequest("Unexpected field: ü\ud800"), 400, "Unexpected field: ü?"),
+        (Unauthorized(), 401, "Unauthorized"),
+        (NotFound(), 404, "Not found"),
+        (JobNotFound(), 404, "Job not found"),
+        (WorkerNotFound(), 404, "Worker not found"),
+        (LeaseLost("gone"), 409, "gone"),
+        (PayloadTooLarge("too much"), 413, "too much"),
+    ],
+)
+def test_a_fault_of_the_callers_is_told_in_plain_text(error: TorilError, status: int, text: str) -> None:
+    answer = problem(error)
+    assert (answer.status, answer.body.decode()) == (status, text)
+    assert answer.content_type == b"text/plain;charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (StoreUnavailable(SECRET), "Redis is not available, try again"),
+        (ConnectionLost(SECRET), "Redis did not answer, so whether anything was written is unknown"),
+        (StoreTimeout(SECRET), "Redis did not answer, so whether anything was written is unknown"),
+    ],
+)
+def test_a_store_that_is_away_is_a_503_to_try_again(error: TorilError, text: str) -> None:
+    with capture_logs() as logs:
+        answer = problem(error)
+    assert (answer.status, answer.body) == (503, text.encode())
+    assert dict(answer.headers) == {b"retry-after": b"1"}
+    assert [line["error"] for line in logs] == [SECRET]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StoreRefused(SECRET), b"store_refused"),
+        (StoreError(SECRET), b"store_error"),
+        (TorilError(SECRET), b"internal_error"),
+    ],
+)
+def test_a_fault_of_ours_is_told_by_its_code_only(error: TorilError, code: bytes) -> None:
+    with capture_logs() as logs:
+        answer = problem(error)
+    assert (answer.status, answer.body) == (500, b"Internal error: " + code)
+    assert [(line["log_level"], line["error"]) for line in logs] == [("error", SECRET)]
+
+
+def test_while_shutting_down_the_connection_is_closed() -> None:
+    answer = problem(ShuttingDown())
+    assert answer.status == 503
+    assert dict(answer.headers) == {b"retry-after": b"1", b"connection": b"close"}
+
+
+def test_a_body_that_was_not_read_closes_the_connection() -> None:
+    assert dict(problem(PayloadTooLarge()).headers) == {b"connection": b"close"}
+
+
+def test_a_crash_is_logged_and_not_shown() -> None:
+    with capture_logs() as logs:
+        try:
+            raise ZeroDivisionError(SECRET)
+        except ZeroDivisionError:
+            answer = unexpected()
+    assert (answer.status, answer.body) == (500, b"Internal error")
+    assert [(line["event"], line["exc_info"]) for line in logs] == [("request.crashed", True)]
