@@ -36,6 +36,7 @@ from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
 from toril.engine.reconciler import Reconciler
 from toril.engine.settler import Settler
+from toril.engine.shared_waits import SharedWaits
 from toril.engine.supervisor import Supervisor
 from toril.gateway.app import Gateway
 from toril.gateway.auth import Tokens
@@ -88,7 +89,7 @@ class Instance:
         self._settler = Settler(engine.lock_s * _SETTLE_PATIENCE_LOCKS)
         self._around = Surroundings(
             tasks=tasks,
-            waits=self._markers,
+            waits=SharedWaits(self._markers),
             presence=self._presence,
             now=time.time,
             instance_id=str(uuid.uuid4()),

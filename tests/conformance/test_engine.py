@@ -27,6 +27,7 @@ from toril.core.worker import Endpoint, WorkerSpec
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
 from toril.engine.settler import Settler
+from toril.engine.shared_waits import SharedWaits
 from toril.engine.supervisor import Supervisor
 from toril.testing import FakeOutbound, FakePresence, answered
 
@@ -48,7 +49,11 @@ class Engine:
         self.outbound = FakeOutbound()
         self.presence = FakePresence()
         self._around = Surroundings(
-            tasks=tasks, waits=self.markers, presence=self.presence, now=time.time, instance_id=str(random.random())
+            tasks=tasks,
+            waits=SharedWaits(self.markers),
+            presence=self.presence,
+            now=time.time,
+            instance_id=str(random.random()),
         )
         self.supervisor = Supervisor(self._consumer, POLICY, self.presence, self.markers.forget)
         for work in (self.link.run(), self.markers.run(), self.supervisor.run()):

@@ -130,7 +130,18 @@ class Markers:
             log.debug("markers.refresh_failed", error=exc.message)
         link.reconnect("the keys have moved to another node")
 
-    async def put_back(self, key: bytes, member: bytes, score: bytes) -> None:
+    def put_back(self, queue: str, at_s: float) -> None:
+        """Leave a marker for whoever waits next. Where Redis is away the recoverer's polls find the job."""
+        score = b"%d" % (at_s * 1000)
+        self._tasks.create_task(self._put_back(self.key(queue), b"1" if at_s else b"0", score))
+
+    async def _put_back(self, key: bytes, member: bytes, score: bytes) -> None:
+        try:
+            await self.give_back(key, member, score)
+        except StoreError as exc:
+            log.debug("markers.put_back_failed", error=exc.message)
+
+    async def give_back(self, key: bytes, member: bytes, score: bytes) -> None:
         """Return a marker that was popped for nobody, unless an earlier one has come meanwhile."""
         await self._links.of(key).call("ZADD", key, "LT", score, member)
 
@@ -230,7 +241,7 @@ class _Lane:
         key, member, score = popped
         entry = self._waiting.pop(key, None)
         if entry is None:
-            await self._markers.put_back(key, member, score)
+            await self._markers.give_back(key, member, score)
             return
         queue, wake = entry
         self._markers.woke(queue)

@@ -163,6 +163,10 @@ class MarkerWaits(Protocol):
         """Stop waiting for this queue. Does nothing if it was not watched."""
         ...
 
+    def put_back(self, queue: str, at_s: float) -> None:
+        """Leave a marker for whoever waits next, here or elsewhere: jobs wait now (0), or from `at_s` on."""
+        ...
+
 
 class Presence(Protocol):
     """Shows BullMQ's `getWorkers` that a queue is being worked on."""

@@ -22,8 +22,9 @@ import structlog
 from toril.core.destinations.base import Destination
 from toril.core.errors import ConnectionLost, StoreError, StoreTimeout
 from toril.core.lease import Lease, NoJob
-from toril.core.ports import LeaseStore, MarkerWaits, Now, Presence
+from toril.core.ports import LeaseStore, Now, Presence
 from toril.engine.executor import Executor
+from toril.engine.shared_waits import SharedWaits
 from toril.engine.slot import Slot
 
 log = structlog.get_logger(__name__)
@@ -39,7 +40,7 @@ class Surroundings:
     __slots__ = ("_id", "_tokens", "now", "presence", "tasks", "waits")
 
     def __init__(
-        self, *, tasks: asyncio.TaskGroup, waits: MarkerWaits, presence: Presence, now: Now, instance_id: str
+        self, *, tasks: asyncio.TaskGroup, waits: SharedWaits, presence: Presence, now: Now, instance_id: str
     ) -> None:
         self.tasks = tasks
         self.waits = waits
@@ -66,9 +67,9 @@ class Consumer:
     """
 
     __slots__ = (
-        "_abandoned", "_again", "_around", "_executor", "_idle", "_limit", "_limited", "_looking", "_stopped",
-        "_timer", "_tokens", "_waiting", "_watching", "answered_at", "destination", "in_doubt", "queue",
-        "slots", "store",
+        "_abandoned", "_again", "_around", "_executor", "_idle", "_limit", "_limited", "_looking", "_next_at_s",
+        "_stopped", "_timer", "_tokens", "_waiting", "_watching", "answered_at", "destination", "in_doubt",
+        "queue", "slots", "store",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +94,7 @@ class Consumer:
         self._timer: asyncio.TimerHandle | None = None
         # Adopted while every slot had a job: held, renewed, and executed when a slot is free.
         self._waiting: list[Lease] = []
+        self._next_at_s = 0.0
         self._watching = False
         self._limited = False
         self._looking = 0
@@ -133,14 +135,21 @@ class Consumer:
 
     def stop(self) -> None:
         """Lease no more. Jobs in flight go on to their end."""
+        knew_more = self._timer is not None
+        self._rest()
+        if knew_more:
+            # What this one knew of delayed jobs came from a marker that nobody else has seen.
+            self._around.waits.pass_on(self.queue, self._next_at_s)
+        if not self.slots:
+            self._executor.close()
+
+    def _rest(self) -> None:
         self._stopped = True
-        self._around.waits.unwatch(self.queue)
+        self._around.waits.unwatch(self.queue, self._wake)
         self._watching = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self.slots:
-            self._executor.close()
 
     async def drained(self) -> None:
         """Wait until no job is in flight any more."""
@@ -190,10 +199,16 @@ class Consumer:
         self._watching = False
         ahead_s = at_s - self._around.now()
         if ahead_s > 0:
-            self._look_in(ahead_s)
+            self._look_in(ahead_s, at_s)
             self._watch()
         else:
-            self.look()
+            self._look_or_pass_on()
+
+    def _look_or_pass_on(self) -> None:
+        """Jobs wait: look, and if every slot is taken, let somebody look who has room."""
+        if self.full and not self._looking:
+            self._around.waits.pass_on(self.queue, 0.0)
+        self.look()
 
     def _spawn(self) -> None:
         slot = Slot(self._tokens.pop() if self._tokens else self._around.token())
@@ -208,7 +223,7 @@ class Consumer:
             while lease is not None:
                 lease = await self._work(slot, lease)
         except asyncio.CancelledError:
-            self.stop()  # the process is going down; a broken-off attempt does not come this far
+            self._rest()  # the process is going down; a broken-off attempt does not come this far
             raise
         except Exception:
             # A task boundary: one broken job must not take the other consumers down.
@@ -274,31 +289,35 @@ class Consumer:
         if found.retry_in_s > 0:
             # The limit may be lifted meanwhile, so it is not trusted for longer than BullMQ does.
             self._limited = True
-            self._plan(min(found.retry_in_s, _LONGEST_LIMIT_S))
+            self._plan(min(found.retry_in_s, _LONGEST_LIMIT_S), 0.0)
         elif found.next_at_s > 0:
-            self._look_in(found.next_at_s - self._around.now())
+            self._look_in(found.next_at_s - self._around.now(), found.next_at_s)
 
-    def _look_in(self, for_s: float) -> None:
-        """Look again after this time, unless an earlier look is planned or a rate limit says when."""
+    def _look_in(self, for_s: float, at_s: float = 0.0) -> None:
+        """Look again after this time, unless an earlier look is planned or a rate limit says when.
+
+        `at_s` is the wall-clock time of the delayed job that is looked for, 0 where it is another reason.
+        """
         if self._limited and self._timer is not None:
             return
         planned = self._timer
         if planned is None or planned.when() > asyncio.get_running_loop().time() + for_s:
-            self._plan(for_s)
+            self._plan(for_s, at_s)
 
-    def _plan(self, for_s: float) -> None:
+    def _plan(self, for_s: float, at_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if not self._stopped:
             # One millisecond late rather than early: BullMQ promotes a delayed job in the millisecond of its time.
             after_s = min(max(for_s, 0.0) + 0.001, _LONGEST_TIMER_S)
+            self._next_at_s = at_s
             self._timer = asyncio.get_running_loop().call_later(after_s, self._time_has_come)
 
     def _time_has_come(self) -> None:
         self._timer = None
         self._limited = False
-        self.look()
+        self._look_or_pass_on()
 
     def _leave(self, slot: Slot) -> None:
         """A slot ends: there was nothing for it."""

@@ -45,6 +45,10 @@ class FakeMarkerWaits:
         self._markers[queue] = min(at_s, self._markers.get(queue, at_s))
         asyncio.get_running_loop().call_soon(self._pop, queue)
 
+    def put_back(self, queue: str, at_s: float) -> None:
+        """Leave a marker for whoever waits next."""
+        self.mark(queue, at_s)
+
     def _pop(self, queue: str) -> None:
         if queue in self._markers and queue in self._wakes:
             self._wakes.pop(queue)(self._markers.pop(queue))

@@ -17,6 +17,7 @@ from toril.core.worker import Endpoint, Limiter, WorkerSpec
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
 from toril.engine.settler import Settler
+from toril.engine.shared_waits import SharedWaits
 from toril.testing import FakeClock, FakeLeaseStore, FakeMarkerWaits, FakeOutbound, FakePresence, answered
 
 LOCK_S = 30.0
@@ -92,7 +93,7 @@ class Bench:
         self.endpoints = Endpoints()
         self.outbound = FakeOutbound(self.endpoints)
         self.around = Surroundings(
-            tasks=tasks, waits=self.waits, presence=self.presence, now=clock, instance_id="instance"
+            tasks=tasks, waits=SharedWaits(self.waits), presence=self.presence, now=clock, instance_id="instance"
         )
         self.settler = Settler(patience_s)
         self.destination = Desk(concurrency=limit)

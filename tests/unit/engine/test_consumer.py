@@ -558,6 +558,30 @@ async def test_what_waits_for_a_free_slot_and_is_lost_is_never_sent(clock: FakeC
         assert lease.job_id not in made.attempted
 
 
+async def test_a_delayed_job_that_is_due_while_every_slot_works_is_left_for_others(clock: FakeClock) -> None:
+    async with bench(clock) as made:
+        made.store.add("later", delay_s=5)
+        made.consumer.look()
+        await made.settle_down()
+        made.store.add("1")
+        await made.until(lambda: made.outbound.in_flight == 1)
+        await asyncio.sleep(5.1)
+        assert made.waits.markers == {"orders": 0.0}
+        made.endpoints.open()
+        await made.until(lambda: made.store.completed.keys() == {b"1", b"later"})
+
+
+async def test_what_a_stopping_consumer_knew_of_delayed_jobs_is_left_for_others(clock: FakeClock) -> None:
+    async with bench(clock) as made:
+        made.store.add("later", delay_s=60)
+        at_s = clock() + 60
+        made.consumer.look()
+        await made.settle_down()
+        made.consumer.stop()
+        await made.settle_down()
+        assert made.waits.markers == {"orders": at_s}
+
+
 async def test_a_slot_never_has_the_token_of_another(clock: FakeClock) -> None:
     async with bench(clock, 20) as made:
         for number in range(60):

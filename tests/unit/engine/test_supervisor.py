@@ -13,6 +13,7 @@ from toril.core.policy import EnginePolicy
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
 from toril.engine.settler import Settler
+from toril.engine.shared_waits import SharedWaits
 from toril.engine.supervisor import Supervisor, share
 from toril.testing import FakeClock, FakeLeaseStore, FakeMarkerWaits, FakeOutbound, FakePresence
 
@@ -48,7 +49,7 @@ class Fleet:
         self.made: list[Consumer] = []
         self.forgotten: list[str] = []
         self._around = Surroundings(
-            tasks=tasks, waits=self.waits, presence=self.presence, now=clock, instance_id="instance"
+            tasks=tasks, waits=SharedWaits(self.waits), presence=self.presence, now=clock, instance_id="instance"
         )
         self.supervisor = Supervisor(self._make, policy, self.presence, self.forgotten.append)
 
