@@ -18,6 +18,7 @@ from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.adapters.redis_registry import RedisRegistry
 from toril.bull.cluster import ClusterLinks
 from toril.bull.connection import Link
+from toril.bull.control import Control
 from toril.bull.inspector import Inspector
 from toril.bull.leases import LeaseBook
 from toril.bull.markers import Markers
@@ -30,11 +31,13 @@ from toril.core.destinations.base import Destination
 from toril.core.destinations.push_worker import PushWorker
 from toril.core.errors import StoreError, StoreUnavailable
 from toril.core.policy import RedisAddress, Settings
+from toril.core.ports import Outbound
 from toril.core.queue_name import NameRules
 from toril.core.worker import read_worker
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
 from toril.engine.reconciler import Reconciler
+from toril.engine.seats import Seats
 from toril.engine.settler import Settler
 from toril.engine.shared_waits import SharedWaits
 from toril.engine.supervisor import Supervisor
@@ -43,6 +46,8 @@ from toril.gateway.auth import Tokens
 from toril.gateway.jobs import JobRoutes
 from toril.gateway.ops import OpsRoutes
 from toril.gateway.queues import QueueRoutes
+from toril.gateway.sockets.queue import QueueSocketRoutes
+from toril.gateway.sockets.worker import WorkerSocketRoutes
 from toril.gateway.workers import WorkerRoutes
 
 log = structlog.get_logger(__name__)
@@ -127,7 +132,7 @@ class Instance:
 
     async def drain(self) -> None:
         """Take no new work, finish what is in flight within the grace period, give the rest back."""
-        self.gateway.draining = True
+        self.gateway.drain()
         await self.supervisor.drain()
 
     async def faults(self) -> list[str]:
@@ -161,9 +166,9 @@ class Instance:
     def _destination(self, document: bytes) -> Destination:
         return PushWorker(read_worker(document, self._names), self.settings.store.queue_prefix, f"toril/{__version__}")
 
-    def _consumer(self, destination: Destination, slots: int) -> Consumer:
+    def _consumer(self, destination: Destination, slots: int, outbound: Outbound | None = None) -> Consumer:
         leases = self._leases.of(destination.queue, destination.lease_rules)
-        executor = Executor(destination, leases, self._outbound, self._settler, random.random)
+        executor = Executor(destination, leases, outbound or self._outbound, self._settler, random.random)
         return Consumer(destination, slots, leases, executor, self._around)
 
     def _gateway(self) -> Gateway:
@@ -183,6 +188,14 @@ class Instance:
                 *OpsRoutes(__version__, self.faults).routes(),
             ],
             Tokens(policy.auth_tokens),
+            [
+                *QueueSocketRoutes(
+                    producer, inspector, Control(self._scripts, prefix), names=names, prefix=prefix, now=time.time
+                ).routes(),
+                *WorkerSocketRoutes(
+                    Seats(self._consumer, self.supervisor), inspector, names=names, prefix=prefix
+                ).routes(),
+            ],
         )
 
 

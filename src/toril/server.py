@@ -20,10 +20,12 @@ from starlette.types import ASGIApp
 from toril.bootstrap import Instance, running
 from toril.core.policy import Settings
 from toril.gathered_writes import GatheringProtocol
+from toril.lingering_close import LingeringSocketProtocol
 
 log = structlog.get_logger(__name__)
 
 _CLOSE_S = 3
+_PING_S = 20.0
 _BACKLOG = 2048
 
 
@@ -55,14 +57,19 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, sock: socket.socket) -> AsyncIterator[None]:
-    """Answer HTTP on a socket for the length of a block."""
+async def listening(app: ASGIApp, sock: socket.socket, max_message_bytes: int = 2**20) -> AsyncIterator[None]:
+    """Answer HTTP and WebSockets on a socket for the length of a block."""
     server = _Server(
         uvicorn.Config(
             app,
             loop="none",
             http=GatheringProtocol,
-            ws="none",
+            ws=LingeringSocketProtocol,
+            ws_max_size=max_message_bytes,
+            # A worker's jobs are its own for as long as it answers these.
+            ws_ping_interval=_PING_S,
+            ws_ping_timeout=_PING_S,
+            ws_per_message_deflate=False,
             lifespan="off",
             interface="asgi3",
             access_log=False,
@@ -102,7 +109,7 @@ async def serve(
     with _signals(stop):
         async with running(settings) as instance:
             await instance.check()
-            async with listening(instance.gateway, sock):
+            async with listening(instance.gateway, sock, settings.gateway.max_body_bytes):
                 log.info("listening", url=url_of(sock), redis=str(settings.redis), pid=os.getpid())
                 if started is not None:
                     started(instance)

@@ -56,11 +56,15 @@ class ClusterLinks:
         """The key's slot."""
         return int(key_slot(key))
 
+    def all(self) -> list[Link]:
+        """The connections to all masters."""
+        return list({id(link): link for _, _, link in self._ranges}.values())
+
     async def check(self) -> None:
         """Raise `StoreUnavailable` unless every master answers."""
         if not self._ranges:
             raise StoreUnavailable(f"the Redis Cluster at {self._seed} cannot be reached")
-        for link in {id(link): link for _, _, link in self._ranges}.values():
+        for link in self.all():
             await link.call("PING")
 
     async def run(self) -> None:

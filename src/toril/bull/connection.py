@@ -44,6 +44,10 @@ class Links(Protocol):
         """Keys of one group can be named in one command: a cluster's slot, or 0 on one server."""
         ...
 
+    def all(self) -> list[Link]:
+        """The connections to every node that has keys."""
+        ...
+
     async def refresh(self) -> None:
         """Learn anew which node has which keys."""
         ...
@@ -102,6 +106,10 @@ class Link:
         """Give the connection up and make it anew, perhaps to another address."""
         if self._wire is not None:
             self._wire.drop(why)
+
+    def all(self) -> list[Link]:
+        """The connections to every node: this one."""
+        return [self]
 
     async def refresh(self) -> None:
         """Learn anew which node has which keys: there is only one."""

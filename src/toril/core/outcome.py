@@ -1,6 +1,7 @@
 """What happened to one attempt. A value, never an exception: destinations judge it.
 
-An outcome is either `Answered` or one of the ways not to get an answer; `match` over `Outcome` is exhaustive.
+An outcome is `Answered` (by HTTP), `Replied` (over a socket), or one of the ways not to get an answer;
+`match` over `Outcome` is exhaustive.
 """
 
 from __future__ import annotations
@@ -48,4 +49,21 @@ class CutOff(Struct):
     duration_s: float
 
 
-Outcome = Answered | TimedOut | ConnectFailed | CutOff
+class WorkerError(Struct, frozen=True):
+    """What a worker on a socket says went wrong. `retry_in_ms` replaces the job's backoff; it grants no attempt."""
+
+    message: str
+    stack: str = ""
+    unrecoverable: bool = False
+    retry_in_ms: int | None = None
+
+
+class Replied(Struct):
+    """A worker on a socket is done with the job: `result` is JSON text, or `error` says why there is none."""
+
+    result: bytes
+    error: WorkerError | None
+    duration_s: float
+
+
+Outcome = Answered | TimedOut | ConnectFailed | CutOff | Replied

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from toril.core.destinations.base import LeaseRules, OutboundRequest
+from toril.core.destinations.base import Destination, LeaseRules, OutboundRequest
 from toril.core.job import JobSpec
 from toril.core.lease import Lease, Next
 from toril.core.outcome import Outcome
@@ -177,6 +177,52 @@ class Presence(Protocol):
 
     def gone(self, queue: str) -> None:
         """The queue has no worker here any more."""
+        ...
+
+
+class Seat(Protocol):
+    """A worker's place at a queue, for as long as its socket lives."""
+
+    async def done(self) -> None:
+        """Wait until nothing more is leased for it and its last job has ended: the instance is shutting down."""
+        ...
+
+    async def leave(self) -> None:
+        """Lease no more; give the jobs it holds back to waiting, without spending an attempt."""
+        ...
+
+
+class Seats(Protocol):
+    """Lets workers on sockets consume queues."""
+
+    def join(self, destination: Destination, line: OutboundPool) -> Seat:
+        """Begin to send jobs over this line, as many at once as the destination allows."""
+        ...
+
+
+class QueueControl(Protocol):
+    """Reads and changes a queue as a whole, as BullMQ's Queue does."""
+
+    async def pause(self, queue: str) -> None:
+        """No worker anywhere takes jobs of this queue any more. Idempotent."""
+        ...
+
+    async def resume(self, queue: str) -> None:
+        """Workers take jobs again. Idempotent."""
+        ...
+
+    async def counts(self, queue: str, states: Sequence[str]) -> Mapping[str, int]:
+        """How many jobs are in each of these states; `waiting` is not `paused`."""
+        ...
+
+    async def jobs(
+        self, queue: str, states: Sequence[str], window: tuple[int, int], *, oldest_first: bool
+    ) -> list[tuple[bytes, Fields]]:
+        """The jobs of some states, one state after another, from the first to the last of the window (inclusive)."""
+        ...
+
+    async def workers(self, queue: str) -> list[dict[str, str]]:
+        """The connections that BullMQ knows as workers of this queue, as `CLIENT LIST` tells of them."""
         ...
 
 

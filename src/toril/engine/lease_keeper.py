@@ -39,27 +39,29 @@ class LeaseKeeper:
     async def renew(self) -> None:
         """Renew what is due."""
         now = asyncio.get_running_loop().time()
-        due = [
-            (consumer, leases)
-            for consumer in self._consumers()
-            if (leases := [lease for lease in consumer.in_flight if now - lease.renewed_at > self._lock_s / 3])
-        ]
+        due: dict[str, list[tuple[Consumer, Lease]]] = {}
+        for consumer in self._consumers():
+            for lease in consumer.in_flight:
+                if now - lease.renewed_at > self._lock_s / 3:
+                    due.setdefault(consumer.queue, []).append((consumer, lease))
         if not due:
             return
         async with asyncio.TaskGroup() as tasks:
-            for consumer, leases in due:
-                tasks.create_task(self._renew(consumer, leases))
+            for queue, held in due.items():
+                tasks.create_task(self._renew(queue, held))
 
-    async def _renew(self, consumer: Consumer, leases: list[Lease]) -> None:
+    async def _renew(self, queue: str, held: list[tuple[Consumer, Lease]]) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
+        leases = [lease for _, lease in held]
         try:
-            lost = await consumer.store.extend(leases)
+            lost = await held[0][0].store.extend(leases)
         except StoreError as exc:
-            log.warning("lease.renew_failed", queue=consumer.queue, jobs=len(leases), error=exc.message)
+            log.warning("lease.renew_failed", queue=queue, jobs=len(leases), error=exc.message)
             lost = {lease.job_id for lease in leases if loop.time() - lease.renewed_at > self._lock_s}
         else:
             for lease in leases:
                 lease.renewed_at = began
-        for job_id in lost:
-            consumer.lose(job_id)
+        for consumer, lease in held:
+            if lease.job_id in lost:
+                consumer.lose(lease.job_id)

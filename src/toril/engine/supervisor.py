@@ -44,6 +44,8 @@ class Supervisor:
         self._running: dict[str, Consumer] = {}
         # Replaced or removed, with jobs still in flight.
         self._retiring: set[Consumer] = set()
+        # Workers on sockets, as many of them per queue as there are.
+        self._seated: set[Consumer] = set()
         self._stopping = False
         self.recoverer = Recoverer(self.consumers, policy, presence)
         self.lease_keeper = LeaseKeeper(self.consumers, policy.lock_s)
@@ -51,7 +53,7 @@ class Supervisor:
     def consumers(self) -> list[Consumer]:
         """Every consumer that may have jobs in flight."""
         self._retiring = {consumer for consumer in self._retiring if consumer.slots or consumer.in_doubt}
-        return [*self._running.values(), *self._retiring]
+        return [*self._running.values(), *self._seated, *self._retiring]
 
     def queues(self) -> list[str]:
         """The queues that are worked on here."""
@@ -81,6 +83,25 @@ class Supervisor:
             self._forget(queue)
             log.info("consumer.stopped", queue=queue)
 
+    def seat(self, consumer: Consumer) -> None:
+        """Let a worker on a socket work beside all others, until it is unseated."""
+        self._seated.add(consumer)
+        if self._stopping:
+            consumer.stop()
+        else:
+            consumer.look()
+
+    async def unseat(self, consumer: Consumer) -> None:
+        """The socket is gone: its jobs go back to waiting at once, and nobody loses an attempt."""
+        consumer.stop()
+        self._seated.discard(consumer)
+        self._retiring.add(consumer)
+        await consumer.abandon()
+        queue = consumer.queue
+        if queue not in self._running and all(other.queue != queue for other in self._seated):
+            self._presence.gone(queue)
+            self._forget(queue)
+
     def _retire(self, queue: str) -> bool:
         consumer = self._running.pop(queue, None)
         if consumer is None:
@@ -106,6 +127,8 @@ class Supervisor:
         self._stopping = True
         for queue in list(self._running):
             self._retire(queue)
+        for consumer in self._seated:
+            consumer.stop()
 
     async def drain(self) -> None:
         """Finish what is in flight within the grace period, then give the rest back."""

@@ -5,11 +5,16 @@ The only place that compares secrets, in constant time.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
+from collections.abc import Sequence
 
 from toril.core.errors import Unauthorized
 
 _SCHEME = b"Bearer "
+SUBPROTOCOL = "toril"
+_TOKEN_SUBPROTOCOL = "toril.bearer."  # noqa: S105 - what stands before a token
 
 
 def bearer(authorization: bytes | None) -> bytes:
@@ -21,6 +26,26 @@ def bearer(authorization: bytes | None) -> bytes:
     if authorization is None or not authorization.startswith(_SCHEME) or len(authorization) == len(_SCHEME):
         raise Unauthorized
     return authorization[len(_SCHEME) :]
+
+
+def socket_authorization(
+    authorization: bytes | None, query: dict[str, str], subprotocols: Sequence[str]
+) -> bytes | None:
+    """What a socket's caller shows, as an `Authorization` header: that header, `?token=`, or, since browsers can set
+    neither a header nor want a token in a URL, the subprotocol `toril.bearer.<base64url of the token>`.
+    """
+    if authorization is not None:
+        return authorization
+    if "token" in query:
+        return _SCHEME + query["token"].encode(errors="replace")
+    for offered in subprotocols:
+        if offered.startswith(_TOKEN_SUBPROTOCOL):
+            text = offered.removeprefix(_TOKEN_SUBPROTOCOL)
+            try:
+                return _SCHEME + base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            except (binascii.Error, ValueError):
+                return None
+    return None
 
 
 class Tokens:

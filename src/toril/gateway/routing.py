@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Generic, TypeVar
 from urllib.parse import parse_qsl
 
 from msgspec import Struct
 from starlette.types import Receive, Scope
 
 from toril.core.errors import InvalidRequest, PayloadTooLarge
+from toril.gateway.sockets.socket import Socket
 
 Header = tuple[bytes, bytes]
 _HEX = frozenset(b"0123456789abcdefABCDEF")
@@ -131,17 +133,37 @@ class Route(Struct, frozen=True):
     handler: Handler
 
 
-class RouteTable:
+Serve = Callable[[Socket], Awaitable[None]]
+"""Serves one socket until it is closed."""
+
+
+class SocketRoute(Struct, frozen=True):
+    """A path template of WebSockets, who may open one, and what checks the request and says what serves it."""
+
+    template: str
+    access: Access
+    handler: Callable[[Request], Awaitable[Serve]]
+
+    @property
+    def method(self) -> str:
+        """A handshake is a GET."""
+        return "GET"
+
+
+AnyRoute = TypeVar("AnyRoute", Route, SocketRoute)
+
+
+class RouteTable(Generic[AnyRoute]):
     """All routes. A path that matches none, also by its method, is not there."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
-        self.routes = list(routes)
-        self._by_shape: dict[tuple[str, int], list[tuple[tuple[bytes | None, ...], Route]]] = {}
+    def __init__(self, routes: Iterable[AnyRoute]) -> None:
+        self.routes: list[AnyRoute] = list(routes)
+        self._by_shape: dict[tuple[str, int], list[tuple[tuple[bytes | None, ...], AnyRoute]]] = {}
         for route in self.routes:
             parts = tuple(None if part.startswith("{") else part.encode() for part in route.template.split("/"))
             self._by_shape.setdefault((route.method, len(parts)), []).append((parts, route))
 
-    def match(self, method: str, segments: list[bytes]) -> Route | None:
+    def match(self, method: str, segments: list[bytes]) -> AnyRoute | None:
         """The route of a method and the raw path split at `/`."""
         for parts, route in self._by_shape.get((method, len(segments)), ()):
             for part, segment in zip(parts, segments, strict=True):

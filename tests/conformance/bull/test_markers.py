@@ -217,13 +217,13 @@ async def test_a_marker_put_back_does_not_put_off_an_earlier_one(
     waits: Waits, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the pop and the putting back a job is added that is due sooner."""
-    put_back = waits.markers.put_back
+    put_back = waits.markers.give_back
 
     async def too_late(key: bytes, member: bytes, score: bytes) -> None:
         await waits.mark(queue, 1000.0)
         await put_back(key, member, score)
 
-    monkeypatch.setattr(waits.markers, "put_back", too_late)
+    monkeypatch.setattr(waits.markers, "give_back", too_late)
     waits.watch(queue)
     await waits.blocked()
     waits.markers.unwatch(queue)

@@ -32,6 +32,7 @@ async def test_every_consumer_is_polled_once_per_interval(clock: FakeClock) -> N
     async def polled(left: int) -> None:
         if left:
             async with bench(clock) as made:
+                made.consumer.queue = f"queue-{left}"
                 benches.append(made)
                 await polled(left - 1)
             return
@@ -51,14 +52,17 @@ async def test_polls_are_spread_over_the_interval(clock: FakeClock) -> None:
 
     class Polled:
         stopped = False
-        queue = "orders"
+        full = False
         in_flight: Iterable[object] = ()
         in_doubt: Iterable[object] = ()
+
+        def __init__(self, queue: str) -> None:
+            self.queue = queue
 
         def look(self) -> None:
             times.append(loop.time())
 
-    consumers = [Polled() for _ in range(1000)]
+    consumers = [Polled(f"queue-{number}") for number in range(1000)]
     sweeping = Recoverer(lambda: consumers, POLICY, FakePresence())  # type: ignore[arg-type,return-value]
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(sweeping._every(POLICY.poll_interval_s, sweeping._poll))
@@ -66,6 +70,22 @@ async def test_polls_are_spread_over_the_interval(clock: FakeClock) -> None:
         assert len(times) == 1000
         assert times[-1] - times[0] > POLICY.poll_interval_s * 0.9
         assert max(times.count(at) for at in set(times)) <= 50
+        running.cancel()
+
+
+async def test_consumers_of_one_queue_are_polled_by_one_look_of_one_that_has_room(clock: FakeClock) -> None:
+    async with bench(clock) as busy, bench(clock) as free, bench(clock) as other, asyncio.TaskGroup() as tasks:
+        busy.store.add("1")
+        busy.consumer.look()
+        await busy.until(lambda: busy.outbound.in_flight == 1)
+        made = [busy, free, other]
+        running = tasks.create_task(Recoverer(lambda: [b.consumer for b in made], POLICY, busy.presence).run())
+        before = [b.store.calls.count("take") for b in made]
+        await asyncio.sleep(POLICY.poll_interval_s * 10.5)
+        polled = [b.store.calls.count("take") - count for b, count in zip(made, before, strict=True)]
+        assert polled[0] == 0
+        assert 9 <= polled[1] <= 11
+        assert polled[2] == 0
         running.cancel()
 
 

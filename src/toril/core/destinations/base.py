@@ -18,11 +18,15 @@ Chance = Callable[[], float]
 
 
 class OutboundRequest(Struct):
-    """One HTTP/1.1 request. `head` is the request line and headers without framing and without the empty line."""
+    """One request. For HTTP/1.1 `head` is the request line and headers without framing and without the empty line.
+
+    A worker on a socket gets the `body` alone; `job_id` is what it reports progress on.
+    """
 
     head: bytes
     body: bytes
     timeout_s: float
+    job_id: bytes = b""
 
 
 class LeaseRules(Protocol):

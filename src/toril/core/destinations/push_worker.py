@@ -15,7 +15,7 @@ from toril.core.backoff import delay_ms
 from toril.core.destinations.base import Chance, OutboundRequest
 from toril.core.headers import request_head
 from toril.core.lease import Lease
-from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, TimedOut
+from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
 from toril.core.stored_job import render, text_json
 from toril.core.verdict import Complete, Fail, Retry, Verdict
 from toril.core.worker import WorkerSpec
@@ -92,6 +92,8 @@ class PushWorker:
             case CutOff():
                 reason = f"{outcome.code}: {outcome.detail}"
                 detail = "no whole answer"
+            case Replied():
+                raise TypeError("an HTTP endpoint answers; only a socket replies")
             case _:
                 assert_never(outcome)
         trace = f"Error: {reason}\n    at {self._shown}\n    {detail}, after {outcome.duration_s * 1000:.0f} ms"

@@ -1,0 +1,79 @@
+"""A queue as a whole: pause, resume, counts, its jobs in any order, who works on it. Called by `toril.gateway`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from toril.bull.inspector import fields_of
+from toril.bull.keys import QueueKeys
+from toril.bull.scripts import Scripts
+from toril.bull.wire import pack
+from toril.core.stored_job import Fields
+
+_LISTS = frozenset({"waiting", "paused", "active"})
+_STORED_AS = {"waiting": "wait"}
+_BACKFILL = 5
+# The script moves 7,000 jobs a call out of a `paused` list that BullMQ 5 has left; this is more than Redis holds.
+_MOST_RESUMES = 100_000
+
+
+class Control:
+    """Answers and does what BullMQ's Queue does for a whole queue."""
+
+    def __init__(self, scripts: Scripts, prefix: str) -> None:
+        self._scripts = scripts
+        self._prefix = prefix
+
+    async def pause(self, queue: str) -> None:
+        """No worker takes jobs any more."""
+        await self._pause(queue, "wait", "paused", "paused")
+
+    async def resume(self, queue: str) -> None:
+        """Workers take jobs again; jobs that BullMQ 5 has set aside come back."""
+        for _ in range(_MOST_RESUMES):
+            if not await self._pause(queue, "paused", "wait", "resumed"):
+                return
+
+    async def _pause(self, queue: str, source: str, target: str, event: str) -> int:
+        keys = QueueKeys(self._prefix, queue)
+        script = self._scripts.pause
+        head = script.head(keys.keys(source, target, "meta", "prioritized", "events", "delayed", "marker"), 2)
+        left = await self._scripts.run(keys.prefix, script, head + _arguments(event, "1"))
+        return int(left or 0)
+
+    async def counts(self, queue: str, states: Sequence[str]) -> Mapping[str, int]:
+        """How many jobs are in each of these states."""
+        keys = QueueKeys(self._prefix, queue)
+        replies = await self._scripts.links.of(keys.prefix).pipeline(
+            [pack("LLEN" if state in _LISTS else "ZCARD", keys.key(_STORED_AS.get(state, state))) for state in states]
+        )
+        return dict(zip(states, replies, strict=True))
+
+    async def jobs(
+        self, queue: str, states: Sequence[str], window: tuple[int, int], *, oldest_first: bool
+    ) -> list[tuple[bytes, Fields]]:
+        """The jobs of some states, one state after another."""
+        keys = QueueKeys(self._prefix, queue)
+        script = self._scripts.get_jobs
+        types = [_STORED_AS.get(state, state) for state in states]
+        start, end = window
+        arguments = _arguments(start, end, "1" if oldest_first else "0", _BACKFILL, *types)
+        pages = await self._scripts.run(keys.prefix, script, script.head([keys.prefix], 4 + len(types)) + arguments)
+        return [(job_id, fields_of(flat)) for page in pages for job_id, flat in page]
+
+    async def workers(self, queue: str) -> list[dict[str, str]]:
+        """The connections whose name says that they work on this queue, as Node's `getWorkers` shows them."""
+        keys = QueueKeys(self._prefix, queue)
+        wanted = keys.client_name()
+        found = []
+        for link in self._scripts.links.all():
+            for line in (await link.call("CLIENT", "LIST")).decode(errors="replace").splitlines():
+                client = dict(part.split("=", 1) for part in line.split(" ") if "=" in part)
+                name = client.get("name", "")
+                if name == wanted or name.startswith(f"{wanted}:w:"):
+                    found.append(client | {"name": queue, "rawname": name})
+        return found
+
+
+def _arguments(*values: str | int) -> bytes:
+    return pack(*values).partition(b"\r\n")[2]

@@ -1,0 +1,164 @@
+"""What a client can ask for over the queue socket: a typed union by `fn`, decoded in one step.
+
+A frame is `{"id": …, "data": {"fn": …, "args": […]}}`; what `args` holds depends on `fn`. Nothing is looked up by a
+name that a client sent.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw, Struct
+
+from toril.core.errors import InvalidRequest
+from toril.core.job import JobSpec, decode_jobs, require_utf8
+
+STATES = ("waiting", "paused", "active", "completed", "failed", "delayed", "prioritized", "waiting-children")
+MAX_JOBS = 10_000
+_SHOWN_BYTES = 1000
+
+
+class _Args(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An array of arguments; those at its end that have a default may be missing."""
+
+
+class _AddArgs(_Args, frozen=True):
+    name: Raw
+    data: Raw
+    opts: Raw = Raw(b"null")
+
+
+class _JobsArgs(_Args, frozen=True):
+    states: str | list[str]
+    start: int = 0
+    end: int = 0
+    oldest_first: bool = False
+
+
+class _LogsArgs(_Args, frozen=True):
+    job_id: str
+    start: int = 0
+    end: int = -1
+
+
+class Add(Struct, frozen=True, tag_field="fn", tag="add", forbid_unknown_fields=True):
+    """`add [name, data, opts]`."""
+
+    args: _AddArgs
+
+    def job(self) -> JobSpec:
+        """The job, checked like one that came by REST."""
+        args = self.args
+        parts = bytes(args.name), bytes(args.data), bytes(args.opts)
+        (job,) = decode_jobs(b'[{"name":%b,"data":%b,"opts":%b}]' % parts)
+        return job
+
+
+class Pause(Struct, frozen=True, tag_field="fn", tag="pause", forbid_unknown_fields=True):
+    """`pause []`."""
+
+    args: tuple[()] = ()
+
+
+class Resume(Struct, frozen=True, tag_field="fn", tag="resume", forbid_unknown_fields=True):
+    """`resume []`."""
+
+    args: tuple[()] = ()
+
+
+class GetJobs(Struct, frozen=True, tag_field="fn", tag="getJobs", forbid_unknown_fields=True):
+    """`getJobs [state or states, start, end (inclusive), oldest first]`."""
+
+    args: _JobsArgs
+
+    @property
+    def states(self) -> list[str]:
+        """The states asked for, each once."""
+        asked = self.args.states
+        return checked_states([asked] if isinstance(asked, str) else asked)
+
+
+class GetJobCounts(Struct, frozen=True, tag_field="fn", tag="getJobCounts", forbid_unknown_fields=True):
+    """`getJobCounts [states…]`; all eight where none is named."""
+
+    args: list[str] = []
+
+    @property
+    def states(self) -> list[str]:
+        """The states asked for, each once."""
+        return checked_states(self.args or list(STATES))
+
+
+class GetJobLogs(Struct, frozen=True, tag_field="fn", tag="getJobLogs", forbid_unknown_fields=True):
+    """`getJobLogs [id, start, end (inclusive; -1 is the last)]`."""
+
+    args: _LogsArgs
+
+
+class GetWorkers(Struct, frozen=True, tag_field="fn", tag="getWorkers", forbid_unknown_fields=True):
+    """`getWorkers []`."""
+
+    args: tuple[()] = ()
+
+
+Command = Add | Pause | Resume | GetJobs | GetJobCounts | GetJobLogs | GetWorkers
+
+
+class Frame(Struct, frozen=True):
+    """One message of a client: `id` is whatever it likes, and comes back as it is."""
+
+    data: Raw
+    id: Raw = Raw(b"null")
+
+
+class CommandFrame(Struct, frozen=True):
+    """A message that holds a command."""
+
+    data: Command
+    id: Raw = Raw(b"null")
+
+
+_FRAME = msgspec.json.Decoder(Frame)
+_COMMAND_FRAME = msgspec.json.Decoder(CommandFrame)
+
+
+def read_command(message: bytes) -> tuple[bytes, Command]:
+    """The id (as JSON text) and the command of one message.
+
+    Raises:
+        InvalidRequest: it holds none; `request_id` finds the id.
+    """
+    try:
+        if not message.isascii():
+            require_utf8(message)
+        frame = _COMMAND_FRAME.decode(message)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
+        raise InvalidRequest(f"Invalid message {shown(message)}") from exc
+    return bytes(frame.id), frame.data
+
+
+def request_id(message: bytes) -> bytes:
+    """The id of a message as JSON text, `null` where none can be made out."""
+    try:
+        require_utf8(message)
+        return bytes(_FRAME.decode(message).id)
+    except (msgspec.DecodeError, RecursionError, InvalidRequest):
+        return b"null"
+
+
+def shown(message: bytes) -> str:
+    """A message as an error text repeats it: not more than its beginning, so that nothing is amplified."""
+    more = "" if len(message) <= _SHOWN_BYTES else f"… ({len(message)} bytes)"
+    return message[:_SHOWN_BYTES].decode(errors="replace") + more
+
+
+def checked_states(states: list[str]) -> list[str]:
+    """The states, each once; `wait` is another name for `waiting`.
+
+    Raises:
+        InvalidRequest: BullMQ has no such state.
+    """
+    wanted = ["waiting" if state == "wait" else state for state in states]
+    for state in wanted:
+        if state not in STATES:
+            raise InvalidRequest(f"Invalid status: {state}")
+    return list(dict.fromkeys(wanted))

@@ -1,0 +1,89 @@
+"""A worker on a WebSocket: what one job looks like to it, and what its reply means for the job."""
+
+from __future__ import annotations
+
+import math
+from typing import assert_never
+
+from msgspec import Struct
+
+from toril.core.destinations.base import Chance, OutboundRequest
+from toril.core.destinations.push_worker import attempt_failed
+from toril.core.lease import Lease
+from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut, WorkerError
+from toril.core.stored_job import Keep, json_or_text, render
+from toril.core.verdict import Complete, Fail, Retry, Verdict
+from toril.core.worker import Limiter
+
+
+class SocketRules(Struct, frozen=True):
+    """BullMQ's defaults of a worker: no rate limit, everything kept, a second stall fails."""
+
+    limiter: Limiter | None = None
+    max_stalled_count: int = 1
+    keep_completed: Keep | None = None
+    keep_failed: Keep | None = None
+
+
+RULES = SocketRules()
+
+
+class SocketWorker(Struct, frozen=True):
+    """One socket that consumes a queue.
+
+    `qualified` is BullMQ's name of the queue as a JSON string. `whole` sends the whole job with its lock token
+    instead of its data alone. Without `timeout_s` a job may take as long as it likes.
+    """
+
+    queue: str
+    concurrency: int
+    qualified: bytes
+    whole: bool = False
+    timeout_s: float = math.inf
+
+    @property
+    def url(self) -> str:
+        """There is none: the worker has called us."""
+        return ""
+
+    @property
+    def lease_rules(self) -> SocketRules:
+        """BullMQ's defaults."""
+        return RULES
+
+    def request(self, lease: Lease) -> OutboundRequest:
+        """The job's data as stored, or `{"job": <job JSON>, "token": "<lock>"}`."""
+        if self.whole:
+            job = render(self.qualified, lease.job_id, lease.fields, lease.options.text)
+            body = b'{"job":%b,"token":"%b"}' % (job, lease.token)
+        else:
+            body = json_or_text(lease.fields.get(b"data") or b"{}")
+        return OutboundRequest(b"", body, self.timeout_s, lease.job_id)
+
+    def judge(self, lease: Lease, outcome: Outcome, chance: Chance) -> Verdict:
+        """A result completes; all else fails the attempt, which is retried while the job's options allow it."""
+        match outcome:
+            case Replied(error=None):
+                return Complete(outcome.result)
+            case Replied(error=error) if error is not None:
+                return _failed(lease, error, chance)
+            case TimedOut():
+                reason = "Timeout"
+            case CutOff() | ConnectFailed():
+                reason = "Connection closed"
+            case Answered() | Replied():
+                raise TypeError("a socket replies; only an HTTP endpoint answers")
+            case _:
+                assert_never(outcome)
+        trace = f"Error: {reason}\n    at a worker on a socket\n    after {outcome.duration_s * 1000:.0f} ms"
+        return attempt_failed(lease, reason, trace, chance)
+
+
+def _failed(lease: Lease, error: WorkerError, chance: Chance) -> Retry | Fail:
+    trace = error.stack or f"Error: {error.message}\n    at a worker on a socket"
+    if error.unrecoverable:
+        return Fail(error.message, trace)
+    verdict = attempt_failed(lease, error.message, trace, chance)
+    if error.retry_in_ms is not None and isinstance(verdict, Retry):
+        verdict.after_ms = error.retry_in_ms
+    return verdict

@@ -1,0 +1,138 @@
+"""What a worker on a socket sends: the end of a job, or, on the way there, progress and log lines.
+
+A reply is `{"id": …, "data": {"result": …}}` or carries `err`, at the top or in `data`: an object with `message`, or a
+text. A worker that gets whole jobs may also send `{"id": …, "data": {"progress": …}}` and `{"log": "…"}`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from toril.core.errors import InvalidRequest
+from toril.core.job import MAX_SAFE_INTEGER, require_utf8
+from toril.core.outcome import WorkerError
+
+NEITHER = "The worker sent neither a result nor an error"
+
+
+class Done(Struct, frozen=True):
+    """The job is done: its result as JSON text, or what went wrong."""
+
+    result: bytes
+    error: WorkerError | None
+
+
+class Progress(Struct, frozen=True):
+    """How far the job is, as JSON text."""
+
+    value: bytes
+
+
+class LogLine(Struct, frozen=True):
+    """A line for the job's log."""
+
+    line: str
+
+
+Report = Done | Progress | LogLine
+
+
+class _Data(Struct, frozen=True):
+    result: Raw | UnsetType = UNSET
+    err: Raw | UnsetType = UNSET
+    progress: Raw | UnsetType = UNSET
+    log: Raw | UnsetType = UNSET
+    message: Raw | UnsetType = UNSET
+    stack: Raw | UnsetType = UNSET
+
+
+class _Reply(Struct, frozen=True):
+    id: Raw
+    data: _Data | UnsetType | None = UNSET
+    err: Raw | UnsetType = UNSET
+
+
+class _Numbered(Struct, frozen=True):
+    id: int
+
+
+_REPLY = msgspec.json.Decoder(_Reply)
+_NUMBERED = msgspec.json.Decoder(_Numbered)
+
+
+def read_reply(message: bytes, *, reports: bool) -> tuple[int, Report]:
+    """The number of the job and what its worker says of it.
+
+    Args:
+        message: what came.
+        reports: whether progress and log lines are understood, or only an end.
+
+    Raises:
+        InvalidRequest: it names no job.
+    """
+    if not message.isascii():
+        require_utf8(message)
+    try:
+        reply = _REPLY.decode(message)
+        number = int(bytes(reply.id))
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return _number(message), _failed(None, None)
+    data = reply.data or _Data()
+    if reply.err is not UNSET:
+        return number, _failed(_value(reply.err), None)
+    if data.result is not UNSET:
+        return number, Done(bytes(data.result), None)
+    if data.err is not UNSET:
+        return number, _failed(_value(data.err), None)
+    if reports and data.progress is not UNSET:
+        return number, Progress(bytes(data.progress))
+    if reports and data.log is not UNSET:
+        line = _value(data.log)
+        if not isinstance(line, str) or not is_text(line):
+            raise InvalidRequest("log must be a string")
+        return number, LogLine(line)
+    return number, _failed(_value(data.message), _value(data.stack))
+
+
+def _number(message: bytes) -> int:
+    try:
+        return _NUMBERED.decode(message).id
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise InvalidRequest("Invalid message: it names no job") from exc
+
+
+def _value(raw: Raw | UnsetType) -> Any:
+    if raw is UNSET:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _failed(said: Any, stack: Any) -> Done:
+    """An error as its worker words it; where it says nothing that can be read, we say that."""
+    retry_in_ms: int | None = None
+    unrecoverable = False
+    if isinstance(said, dict):
+        stack = said.get("stack")
+        unrecoverable = said.get("unrecoverable") is True
+        retry_in = said.get("retryIn")
+        if isinstance(retry_in, (int, float)) and not isinstance(retry_in, bool) and 0 <= retry_in <= MAX_SAFE_INTEGER:
+            retry_in_ms = int(retry_in)
+        said = said.get("message")
+    message = said if isinstance(said, str) and is_text(said) else NEITHER
+    shown = stack if isinstance(stack, str) and is_text(stack) else ""
+    return Done(b"", WorkerError(message, shown, unrecoverable, retry_in_ms))
+
+
+def is_text(text: str) -> bool:
+    """Whether a string can be written as UTF-8; JSON may hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The three sockets of a queue: commands, work, events."""

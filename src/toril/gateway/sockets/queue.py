@@ -1,0 +1,152 @@
+"""`/ws/queues/{queue}`: commands, as many under way at once as a client cares to send, answered as they are done."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import assert_never
+
+import msgspec
+import structlog
+
+from toril.core.commands import (
+    MAX_JOBS,
+    Add,
+    Command,
+    GetJobCounts,
+    GetJobLogs,
+    GetJobs,
+    GetWorkers,
+    Pause,
+    Resume,
+    read_command,
+    request_id,
+)
+from toril.core.errors import InvalidRequest, TorilError
+from toril.core.job import is_job_id
+from toril.core.ports import JobProducer, JobReader, Now, QueueControl
+from toril.core.queue_name import NameRules
+from toril.core.stored_job import text_json
+from toril.gateway import wire
+from toril.gateway.routing import Access, Request, Serve, SocketRoute
+from toril.gateway.sockets.socket import GOING_AWAY, Socket
+
+log = structlog.get_logger(__name__)
+
+_encode = msgspec.json.Encoder().encode
+_IN_FLIGHT = 256
+
+
+class QueueSocketRoutes:
+    """Commands on a queue, over a socket."""
+
+    def __init__(
+        self,
+        producer: JobProducer,
+        reader: JobReader,
+        control: QueueControl,
+        *,
+        names: NameRules,
+        prefix: str,
+        now: Now,
+    ) -> None:
+        self._producer = producer
+        self._reader = reader
+        self._control = control
+        self._names = names
+        self._prefix = prefix
+        self._now = now
+
+    def routes(self) -> list[SocketRoute]:
+        """The routes of this module."""
+        return [SocketRoute("/ws/queues/{queue}", Access.TOKEN, self.open)]
+
+    async def open(self, request: Request) -> Serve:
+        """Check the queue's name; what serves the socket."""
+        queue = request.segment(2)
+        self._names.check(queue)
+        return lambda socket: self._serve(socket, queue)
+
+    async def _serve(self, socket: Socket, queue: str) -> None:
+        # A client that sends faster than Redis answers is read no further, so its messages wait on its side.
+        room = asyncio.Semaphore(_IN_FLIGHT)
+        async with asyncio.TaskGroup() as tasks:
+            socket.on_drain = lambda: tasks.create_task(self._end(socket, room))
+            while (message := await socket.receive()) is not None:
+                await room.acquire()
+                tasks.create_task(self._answer(socket, queue, message, room))
+
+    async def _end(self, socket: Socket, room: asyncio.Semaphore) -> None:
+        """Let what is under way be answered, then close."""
+        for _ in range(_IN_FLIGHT):
+            await room.acquire()
+        await socket.close(GOING_AWAY, "shutting down")
+
+    async def _answer(self, socket: Socket, queue: str, message: bytes, room: asyncio.Semaphore) -> None:
+        try:
+            await socket.send(await self._answered(queue, message))
+        finally:
+            room.release()
+
+    async def _answered(self, queue: str, message: bytes) -> bytes:
+        try:
+            number, command = read_command(message)
+            result = await self._do(queue, command)
+        except TorilError as error:
+            return refusal(request_id(message), error)
+        except Exception:
+            # A task boundary: a fault of ours costs one command, not the socket.
+            log.exception("command.crashed", queue=queue)
+            return refusal(request_id(message), TorilError())
+        # As the original has it: what returns nothing is `{}`, not `{"ok": null}`.
+        data = b"{}" if result is None else b'{"ok":%b}' % result
+        return b'{"id":%b,"data":%b}' % (number, data)
+
+    async def _do(self, queue: str, command: Command) -> bytes | None:
+        match command:
+            case Add():
+                return await self._add(queue, command)
+            case Pause():
+                await self._control.pause(queue)
+                return None
+            case Resume():
+                await self._control.resume(queue)
+                return None
+            case GetJobs():
+                return await self._jobs(queue, command)
+            case GetJobCounts():
+                return _encode(await self._control.counts(queue, command.states))
+            case GetJobLogs(args=args):
+                if not is_job_id(args.job_id):
+                    return wire.log_page([], 0)
+                return wire.log_page(*await self._reader.logs(queue, args.job_id, args.start, args.end))
+            case GetWorkers():
+                return _encode(await self._control.workers(queue))
+            case _:
+                assert_never(command)
+
+    def _qualified(self, queue: str) -> bytes:
+        return text_json(f"{self._prefix}:{queue}".encode())
+
+    async def _add(self, queue: str, command: Add) -> bytes:
+        job = command.job()
+        timestamp_ms = int(self._now() * 1000)
+        (job_id,) = await self._producer.add(queue, [job], timestamp_ms)
+        return wire.added(self._qualified(queue), job, job_id, timestamp_ms)
+
+    async def _jobs(self, queue: str, command: GetJobs) -> bytes:
+        start, end = command.args.start, command.args.end
+        states = command.states
+        if start < 0 or end < 0 or end - start >= MAX_JOBS:
+            # The window is open: what matters is how many there are.
+            counts = await self._control.counts(queue, states)
+            if max(counts.values(), default=0) > MAX_JOBS:
+                raise InvalidRequest(f"At most {MAX_JOBS} jobs at a time; ask for a smaller window")
+        jobs = await self._control.jobs(queue, states, (start, end), oldest_first=command.args.oldest_first)
+        qualified = self._qualified(queue)
+        return wire.array(wire.stored(qualified, job_id, fields) for job_id, fields in jobs)
+
+
+def refusal(number: bytes, error: TorilError) -> bytes:
+    """An error as the answer to a message: the original's shape, and our code beside it."""
+    body = {"message": error.message, "stack": "", "code": error.code}
+    return b'{"id":%b,"err":%b}' % (number, msgspec.json.encode(body))

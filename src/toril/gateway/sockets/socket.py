@@ -1,0 +1,63 @@
+"""One accepted WebSocket, as the handlers deal with it: JSON texts in, JSON texts out, and a way to be told to end.
+
+Sending to a socket that is gone does nothing: whoever reads from it learns of that. A reader that is too slow makes
+`send` wait, so what is not sent yet is bounded by what the sender has under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from starlette.types import Receive, Send
+
+GOING_AWAY = 1012
+"""Service Restart: connect again, to another instance if there is one."""
+
+
+def _nothing() -> None:
+    pass
+
+
+class Socket:
+    """A WebSocket after its handshake.
+
+    `on_drain` is called once, from the event loop, when the instance shuts down.
+    """
+
+    __slots__ = ("_receive", "_send", "gone", "on_drain")
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self.gone = False
+        self.on_drain: Callable[[], object] = _nothing
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> bytes | None:
+        """The next message, text or binary alike; None when the socket is closed."""
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            self.gone = True
+            return None
+        text: str | None = message.get("text")
+        if text is not None:
+            return text.encode(errors="surrogatepass")
+        data: bytes = message.get("bytes") or b""
+        return data
+
+    async def send(self, text: bytes) -> None:
+        """Send one JSON text."""
+        await self._tell({"type": "websocket.send", "text": text.decode(errors="replace")})
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the socket; `receive` then returns None."""
+        await self._tell({"type": "websocket.close", "code": code, "reason": reason})
+        self.gone = True
+
+    async def _tell(self, message: dict[str, Any]) -> None:
+        if self.gone:
+            return
+        # uvicorn says so with OSError when the other side has gone, and with RuntimeError after a close.
+        with contextlib.suppress(OSError, RuntimeError):
+            await self._send(message)
