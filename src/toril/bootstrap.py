@@ -19,6 +19,7 @@ from toril.adapters.redis_registry import RedisRegistry
 from toril.bull.cluster import ClusterLinks
 from toril.bull.connection import Link
 from toril.bull.control import Control
+from toril.bull.events import EventStreams
 from toril.bull.inspector import Inspector
 from toril.bull.leases import LeaseBook
 from toril.bull.markers import Markers
@@ -43,9 +44,11 @@ from toril.engine.shared_waits import SharedWaits
 from toril.engine.supervisor import Supervisor
 from toril.gateway.app import Gateway
 from toril.gateway.auth import Tokens
+from toril.gateway.events import EventRoutes
 from toril.gateway.jobs import JobRoutes
 from toril.gateway.ops import OpsRoutes
 from toril.gateway.queues import QueueRoutes
+from toril.gateway.sockets.events import EventSocketRoutes
 from toril.gateway.sockets.queue import QueueSocketRoutes
 from toril.gateway.sockets.worker import WorkerSocketRoutes
 from toril.gateway.workers import WorkerRoutes
@@ -80,6 +83,7 @@ class Instance:
         self._registry = RedisRegistry(self._registry_command, self._following.call, store)
         self._markers = Markers(self._links, store, tasks)
         self._presence = PresenceConnections(settings.redis, store, tasks)
+        self._events = EventStreams(self._links, store, tasks)
         schedulers = Schedulers(self._scripts, store.queue_prefix, lambda: int(time.time() * 1000))
         self._leases = LeaseBook(
             self._scripts,
@@ -133,6 +137,7 @@ class Instance:
     async def drain(self) -> None:
         """Take no new work, finish what is in flight within the grace period, give the rest back."""
         self.gateway.drain()
+        self._events.close()
         await self.supervisor.drain()
 
     async def faults(self) -> list[str]:
@@ -177,6 +182,7 @@ class Instance:
         producer = Producer(
             self._scripts, prefix, f"bullmq:{installed('bullmq')}", cache=self.settings.store.queue_cache_size
         )
+        control = Control(self._scripts, prefix)
         names, limit = self._names, policy.max_body_bytes
         return Gateway(
             [
@@ -185,13 +191,13 @@ class Instance:
                 ).routes(),
                 *JobRoutes(inspector, inspector, names=names, max_body_bytes=limit).routes(),
                 *WorkerRoutes(self._registry, names=names, max_body_bytes=limit).routes(),
+                *EventRoutes(self._events, inspector, control, names=names).routes(),
                 *OpsRoutes(__version__, self.faults).routes(),
             ],
             Tokens(policy.auth_tokens),
             [
-                *QueueSocketRoutes(
-                    producer, inspector, Control(self._scripts, prefix), names=names, prefix=prefix, now=time.time
-                ).routes(),
+                *QueueSocketRoutes(producer, inspector, control, names=names, prefix=prefix, now=time.time).routes(),
+                *EventSocketRoutes(self._events, names=names).routes(),
                 *WorkerSocketRoutes(
                     Seats(self._consumer, self.supervisor), inspector, names=names, prefix=prefix
                 ).routes(),

@@ -41,6 +41,14 @@ class Control:
         left = await self._scripts.run(keys.prefix, script, head + _arguments(event, "1"))
         return int(left or 0)
 
+    async def state(self, queue: str, job_id: str) -> str:
+        """The state that a job is in."""
+        keys = QueueKeys(self._prefix, queue)
+        script = self._scripts.get_state
+        parts = ("completed", "failed", "delayed", "active", "wait", "paused", "waiting-children", "prioritized")
+        reply = await self._scripts.run(keys.prefix, script, script.head(keys.keys(*parts), 1) + _arguments(job_id))
+        return str(reply.decode())
+
     async def counts(self, queue: str, states: Sequence[str]) -> Mapping[str, int]:
         """How many jobs are in each of these states."""
         keys = QueueKeys(self._prefix, queue)

@@ -69,6 +69,7 @@ class Scripts:
         self.update_progress = Script("updateProgress-3.lua")
         self.add_log = Script("addLog-2.lua")
         self.get_jobs = Script("getJobs-1.lua")
+        self.get_state = Script("getStateV2-8.lua")
         self.pause = Script("pause-7.lua")
         self.update_scheduler = Script("updateJobScheduler-12.lua")
 

@@ -7,9 +7,11 @@ Unless a method says otherwise it may raise `StoreUnavailable` (nothing was writ
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from toril.core.destinations.base import Destination, LeaseRules, OutboundRequest
+from toril.core.event import Event, Position
 from toril.core.job import JobSpec
 from toril.core.lease import Lease, Next
 from toril.core.outcome import Outcome
@@ -211,6 +213,10 @@ class QueueControl(Protocol):
         """Workers take jobs again. Idempotent."""
         ...
 
+    async def state(self, queue: str, job_id: str) -> str:
+        """The state that a job is in, in BullMQ's words; `unknown` where there is no such job."""
+        ...
+
     async def counts(self, queue: str, states: Sequence[str]) -> Mapping[str, int]:
         """How many jobs are in each of these states; `waiting` is not `paused`."""
         ...
@@ -223,6 +229,26 @@ class QueueControl(Protocol):
 
     async def workers(self, queue: str) -> list[dict[str, str]]:
         """The connections that BullMQ knows as workers of this queue, as `CLIENT LIST` tells of them."""
+        ...
+
+
+class EventFollower(Protocol):
+    """A listener's place in the events of a queue."""
+
+    async def batch(self) -> list[Event]:
+        """The next events, at least one; none when the instance shuts down."""
+        ...
+
+
+class EventFeed(Protocol):
+    """The events of queues, from one reader however many listen."""
+
+    def follow(self, queue: str, since: Position | None) -> AbstractAsyncContextManager[EventFollower]:
+        """Listen, from now on or from behind a position; what is lost is announced by a `gap`."""
+        ...
+
+    def ending(self, queue: str, job_id: str) -> AbstractAsyncContextManager[Awaitable[Event | None]]:
+        """The event that ends a job, if it comes while the block lasts; None when the instance shuts down."""
         ...
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
+from contextlib import aclosing
 from typing import Any
 
 import structlog
@@ -11,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from toril.core.errors import NotFound, ShuttingDown, TorilError
 from toril.gateway.auth import SUBPROTOCOL, Tokens, socket_authorization
 from toril.gateway.problems import problem, unexpected
-from toril.gateway.routing import Access, Answer, Request, Route, RouteTable, SocketRoute
+from toril.gateway.routing import Access, Answer, Request, Route, RouteTable, SocketRoute, Stream
 from toril.gateway.sockets.socket import Socket
 
 log = structlog.get_logger(__name__)
@@ -50,6 +52,9 @@ class Gateway:
         if scope["type"] != "http":
             return
         answer = await self._answer(scope, receive)
+        if isinstance(answer, Stream):
+            await _send_stream(answer, receive, send)
+            return
         body = answer.body
         await send(
             {
@@ -64,7 +69,7 @@ class Gateway:
         )
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer | Stream:
         segments: list[bytes] = scope["raw_path"].split(b"/")
         route = self.table.match(scope["method"], segments)
         if route is None:
@@ -72,7 +77,10 @@ class Gateway:
         request = Request(scope, receive, segments)
         try:
             if route.access is Access.TOKEN:
-                self._tokens.check(request.authorization)
+                shown = request.authorization
+                if shown is None and route.token_in_url:
+                    shown = socket_authorization(None, request.query(), ())
+                self._tokens.check(shown)
                 if self.draining:
                     raise ShuttingDown
             return await route.handler(request)
@@ -114,6 +122,30 @@ class Gateway:
             await socket.close(1011, "internal error")
         finally:
             self._open.discard(socket)
+
+
+async def _send_stream(stream: Stream, receive: Receive, send: Send) -> None:
+    """Send the parts as they come, until there are no more or the caller hangs up."""
+    headers = [(b"content-type", stream.content_type), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    async with asyncio.TaskGroup() as tasks:
+        hanging_up = tasks.create_task(_hung_up(receive))
+        sending = tasks.create_task(_send_parts(stream, send))
+        await asyncio.wait((hanging_up, sending), return_when=asyncio.FIRST_COMPLETED)
+        hanging_up.cancel()
+        sending.cancel()
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send_parts(stream: Stream, send: Send) -> None:
+    async with aclosing(stream.parts) as parts:
+        async for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _refused(answer: Answer) -> dict[str, Any]:

@@ -8,7 +8,7 @@ after matching. Starlette's router matches the decoded path, and costs 4 µs a r
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
 from urllib.parse import parse_qsl
 
@@ -37,6 +37,13 @@ class Answer(Struct):
     content_type: bytes
     body: bytes
     headers: tuple[Header, ...] = ()
+
+
+class Stream(Struct):
+    """A response that goes on until its parts end or the caller hangs up."""
+
+    content_type: bytes
+    parts: AsyncGenerator[bytes, None]
 
 
 class Request:
@@ -78,6 +85,10 @@ class Request:
             for half in pair.split(b"=", 1):
                 _decoded(half)
         return dict(parse_qsl(raw.decode(), keep_blank_values=True))
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, by its lower-case name."""
+        return next((value for key, value in self.scope["headers"] if key == name), None)
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body.
@@ -121,7 +132,7 @@ def _decoded(raw: bytes) -> str:
         raise InvalidRequest("Malformed percent-encoding in the URL: not UTF-8") from exc
 
 
-Handler = Callable[[Request], Awaitable[Answer]]
+Handler = Callable[[Request], Awaitable[Answer | Stream]]
 
 
 class Route(Struct, frozen=True):
@@ -131,6 +142,8 @@ class Route(Struct, frozen=True):
     template: str
     access: Access
     handler: Handler
+    # Browsers' EventSource cannot set headers, so there, and only there, the token may stand in the URL.
+    token_in_url: bool = False
 
 
 Serve = Callable[[Socket], Awaitable[None]]

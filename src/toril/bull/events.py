@@ -1,0 +1,322 @@
+"""Reads BullMQ's event streams: one reader for all queues that somebody listens to, however many listeners.
+
+What is read is kept for a while, so listeners share it. A listener that resumes from long ago, or reads too slowly,
+reads what it misses from the stream itself, at its own pace, and costs nobody memory. What the stream does not hold
+any more is announced by a `gap`. Called by `toril.gateway`, through a port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+
+from toril.bull.connection import Link, Links
+from toril.bull.keys import QueueKeys
+from toril.bull.wire import SlotMoved, Wire, pack
+from toril.core.errors import StoreError, StoreRefused
+from toril.core.event import GAP, Event, Position, position_of
+from toril.core.policy import StorePolicy
+from toril.core.stored_job import json_or_text, text_json
+
+log = structlog.get_logger(__name__)
+
+_BLOCK_MS = 10_000
+_BATCH = 500
+_KEPT = 2000
+_AGAIN_S = 0.1
+_BETWEEN_S = 0.005
+_ENDS = frozenset({"completed", "failed", "removed"})
+
+
+class EventStreams:
+    """The event streams of one process. A connection is made when the first listener comes."""
+
+    def __init__(self, links: Links, policy: StorePolicy, tasks: asyncio.TaskGroup) -> None:
+        self.links = links
+        self.policy = policy
+        self.tasks = tasks
+        self.closed = asyncio.Event()
+        self._readers: dict[int, _Reader] = {}
+        self._feeds: dict[str, _Feed] = {}
+
+    def close(self) -> None:
+        """The instance shuts down: listeners end, and nobody waits any more."""
+        self.closed.set()
+        for feed in self._feeds.values():
+            feed.wake()
+            for waiters in feed.waiters.values():
+                for waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_result(None)
+
+    @asynccontextmanager
+    async def follow(self, queue: str, since: Position | None) -> AsyncIterator[Follower]:
+        """Listen to a queue, from now on or from behind a position."""
+        async with self._feed(queue) as feed:
+            yield Follower(self, feed, feed.last if since is None else since, resumes=since is not None)
+
+    @asynccontextmanager
+    async def ending(self, queue: str, job_id: str) -> AsyncIterator[Awaitable[Event | None]]:
+        """The event that ends a job (completed, failed, removed), if it comes while this block lasts.
+
+        None when the instance shuts down.
+        """
+        async with self._feed(queue) as feed:
+            waiter: asyncio.Future[Event | None] = asyncio.get_running_loop().create_future()
+            waiters = feed.waiters.setdefault(job_id.encode(errors="replace"), set())
+            waiters.add(waiter)
+            if self.closed.is_set():
+                waiter.set_result(None)
+            try:
+                yield waiter
+            finally:
+                waiters.discard(waiter)
+                if not waiters:
+                    feed.waiters.pop(job_id.encode(errors="replace"), None)
+
+    @asynccontextmanager
+    async def _feed(self, queue: str) -> AsyncIterator[_Feed]:
+        feed = self._feeds.get(queue)
+        if feed is None:
+            key = QueueKeys(self.policy.queue_prefix, queue).key("events")
+            feed = self._feeds[queue] = _Feed(key, self.links)
+        feed.users += 1
+        try:
+            await feed.begin()
+            group = self.links.group(feed.key)
+            reader = self._readers.get(group)
+            if reader is None:
+                reader = self._readers[group] = _Reader(self, feed.key)
+            reader.add(feed)
+            yield feed
+        finally:
+            feed.users -= 1
+            if not feed.users:
+                self._feeds.pop(queue, None)
+                for reader in self._readers.values():
+                    reader.discard(feed)
+
+
+class Follower:
+    """One listener's place in a queue's events."""
+
+    def __init__(self, streams: EventStreams, feed: _Feed, position: Position, *, resumes: bool) -> None:
+        self._streams = streams
+        self._feed = feed
+        self._position = position
+        self._resumes = resumes
+
+    async def batch(self) -> list[Event]:
+        """The next events, at least one; none when the instance shuts down."""
+        feed = self._feed
+        while not self._streams.closed.is_set():
+            if self._resumes or self._position < feed.floor:
+                self._resumes = False
+                events, self._position = await feed.stored(self._position)
+            else:
+                events = feed.after(self._position)
+                if events:
+                    self._position = events[-1].position
+            if events:
+                return events
+            if self._position >= feed.last:
+                await feed.news.wait()
+        return []
+
+
+class _Feed:
+    """The latest events of one queue. `floor` is the place behind which all of them are kept."""
+
+    def __init__(self, key: bytes, links: Links) -> None:
+        self.key = key
+        self.users = 0
+        self.floor: Position = (0, 0)
+        self.last: Position = (0, 0)
+        self.news = asyncio.Event()
+        self.waiters: dict[bytes, set[asyncio.Future[Event | None]]] = {}
+        self._links = links
+        self._events: list[Event] = []
+        self._positions: list[Position] = []
+        self._beginning = asyncio.Lock()
+        self._begun = False
+
+    async def begin(self) -> None:
+        """Find out where the stream is now; once for all who come together."""
+        async with self._beginning:
+            if not self._begun:
+                newest = await self._links.of(self.key).call("XREVRANGE", self.key, "+", "-", "COUNT", 1)
+                if newest:
+                    self.last = self.floor = position_of(newest[0][0].decode())
+                self._begun = True
+
+    def after(self, position: Position) -> list[Event]:
+        """What is kept behind a position, a batch at most."""
+        first = bisect_right(self._positions, position)
+        return self._events[first : first + _BATCH]
+
+    def take(self, entries: Sequence[Any]) -> None:
+        """Keep what the reader has read, and tell everybody."""
+        for entry in entries:
+            event = _event(entry)
+            if event.position <= self.last:
+                continue
+            self.last = event.position
+            self._events.append(event)
+            self._positions.append(event.position)
+            if event.name in _ENDS and event.job_id in self.waiters:
+                for waiter in self.waiters[event.job_id]:
+                    if not waiter.done():
+                        waiter.set_result(event)
+        if len(self._events) > 2 * _KEPT:
+            self.floor = self._positions[-_KEPT - 1]
+            del self._events[:-_KEPT], self._positions[:-_KEPT]
+        self.wake()
+
+    def doubt(self) -> None:
+        """The connection broke, so the stream may have been trimmed unread: listeners see for themselves."""
+        self._events.clear()
+        self._positions.clear()
+        self.floor = (*self.last[:2], 1)
+        self.wake()
+
+    def wake(self) -> None:
+        """Something has changed for those who wait."""
+        news, self.news = self.news, asyncio.Event()
+        news.set()
+
+    async def stored(self, position: Position) -> tuple[list[Event], Position]:
+        """A batch of what the stream holds behind a position, and the place that this reaches."""
+        here = b"%d-%d" % position[:2]
+        link = self._links.of(self.key)
+        floor = self.floor
+        own, entries = await link.pipeline(
+            [
+                pack("XRANGE", self.key, here, here),
+                pack("XRANGE", self.key, b"(" + here, "+", "COUNT", _BATCH),
+            ]
+        )
+        events = [_event(entry) for entry in entries]
+        if not own and await self._trimmed_behind(link, position):
+            data = b'{"since":"%b"}' % here
+            events.insert(0, Event((*position[:2], 1), GAP, data))
+        if len(entries) == _BATCH:
+            return events, events[-1].position
+        # All there was: from here on it comes from what is kept.
+        return events, max(floor, events[-1].position if events else position)
+
+    async def _trimmed_behind(self, link: Link, position: Position) -> bool:
+        """Whether the stream has held entries behind a position that it does not hold any more."""
+        try:
+            flat = await link.call("XINFO", "STREAM", self.key)
+        except StoreRefused:  # there is no such stream (any more)
+            return position > (0, 0)
+        info = dict(zip(flat[::2], flat[1::2], strict=True))
+        if info.get(b"entries-added") == info[b"length"]:  # Redis 7 and later say; before that it may have been
+            return False
+        first = info.get(b"first-entry")
+        return not first or position_of(first[0].decode()) > position
+
+
+class _Reader:
+    """One blocking connection that reads the streams of all feeds (in a cluster, of one slot)."""
+
+    def __init__(self, streams: EventStreams, key: bytes) -> None:
+        self._streams = streams
+        self._key = key
+        self._feeds: dict[bytes, _Feed] = {}
+        self._reading: frozenset[bytes] = frozenset()
+        self._changed = asyncio.Event()
+        self._client_id = 0
+        self._link = Link(
+            lambda: streams.links.of(key).address,
+            streams.policy,
+            name="toril:events",
+            prepare=self._prepare,
+            patience_s=_BLOCK_MS / 1000 + 5,
+        )
+        self._link.on_reconnect(self._doubt)
+        for work in (self._link.run(), self._run(), self._interrupt()):
+            streams.tasks.create_task(work, name="events")
+
+    def add(self, feed: _Feed) -> None:
+        """Read this one too."""
+        if feed.key not in self._feeds:
+            self._feeds[feed.key] = feed
+            self._changed.set()
+
+    def discard(self, feed: _Feed) -> None:
+        """Read this one no more."""
+        if self._feeds.get(feed.key) is feed:
+            del self._feeds[feed.key]
+
+    async def _prepare(self, wire: Wire) -> None:
+        self._client_id = int(await wire.call("CLIENT", "ID"))
+
+    def _doubt(self) -> None:
+        for feed in self._feeds.values():
+            feed.doubt()
+
+    async def _run(self) -> None:
+        while True:
+            if not self._feeds:
+                self._changed.clear()
+                await self._changed.wait()
+            try:
+                await self._link.up(60)
+                await self._read()
+            except SlotMoved:
+                await self._moved()
+            except StoreError as exc:
+                log.debug("events.read_failed", error=exc.message)
+                await asyncio.sleep(_AGAIN_S)
+            finally:
+                self._reading = frozenset()
+
+    async def _read(self) -> None:
+        feeds = dict(self._feeds)
+        if not feeds:
+            return
+        self._reading = frozenset(feeds)
+        positions = [b"%d-%d" % feed.last[:2] for feed in feeds.values()]
+        reply = await self._link.call("XREAD", "COUNT", _BATCH, "BLOCK", _BLOCK_MS, "STREAMS", *feeds, *positions)
+        for key, entries in reply or ():
+            feeds[key].take(entries)
+
+    async def _moved(self) -> None:
+        try:
+            await self._streams.links.refresh()
+        except StoreError as exc:
+            log.debug("events.refresh_failed", error=exc.message)
+        self._link.reconnect("the keys have moved to another node")
+
+    async def _interrupt(self) -> None:
+        """When a queue joins while the connection is blocked, make it block again with the new stream too."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while not self._feeds.keys() <= self._reading:
+                if self._reading:
+                    try:
+                        await self._streams.links.of(self._key).call("CLIENT", "UNBLOCK", self._client_id)
+                    except StoreError as exc:
+                        log.debug("events.unblock_failed", error=exc.message)
+                        await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_BETWEEN_S)
+
+
+def _event(entry: Sequence[Any]) -> Event:
+    stream_id, flat = entry
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    name = fields.pop(b"event", b"").decode(errors="replace")
+    # What BullMQ's QueueEvents parses, and nothing else.
+    parsed = {"completed": b"returnvalue", "progress": b"data"}.get(name)
+    data = b",".join(
+        b"%b:%b" % (text_json(key), json_or_text(value) if key == parsed else text_json(value))
+        for key, value in fields.items()
+    )
+    return Event(position_of(stream_id.decode()), name, b"{%b}" % data, fields.get(b"jobId"))

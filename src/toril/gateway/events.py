@@ -1,0 +1,138 @@
+"""Server-Sent Events of a queue, and the wait for a job's result: both on the shared readers, neither polls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import msgspec
+from msgspec import Raw, Struct
+
+from toril.core.errors import InvalidRequest, JobNotFound
+from toril.core.event import Event, Position, position_of
+from toril.core.job import is_job_id
+from toril.core.ports import EventFeed, JobReader, QueueControl
+from toril.core.queue_name import NameRules
+from toril.core.stored_job import json_or_text
+from toril.gateway import wire
+from toril.gateway.routing import Access, Answer, Request, Route, Stream
+
+SSE = b"text/event-stream;charset=utf-8"
+PROBLEM = b"application/problem+json"
+MAX_WAIT_S = 60.0
+# Proxies between here and the listener close what is silent for a minute.
+_BEAT_S = 15.0
+_BEAT = b":\n\n"
+_FIRST = b"retry: 1000\n\n"
+
+
+class _Ended(Struct):
+    """The parts of a `completed` or `failed` event that matter to whoever waits."""
+
+    returnvalue: Raw = Raw(b"null")
+    failedReason: str = ""  # noqa: N815 - BullMQ's spelling
+
+
+class EventRoutes:
+    """Tells callers what happens."""
+
+    def __init__(self, feed: EventFeed, reader: JobReader, control: QueueControl, *, names: NameRules) -> None:
+        self._feed = feed
+        self._reader = reader
+        self._control = control
+        self._names = names
+
+    def routes(self) -> list[Route]:
+        """The routes of this module."""
+        return [
+            Route("GET", "/queues/{queue}/events", Access.TOKEN, self.events, token_in_url=True),
+            Route("GET", "/queues/{queue}/jobs/{id}/result", Access.TOKEN, self.result),
+        ]
+
+    def _queue(self, request: Request) -> str:
+        queue = request.segment(1)
+        self._names.check(queue)
+        return queue
+
+    async def events(self, request: Request) -> Stream:
+        """The events of a queue from now on, or from behind `Last-Event-ID` or `?since=`."""
+        queue = self._queue(request)
+        resumed = request.header(b"last-event-id") or request.query().get("since", "").encode()
+        since = position_of(resumed.decode("latin-1")) if resumed else None
+        return Stream(SSE, self._lines(queue, since))
+
+    async def _lines(self, queue: str, since: Position | None) -> AsyncGenerator[bytes, None]:
+        async with self._feed.follow(queue, since) as follower:
+            yield _FIRST
+            while True:
+                try:
+                    async with asyncio.timeout(_BEAT_S):
+                        events = await follower.batch()
+                except TimeoutError:
+                    yield _BEAT
+                    continue
+                if not events:
+                    return
+                yield b"".join(
+                    b"id: %b\nevent: %b\ndata: %b\n\n" % (event.id, event.name.encode(), event.data) for event in events
+                )
+
+    async def result(self, request: Request) -> Answer:
+        """A job's return value, waited for as long as the caller likes, within limits."""
+        queue, job_id = self._queue(request), request.segment(3)
+        wait_s = _wait_s(request.query().get("wait", "0"))
+        if not is_job_id(job_id):
+            raise JobNotFound
+        if not wait_s:
+            return await self._result_now(queue, job_id)
+        # First listen, then look: what happens in between is heard.
+        async with self._feed.ending(queue, job_id) as ending:
+            answer = await self._result_now(queue, job_id)
+            if answer.status != 202:
+                return answer
+            try:
+                async with asyncio.timeout(wait_s):
+                    event = await ending
+            except TimeoutError:
+                event = None
+        return await self._result_now(queue, job_id) if event is None else _ended(event)
+
+    async def _result_now(self, queue: str, job_id: str) -> Answer:
+        fields = await self._reader.get(queue, job_id)
+        if fields is None:
+            raise JobNotFound
+        state = await self._control.state(queue, job_id)
+        if state == "completed":
+            return wire.json_answer(json_or_text(fields.get(b"returnvalue") or b"null"))
+        if state == "failed":
+            return _failed(fields.get(b"failedReason", b"").decode(errors="replace"))
+        return wire.json_answer(msgspec.json.encode({"state": state}), 202)
+
+
+def _ended(event: Event) -> Answer:
+    if event.name == "removed":
+        raise JobNotFound
+    ended = msgspec.json.decode(event.data, type=_Ended)
+    return wire.json_answer(bytes(ended.returnvalue)) if event.name == "completed" else _failed(ended.failedReason)
+
+
+def _failed(reason: str) -> Answer:
+    body = {
+        "type": "about:blank",
+        "title": "The job has failed",
+        "status": 422,
+        "code": "job_failed",
+        "detail": reason,
+        "failedReason": reason,
+    }
+    return Answer(422, PROBLEM, msgspec.json.encode(body))
+
+
+def _wait_s(text: str) -> float:
+    try:
+        wait_s = float(text)
+    except ValueError:
+        wait_s = -1.0
+    if not 0 <= wait_s <= MAX_WAIT_S:
+        raise InvalidRequest(f"Invalid wait {text[:100]}, must be from 0 to {MAX_WAIT_S:g} seconds", field="wait")
+    return wait_s
