@@ -335,6 +335,16 @@ class TestWorking:
             done = gateway.finished(queue, later)
             assert (done["failedReason"], done["attemptsMade"]) == ("still busy", 2), "it grants no attempt"
 
+    def test_a_worker_that_stops_finishes_what_it_has(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
+        with socket_to(toril.url, work_path(queue, 1, "?payload=job")) as worker:
+            gateway.add(queue, {"name": "n", "data": 1}, {"name": "n", "data": 2})
+            (message,) = worker.jobs(1)
+            worker.send({"data": {"type": "stop"}})
+            assert worker.is_quiet()
+            worker.finish(message)
+            assert worker.closed() == 1000
+        gateway.wait_for_counts(queue, completed=1, waiting=1, active=0)
+
     def test_a_reply_to_a_job_not_held_is_refused_and_harms_nothing(
         self, toril: TorilProcess, gateway: Gateway, queue: str
     ) -> None:
@@ -399,6 +409,16 @@ class TestDropping:
             gateway.wait_for_counts(queue, completed=20, failed=0)
         page = gateway.jobs(queue, statuses="completed", length=20)
         assert {job["attemptsMade"] for job in page["jobs"]} == {1}
+
+    def test_what_it_answered_before_it_closed_counts(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
+        for number in range(30):
+            job_id = gateway.add_one(queue, number)
+            with socket_to(toril.url, work_path(queue, 1, "?payload=job")) as worker:
+                (message,) = worker.jobs(1)
+                worker.send({"id": message["id"], "data": {"progress": number}})
+                worker.finish(message, number)
+            done = gateway.finished(queue, job_id)
+            assert (done["returnvalue"], done["progress"], done["attemptsStarted"]) == (number, number, 1)
 
     def test_a_killed_consumers_jobs_finish_elsewhere_within_two_seconds(
         self, toril: TorilProcess, gateway: Gateway, queue: str

@@ -185,8 +185,12 @@ class Presence(Protocol):
 class Seat(Protocol):
     """A worker's place at a queue, for as long as its socket lives."""
 
+    def stop(self) -> None:
+        """Lease no more; what it holds goes on."""
+        ...
+
     async def done(self) -> None:
-        """Wait until nothing more is leased for it and its last job has ended: the instance is shutting down."""
+        """Wait until its last job has ended. Only for a seat that is leased nothing more."""
         ...
 
     async def leave(self) -> None:

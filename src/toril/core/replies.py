@@ -1,7 +1,8 @@
 """What a worker on a socket sends: the end of a job, or, on the way there, progress and log lines.
 
 A reply is `{"id": …, "data": {"result": …}}` or carries `err`, at the top or in `data`: an object with `message`, or a
-text. A worker that gets whole jobs may also send `{"id": …, "data": {"progress": …}}` and `{"log": "…"}`.
+text. A worker that gets whole jobs may also send `{"id": …, "data": {"progress": …}}` and `{"log": "…"}`, and
+`{"data": {"type": "stop"}}` when it wants no more.
 """
 
 from __future__ import annotations
@@ -55,11 +56,20 @@ class _Reply(Struct, frozen=True):
     err: Raw | UnsetType = UNSET
 
 
+class _StopData(Struct, frozen=True, tag_field="type", tag="stop"):
+    pass
+
+
+class _StopFrame(Struct, frozen=True):
+    data: _StopData
+
+
 class _Numbered(Struct, frozen=True):
     id: int
 
 
 _REPLY = msgspec.json.Decoder(_Reply)
+_STOP = msgspec.json.Decoder(_StopFrame)
 _NUMBERED = msgspec.json.Decoder(_Numbered)
 
 
@@ -95,6 +105,17 @@ def read_reply(message: bytes, *, reports: bool) -> tuple[int, Report]:
             raise InvalidRequest("log must be a string")
         return number, LogLine(line)
     return number, _failed(_value(data.message), _value(data.stack))
+
+
+def is_stop(message: bytes) -> bool:
+    """Whether a worker says `{"data": {"type": "stop"}}`: it wants no more jobs and finishes those it has."""
+    if b'"stop"' not in message:
+        return False
+    try:
+        _STOP.decode(message)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def _number(message: bytes) -> int:

@@ -38,6 +38,10 @@ class Seat:
         self._consumer = consumer
         self._supervisor = supervisor
 
+    def stop(self) -> None:
+        """Lease no more; what it holds goes on."""
+        self._consumer.stop()
+
     async def done(self) -> None:
         """Wait until nothing is in flight any more."""
         await self._consumer.drained()

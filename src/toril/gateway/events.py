@@ -98,10 +98,11 @@ class EventRoutes:
         return await self._result_now(queue, job_id) if event is None else _ended(event)
 
     async def _result_now(self, queue: str, job_id: str) -> Answer:
+        # The state first: what a finished job says does not change any more.
+        state = await self._control.state(queue, job_id)
         fields = await self._reader.get(queue, job_id)
         if fields is None:
             raise JobNotFound
-        state = await self._control.state(queue, job_id)
         if state == "completed":
             return wire.json_answer(json_or_text(fields.get(b"returnvalue") or b"null"))
         if state == "failed":

@@ -16,7 +16,13 @@ _LOST = (ConnectionLost, StoreTimeout)
 
 
 def problem(error: TorilError) -> Answer:
-    """The answer to a request that failed in a way we know."""
+    """The answer to a request that failed in a way we know. `toril-code` has the error's code, as texts change."""
+    answer = _answer(error)
+    answer.headers = (*answer.headers, (b"toril-code", error.code.encode()))
+    return answer
+
+
+def _answer(error: TorilError) -> Answer:
     if isinstance(error, (StoreUnavailable, ShuttingDown)):
         retry_after = (b"retry-after", b"%d" % error.retry_after_s)
         if isinstance(error, StoreUnavailable):

@@ -1,9 +1,11 @@
+import base64
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from toril.core.errors import Unauthorized
-from toril.gateway.auth import Tokens, bearer, check_lock
+from toril.gateway.auth import SUBPROTOCOL, Tokens, bearer, check_lock, socket_authorization
 
 
 @pytest.mark.parametrize("token", [b"a", b"a b", b"Bearer x", b"\xff", b" a", b"uuid:1"])
@@ -70,3 +72,55 @@ def test_a_job_without_a_lock_opens_for_nobody() -> None:
 
 def test_a_refusal_says_no_more_than_that() -> None:
     assert Unauthorized().message == "Unauthorized"
+
+
+def offered(token: bytes) -> str:
+    return "toril.bearer." + base64.urlsafe_b64encode(token).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize("authorization", [b"Bearer a", b"Basic a", b"Bearer ", b""])
+def test_a_sockets_header_counts_before_all_else_right_or_wrong(authorization: bytes) -> None:
+    assert socket_authorization(authorization, {"token": "b"}, [offered(b"c")]) == authorization
+
+
+def test_a_sockets_query_counts_before_its_subprotocols() -> None:
+    assert socket_authorization(None, {"token": "b"}, [offered(b"c")]) == b"Bearer b"
+
+
+def test_an_empty_token_in_the_query_is_no_token_and_nothing_else_is_looked_at() -> None:
+    shown = socket_authorization(None, {"token": ""}, [offered(b"c")])
+    with pytest.raises(Unauthorized):
+        Tokens(("c",)).check(shown)
+
+
+@pytest.mark.parametrize("token", ["one", "grün", "a b", "a+/="])
+def test_a_sockets_token_is_let_in_whichever_way_it_comes(token: str) -> None:
+    tokens = Tokens((token,))
+    tokens.check(socket_authorization(f"Bearer {token}".encode(), {}, []))
+    tokens.check(socket_authorization(None, {"token": token}, []))
+    tokens.check(socket_authorization(None, {}, [SUBPROTOCOL, offered(token.encode())]))
+
+
+@given(st.binary(min_size=1))
+def test_any_token_fits_into_a_subprotocol(token: bytes) -> None:
+    assert socket_authorization(None, {}, [SUBPROTOCOL, offered(token)]) == b"Bearer " + token
+    assert socket_authorization(None, {}, [offered(token), SUBPROTOCOL]) == b"Bearer " + token
+
+
+@given(st.text(), st.lists(st.text().map(lambda text: f"toril.bearer.{text}") | st.text()))
+def test_whatever_a_socket_shows_is_let_in_or_refused(token: str, subprotocols: list[str]) -> None:
+    for query in ({}, {"token": token}):
+        with pytest.raises(Unauthorized):
+            Tokens(("\x00 no one's guess \x00",)).check(socket_authorization(None, query, subprotocols))
+
+
+@pytest.mark.parametrize(
+    "subprotocols",
+    [[], [SUBPROTOCOL], ["other", "toril.bearer"], ["toril.bearer.a"], ["toril.bearer.grün"], ["Toril.Bearer.Yw"]],
+)
+def test_a_socket_that_shows_no_token_is_refused(subprotocols: list[str]) -> None:
+    assert socket_authorization(None, {"other": "a"}, subprotocols) is None
+
+
+def test_half_a_character_in_a_query_is_no_crash() -> None:
+    assert socket_authorization(None, {"token": "a\ud800"}, []) == b"Bearer a?"

@@ -53,7 +53,7 @@ def test_a_store_that_is_away_is_a_503_to_try_again(error: TorilError, text: str
     with capture_logs() as logs:
         answer = problem(error)
     assert (answer.status, answer.body) == (503, text.encode())
-    assert dict(answer.headers) == {b"retry-after": b"1"}
+    assert dict(answer.headers) == {b"retry-after": b"1", b"toril-code": b"store_unavailable"}
     assert [line["error"] for line in logs] == [SECRET]
 
 
@@ -75,11 +75,15 @@ def test_a_fault_of_ours_is_told_by_its_code_only(error: TorilError, code: bytes
 def test_while_shutting_down_the_connection_is_closed() -> None:
     answer = problem(ShuttingDown())
     assert answer.status == 503
-    assert dict(answer.headers) == {b"retry-after": b"1", b"connection": b"close"}
+    assert dict(answer.headers) == {
+        b"retry-after": b"1",
+        b"connection": b"close",
+        b"toril-code": b"shutting_down",
+    }
 
 
 def test_a_body_that_was_not_read_closes_the_connection() -> None:
-    assert dict(problem(PayloadTooLarge()).headers) == {b"connection": b"close"}
+    assert dict(problem(PayloadTooLarge()).headers) == {b"connection": b"close", b"toril-code": b"payload_too_large"}
 
 
 def test_a_crash_is_logged_and_not_shown() -> None:

@@ -17,7 +17,7 @@ from toril.core.errors import InvalidRequest, JobNotFound, TorilError
 from toril.core.outcome import Outcome, Replied, TimedOut
 from toril.core.ports import JobReporter, Seat, Seats
 from toril.core.queue_name import NameRules
-from toril.core.replies import Done, LogLine, Progress, read_reply
+from toril.core.replies import Done, LogLine, Progress, is_stop, read_reply
 from toril.core.stored_job import text_json
 from toril.gateway.routing import Access, Request, Serve, SocketRoute
 from toril.gateway.sockets.queue import refusal
@@ -25,6 +25,7 @@ from toril.gateway.sockets.socket import GOING_AWAY, Socket
 
 MAX_CONCURRENCY = 10_000
 _REPORTS_IN_FLIGHT = 256
+_MOMENT_S = 0.001
 _MAX_TIMEOUT_MS = 7 * 24 * 3600 * 1000
 
 
@@ -67,17 +68,26 @@ class WorkerSocketRoutes:
             socket.on_drain = lambda: tasks.create_task(_end(socket, destination, seat))
             try:
                 while (message := await socket.receive()) is not None:
-                    await line.hear(message)
+                    if destination.whole and is_stop(message):
+                        seat.stop()
+                        tasks.create_task(_close_when_done(socket, seat, 1000, "stopped"))
+                    else:
+                        await line.hear(message)
             finally:
                 socket.gone = True
+                await line.heard_out()
                 await seat.leave()
 
 
 async def _end(socket: Socket, destination: SocketWorker, seat: Seat) -> None:
     if destination.whole:
         await socket.send(b'{"data":{"type":"drain"}}')
+    await _close_when_done(socket, seat, GOING_AWAY, "shutting down")
+
+
+async def _close_when_done(socket: Socket, seat: Seat, code: int, reason: str) -> None:
     await seat.done()
-    await socket.close(GOING_AWAY, "shutting down")
+    await socket.close(code, reason)
 
 
 def _whole(name: str, text: str, most: int) -> int:
@@ -137,6 +147,12 @@ class _Line:
 
     def close(self) -> None:
         """Nothing to let go: the socket is its handler's."""
+
+    async def heard_out(self) -> None:
+        """Wait until every answer that came before the socket was closed is on its way to Redis."""
+        # Rare and short, where an event for each job would cost every job.
+        while any(held.answer.done() for held in self._held.values()):  # noqa: ASYNC110
+            await asyncio.sleep(_MOMENT_S)
 
     def _call_off(self, number: int, why: bytes) -> None:
         """Tell a worker that understands it that nobody waits for this job any more."""

@@ -1,0 +1,27 @@
+"""The Python client of toril: jobs, results, events and workers over HTTP and WebSocket.
+
+with Client("http://127.0.0.1:8080", "TOKEN") as toril:
+    job = toril.add("orders", "charge", {"amount": 42})
+    print(toril.result("orders", job.id, wait_s=30))
+"""
+
+from toril_client.client import AsyncClient, Client
+from toril_client.errors import JobFailed, RetryIn, TorilError, Unrecoverable
+from toril_client.jobs import Event, Job, NewJob
+from toril_client.push import PushedJob
+from toril_client.worker import Task, Worker
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Event",
+    "Job",
+    "JobFailed",
+    "NewJob",
+    "PushedJob",
+    "RetryIn",
+    "Task",
+    "TorilError",
+    "Unrecoverable",
+    "Worker",
+]

@@ -1,0 +1,165 @@
+"""Every call of the REST side as data: what to send, whether it may be sent again, how to read the answer.
+
+The sync and the async client send these and share everything else.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from toril_client.errors import JobFailed, TorilError
+from toril_client.jobs import Event, Job, NewJob
+
+T = TypeVar("T")
+TRIES = 5
+LONGEST_WAIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request. It is sent again when the server cannot be reached or says 503, unless `once`."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    json: Any = None
+    params: Mapping[str, str] | None = None
+    once: bool = False
+    timeout_s: float = 30.0
+
+
+def pause_s(tried: int) -> float:
+    """How long to wait before the next try: 0.1 s, doubling, with jitter."""
+    return 0.1 * float(2**tried) * random.uniform(0.5, 1.0)
+
+
+def worth_another(call: Call[Any], response: httpx.Response, tried: int) -> bool:
+    """Whether a call whose answer this is should be sent again."""
+    return response.status_code == 503 and not call.once and tried + 1 < TRIES
+
+
+def checked(call: Call[T], response: httpx.Response) -> T:
+    """The answer read, or an error that carries the server's code."""
+    if response.status_code < 400:
+        return call.read(response)
+    if response.headers.get("content-type", "").startswith("application/problem+json"):
+        problem = response.json()
+        kind = JobFailed if problem["code"] == "job_failed" else TorilError
+        raise kind(problem.get("detail") or problem["title"], problem["code"], response.status_code)
+    code = response.headers.get("toril-code", f"http_{response.status_code}")
+    raise TorilError(response.text or response.reason_phrase, code, response.status_code)
+
+
+def _path(*parts: str) -> str:
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def add(queue: str, jobs: Iterable[NewJob]) -> Call[list[Job]]:
+    """Add jobs, all or none. Safe to repeat unless a job has deduplication instead of an id."""
+    body = [job.as_json() for job in jobs]
+    return Call(
+        "POST",
+        _path("queues", queue, "jobs"),
+        lambda response: [Job.from_json(raw) for raw in response.json()],
+        json=body,
+        once=any("jobId" not in job["opts"] for job in body),
+    )
+
+
+def get(queue: str, job_id: str) -> Call[Job]:
+    """One job."""
+    return Call("GET", _path("queues", queue, "jobs", job_id), lambda response: Job.from_json(response.json()))
+
+
+def page(queue: str, states: Iterable[str], start: int, length: int) -> Call[tuple[dict[str, int], list[Job]]]:
+    """Counts by state, and the newest jobs of each."""
+    return Call(
+        "GET",
+        _path("queues", queue, "jobs"),
+        lambda response: (response.json()["counts"], [Job.from_json(raw) for raw in response.json()["jobs"]]),
+        params={"statuses": ",".join(states), "start": str(start), "length": str(length)},
+    )
+
+
+def result(queue: str, job_id: str, wait_s: float) -> Call[tuple[bool, Any]]:
+    """Whether the job is done, and its return value."""
+    return Call(
+        "GET",
+        _path("queues", queue, "jobs", job_id, "result"),
+        lambda response: (response.status_code == 200, response.json()),
+        params={"wait": f"{min(wait_s, LONGEST_WAIT_S):.3f}"},
+        timeout_s=LONGEST_WAIT_S + 30,
+    )
+
+
+def register(queue: str, url: str, method: str, options: Mapping[str, Any], endpoint: Mapping[str, Any]) -> Call[None]:
+    """Register an endpoint as the queue's worker."""
+    document: dict[str, Any] = {"queue": queue, "endpoint": {"url": url, "method": method, **endpoint}}
+    if options:
+        document["opts"] = dict(options)
+    return Call("POST", "/workers", lambda _: None, json=document)
+
+
+def unregister(queue: str) -> Call[None]:
+    """Remove the queue's registered worker."""
+    return Call("DELETE", _path("workers", queue), lambda _: None, once=True)
+
+
+def workers() -> Call[dict[str, str]]:
+    """Every registered endpoint's URL, by queue."""
+    return Call("GET", "/workers", lambda response: dict(response.json()))
+
+
+def logs(queue: str, job_id: str, start: int, end: int) -> Call[list[str]]:
+    """A job's log lines."""
+    return Call(
+        "GET",
+        _path("queues", queue, "jobs", job_id, "logs"),
+        lambda response: list(response.json()["logs"]),
+        params={"start": str(start), "end": str(end)},
+    )
+
+
+def progress(queue: str, job_id: str, value: Any) -> Call[None]:
+    """Report progress, with the job's lock token."""
+    return Call("POST", _path("queues", queue, "jobs", job_id, "progress"), lambda _: None, json=value)
+
+
+def log(queue: str, job_id: str, line: str) -> Call[None]:
+    """Append a log line, with the job's lock token. Not repeated: the line could be there twice."""
+    return Call("POST", _path("queues", queue, "jobs", job_id, "logs"), lambda _: None, json=line, once=True)
+
+
+def events_path(queue: str) -> str:
+    """Where a queue's Server-Sent Events are."""
+    return _path("queues", queue, "events")
+
+
+class EventLines:
+    """Puts the lines of Server-Sent Events together; remembers where to resume."""
+
+    def __init__(self, since: str | None) -> None:
+        self.last = since
+        self._fields: dict[str, str] = {}
+
+    def headers(self) -> dict[str, str]:
+        """What to ask with: from behind the last event that came."""
+        return {"last-event-id": self.last} if self.last else {}
+
+    def take(self, line: str, read: Callable[[str], Any]) -> Event | None:
+        """One line; the event that it completes, if it does."""
+        if line:
+            name, _, value = line.partition(": ")
+            self._fields[name] = value
+            return None
+        fields, self._fields = self._fields, {}
+        if "event" not in fields:
+            return None
+        self.last = fields["id"]
+        return Event(fields["id"], fields["event"], read(fields["data"]))
