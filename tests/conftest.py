@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: real servers, started once where tests can share them."""
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import redis
 
@@ -21,6 +23,10 @@ _LOG_OFFSETS = pytest.StashKey[dict[Path, int]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_TORILS] = []
+    # The same examples in every CI run: what they find depends on the change, not on chance. Elsewhere they explore.
+    hypothesis.settings.register_profile("ci", derandomize=True)
+    if os.environ.get("CI"):
+        hypothesis.settings.load_profile("ci")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -180,7 +180,7 @@ class TestCommands:
             assert answer["err"]["message"] == f"Invalid message {json.dumps(message)}"
             assert answer["err"]["stack"] == ""
             assert answer["err"]["code"] == "invalid_request"
-            assert answer["id"] == (9 if "data" in message else None)
+            assert answer["id"] == 9
             assert "ok" in socket.command("getJobCounts"), "the socket lives on"
 
     @pytest.mark.parametrize(
@@ -267,6 +267,18 @@ class TestWorking:
             worker.send({"id": worker.receive()["id"]} | reply)
             assert gateway.finished(queue, job_id)["failedReason"] == reason
 
+    def test_it_works_on_when_the_registered_worker_beside_it_is_removed(
+        self, toril: TorilProcess, gateway: Gateway, queue: str
+    ) -> None:
+        with socket_to(toril.url, work_path(queue)) as worker:
+            gateway.register(queue, "http://127.0.0.1:9/nobody")
+            gateway.unregister(queue)
+            assert worker.is_quiet(0.5)
+            for number in range(3):
+                job_id = gateway.add_one(queue, number)
+                worker.finish(worker.receive(3))
+                gateway.finished(queue, job_id)
+
     def test_concurrency_is_the_sockets_own(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
         with socket_to(toril.url, work_path(queue, 3)) as worker, socket_to(toril.url, work_path(queue, 2)) as other:
             gateway.add(queue, *({"name": "n", "data": number} for number in range(10)))
@@ -344,6 +356,15 @@ class TestWorking:
             worker.finish(message)
             assert worker.closed() == 1000
         gateway.wait_for_counts(queue, completed=1, waiting=1, active=0)
+
+    def test_a_result_that_holds_the_word_stop_is_a_result(
+        self, toril: TorilProcess, gateway: Gateway, queue: str
+    ) -> None:
+        with socket_to(toril.url, work_path(queue, 1, "?payload=job")) as worker:
+            for result in ("stop", {"type": "stop"}):
+                job_id = gateway.add_one(queue)
+                worker.finish(worker.jobs(1)[0], result)
+                assert gateway.finished(queue, job_id)["returnvalue"] == result
 
     def test_a_reply_to_a_job_not_held_is_refused_and_harms_nothing(
         self, toril: TorilProcess, gateway: Gateway, queue: str

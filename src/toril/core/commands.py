@@ -104,9 +104,8 @@ Command = Add | Pause | Resume | GetJobs | GetJobCounts | GetJobLogs | GetWorker
 
 
 class Frame(Struct, frozen=True):
-    """One message of a client: `id` is whatever it likes, and comes back as it is."""
+    """What every message may have: an `id`, whatever the client likes, that comes back as it is."""
 
-    data: Raw
     id: Raw = Raw(b"null")
 
 

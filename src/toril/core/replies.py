@@ -7,7 +7,9 @@ text. A worker that gets whole jobs may also send `{"id": …, "data": {"progres
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import re
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -56,21 +58,17 @@ class _Reply(Struct, frozen=True):
     err: Raw | UnsetType = UNSET
 
 
-class _StopData(Struct, frozen=True, tag_field="type", tag="stop"):
-    pass
+class _StopData(Struct, frozen=True):
+    type: Literal["stop"]
 
 
 class _StopFrame(Struct, frozen=True):
     data: _StopData
 
 
-class _Numbered(Struct, frozen=True):
-    id: int
-
-
 _REPLY = msgspec.json.Decoder(_Reply)
 _STOP = msgspec.json.Decoder(_StopFrame)
-_NUMBERED = msgspec.json.Decoder(_Numbered)
+_NUMBER_FIRST = re.compile(rb'\s*\{\s*"id"\s*:\s*(\d{1,15})\s*,')
 
 
 def read_reply(message: bytes, *, reports: bool) -> tuple[int, Report]:
@@ -112,17 +110,26 @@ def is_stop(message: bytes) -> bool:
     if b'"stop"' not in message:
         return False
     try:
+        message.decode()
         _STOP.decode(message)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return False
     return True
 
 
 def _number(message: bytes) -> int:
+    """The number of a reply that is not what it should be: half a character in it, say, or nested too deeply."""
     try:
-        return _NUMBERED.decode(message).id
-    except (msgspec.DecodeError, RecursionError) as exc:
+        reply = json.loads(message)
+        number = reply.get("id") if isinstance(reply, dict) else None
+    except RecursionError:
+        found = _NUMBER_FIRST.match(message)
+        number = int(found[1]) if found else None
+    except ValueError as exc:
         raise InvalidRequest("Invalid message: it names no job") from exc
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise InvalidRequest("Invalid message: it names no job")
+    return number
 
 
 def _value(raw: Raw | UnsetType) -> Any:

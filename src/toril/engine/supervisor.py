@@ -79,9 +79,14 @@ class Supervisor:
     def stop(self, queue: str) -> None:
         """Work on this queue no more; jobs in flight end."""
         if self._retire(queue):
+            self._leave(queue)
+            log.info("consumer.stopped", queue=queue)
+
+    def _leave(self, queue: str) -> None:
+        """A consumer of this queue is gone: give up its place among the waits, unless another one works here."""
+        if queue not in self._running and all(other.queue != queue for other in self._seated):
             self._presence.gone(queue)
             self._forget(queue)
-            log.info("consumer.stopped", queue=queue)
 
     def seat(self, consumer: Consumer) -> None:
         """Let a worker on a socket work beside all others, until it is unseated."""
@@ -97,10 +102,7 @@ class Supervisor:
         self._seated.discard(consumer)
         self._retiring.add(consumer)
         await consumer.abandon()
-        queue = consumer.queue
-        if queue not in self._running and all(other.queue != queue for other in self._seated):
-            self._presence.gone(queue)
-            self._forget(queue)
+        self._leave(consumer.queue)
 
     def _retire(self, queue: str) -> bool:
         consumer = self._running.pop(queue, None)

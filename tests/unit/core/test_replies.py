@@ -51,7 +51,9 @@ def test_an_error_may_stand_in_several_places(text: str) -> None:
     assert read(text) == Done(b"", WorkerError("no", "at x"))
 
 
-@pytest.mark.parametrize("text", ['{"id":3,"err":"no"}', '{"id":3,"data":{"err":"no"}}', '{"id":3,"data":{"message":"no"}}'])
+@pytest.mark.parametrize(
+    "text", ['{"id":3,"err":"no"}', '{"id":3,"data":{"err":"no"}}', '{"id":3,"data":{"message":"no"}}']
+)
 def test_an_error_may_be_a_text(text: str) -> None:
     assert read(text) == Done(b"", WorkerError("no"))
 
@@ -169,7 +171,8 @@ def test_bytes_that_are_not_utf8_are_refused() -> None:
 
 # JSON.stringify writes half a character as `\\ud800`: a job whose worker says so must still end.
 @pytest.mark.parametrize(
-    "rest", ['"err":"\\ud800"', '"err":{"message":"\\ud800"}', '"data":{"message":"\\ud800"}', '"data":{"result":"\\ud800"}']
+    "rest",
+    ['"err":"\\ud800"', '"err":{"message":"\\ud800"}', '"data":{"message":"\\ud800"}', '"data":{"result":"\\ud800"}'],
 )
 def test_half_a_character_in_a_reply_still_ends_the_job(rest: str) -> None:
     assert isinstance(read(f'{{"id":3,{rest}}}'), Done)

@@ -100,7 +100,9 @@ async def hall(clock: FakeClock) -> AsyncIterator[Hall]:
 async def test_joining_looks_for_jobs_that_wait_already(clock: FakeClock) -> None:
     async with hall(clock) as made:
         made.store().add("1")
-        made.waits.markers.clear()
+        made.waits.watch("orders", lambda at_s: None)  # somebody else gets the marker
+        await turns()
+        assert made.waits.markers == {}
         line = made.line()
         made.seats.join(Desk(), line.pool)
         await until(lambda: line.got == [b"1"])

@@ -83,7 +83,6 @@ def _failed(lease: Lease, error: WorkerError, chance: Chance) -> Retry | Fail:
     trace = error.stack or f"Error: {error.message}\n    at a worker on a socket"
     if error.unrecoverable:
         return Fail(error.message, trace)
-    verdict = attempt_failed(lease, error.message, trace, chance)
-    if error.retry_in_ms is not None and isinstance(verdict, Retry):
-        verdict.after_ms = error.retry_in_ms
-    return verdict
+    if error.retry_in_ms is not None and lease.attempt < lease.options.attempts:
+        return Retry(error.retry_in_ms, error.message, trace)
+    return attempt_failed(lease, error.message, trace, chance)

@@ -34,7 +34,9 @@ def judge(outcome: Outcome, of: Lease | None = None) -> Complete | Retry | Fail:
     return worker().judge(of or lease(), outcome, lambda: 0.5)
 
 
-def failed(message: str = "no", stack: str = "", *, unrecoverable: bool = False, retry_in_ms: int | None = None) -> Replied:
+def failed(
+    message: str = "no", stack: str = "", *, unrecoverable: bool = False, retry_in_ms: int | None = None
+) -> Replied:
     return Replied(b"", WorkerError(message, stack, unrecoverable, retry_in_ms), 0.0123)
 
 
