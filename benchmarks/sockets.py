@@ -154,6 +154,8 @@ def main() -> int:
         rate, cost_s = median(lambda: fan_out(bench, arguments.listeners, 100), arguments.rounds)
         print(f"events: to {arguments.listeners} listeners: {rate:,.0f} deliveries/s, server {cost_s * 1e6:.1f} µs")
         for name, path in (("commands", "/ws/queues/idle-one"), ("work", "/ws/queues/idle-two/process/10")):
+            # A server each: what the first ones leave would hide what the second ones take.
+            bench = Bench(start_target(stack, "toril", TORIL, f"{redis_url}/1", _TOKEN))
             size, share = idle(bench, arguments.idle, path)
             print(f"idle: {arguments.idle} sockets for {name}: {size:.1f} KB each, {share:.1%} of a CPU in all")
     return 0
