@@ -1,18 +1,11 @@
-"""A queue as a whole: pause, resume, counts, its jobs in any order, who works on it. Called by `toril.gateway`."""
+"""A queue as a whole: pause, resume, who works on it; and the state of a job. Called by `toril.gateway`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from toril.bull.inspector import fields_of
 from toril.bull.keys import QueueKeys
 from toril.bull.scripts import Scripts
 from toril.bull.wire import pack
-from toril.core.stored_job import Fields
 
-_LISTS = frozenset({"waiting", "paused", "active"})
-_STORED_AS = {"waiting": "wait"}
-_BACKFILL = 5
 # The script moves 7,000 jobs a call out of a `paused` list that BullMQ 5 has left; this is more than Redis holds.
 _MOST_RESUMES = 100_000
 
@@ -49,26 +42,6 @@ class Control:
         reply = await self._scripts.run(keys.prefix, script, script.head(keys.keys(*parts), 1) + _arguments(job_id))
         return str(reply.decode())
 
-    async def counts(self, queue: str, states: Sequence[str]) -> Mapping[str, int]:
-        """How many jobs are in each of these states."""
-        keys = QueueKeys(self._prefix, queue)
-        replies = await self._scripts.links.of(keys.prefix).pipeline(
-            [pack("LLEN" if state in _LISTS else "ZCARD", keys.key(_STORED_AS.get(state, state))) for state in states]
-        )
-        return dict(zip(states, replies, strict=True))
-
-    async def jobs(
-        self, queue: str, states: Sequence[str], window: tuple[int, int], *, oldest_first: bool
-    ) -> list[tuple[bytes, Fields]]:
-        """The jobs of some states, one state after another."""
-        keys = QueueKeys(self._prefix, queue)
-        script = self._scripts.get_jobs
-        types = [_STORED_AS.get(state, state) for state in states]
-        start, end = window
-        arguments = _arguments(start, end, "1" if oldest_first else "0", _BACKFILL, *types)
-        pages = await self._scripts.run(keys.prefix, script, script.head([keys.prefix], 4 + len(types)) + arguments)
-        return [(job_id, fields_of(flat)) for page in pages for job_id, flat in page]
-
     async def workers(self, queue: str) -> list[dict[str, str]]:
         """The connections whose name says that they work on this queue, as Node's `getWorkers` shows them."""
         keys = QueueKeys(self._prefix, queue)
@@ -83,5 +56,5 @@ class Control:
         return found
 
 
-def _arguments(*values: str | int) -> bytes:
+def _arguments(*values: str) -> bytes:
     return pack(*values).partition(b"\r\n")[2]

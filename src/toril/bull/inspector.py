@@ -41,26 +41,31 @@ class Inspector:
         self, queue: str, statuses: Sequence[str], start: int, length: int
     ) -> tuple[Mapping[str, int], list[tuple[bytes, Fields]]]:
         """Counts by status and a window of jobs per status, newest first."""
-        keys = self._keys(queue)
         counted = [part for status in statuses for part in _COUNTED_AS.get(status, (status,))]
-        counts = await self._counts(keys, counted)
+        counts = await self.counts(queue, counted)
         if length == 0:
             return counts, []
+        return counts, await self.jobs(queue, counted, (start, start + length - 1), oldest_first=False)
+
+    async def counts(self, queue: str, states: Sequence[str]) -> Mapping[str, int]:
+        """How many jobs are in each of these states."""
+        keys = self._keys(queue)
+        replies = await self._link(keys).pipeline(
+            [pack("LLEN" if state in _LISTS else "ZCARD", keys.key(_STORED_AS.get(state, state))) for state in states]
+        )
+        return dict(zip(states, replies, strict=True))
+
+    async def jobs(
+        self, queue: str, states: Sequence[str], window: tuple[int, int], *, oldest_first: bool
+    ) -> list[tuple[bytes, Fields]]:
+        """The jobs of some states, one state after another."""
+        keys = self._keys(queue)
         script = self._scripts.get_jobs
-        types = [_STORED_AS.get(status, status) for status in counted]
-        arguments = pack(start, start + length - 1, "0", _BACKFILL, *types)
+        types = [_STORED_AS.get(state, state) for state in states]
+        arguments = pack(*window, "1" if oldest_first else "0", _BACKFILL, *types)
         head = script.head([keys.prefix], 4 + len(types))
         pages = await self._scripts.run(keys.prefix, script, head + arguments.partition(b"\r\n")[2])
-        return counts, [(job_id, fields_of(flat)) for page in pages for job_id, flat in page]
-
-    async def _counts(self, keys: QueueKeys, statuses: list[str]) -> dict[str, int]:
-        replies = await self._link(keys).pipeline(
-            [
-                pack("LLEN" if status in _LISTS else "ZCARD", keys.key(_STORED_AS.get(status, status)))
-                for status in statuses
-            ]
-        )
-        return dict(zip(statuses, replies, strict=True))
+        return [(job_id, fields_of(flat)) for page in pages for job_id, flat in page]
 
     async def logs(self, queue: str, job_id: str, start: int, end: int) -> tuple[list[bytes], int]:
         """Log lines from `start` to `end` inclusive, oldest first, and how many there are."""

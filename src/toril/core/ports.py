@@ -43,6 +43,16 @@ class JobReader(Protocol):
         """Counts by status, and the newest `length` jobs from `start` on of each status, one after another."""
         ...
 
+    async def counts(self, queue: str, states: Sequence[str]) -> Mapping[str, int]:
+        """How many jobs are in each of these states; `waiting` is not `paused`."""
+        ...
+
+    async def jobs(
+        self, queue: str, states: Sequence[str], window: tuple[int, int], *, oldest_first: bool
+    ) -> list[tuple[bytes, Fields]]:
+        """The jobs of some states, one state after another, from the first to the last of the window (inclusive)."""
+        ...
+
     async def logs(self, queue: str, job_id: str, start: int, end: int) -> tuple[list[bytes], int]:
         """Log lines from `start` to `end` inclusive (negative from the end), oldest first, and their count."""
         ...
@@ -219,16 +229,6 @@ class QueueControl(Protocol):
 
     async def state(self, queue: str, job_id: str) -> str:
         """The state that a job is in, in BullMQ's words; `unknown` where there is no such job."""
-        ...
-
-    async def counts(self, queue: str, states: Sequence[str]) -> Mapping[str, int]:
-        """How many jobs are in each of these states; `waiting` is not `paused`."""
-        ...
-
-    async def jobs(
-        self, queue: str, states: Sequence[str], window: tuple[int, int], *, oldest_first: bool
-    ) -> list[tuple[bytes, Fields]]:
-        """The jobs of some states, one state after another, from the first to the last of the window (inclusive)."""
         ...
 
     async def workers(self, queue: str) -> list[dict[str, str]]:

@@ -114,7 +114,7 @@ class QueueSocketRoutes:
             case GetJobs():
                 return await self._jobs(queue, command)
             case GetJobCounts():
-                return _encode(await self._control.counts(queue, command.states))
+                return _encode(await self._reader.counts(queue, command.states))
             case GetJobLogs(args=args):
                 if not is_job_id(args.job_id):
                     return wire.log_page([], 0)
@@ -138,10 +138,10 @@ class QueueSocketRoutes:
         states = command.states
         if start < 0 or end < 0 or end - start >= MAX_JOBS:
             # The window is open: what matters is how many there are.
-            counts = await self._control.counts(queue, states)
+            counts = await self._reader.counts(queue, states)
             if max(counts.values(), default=0) > MAX_JOBS:
                 raise InvalidRequest(f"At most {MAX_JOBS} jobs at a time; ask for a smaller window")
-        jobs = await self._control.jobs(queue, states, (start, end), oldest_first=command.args.oldest_first)
+        jobs = await self._reader.jobs(queue, states, (start, end), oldest_first=command.args.oldest_first)
         qualified = self._qualified(queue)
         return wire.array(wire.stored(qualified, job_id, fields) for job_id, fields in jobs)
 
