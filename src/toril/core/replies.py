@@ -99,7 +99,7 @@ def read_reply(message: bytes, *, reports: bool) -> tuple[int, Report]:
         return number, Progress(bytes(data.progress))
     if reports and data.log is not UNSET:
         line = _value(data.log)
-        if not isinstance(line, str) or not is_text(line):
+        if not isinstance(line, str):
             raise InvalidRequest("log must be a string")
         return number, LogLine(line)
     return number, _failed(_value(data.message), _value(data.stack))
@@ -152,15 +152,6 @@ def _failed(said: Any, stack: Any) -> Done:
         if isinstance(retry_in, (int, float)) and not isinstance(retry_in, bool) and 0 <= retry_in <= MAX_SAFE_INTEGER:
             retry_in_ms = int(retry_in)
         said = said.get("message")
-    message = said if isinstance(said, str) and is_text(said) else NEITHER
-    shown = stack if isinstance(stack, str) and is_text(stack) else ""
+    message = said if isinstance(said, str) else NEITHER
+    shown = stack if isinstance(stack, str) else ""
     return Done(b"", WorkerError(message, shown, unrecoverable, retry_in_ms))
-
-
-def is_text(text: str) -> bool:
-    """Whether a string can be written as UTF-8; JSON may hold halves of characters."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -6,7 +6,6 @@ from toril.core.errors import InvalidRequest, JobNotFound
 from toril.core.job import decode_jobs, is_job_id
 from toril.core.ports import JobProducer, JobReader, Now
 from toril.core.queue_name import NameRules
-from toril.core.stored_job import text_json
 from toril.gateway import wire
 from toril.gateway.routing import Access, Answer, Request, Route
 
@@ -48,16 +47,13 @@ class QueueRoutes:
         self._names.check(queue)
         return queue
 
-    def _qualified(self, queue: str) -> bytes:
-        return text_json(f"{self._prefix}:{queue}".encode())
-
     async def add(self, request: Request) -> Answer:
         """Add the jobs in the body, several of them all or none."""
         queue = self._queue(request)
         jobs = decode_jobs(await request.body(self._max_body_bytes))
         timestamp_ms = int(self._now() * 1000)
         ids = await self._producer.add(queue, jobs, timestamp_ms)
-        qualified = self._qualified(queue)
+        qualified = wire.qualified(self._prefix, queue)
         return wire.json_answer(
             wire.array(
                 [wire.added(qualified, job, job_id, timestamp_ms) for job, job_id in zip(jobs, ids, strict=True)]
@@ -74,7 +70,7 @@ class QueueRoutes:
             if status not in STATUSES:
                 raise InvalidRequest(f"Invalid status: {status}", field="statuses")
         counts, jobs = await self._reader.page(queue, list(dict.fromkeys(statuses)), start, length)
-        qualified = self._qualified(queue)
+        qualified = wire.qualified(self._prefix, queue)
         rendered = [wire.stored(qualified, job_id, fields) for job_id, fields in jobs]
         return wire.json_answer(wire.page(counts, rendered, start, length))
 
@@ -85,7 +81,7 @@ class QueueRoutes:
         fields = await self._reader.get(queue, job_id) if is_job_id(job_id) else None
         if fields is None:
             raise JobNotFound
-        return wire.json_answer(wire.stored(self._qualified(queue), job_id.encode(), fields))
+        return wire.json_answer(wire.stored(wire.qualified(self._prefix, queue), job_id.encode(), fields))
 
 
 def window(query: dict[str, str]) -> tuple[int, int]:

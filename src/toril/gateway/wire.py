@@ -21,6 +21,11 @@ def json_answer(body: bytes, status: int = 200) -> Answer:
     return Answer(status, JSON, body)
 
 
+def qualified(prefix: str, queue: str) -> bytes:
+    """BullMQ's qualified name of a queue, as a JSON string."""
+    return text_json(f"{prefix}:{queue}".encode())
+
+
 def added(queue: bytes, job: JobSpec, job_id: bytes, timestamp_ms: int) -> bytes:
     """The JSON of a job just added; `queue` is the qualified name as a JSON string."""
     opts = job.opts

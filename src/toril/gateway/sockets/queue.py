@@ -25,7 +25,6 @@ from toril.core.errors import InvalidRequest, TorilError
 from toril.core.job import is_job_id
 from toril.core.ports import JobProducer, JobReader, Now, QueueControl
 from toril.core.queue_name import NameRules
-from toril.core.stored_job import text_json
 from toril.gateway import wire
 from toril.gateway.routing import Access, Request, Serve, SocketRoute
 from toril.gateway.sockets.socket import GOING_AWAY, Socket
@@ -124,14 +123,11 @@ class QueueSocketRoutes:
             case _:
                 assert_never(command)
 
-    def _qualified(self, queue: str) -> bytes:
-        return text_json(f"{self._prefix}:{queue}".encode())
-
     async def _add(self, queue: str, command: Add) -> bytes:
         job = command.job()
         timestamp_ms = int(self._now() * 1000)
         (job_id,) = await self._producer.add(queue, [job], timestamp_ms)
-        return wire.added(self._qualified(queue), job, job_id, timestamp_ms)
+        return wire.added(wire.qualified(self._prefix, queue), job, job_id, timestamp_ms)
 
     async def _jobs(self, queue: str, command: GetJobs) -> bytes:
         start, end = command.args.start, command.args.end
@@ -142,7 +138,7 @@ class QueueSocketRoutes:
             if max(counts.values(), default=0) > MAX_JOBS:
                 raise InvalidRequest(f"At most {MAX_JOBS} jobs at a time; ask for a smaller window")
         jobs = await self._reader.jobs(queue, states, (start, end), oldest_first=command.args.oldest_first)
-        qualified = self._qualified(queue)
+        qualified = wire.qualified(self._prefix, queue)
         return wire.array(wire.stored(qualified, job_id, fields) for job_id, fields in jobs)
 
 

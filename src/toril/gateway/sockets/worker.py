@@ -18,7 +18,7 @@ from toril.core.outcome import Outcome, Replied, TimedOut
 from toril.core.ports import JobReporter, Seat, Seats
 from toril.core.queue_name import NameRules
 from toril.core.replies import Done, LogLine, Progress, is_stop, read_reply
-from toril.core.stored_job import text_json
+from toril.gateway import wire
 from toril.gateway.routing import Access, Request, Serve, SocketRoute
 from toril.gateway.sockets.queue import refusal
 from toril.gateway.sockets.socket import GOING_AWAY, Socket
@@ -55,7 +55,7 @@ class WorkerSocketRoutes:
         destination = SocketWorker(
             queue,
             concurrency,
-            text_json(f"{self._prefix}:{queue}".encode()),
+            wire.qualified(self._prefix, queue),
             payload == "job",
             math.inf if timeout is None else _whole("timeout", timeout, _MAX_TIMEOUT_MS) / 1000,
         )
