@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -47,13 +47,18 @@ class Listener:
         return seen
 
 
-@contextmanager
-def listening(toril: TorilProcess, queue: str, query: str = "", **headers: str) -> Iterator[Listener]:
+def listening(toril: TorilProcess, queue: str, query: str = "", **headers: str) -> AbstractContextManager[Listener]:
     """Listen to a queue for the length of a block; it has begun when the block begins."""
+    return listening_at(toril, f"/queues/{queue}/events{query}", **headers)
+
+
+@contextmanager
+def listening_at(toril: TorilProcess, path: str, **headers: str) -> Iterator[Listener]:
+    """The same with the whole path."""
     headers = {"authorization": f"Bearer {TOKEN}"} | headers
     with (
         httpx.Client(trust_env=False, timeout=20) as client,
-        client.stream("GET", f"{toril.url}/queues/{queue}/events{query}", headers=headers) as response,
+        client.stream("GET", f"{toril.url}{path}", headers=headers) as response,
     ):
         assert response.status_code == 200, response.read()
         assert response.headers["content-type"] == "text/event-stream;charset=utf-8"
@@ -149,6 +154,86 @@ class TestServerSentEvents:
         assert httpx.get(f"{toril.url}/queues/{queue}/events?token=wrong", trust_env=False).status_code == 401
         assert httpx.get(f"{toril.url}/queues/{queue}/events", trust_env=False).status_code == 401
         assert httpx.get(f"{toril.url}/queues/{queue}/jobs?token={TOKEN}", trust_env=False).status_code == 401
+
+
+class TestEventsOfSeveralQueues:
+    """`GET /events?queues=`"""
+
+    def test_each_event_says_its_queue_and_each_queue_is_in_order(
+        self, toril: TorilProcess, gateway: Gateway, new_queue: Callable[[], str]
+    ) -> None:
+        queues = [new_queue() for _ in range(3)]
+        with listening_at(toril, f"/events?queues={','.join(queues)}") as listener:
+            wanted = [(queue, gateway.add_one(queue, number)) for number in range(20) for queue in queues]
+            seen = []
+            while len(seen) < 60:
+                event = listener.next()
+                if event["event"] == "added":
+                    seen.append((event["data"]["queue"], event["data"]["jobId"]))
+            for queue in queues:
+                assert [pair for pair in seen if pair[0] == queue] == [pair for pair in wanted if pair[0] == queue]
+
+    @pytest.mark.parametrize("by", ["header", "query"])
+    def test_the_id_of_any_event_resumes_all_queues(
+        self, toril: TorilProcess, gateway: Gateway, new_queue: Callable[[], str], by: str
+    ) -> None:
+        queues = [new_queue() for _ in range(3)]
+        path = f"/events?queues={','.join(queues)}"
+        told: list[tuple[str, str]] = []
+
+        def hear(listener: Listener, most: int) -> str:
+            """Listen to so many events; the id of the last."""
+            for _ in range(most):
+                event = listener.next()
+                assert event["event"] != "gap"
+                if event["event"] == "added":
+                    told.append((event["data"]["queue"], event["data"]["jobId"]))
+            return str(event["id"])
+
+        with listening_at(toril, path) as listener:
+            wanted = [(queue, gateway.add_one(queue)) for queue in queues for _ in range(10)]
+            last = hear(listener, 25)
+        wanted += [(queue, gateway.add_one(queue)) for queue in queues for _ in range(10)]
+        headers = {"last-event-id": last} if by == "header" else {}
+        with listening_at(toril, path + (f"&since={last}" if by == "query" else ""), **headers) as listener:
+            hear(listener, 2 * 60 - 25)
+        assert sorted(told) == sorted(wanted)
+        assert len(told) == 60
+
+    def test_from_the_beginning_and_gaps(
+        self, toril: TorilProcess, gateway: Gateway, new_queue: Callable[[], str], store: redis.Redis
+    ) -> None:
+        first, second = new_queue(), new_queue()
+        for queue in (first, second):
+            gateway.add(queue, *({"name": "n", "data": number} for number in range(5)))
+        store.xtrim(f"bull:{second}:events", maxlen=2, approximate=False)
+        with listening_at(toril, f"/events?queues={first},{second}&since=0") as listener:
+            seen = [listener.next() for _ in range(13)]
+        assert [event["event"] for event in seen if event["data"]["queue"] == first] == ["added", "waiting"] * 5
+        ours = [event for event in seen if event["data"]["queue"] == second]
+        assert [event["event"] for event in ours] == ["gap", "added", "waiting"]
+
+    @pytest.mark.parametrize(
+        ("query", "text"),
+        [
+            ("", "queues must name from 1 to 50 queues, with commas"),
+            ("queues=,,", "queues must name from 1 to 50 queues, with commas"),
+            (
+                "queues=" + ",".join(f"queue-{n}" for n in range(51)),
+                "queues must name from 1 to 50 queues, with commas",
+            ),
+            ("queues=orders,ab", "queue name must be at least 3 characters long"),
+            ("queues=orders&since=x!", "Invalid event id x!"),
+        ],
+    )
+    def test_what_cannot_be_listened_to_is_refused(self, gateway: Gateway, query: str, text: str) -> None:
+        answer = gateway.http.get(f"/events?{query}")
+        assert (answer.status_code, answer.text) == (400, text)
+
+    def test_the_token_may_stand_in_the_url(self, toril: TorilProcess, queue: str) -> None:
+        assert httpx.get(f"{toril.url}/events?queues={queue}", trust_env=False).status_code == 401
+        with httpx.stream("GET", f"{toril.url}/events?queues={queue}&token={TOKEN}", trust_env=False) as response:
+            assert response.status_code == 200
 
 
 class TestEventSockets:

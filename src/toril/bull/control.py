@@ -23,15 +23,17 @@ class Control:
 
     async def resume(self, queue: str) -> None:
         """Workers take jobs again; jobs that BullMQ 5 has set aside come back."""
+        left = await self._pause(queue, "paused", "wait", "resumed")
         for _ in range(_MOST_RESUMES):
-            if not await self._pause(queue, "paused", "wait", "resumed"):
+            if not left:
                 return
+            left = await self._pause(queue, "paused", "wait", "resumed", tell=False)
 
-    async def _pause(self, queue: str, source: str, target: str, event: str) -> int:
+    async def _pause(self, queue: str, source: str, target: str, event: str, *, tell: bool = True) -> int:
         keys = QueueKeys(self._prefix, queue)
         script = self._scripts.pause
         head = script.head(keys.keys(source, target, "meta", "prioritized", "events", "delayed", "marker"), 2)
-        left = await self._scripts.run(keys.prefix, script, head + _arguments(event, "1"))
+        left = await self._scripts.run(keys.prefix, script, head + _arguments(event, "01"[tell]))
         return int(left or 0)
 
     async def state(self, queue: str, job_id: str) -> str:

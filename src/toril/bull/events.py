@@ -108,23 +108,23 @@ class Follower:
     def __init__(self, streams: EventStreams, feed: _Feed, position: Position, *, resumes: bool) -> None:
         self._streams = streams
         self._feed = feed
-        self._position = position
+        self.position = position
         self._resumes = resumes
 
     async def batch(self) -> list[Event]:
         """The next events, at least one; none when the instance shuts down."""
         feed = self._feed
         while not self._streams.closed.is_set():
-            if self._resumes or self._position < feed.floor:
+            if self._resumes or self.position < feed.floor:
                 self._resumes = False
-                events, self._position = await feed.stored(self._position)
+                events, self.position = await feed.stored(self.position)
             else:
-                events = feed.after(self._position)
+                events = feed.after(self.position)
                 if events:
-                    self._position = events[-1].position
+                    self.position = events[-1].position
             if events:
                 return events
-            if self._position >= feed.last:
+            if self.position >= feed.last:
                 await feed.news.wait()
         return []
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
+import zlib
+from collections.abc import Mapping
+from typing import Annotated
 
-from msgspec import Struct
+import msgspec
+from msgspec import Meta, Struct
 
 from toril.core.errors import InvalidRequest
 
@@ -39,3 +45,44 @@ def position_of(text: str) -> Position:
     if found is None:
         raise InvalidRequest(f"Invalid event id {text[:100]}", field="since")
     return int(found[1]), int(found[2] or 0)
+
+
+class Bookmark:
+    """Places in the events of several queues as one text. Queues are told apart by a checksum of their names, so that
+    the text stays short and a caller may come back for other queues than before.
+    """
+
+    def __init__(self, places: Mapping[int, Position] | None = None, everywhere: Position | None = None) -> None:
+        self._places: dict[int, Position] = dict(places or {})
+        self._everywhere = everywhere
+
+    @classmethod
+    def read(cls, text: str) -> Bookmark:
+        """A bookmark as a client gives it back; or the id of one event (`0`), which is then the place in all queues.
+
+        Raises:
+            InvalidRequest: it is neither.
+        """
+        if _ID.match(text):
+            return cls(everywhere=position_of(text))
+        try:
+            packed = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+            return cls(_PLACES.decode(packed))
+        except (binascii.Error, ValueError, msgspec.DecodeError) as exc:
+            raise InvalidRequest(f"Invalid event id {text[:100]}", field="since") from exc
+
+    def of(self, queue: str) -> Position | None:
+        """The place in a queue's events; None if there is none."""
+        return self._places.get(zlib.crc32(queue.encode()), self._everywhere)
+
+    def move(self, queue: str, position: Position) -> None:
+        """Be at this place in a queue's events."""
+        self._places[zlib.crc32(queue.encode())] = position[0], position[1]
+
+    def text(self) -> bytes:
+        """What a client gives back."""
+        return base64.urlsafe_b64encode(msgspec.msgpack.encode(self._places)).rstrip(b"=")
+
+
+_Count = Annotated[int, Meta(ge=0)]
+_PLACES = msgspec.msgpack.Decoder(dict[int, tuple[_Count, _Count]])

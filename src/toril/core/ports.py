@@ -239,6 +239,11 @@ class QueueControl(Protocol):
 class EventFollower(Protocol):
     """A listener's place in the events of a queue."""
 
+    @property
+    def position(self) -> Position:
+        """Behind which the next batch begins."""
+        ...
+
     async def batch(self) -> list[Event]:
         """The next events, at least one; none when the instance shuts down."""
         ...

@@ -143,8 +143,12 @@ async def _hung_up(receive: Receive) -> None:
 
 async def _send_parts(stream: Stream, send: Send) -> None:
     async with aclosing(stream.parts) as parts:
-        async for part in parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": stream.first, "more_body": True})
+        try:
+            async for part in parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        except TorilError as error:  # it ends, and the caller comes back to where it was
+            log.warning("stream.ended", error=error.message)
     await send({"type": "http.response.body", "body": b""})
 
 

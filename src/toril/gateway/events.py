@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 
 import msgspec
+import structlog
 from msgspec import Raw, Struct
 
-from toril.core.errors import InvalidRequest, JobNotFound
-from toril.core.event import Event, Position, position_of
+from toril.core.errors import InvalidRequest, JobNotFound, StoreError
+from toril.core.event import Bookmark, Event, Position, position_of
 from toril.core.job import is_job_id
-from toril.core.ports import EventFeed, JobReader, QueueControl
+from toril.core.ports import EventFeed, EventFollower, JobReader, QueueControl
 from toril.core.queue_name import NameRules
 from toril.core.stored_job import json_or_text
 from toril.gateway import wire
 from toril.gateway.routing import Access, Answer, Request, Route, Stream
 
+log = structlog.get_logger(__name__)
+
 SSE = b"text/event-stream;charset=utf-8"
 PROBLEM = b"application/problem+json"
 MAX_WAIT_S = 60.0
+MAX_QUEUES = 50
 # Proxies between here and the listener close what is silent for a minute.
 _BEAT_S = 15.0
 _BEAT = b":\n\n"
@@ -46,6 +51,7 @@ class EventRoutes:
         """The routes of this module."""
         return [
             Route("GET", "/queues/{queue}/events", Access.TOKEN, self.events, token_in_url=True),
+            Route("GET", "/events", Access.TOKEN, self.events_of_several, token_in_url=True),
             Route("GET", "/queues/{queue}/jobs/{id}/result", Access.TOKEN, self.result),
         ]
 
@@ -57,9 +63,18 @@ class EventRoutes:
     async def events(self, request: Request) -> Stream:
         """The events of a queue from now on, or from behind `Last-Event-ID` or `?since=`."""
         queue = self._queue(request)
-        resumed = request.header(b"last-event-id") or request.query().get("since", "").encode()
-        since = position_of(resumed.decode("latin-1")) if resumed else None
-        return Stream(SSE, self._lines(queue, since))
+        resumed = _resumed(request)
+        return await _begun(self._lines(queue, position_of(resumed) if resumed else None))
+
+    async def events_of_several(self, request: Request) -> Stream:
+        """The events of the queues in `?queues=`, each event with its queue's name."""
+        queues = sorted({name for name in request.query().get("queues", "").split(",") if name})
+        if not 0 < len(queues) <= MAX_QUEUES:
+            raise InvalidRequest(f"queues must name from 1 to {MAX_QUEUES} queues, with commas", field="queues")
+        for queue in queues:
+            self._names.check(queue)
+        resumed = _resumed(request)
+        return await _begun(self._lines_of_several(queues, Bookmark.read(resumed) if resumed else Bookmark()))
 
     async def _lines(self, queue: str, since: Position | None) -> AsyncGenerator[bytes, None]:
         async with self._feed.follow(queue, since) as follower:
@@ -73,9 +88,47 @@ class EventRoutes:
                     continue
                 if not events:
                     return
-                yield b"".join(
-                    b"id: %b\nevent: %b\ndata: %b\n\n" % (event.id, event.name.encode(), event.data) for event in events
-                )
+                yield b"".join(_line(event.id, event, event.data) for event in events)
+
+    async def _lines_of_several(self, queues: list[str], bookmark: Bookmark) -> AsyncGenerator[bytes, None]:
+        # One batch at most waits to be sent: whoever reads slowly makes the followers wait, not the memory grow.
+        inbox: asyncio.Queue[tuple[str, list[Event]]] = asyncio.Queue(1)
+
+        async def pass_on(queue: str, follower: EventFollower) -> None:
+            try:
+                while events := await follower.batch():
+                    await inbox.put((queue, events))
+            except StoreError as error:
+                log.warning("stream.ended", error=error.message)
+            await inbox.put((queue, []))
+
+        async with AsyncExitStack() as following:
+            followers = {}
+            for queue in queues:
+                since = bookmark.of(queue)
+                followers[queue] = await following.enter_async_context(self._feed.follow(queue, since))
+                bookmark.move(queue, followers[queue].position)
+            yield _FIRST
+            async with asyncio.TaskGroup() as passing:
+                tasks = [passing.create_task(pass_on(queue, follower)) for queue, follower in followers.items()]
+                while True:
+                    try:
+                        async with asyncio.timeout(_BEAT_S):
+                            queue, events = await inbox.get()
+                    except TimeoutError:
+                        yield _BEAT
+                        continue
+                    if not events:  # the instance shuts down, or Redis is away: the caller comes back
+                        break
+                    name = b',"queue":%b}' % msgspec.json.encode(queue)
+                    parts = []
+                    for event in events:
+                        bookmark.move(queue, event.position)
+                        data = event.data[:-1] + (name if len(event.data) > 2 else name[1:])
+                        parts.append(_line(bookmark.text(), event, data))
+                    yield b"".join(parts)
+                for task in tasks:
+                    task.cancel()
 
     async def result(self, request: Request) -> Answer:
         """A job's return value, waited for as long as the caller likes, within limits."""
@@ -108,6 +161,19 @@ class EventRoutes:
         if state == "failed":
             return _failed(fields.get(b"failedReason", b"").decode(errors="replace"))
         return wire.json_answer(msgspec.json.encode({"state": state}), 202)
+
+
+def _resumed(request: Request) -> str:
+    header = request.header(b"last-event-id")
+    return header.decode("latin-1") if header else request.query().get("since", "")
+
+
+async def _begun(parts: AsyncGenerator[bytes, None]) -> Stream:
+    return Stream(SSE, await anext(parts), parts)
+
+
+def _line(place: bytes, event: Event, data: bytes) -> bytes:
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (place, event.name.encode(), data)
 
 
 def _ended(event: Event) -> Answer:

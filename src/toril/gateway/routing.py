@@ -40,9 +40,12 @@ class Answer(Struct):
 
 
 class Stream(Struct):
-    """A response that goes on until its parts end or the caller hangs up."""
+    """A response that goes on until its parts end or the caller hangs up. The first part is there before it begins,
+    so that what goes wrong until then is still an error with a status.
+    """
 
     content_type: bytes
+    first: bytes
     parts: AsyncGenerator[bytes, None]
 
 
