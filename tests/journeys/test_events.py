@@ -146,7 +146,7 @@ class TestServerSentEvents:
     @pytest.mark.parametrize("since", ["x", "1-2-3", "-1", "1-", "9" * 30])
     def test_a_malformed_id_is_refused(self, toril: TorilProcess, gateway: Gateway, queue: str, since: str) -> None:
         answer = gateway.http.get(f"/queues/{queue}/events", params={"since": since})
-        assert (answer.status_code, answer.text) == (400, f"Invalid event id {since}")
+        assert (answer.status_code, answer.json()["detail"]) == (400, f"Invalid event id {since}")
 
     def test_the_token_may_stand_in_the_url_here_and_not_on_other_routes(self, toril: TorilProcess, queue: str) -> None:
         with httpx.stream("GET", f"{toril.url}/queues/{queue}/events?token={TOKEN}", trust_env=False) as response:
@@ -228,7 +228,7 @@ class TestEventsOfSeveralQueues:
     )
     def test_what_cannot_be_listened_to_is_refused(self, gateway: Gateway, query: str, text: str) -> None:
         answer = gateway.http.get(f"/events?{query}")
-        assert (answer.status_code, answer.text) == (400, text)
+        assert (answer.status_code, answer.json()["detail"]) == (400, text)
 
     def test_the_token_may_stand_in_the_url(self, toril: TorilProcess, queue: str) -> None:
         assert httpx.get(f"{toril.url}/events?queues={queue}", trust_env=False).status_code == 401
@@ -392,13 +392,14 @@ class TestResult:
     def test_an_unknown_job_is_404_at_once(self, gateway: Gateway, queue: str) -> None:
         for job_id in ("404", "meta", "id"):
             answer = gateway.http.get(f"/queues/{queue}/jobs/{job_id}/result?wait=20")
-            assert (answer.status_code, answer.text) == (404, "Job not found")
+            assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
 
     @pytest.mark.parametrize("wait", ["-1", "61", "soon", "nan", "inf", ""])
     def test_a_bad_wait_is_refused(self, gateway: Gateway, queue: str, wait: str) -> None:
         answer = gateway.http.get(f"/queues/{queue}/jobs/1/result", params={"wait": wait})
         assert answer.status_code == 400
-        assert answer.text.startswith("Invalid wait")
+        assert answer.json()["detail"].startswith("Invalid wait")
+        assert answer.json()["field"] == "wait"
 
     def test_a_shutdown_ends_waits_and_streams(
         self, start_valkey: Callable[..., ValkeyProcess], start_toril: Callable[..., TorilProcess]

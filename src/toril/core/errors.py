@@ -3,8 +3,12 @@
     TorilError
     ├── InvalidRequest              400  invalid_request
     ├── Unauthorized                401  unauthorized
+    │   └── WrongLockToken          401  wrong_lock_token
+    ├── Forbidden                   403  forbidden
     ├── NotFound                    404  not_found
+    │   ├── QueueNotFound           404  queue_not_found
     │   ├── JobNotFound             404  job_not_found
+    │   ├── SchedulerNotFound       404  scheduler_not_found
     │   └── WorkerNotFound          404  worker_not_found
     ├── PayloadTooLarge             413  payload_too_large
     ├── StoreError                  500  store_error
@@ -13,6 +17,8 @@
     │   │   └── StoreTimeout        503  store_unavailable
     │   └── StoreRefused            500  store_refused
     ├── ShuttingDown                503  shutting_down
+    ├── RateLimited                 429  rate_limited
+    ├── JobFailed                   422  job_failed
     ├── JobRefused                  409  wrong_state
     │   └── LeaseLost               409  lease_lost
     └── ConfigInvalid               -    config_invalid
@@ -22,7 +28,7 @@ Expected results of work (a refused connection, a timeout) are values, see `tori
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class TorilError(Exception):
@@ -39,6 +45,10 @@ class TorilError(Exception):
         """What is wrong, for the person who reads the answer."""
         return str(self.args[0])
 
+    def details(self) -> dict[str, Any]:
+        """What a machine may want to know beside the code."""
+        return {}
+
 
 class InvalidRequest(TorilError):
     """The request is not valid."""
@@ -50,6 +60,10 @@ class InvalidRequest(TorilError):
         super().__init__(message)
         self.field = field
 
+    def details(self) -> dict[str, Any]:
+        """Which field is not valid, where it is one."""
+        return {} if self.field is None else {"field": self.field}
+
 
 class Unauthorized(TorilError):
     """Unauthorized"""
@@ -58,11 +72,36 @@ class Unauthorized(TorilError):
     status = 401
 
 
+class WrongLockToken(Unauthorized):
+    """Another token holds this job's lock"""
+
+    code = "wrong_lock_token"
+
+
+class Forbidden(TorilError):
+    """Forbidden"""
+
+    code = "forbidden"
+    status = 403
+
+
 class NotFound(TorilError):
     """Not found"""
 
     code = "not_found"
     status = 404
+
+
+class QueueNotFound(NotFound):
+    """Queue not found"""
+
+    code = "queue_not_found"
+
+
+class SchedulerNotFound(NotFound):
+    """Scheduler not found"""
+
+    code = "scheduler_not_found"
 
 
 class JobNotFound(NotFound):
@@ -120,11 +159,45 @@ class ShuttingDown(TorilError):
     retry_after_s: ClassVar[int] = 1
 
 
+class RateLimited(TorilError):
+    """Too many requests with this token."""
+
+    code = "rate_limited"
+    status = 429
+
+    def __init__(self, message: str | None = None, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class JobFailed(TorilError):
+    """The job has failed."""
+
+    code = "job_failed"
+    status = 422
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason or ""
+
+    def details(self) -> dict[str, Any]:
+        """Why, under BullMQ's name."""
+        return {"failedReason": self.reason}
+
+
 class JobRefused(TorilError):
     """The job is not in a state that allows this."""
 
     code = "wrong_state"
     status = 409
+
+    def __init__(self, message: str | None = None, *, state: str | None = None) -> None:
+        super().__init__(message)
+        self.state = state
+
+    def details(self) -> dict[str, Any]:
+        """The state that the job is in, where that is known."""
+        return {} if self.state is None else {"state": self.state}
 
 
 class LeaseLost(JobRefused):

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from toril.core.errors import NotFound, ShuttingDown, TorilError
 from toril.gateway.auth import SUBPROTOCOL, Tokens, socket_authorization
 from toril.gateway.problems import problem, unexpected
-from toril.gateway.routing import Access, Answer, Request, Route, RouteTable, SocketRoute, Stream
+from toril.gateway.routing import Access, Answer, Request, Route, RouteTable, SocketRoute, Stream, queue_at
 from toril.gateway.sockets.socket import Socket
 
 log = structlog.get_logger(__name__)
@@ -80,14 +80,22 @@ class Gateway:
                 shown = request.authorization
                 if shown is None and route.token_in_url:
                     shown = socket_authorization(None, request.query(), ())
-                self._tokens.check(shown)
+                self._admit(request, route, shown)
                 if self.draining:
                     raise ShuttingDown
             return await route.handler(request)
         except TorilError as error:
-            return problem(error)
+            return problem(error, own=route.own)
         except Exception:
-            return unexpected()
+            return unexpected(own=route.own)
+
+    def _admit(self, request: Request, route: Route | SocketRoute, shown: bytes | None) -> None:
+        """Who calls, and whether they may."""
+        request.caller = caller = self._tokens.check(shown)
+        if caller.everything:
+            return
+        place = queue_at(route.template)
+        caller.demand(route.right, None if place is None else request.segment(place))
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One WebSocket: let in or refused before the handshake, served until it is closed."""
@@ -98,7 +106,8 @@ class Gateway:
             if route is None:
                 raise NotFound
             request = Request(scope, receive, segments)
-            self._tokens.check(socket_authorization(request.authorization, request.query(), scope["subprotocols"]))
+            shown = socket_authorization(request.authorization, request.query(), scope["subprotocols"])
+            self._admit(request, route, shown)
             if self.draining:
                 raise ShuttingDown
             serve = await route.handler(request)

@@ -10,7 +10,8 @@ import msgspec
 import structlog
 from msgspec import Raw, Struct
 
-from toril.core.errors import InvalidRequest, JobNotFound, StoreError
+from toril.core.access import Right
+from toril.core.errors import InvalidRequest, JobFailed, JobNotFound, StoreError
 from toril.core.event import Bookmark, Event, Position, position_of
 from toril.core.job import is_job_id
 from toril.core.ports import EventFeed, EventFollower, JobReader, QueueControl
@@ -22,7 +23,6 @@ from toril.gateway.routing import Access, Answer, Request, Route, Stream
 log = structlog.get_logger(__name__)
 
 SSE = b"text/event-stream;charset=utf-8"
-PROBLEM = b"application/problem+json"
 MAX_WAIT_S = 60.0
 MAX_QUEUES = 50
 # Proxies between here and the listener close what is silent for a minute.
@@ -50,9 +50,25 @@ class EventRoutes:
     def routes(self) -> list[Route]:
         """The routes of this module."""
         return [
-            Route("GET", "/queues/{queue}/events", Access.TOKEN, self.events, token_in_url=True),
-            Route("GET", "/events", Access.TOKEN, self.events_of_several, token_in_url=True),
-            Route("GET", "/queues/{queue}/jobs/{id}/result", Access.TOKEN, self.result),
+            Route(
+                "GET",
+                "/queues/{queue}/events",
+                Access.TOKEN,
+                self.events,
+                Right.EVENTS_READ,
+                own=True,
+                token_in_url=True,
+            ),
+            Route(
+                "GET",
+                "/events",
+                Access.TOKEN,
+                self.events_of_several,
+                Right.EVENTS_READ,
+                own=True,
+                token_in_url=True,
+            ),
+            Route("GET", "/queues/{queue}/jobs/{id}/result", Access.TOKEN, self.result, Right.JOBS_READ, own=True),
         ]
 
     def _queue(self, request: Request) -> str:
@@ -72,6 +88,7 @@ class EventRoutes:
         if not 0 < len(queues) <= MAX_QUEUES:
             raise InvalidRequest(f"queues must name from 1 to {MAX_QUEUES} queues, with commas", field="queues")
         for queue in queues:
+            request.caller.demand(Right.EVENTS_READ, queue)
             self._names.check(queue)
         resumed = _resumed(request)
         return await _begun(self._lines_of_several(queues, Bookmark.read(resumed) if resumed else Bookmark()))
@@ -159,7 +176,7 @@ class EventRoutes:
         if state == "completed":
             return wire.json_answer(json_or_text(fields.get(b"returnvalue") or b"null"))
         if state == "failed":
-            return _failed(fields.get(b"failedReason", b"").decode(errors="replace"))
+            raise JobFailed(fields.get(b"failedReason", b"").decode(errors="replace"))
         return wire.json_answer(msgspec.json.encode({"state": state}), 202)
 
 
@@ -180,19 +197,9 @@ def _ended(event: Event) -> Answer:
     if event.name == "removed":
         raise JobNotFound
     ended = msgspec.json.decode(event.data, type=_Ended)
-    return wire.json_answer(bytes(ended.returnvalue)) if event.name == "completed" else _failed(ended.failedReason)
-
-
-def _failed(reason: str) -> Answer:
-    body = {
-        "type": "about:blank",
-        "title": "The job has failed",
-        "status": 422,
-        "code": "job_failed",
-        "detail": reason,
-        "failedReason": reason,
-    }
-    return Answer(422, PROBLEM, msgspec.json.encode(body))
+    if event.name == "failed":
+        raise JobFailed(ended.failedReason)
+    return wire.json_answer(bytes(ended.returnvalue))
 
 
 def _wait_s(text: str) -> float:

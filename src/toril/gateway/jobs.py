@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobNotFound
 from toril.core.job_faults import decode_json
 from toril.core.ports import JobReader, JobReporter
@@ -26,7 +27,7 @@ class JobRoutes:
         return [
             Route("POST", "/queues/{queue}/jobs/{id}/progress", Access.LOCK, self.progress),
             Route("POST", "/queues/{queue}/jobs/{id}/logs", Access.LOCK, self.log),
-            Route("GET", "/queues/{queue}/jobs/{id}/logs", Access.TOKEN, self.logs),
+            Route("GET", "/queues/{queue}/jobs/{id}/logs", Access.TOKEN, self.logs, Right.JOBS_READ),
         ]
 
     async def _held(self, request: Request) -> tuple[str, str]:

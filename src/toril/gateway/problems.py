@@ -1,34 +1,52 @@
-"""Errors as answers, in one place. The routes of BullMQ Proxy answer in plain text, as their clients expect."""
+"""Errors as answers, in one place. The routes of BullMQ Proxy answer in plain text, as their clients expect; ours with
+problem details (RFC 9457).
+"""
 
 from __future__ import annotations
 
+import math
+from http import HTTPStatus
+
+import msgspec
 import structlog
 
-from toril.core.errors import ConnectionLost, ShuttingDown, StoreTimeout, StoreUnavailable, TorilError
+from toril.core.errors import (
+    ConnectionLost,
+    RateLimited,
+    ShuttingDown,
+    StoreTimeout,
+    StoreUnavailable,
+    TorilError,
+)
 from toril.gateway.routing import Answer
 
 log = structlog.get_logger(__name__)
 
 PLAIN = b"text/plain;charset=utf-8"
+PROBLEM = b"application/problem+json"
 _AWAY = b"Redis is not available, try again"
 _UNKNOWN = b"Redis did not answer, so whether anything was written is unknown"
 _LOST = (ConnectionLost, StoreTimeout)
 
 
-def problem(error: TorilError) -> Answer:
+def problem(error: TorilError, *, own: bool = False) -> Answer:
     """The answer to a request that failed in a way we know. `toril-code` has the error's code, as texts change."""
     answer = _answer(error)
     answer.headers = (*answer.headers, (b"toril-code", error.code.encode()))
+    if own:
+        answer.body = _details(answer, error.code, **({} if error.status in {500, 503} else error.details()))
+        answer.content_type = PROBLEM
     return answer
 
 
 def _answer(error: TorilError) -> Answer:
-    if isinstance(error, (StoreUnavailable, ShuttingDown)):
-        retry_after = (b"retry-after", b"%d" % error.retry_after_s)
+    if isinstance(error, (StoreUnavailable, ShuttingDown, RateLimited)):
+        retry_after = (b"retry-after", b"%d" % math.ceil(error.retry_after_s))
         if isinstance(error, StoreUnavailable):
             log.warning("request.store_unavailable", error=error.message)
             return Answer(error.status, PLAIN, _UNKNOWN if isinstance(error, _LOST) else _AWAY, (retry_after,))
-        return Answer(error.status, PLAIN, error.message.encode(), (retry_after, (b"connection", b"close")))
+        close = ((b"connection", b"close"),) if isinstance(error, ShuttingDown) else ()
+        return Answer(error.status, PLAIN, error.message.encode(), (retry_after, *close))
     if error.status >= 500:
         log.error("request.failed", error=error.message, code=error.code)
         return Answer(error.status, PLAIN, b"Internal error: " + error.code.encode())
@@ -38,7 +56,16 @@ def _answer(error: TorilError) -> Answer:
     return Answer(error.status, PLAIN, error.message.encode(errors="replace"))
 
 
-def unexpected() -> Answer:
+def unexpected(*, own: bool = False) -> Answer:
     """The answer to a request that hit a fault of ours; the log has the rest."""
     log.exception("request.crashed")
-    return Answer(500, PLAIN, b"Internal error")
+    answer = Answer(500, PLAIN, b"Internal error")
+    if own:
+        answer.body, answer.content_type = _details(answer, TorilError.code), PROBLEM
+    return answer
+
+
+def _details(answer: Answer, code: str, **more: object) -> bytes:
+    status = HTTPStatus(answer.status)
+    document = {"type": "about:blank", "title": status.phrase, "status": answer.status, "code": code}
+    return msgspec.json.encode(document | {"detail": answer.body.decode()} | more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobNotFound
 from toril.core.job import decode_jobs, is_job_id
 from toril.core.ports import JobProducer, JobReader, Now
@@ -37,9 +38,9 @@ class QueueRoutes:
     def routes(self) -> list[Route]:
         """The routes of this module."""
         return [
-            Route("POST", "/queues/{queue}/jobs", Access.TOKEN, self.add),
-            Route("GET", "/queues/{queue}/jobs", Access.TOKEN, self.page),
-            Route("GET", "/queues/{queue}/jobs/{id}", Access.TOKEN, self.get),
+            Route("POST", "/queues/{queue}/jobs", Access.TOKEN, self.add, Right.JOBS_ADD),
+            Route("GET", "/queues/{queue}/jobs", Access.TOKEN, self.page, Right.JOBS_READ),
+            Route("GET", "/queues/{queue}/jobs/{id}", Access.TOKEN, self.get, Right.JOBS_READ),
         ]
 
     def _queue(self, request: Request) -> str:

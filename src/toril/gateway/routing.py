@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 from msgspec import Struct
 from starlette.types import Receive, Scope
 
+from toril.core.access import ANYBODY, Caller, Right
 from toril.core.errors import InvalidRequest, PayloadTooLarge
 from toril.gateway.sockets.socket import Socket
 
@@ -50,12 +51,13 @@ class Stream(Struct):
 
 
 class Request:
-    """One HTTP request, read as far as somebody asked."""
+    """One HTTP request, read as far as somebody asked. `caller` is who makes it."""
 
-    __slots__ = ("_receive", "_segments", "authorization", "content_length", "scope")
+    __slots__ = ("_receive", "_segments", "authorization", "caller", "content_length", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, segments: list[bytes]) -> None:
         self.scope = scope
+        self.caller: Caller = ANYBODY
         self.authorization: bytes | None = None
         self.content_length: bytes | None = None
         for name, value in scope["headers"]:
@@ -138,13 +140,26 @@ def _decoded(raw: bytes) -> str:
 Handler = Callable[[Request], Awaitable[Answer | Stream]]
 
 
+def queue_at(template: str) -> int | None:
+    """Which segment of a path names a queue, counted from 0."""
+    parts = template.split("/")
+    return parts.index("{queue}") - 1 if "{queue}" in parts else None
+
+
 class Route(Struct, frozen=True):
-    """A method, a path template (`/queues/{queue}/jobs`), who may call it, and what answers."""
+    """A method, a path template (`/queues/{queue}/jobs`), who may call it, and what answers.
+
+    The caller needs `right`, on the queue that the path names if it names one. Where queues are named elsewhere, in a
+    body, the handler asks `Request.caller` itself. Errors of routes that BullMQ Proxy does not have (`own`) are
+    problem details (RFC 9457); those of its routes are plain text, as its clients expect.
+    """
 
     method: str
     template: str
     access: Access
     handler: Handler
+    right: Right | None = None
+    own: bool = False
     # Browsers' EventSource cannot set headers, so there, and only there, the token may stand in the URL.
     token_in_url: bool = False
 
@@ -159,6 +174,8 @@ class SocketRoute(Struct, frozen=True):
     template: str
     access: Access
     handler: Callable[[Request], Awaitable[Serve]]
+    right: Right | None = None
+    own: bool = False
 
     @property
     def method(self) -> str:
@@ -178,6 +195,9 @@ class RouteTable(Generic[AnyRoute]):
         for route in self.routes:
             parts = tuple(None if part.startswith("{") else part.encode() for part in route.template.split("/"))
             self._by_shape.setdefault((route.method, len(parts)), []).append((parts, route))
+        # Where a path says what it says literally, that route comes before one with a placeholder there.
+        for shapes in self._by_shape.values():
+            shapes.sort(key=lambda shape: [part is None for part in shape[0]])
 
     def match(self, method: str, segments: list[bytes]) -> AnyRoute | None:
         """The route of a method and the raw path split at `/`."""

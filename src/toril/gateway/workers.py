@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from toril.core.access import Right
 from toril.core.errors import InvalidRequest, WorkerNotFound
 from toril.core.ports import WorkerRegistry
 from toril.core.queue_name import NameRules
@@ -25,15 +26,16 @@ class WorkerRoutes:
     def routes(self) -> list[Route]:
         """The routes of this module."""
         return [
-            Route("POST", "/workers", Access.TOKEN, self.register),
-            Route("GET", "/workers", Access.TOKEN, self.all),
-            Route("DELETE", "/workers/{queue}", Access.TOKEN, self.remove),
+            Route("POST", "/workers", Access.TOKEN, self.register, Right.WORKERS_MANAGE),
+            Route("GET", "/workers", Access.TOKEN, self.all, Right.WORKERS_READ),
+            Route("DELETE", "/workers/{queue}", Access.TOKEN, self.remove, Right.WORKERS_MANAGE),
         ]
 
     async def register(self, request: Request) -> Answer:
         """Register an endpoint as the worker of a queue, in place of the one that was."""
         document = await request.body(self._max_body_bytes)
         worker = read_worker(document, self._names)
+        request.caller.demand(Right.WORKERS_MANAGE, worker.queue)
         await self._registry.put(worker.queue, document)
         return wire.OK
 
@@ -41,6 +43,8 @@ class WorkerRoutes:
         """The endpoints' URLs by queue. A document that cannot run is not listed: nothing works on it."""
         urls = {}
         for queue, document in (await self._registry.all()).items():
+            if not request.caller.sees(queue):
+                continue
             try:
                 urls[queue] = read_worker(document, self._names).endpoint.url
             except InvalidRequest:

@@ -1,9 +1,11 @@
 import base64
+import hashlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toril.core.access import Caller, Grant
 from toril.core.errors import Unauthorized
 from toril.gateway.auth import SUBPROTOCOL, Tokens, bearer, check_lock, socket_authorization
 
@@ -54,6 +56,41 @@ def test_another_token_is_not(given_token: str) -> None:
 def test_without_tokens_nobody_is_let_in(tokens: tuple[str, ...], authorization: bytes | None) -> None:
     with pytest.raises(Unauthorized):
         Tokens(tokens).check(authorization)
+
+
+def granted(token: str, name: str = "shop", expires_at_s: float | None = None) -> Grant:
+    return Grant(hashlib.sha256(token.encode()).digest(), Caller(name), expires_at_s)
+
+
+def test_a_granted_token_lets_its_caller_in_beside_the_plain_ones() -> None:
+    tokens = Tokens(("root",), [granted("one"), granted("two")])
+    assert tokens.check(b"Bearer one").name == tokens.check(b"Bearer two").name == "shop"
+    assert tokens.check(b"Bearer root").everything
+
+
+def test_a_token_that_has_expired_does_not() -> None:
+    clock = [99.0]
+    tokens = Tokens((), [granted("one", expires_at_s=100.0)], now=lambda: clock[0])
+    tokens.check(b"Bearer one")
+    clock[0] = 100.0
+    with pytest.raises(Unauthorized):
+        tokens.check(b"Bearer one")
+
+
+def test_grants_can_be_replaced() -> None:
+    tokens = Tokens(("root",), [granted("one")])
+    tokens.replace([granted("two")])
+    assert tokens.check(b"Bearer two").name == "shop"
+    assert tokens.check(b"Bearer root").everything
+    with pytest.raises(Unauthorized):
+        tokens.check(b"Bearer one")
+
+
+def test_a_hash_is_no_token() -> None:
+    grant = granted("one")
+    for shown in (grant.sha256, grant.sha256.hex().encode()):
+        with pytest.raises(Unauthorized):
+            Tokens((), [grant]).check(b"Bearer " + shown)
 
 
 @given(st.binary(min_size=1), st.binary(min_size=1))

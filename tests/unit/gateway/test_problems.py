@@ -1,13 +1,21 @@
+import json
+from http import HTTPStatus
+
 import pytest
 from structlog.testing import capture_logs
 
 from toril.core.errors import (
     ConnectionLost,
+    Forbidden,
     InvalidRequest,
+    JobFailed,
     JobNotFound,
+    JobRefused,
     LeaseLost,
     NotFound,
     PayloadTooLarge,
+    QueueNotFound,
+    RateLimited,
     ShuttingDown,
     StoreError,
     StoreRefused,
@@ -16,6 +24,7 @@ from toril.core.errors import (
     TorilError,
     Unauthorized,
     WorkerNotFound,
+    WrongLockToken,
 )
 from toril.gateway.problems import problem, unexpected
 
@@ -94,3 +103,49 @@ def test_a_crash_is_logged_and_not_shown() -> None:
             answer = unexpected()
     assert (answer.status, answer.body) == (500, b"Internal error")
     assert [(line["event"], line["exc_info"]) for line in logs] == [("request.crashed", True)]
+
+
+@pytest.mark.parametrize(
+    ("error", "more"),
+    [
+        (InvalidRequest("Invalid wait", field="wait"), {"field": "wait"}),
+        (InvalidRequest("Malformed JSON"), {}),
+        (JobRefused("Job 1 is active", state="active"), {"state": "active"}),
+        (LeaseLost(state="completed"), {"state": "completed"}),
+        (JobFailed("unlucky"), {"failedReason": "unlucky"}),
+        (JobFailed(), {"failedReason": ""}),
+        (Forbidden(), {}),
+        (WrongLockToken(), {}),
+        (QueueNotFound(), {}),
+    ],
+)
+def test_on_our_own_routes_it_is_problem_details(error: TorilError, more: dict[str, str]) -> None:
+    answer = problem(error, own=True)
+    assert answer.content_type == b"application/problem+json"
+    assert (
+        json.loads(answer.body)
+        == {
+            "type": "about:blank",
+            "title": HTTPStatus(error.status).phrase,
+            "status": error.status,
+            "code": error.code,
+            "detail": error.message,
+        }
+        | more
+    )
+    assert (b"toril-code", error.code.encode()) in answer.headers
+
+
+def test_problem_details_tell_no_secret_either() -> None:
+    for error in (StoreUnavailable(SECRET), StoreRefused(SECRET)):
+        with capture_logs():
+            answer = problem(error, own=True)
+        assert SECRET.encode() not in answer.body
+        assert json.loads(answer.body)["code"] == error.code
+    with capture_logs():
+        assert json.loads(unexpected(own=True).body)["code"] == "internal_error"
+
+
+def test_a_limited_caller_hears_when_to_come_back() -> None:
+    answer = problem(RateLimited(retry_after_s=1.2))
+    assert (answer.status, dict(answer.headers)[b"retry-after"]) == (429, b"2")

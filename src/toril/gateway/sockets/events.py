@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec import Raw, Struct
 
+from toril.core.access import Right
 from toril.core.commands import request_id, shown
 from toril.core.errors import InvalidRequest
 from toril.core.event import GAP, Event, Position, position_of
@@ -42,7 +43,7 @@ class EventSocketRoutes:
 
     def routes(self) -> list[SocketRoute]:
         """The routes of this module."""
-        return [SocketRoute("/ws/queues/{queue}/events", Access.TOKEN, self.open)]
+        return [SocketRoute("/ws/queues/{queue}/events", Access.TOKEN, self.open, Right.EVENTS_READ)]
 
     async def open(self, request: Request) -> Serve:
         """Check what is asked for; what serves the socket."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import assert_never
 
 import msgspec
 import structlog
 
+from toril.core.access import Caller, Right
 from toril.core.commands import (
     MAX_JOBS,
     Add,
@@ -33,6 +35,15 @@ log = structlog.get_logger(__name__)
 
 _encode = msgspec.json.Encoder().encode
 _IN_FLIGHT = 256
+_RIGHTS: dict[type[Command], Right] = {
+    Add: Right.JOBS_ADD,
+    Pause: Right.QUEUES_MANAGE,
+    Resume: Right.QUEUES_MANAGE,
+    GetJobs: Right.JOBS_READ,
+    GetJobCounts: Right.QUEUES_READ,
+    GetJobLogs: Right.JOBS_READ,
+    GetWorkers: Right.QUEUES_READ,
+}
 
 
 class QueueSocketRoutes:
@@ -63,16 +74,16 @@ class QueueSocketRoutes:
         """Check the queue's name; what serves the socket."""
         queue = request.segment(2)
         self._names.check(queue)
-        return lambda socket: self._serve(socket, queue)
+        return lambda socket: self._serve(socket, request.caller, queue)
 
-    async def _serve(self, socket: Socket, queue: str) -> None:
+    async def _serve(self, socket: Socket, caller: Caller, queue: str) -> None:
         # A client that sends faster than Redis answers is read no further, so its messages wait on its side.
         room = asyncio.Semaphore(_IN_FLIGHT)
         async with asyncio.TaskGroup() as tasks:
             socket.on_drain = lambda: tasks.create_task(self._end(socket, room))
             while (message := await socket.receive()) is not None:
                 await room.acquire()
-                tasks.create_task(self._answer(socket, queue, message, room))
+                tasks.create_task(self._answer(socket, self._answered(caller, queue, message), room))
 
     async def _end(self, socket: Socket, room: asyncio.Semaphore) -> None:
         """Let what is under way be answered, then close."""
@@ -80,15 +91,16 @@ class QueueSocketRoutes:
             await room.acquire()
         await socket.close(GOING_AWAY, "shutting down")
 
-    async def _answer(self, socket: Socket, queue: str, message: bytes, room: asyncio.Semaphore) -> None:
+    async def _answer(self, socket: Socket, answer: Coroutine[None, None, bytes], room: asyncio.Semaphore) -> None:
         try:
-            await socket.send(await self._answered(queue, message))
+            await socket.send(await answer)
         finally:
             room.release()
 
-    async def _answered(self, queue: str, message: bytes) -> bytes:
+    async def _answered(self, caller: Caller, queue: str, message: bytes) -> bytes:
         try:
             number, command = read_command(message)
+            caller.demand(_RIGHTS[type(command)], queue)
             result = await self._do(queue, command)
         except TorilError as error:
             return refusal(request_id(message), error)

@@ -11,6 +11,7 @@ import asyncio
 import math
 from time import perf_counter
 
+from toril.core.access import Right
 from toril.core.destinations.base import OutboundRequest
 from toril.core.destinations.socket_worker import SocketWorker
 from toril.core.errors import InvalidRequest, JobNotFound, TorilError
@@ -40,7 +41,7 @@ class WorkerSocketRoutes:
 
     def routes(self) -> list[SocketRoute]:
         """The routes of this module."""
-        return [SocketRoute("/ws/queues/{queue}/process/{concurrency}", Access.TOKEN, self.open)]
+        return [SocketRoute("/ws/queues/{queue}/process/{concurrency}", Access.TOKEN, self.open, Right.JOBS_LEASE)]
 
     async def open(self, request: Request) -> Serve:
         """Check what is asked for; what serves the socket."""

@@ -1,0 +1,115 @@
+"""Who may do what, to which queues. Decided here, for REST, event streams and sockets alike; asked by the gateway."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable
+from fnmatch import translate
+
+from msgspec import Struct
+
+from toril.core.errors import Forbidden
+
+
+class Right(enum.StrEnum):
+    """Something that a token may allow."""
+
+    QUEUES_READ = "queues:read"
+    QUEUES_MANAGE = "queues:manage"
+    JOBS_ADD = "jobs:add"
+    JOBS_READ = "jobs:read"
+    JOBS_MANAGE = "jobs:manage"
+    JOBS_LEASE = "jobs:lease"
+    SCHEDULERS_READ = "schedulers:read"
+    SCHEDULERS_MANAGE = "schedulers:manage"
+    EVENTS_READ = "events:read"
+    WORKERS_READ = "workers:read"
+    WORKERS_MANAGE = "workers:manage"
+    METRICS_READ = "metrics:read"
+
+
+ALL = frozenset(Right)
+_WORDS = re.compile(r"(?P<thing>[a-z]+|\*):(?P<deed>[a-z]+|\*)\Z")
+
+
+def rights(patterns: Iterable[str]) -> frozenset[Right]:
+    """The rights that these mean: `jobs:add`, `jobs:*`, `*:read`, `*`.
+
+    Raises:
+        ValueError: one of them means none.
+    """
+    allowed: set[Right] = set()
+    for pattern in patterns:
+        words = _WORDS.match("*:*" if pattern == "*" else pattern)
+        meant = {
+            right
+            for right in Right
+            if words is not None
+            and words["thing"] in {"*", right.partition(":")[0]}
+            and words["deed"] in {"*", right.partition(":")[2]}
+        }
+        if not meant:
+            raise ValueError(f"{pattern!r} is no right; there are {', '.join(Right)}, and *, jobs:*, *:read")
+        allowed |= meant
+    return frozenset(allowed)
+
+
+class RateLimit(Struct, frozen=True, forbid_unknown_fields=True):
+    """At most `max` requests per `per_s` seconds, spread evenly, as many at once after a pause."""
+
+    max: int
+    per_s: float
+
+
+class Caller:
+    """Whoever shows a token: the token's name, its rights, and the queues (by globs) that they hold for."""
+
+    __slots__ = ("_all_queues", "_pattern", "everything", "name", "rate_limit", "rights")
+
+    def __init__(
+        self,
+        name: str,
+        allowed: frozenset[Right] = ALL,
+        queues: Iterable[str] = ("*",),
+        rate_limit: RateLimit | None = None,
+    ) -> None:
+        globs = tuple(queues)
+        self.name = name
+        self.rights = allowed
+        self.rate_limit = rate_limit
+        self._all_queues = "*" in globs
+        # The hot path asks nothing more of a token that may do everything.
+        self.everything = allowed == ALL and self._all_queues and rate_limit is None
+        self._pattern = re.compile("|".join(translate(glob) for glob in globs) or r"(?!)")
+
+    def sees(self, queue: str) -> bool:
+        """Whether any of its rights can hold for this queue."""
+        return self._all_queues or self._pattern.match(queue) is not None
+
+    def may(self, right: Right | None, queue: str | None = None) -> bool:
+        """Whether it has a right (any at all, for None) on a queue, or on what belongs to no queue."""
+        return (right in self.rights if right is not None else bool(self.rights)) and (
+            queue is None or self.sees(queue)
+        )
+
+    def demand(self, right: Right | None, queue: str | None = None) -> None:
+        """Let it pass, or not. What it is told is the same whether or not the queue exists.
+
+        Raises:
+            Forbidden: it may not.
+        """
+        if not self.may(right, queue):
+            raise Forbidden
+
+
+class Grant(Struct, frozen=True):
+    """A token, by its SHA-256, whom it lets in, and until when."""
+
+    sha256: bytes
+    caller: Caller
+    expires_at_s: float | None = None
+
+
+ANYBODY = Caller("", frozenset(), ())
+"""Who shows no token: passes where none is needed, and may do nothing else."""
