@@ -3,6 +3,9 @@
 A message that is too large, or is no WebSocket frame, ends the socket with a close code (1009, 1002, 1007). uvicorn
 then closes the connection at once; the client is still sending, so its kernel gets a reset and the code is lost. Here
 what still comes is read and dropped until nothing has come for a moment, for a few seconds at most.
+
+A client that answers no ping is gone, or has stopped reading. uvicorn closes its connection when all has been sent,
+which may be never; here that has a moment.
 """
 
 from __future__ import annotations
@@ -17,6 +20,12 @@ class LingeringSocketProtocol(WebSocketsSansIOProtocol):
     """One WebSocket connection."""
 
     _until = 0.0
+
+    def keepalive_timeout(self) -> None:
+        """Called when a ping has had no answer."""
+        super().keepalive_timeout()
+        if self.close_timer is None:
+            self.close_timer = self.loop.call_later(_QUIET_S, self.transport.abort)
 
     def handle_parser_exception(self) -> None:
         """Called for everything that comes once the frames cannot be read any more."""

@@ -176,7 +176,8 @@ class TestCommands:
         with socket_to(toril.url, f"/ws/queues/{queue}") as socket:
             socket.send(message)
             answer = socket.receive()
-            assert set(answer) == {"id", "err"}
+            assert set(answer) == {"id", "err", "data"}
+            assert answer["data"] == {"err": answer["err"]}, "where BullMQ Proxy's own clients look"
             assert answer["err"]["message"] == f"Invalid message {json.dumps(message)}"
             assert answer["err"]["stack"] == ""
             assert answer["err"]["code"] == "invalid_request"

@@ -35,7 +35,7 @@ class SocketClient:
         self.send({"id": self._ids, "data": {"fn": fn, "args": list(args)}})
         answer = self.receive()
         assert answer["id"] == self._ids
-        return answer["data"] if "data" in answer else answer["err"]
+        return answer["err"] if "err" in answer else answer["data"]
 
     def jobs(self, count: int) -> list[Any]:
         """The next jobs that are sent to this worker."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,7 +27,13 @@ log = structlog.get_logger(__name__)
 
 _BLOCK_MS = 10_000
 _BATCH = 500
+_BATCH_BYTES = 2**20
+_FIRST_BATCH = 100
+_LEAST_BATCH = 10
 _KEPT = 2000
+_KEPT_BYTES = 4 * 2**20
+# Redis trims a stream by nodes of about so many entries: fewer at once cannot have pushed any out unread.
+_TRIMMED_BY = 50
 _AGAIN_S = 0.1
 _BETWEEN_S = 0.005
 _ENDS = frozenset({"completed", "failed", "removed"})
@@ -49,10 +55,7 @@ class EventStreams:
         self.closed.set()
         for feed in self._feeds.values():
             feed.wake()
-            for waiters in feed.waiters.values():
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_result(None)
+            feed.tell(None)
 
     @asynccontextmanager
     async def follow(self, queue: str, since: Position | None) -> AsyncIterator[Follower]:
@@ -61,19 +64,19 @@ class EventStreams:
             yield Follower(self, feed, feed.last if since is None else since, resumes=since is not None)
 
     @asynccontextmanager
-    async def ending(self, queue: str, job_id: str) -> AsyncIterator[Awaitable[Event | None]]:
-        """The event that ends a job (completed, failed, removed), if it comes while this block lasts.
+    async def ending(self, queue: str, job_id: str) -> AsyncIterator[Callable[[], Awaitable[Event | None]]]:
+        """Waits for the event that ends a job (completed, failed, removed), if it comes while this block lasts.
 
-        None when the instance shuts down.
+        None when the instance shuts down; a `gap` when events got lost, that one perhaps among them.
         """
         async with self._feed(queue) as feed:
-            waiter: asyncio.Future[Event | None] = asyncio.get_running_loop().create_future()
+            waiter = _Waiter()
             waiters = feed.waiters.setdefault(job_id.encode(errors="replace"), set())
             waiters.add(waiter)
             if self.closed.is_set():
-                waiter.set_result(None)
+                waiter.tell(None)
             try:
-                yield waiter
+                yield waiter.heard
             finally:
                 waiters.discard(waiter)
                 if not waiters:
@@ -129,6 +132,18 @@ class Follower:
         return []
 
 
+class _Waiter:
+    """Somebody who waits for the end of one job."""
+
+    def __init__(self) -> None:
+        self._told: asyncio.Queue[Event | None] = asyncio.Queue()
+        self.heard = self._told.get
+
+    def tell(self, event: Event | None) -> None:
+        """This has happened."""
+        self._told.put_nowait(event)
+
+
 class _Feed:
     """The latest events of one queue. `floor` is the place behind which all of them are kept."""
 
@@ -138,9 +153,12 @@ class _Feed:
         self.floor: Position = (0, 0)
         self.last: Position = (0, 0)
         self.news = asyncio.Event()
-        self.waiters: dict[bytes, set[asyncio.Future[Event | None]]] = {}
+        self.waiters: dict[bytes, set[_Waiter]] = {}
         self._links = links
         self._events: list[Event] = []
+        self._bytes = 0
+        # As many of this queue's events as go out, or are read back, at a time: fewer where they are large.
+        self.batch = _FIRST_BATCH
         self._positions: list[Position] = []
         self._beginning = asyncio.Lock()
         self._begun = False
@@ -157,30 +175,56 @@ class _Feed:
     def after(self, position: Position) -> list[Event]:
         """What is kept behind a position, a batch at most."""
         first = bisect_right(self._positions, position)
-        return self._events[first : first + _BATCH]
+        return self._events[first : first + self.batch]
 
-    def take(self, entries: Sequence[Any]) -> None:
+    async def take(self, entries: Sequence[Any]) -> None:
         """Keep what the reader has read, and tell everybody."""
+        if len(entries) >= min(_TRIMMED_BY, self.batch) and await self._trimmed_behind(
+            self._links.of(self.key), self.last
+        ):
+            # More came at once than the stream holds: what is between is lost to everybody.
+            gap = _gap(self.last)
+            self._keep(gap)
+            self.tell(gap)
         for entry in entries:
             event = _event(entry)
             if event.position <= self.last:
                 continue
-            self.last = event.position
-            self._events.append(event)
-            self._positions.append(event.position)
+            self._keep(event)
             if event.name in _ENDS and event.job_id in self.waiters:
                 for waiter in self.waiters[event.job_id]:
-                    if not waiter.done():
-                        waiter.set_result(event)
-        if len(self._events) > 2 * _KEPT:
-            self.floor = self._positions[-_KEPT - 1]
-            del self._events[:-_KEPT], self._positions[:-_KEPT]
+                    waiter.tell(event)
+        self.batch = max(_LEAST_BATCH, min(_BATCH, _BATCH_BYTES * len(self._events) // (self._bytes or 1)))
+        if len(self._events) > 2 * _KEPT or self._bytes > 2 * _KEPT_BYTES:
+            self._trim()
         self.wake()
+
+    def _keep(self, event: Event) -> None:
+        self.last = event.position
+        self._events.append(event)
+        self._positions.append(event.position)
+        self._bytes += len(event.data)
+
+    def _trim(self) -> None:
+        """Drop the older part of what is kept."""
+        first = 0
+        while len(self._events) - first > _KEPT or self._bytes > _KEPT_BYTES:
+            self._bytes -= len(self._events[first].data)
+            first += 1
+        self.floor = self._positions[first - 1]
+        del self._events[:first], self._positions[:first]
+
+    def tell(self, event: Event | None) -> None:
+        """All who wait for the end of a job."""
+        for waiters in self.waiters.values():
+            for waiter in waiters:
+                waiter.tell(event)
 
     def doubt(self) -> None:
         """The connection broke, so the stream may have been trimmed unread: listeners see for themselves."""
         self._events.clear()
         self._positions.clear()
+        self._bytes = 0
         self.floor = (*self.last[:2], 1)
         self.wake()
 
@@ -192,19 +236,17 @@ class _Feed:
     async def stored(self, position: Position) -> tuple[list[Event], Position]:
         """A batch of what the stream holds behind a position, and the place that this reaches."""
         here = b"%d-%d" % position[:2]
-        link = self._links.of(self.key)
-        floor = self.floor
+        link, floor, batch = self._links.of(self.key), self.floor, self.batch
         own, entries = await link.pipeline(
             [
                 pack("XRANGE", self.key, here, here),
-                pack("XRANGE", self.key, b"(" + here, "+", "COUNT", _BATCH),
+                pack("XRANGE", self.key, b"(" + here, "+", "COUNT", batch),
             ]
         )
         events = [_event(entry) for entry in entries]
         if not own and await self._trimmed_behind(link, position):
-            data = b'{"since":"%b"}' % here
-            events.insert(0, Event((*position[:2], 1), GAP, data))
-        if len(entries) == _BATCH:
+            events.insert(0, _gap(position))
+        if len(entries) == batch:
             return events, events[-1].position
         # All there was: from here on it comes from what is kept.
         return events, max(floor, events[-1].position if events else position)
@@ -283,9 +325,10 @@ class _Reader:
             return
         self._reading = frozenset(feeds)
         positions = [b"%d-%d" % feed.last[:2] for feed in feeds.values()]
-        reply = await self._link.call("XREAD", "COUNT", _BATCH, "BLOCK", _BLOCK_MS, "STREAMS", *feeds, *positions)
+        batch = min(feed.batch for feed in feeds.values())
+        reply = await self._link.call("XREAD", "COUNT", batch, "BLOCK", _BLOCK_MS, "STREAMS", *feeds, *positions)
         for key, entries in reply or ():
-            feeds[key].take(entries)
+            await feeds[key].take(entries)
 
     async def _moved(self) -> None:
         try:
@@ -307,6 +350,10 @@ class _Reader:
                         log.debug("events.unblock_failed", error=exc.message)
                         await asyncio.sleep(_AGAIN_S)
                 await asyncio.sleep(_BETWEEN_S)
+
+
+def _gap(position: Position) -> Event:
+    return Event((*position[:2], 1), GAP, b'{"since":"%d-%d"}' % position[:2])
 
 
 def _event(entry: Sequence[Any]) -> Event:

@@ -29,15 +29,25 @@ class _AddArgs(_Args, frozen=True):
 
 class _JobsArgs(_Args, frozen=True):
     states: str | list[str]
-    start: int = 0
-    end: int = 0
-    oldest_first: bool = False
+    start: int | None = None
+    end: int | None = None
+    oldest_first: bool | None = None
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """The first and the last (inclusive)."""
+        return self.start or 0, self.end or 0
 
 
 class _LogsArgs(_Args, frozen=True):
     job_id: str
-    start: int = 0
-    end: int = -1
+    start: int | None = None
+    end: int | None = None
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """The first and the last (inclusive)."""
+        return self.start or 0, -1 if self.end is None else self.end
 
 
 class Add(Struct, frozen=True, tag_field="fn", tag="add", forbid_unknown_fields=True):

@@ -256,8 +256,11 @@ class EventFeed(Protocol):
         """Listen, from now on or from behind a position; what is lost is announced by a `gap`."""
         ...
 
-    def ending(self, queue: str, job_id: str) -> AbstractAsyncContextManager[Awaitable[Event | None]]:
-        """The event that ends a job, if it comes while the block lasts; None when the instance shuts down."""
+    def ending(self, queue: str, job_id: str) -> AbstractAsyncContextManager[Callable[[], Awaitable[Event | None]]]:
+        """Waits for the event that ends a job, if it comes while the block lasts; None when the instance shuts down.
+
+        A `gap` comes instead where events got lost, and that one may be among them: look, and wait again.
+        """
         ...
 
 

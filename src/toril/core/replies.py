@@ -89,12 +89,14 @@ def read_reply(message: bytes, *, reports: bool) -> tuple[int, Report]:
     except (msgspec.DecodeError, RecursionError, ValueError):
         return _number(message), _failed(None, None)
     data = reply.data or _Data()
-    if reply.err is not UNSET:
-        return number, _failed(_value(reply.err), None)
+    for err in (reply.err, data.err):
+        # BullMQ Proxy's clients always send an `err`, which is null when there is none; an error outdoes a result.
+        if err is not UNSET and bytes(err) != b"null":
+            return number, _failed(_value(err), None)
     if data.result is not UNSET:
         return number, Done(bytes(data.result), None)
-    if data.err is not UNSET:
-        return number, _failed(_value(data.err), None)
+    if data.err is not UNSET or reply.err is not UNSET:
+        return number, _failed(None, None)
     if reports and data.progress is not UNSET:
         return number, Progress(bytes(data.progress))
     if reports and data.log is not UNSET:

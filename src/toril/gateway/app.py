@@ -53,7 +53,12 @@ class Gateway:
             return
         answer = await self._answer(scope, receive)
         if isinstance(answer, Stream):
-            await _send_stream(answer, receive, send)
+            try:
+                await _send_stream(answer, receive, send)
+            except asyncio.CancelledError:
+                # The server ends, and this caller has stopped reading: there is no other way to be rid of it.
+                if not self.draining:
+                    raise
             return
         body = answer.body
         await send(

@@ -12,7 +12,7 @@ from msgspec import Raw, Struct
 
 from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobFailed, JobNotFound, StoreError
-from toril.core.event import Bookmark, Event, Position, position_of
+from toril.core.event import GAP, Bookmark, Event, Position, position_of
 from toril.core.job import is_job_id
 from toril.core.ports import EventFeed, EventFollower, JobReader, QueueControl
 from toril.core.queue_name import NameRules
@@ -29,6 +29,7 @@ MAX_QUEUES = 50
 _BEAT_S = 15.0
 _BEAT = b":\n\n"
 _FIRST = b"retry: 1000\n\n"
+_NO_BREAKS = str.maketrans("\r\n", "  ")
 
 
 class _Ended(Struct):
@@ -162,7 +163,13 @@ class EventRoutes:
                 return answer
             try:
                 async with asyncio.timeout(wait_s):
-                    event = await ending
+                    event = await ending()
+                    while event is not None and event.name == GAP:
+                        # The end may be among the events that are lost.
+                        answer = await self._result_now(queue, job_id)
+                        if answer.status != 202:
+                            return answer
+                        event = await ending()
             except TimeoutError:
                 event = None
         return await self._result_now(queue, job_id) if event is None else _ended(event)
@@ -190,7 +197,11 @@ async def _begun(parts: AsyncGenerator[bytes, None]) -> Stream:
 
 
 def _line(place: bytes, event: Event, data: bytes) -> bytes:
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (place, event.name.encode(), data)
+    # Anybody may add to BullMQ's streams: a name may hold a line break, and so may JSON, between its values.
+    name = event.name.translate(_NO_BREAKS).encode()
+    if b"\n" in data or b"\r" in data:
+        data = data.replace(b"\n", b" ").replace(b"\r", b" ")
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (place, name, data)
 
 
 def _ended(event: Event) -> Answer:

@@ -82,7 +82,8 @@ def test_one_state_needs_no_list_and_the_window_is_the_first_job() -> None:
     command = read("getJobs", "active")
     assert isinstance(command, GetJobs)
     assert command.states == ["active"]
-    assert (command.args.start, command.args.end, command.args.oldest_first) == (0, 0, False)
+    assert command.args.window == (0, 0)
+    assert not command.args.oldest_first
 
 
 @pytest.mark.parametrize("text", ['{"fn":"getJobCounts"}', '{"fn":"getJobCounts","args":[]}'])
@@ -99,11 +100,13 @@ def test_counts_are_of_the_states_named() -> None:
     assert command.states == ["delayed", "waiting"]
 
 
-@pytest.mark.parametrize(("args", "window"), [(("7",), (0, -1)), (("7", 2), (2, -1)), (("7", 2, 3), (2, 3))])
+@pytest.mark.parametrize(
+    ("args", "window"), [(("7",), (0, -1)), (("7", 2), (2, -1)), (("7", 2, 3), (2, 3)), (("7", None, None), (0, -1))]
+)
 def test_logs_are_all_of_them_unless_a_window_is_given(args: tuple[Any, ...], window: tuple[int, int]) -> None:
     command = read("getJobLogs", *args)
     assert isinstance(command, GetJobLogs)
-    assert (command.args.job_id, command.args.start, command.args.end) == ("7", *window)
+    assert (command.args.job_id, command.args.window) == ("7", window)
 
 
 @pytest.mark.parametrize("command", [read("getJobs", ["active", "sleeping"]), read("getJobCounts", "sleeping")])

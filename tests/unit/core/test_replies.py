@@ -62,8 +62,21 @@ def test_an_error_at_the_top_comes_before_a_result() -> None:
     assert read('{"id":3,"err":"no","data":{"result":1}}') == Done(b"", WorkerError("no"))
 
 
-def test_a_result_comes_before_an_error_beside_it() -> None:
-    assert read('{"id":3,"data":{"result":1,"err":"no"}}') == Done(b"1", None)
+@pytest.mark.parametrize(
+    "text", ['{"id":3,"data":{"result":null,"err":"no"}}', '{"id":3,"data":{"result":1},"err":{"message":"no"}}']
+)
+def test_an_error_outdoes_a_result_beside_it(text: str) -> None:
+    assert read(text) == Done(b"", WorkerError("no"))
+
+
+@pytest.mark.parametrize("text", ['{"id":3,"err":null,"data":{"result":1}}', '{"id":3,"data":{"result":1,"err":null}}'])
+def test_an_error_that_is_null_is_none(text: str) -> None:
+    assert read(text) == Done(b"1", None)
+
+
+@pytest.mark.parametrize("text", ['{"id":3,"err":null}', '{"id":3,"data":{"err":null}}'])
+def test_an_error_that_is_null_is_no_result_either(text: str) -> None:
+    assert read(text) == Done(b"", WorkerError(NEITHER))
 
 
 @pytest.mark.parametrize(

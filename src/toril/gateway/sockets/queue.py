@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
 from typing import assert_never
 
 import msgspec
 import structlog
+from msgspec import Struct
 
 from toril.core.access import Caller, Right
 from toril.core.commands import (
@@ -35,6 +36,9 @@ log = structlog.get_logger(__name__)
 
 _encode = msgspec.json.Encoder().encode
 _IN_FLIGHT = 256
+# Answers with whole jobs can be large: so many of them at once are read from Redis, or wait to be sent.
+_LARGE_IN_FLIGHT = 4
+_LARGE = (GetJobs, GetJobLogs)
 _RIGHTS: dict[type[Command], Right] = {
     Add: Right.JOBS_ADD,
     Pause: Right.QUEUES_MANAGE,
@@ -44,6 +48,14 @@ _RIGHTS: dict[type[Command], Right] = {
     GetJobLogs: Right.JOBS_READ,
     GetWorkers: Right.QUEUES_READ,
 }
+
+
+class _Asked(Struct, frozen=True):
+    """A message, and whose it is."""
+
+    caller: Caller
+    queue: str
+    message: bytes
 
 
 class QueueSocketRoutes:
@@ -78,12 +90,12 @@ class QueueSocketRoutes:
 
     async def _serve(self, socket: Socket, caller: Caller, queue: str) -> None:
         # A client that sends faster than Redis answers is read no further, so its messages wait on its side.
-        room = asyncio.Semaphore(_IN_FLIGHT)
+        room, large = asyncio.Semaphore(_IN_FLIGHT), asyncio.Semaphore(_LARGE_IN_FLIGHT)
         async with asyncio.TaskGroup() as tasks:
             socket.on_drain = lambda: tasks.create_task(self._end(socket, room))
             while (message := await socket.receive()) is not None:
                 await room.acquire()
-                tasks.create_task(self._answer(socket, self._answered(caller, queue, message), room))
+                tasks.create_task(self._answer(socket, _Asked(caller, queue, message), room, large))
 
     async def _end(self, socket: Socket, room: asyncio.Semaphore) -> None:
         """Let what is under way be answered, then close."""
@@ -91,23 +103,27 @@ class QueueSocketRoutes:
             await room.acquire()
         await socket.close(GOING_AWAY, "shutting down")
 
-    async def _answer(self, socket: Socket, answer: Coroutine[None, None, bytes], room: asyncio.Semaphore) -> None:
+    async def _answer(self, socket: Socket, asked: _Asked, room: asyncio.Semaphore, large: asyncio.Semaphore) -> None:
         try:
-            await socket.send(await answer)
+            number, command = read_command(asked.message)
+            asked.caller.demand(_RIGHTS[type(command)], asked.queue)
+        except TorilError as error:
+            await socket.send(refusal(request_id(asked.message), error))
+        else:
+            async with large if isinstance(command, _LARGE) else contextlib.nullcontext():
+                await socket.send(await self._answered(asked.queue, number, command))
         finally:
             room.release()
 
-    async def _answered(self, caller: Caller, queue: str, message: bytes) -> bytes:
+    async def _answered(self, queue: str, number: bytes, command: Command) -> bytes:
         try:
-            number, command = read_command(message)
-            caller.demand(_RIGHTS[type(command)], queue)
             result = await self._do(queue, command)
         except TorilError as error:
-            return refusal(request_id(message), error)
+            return refusal(number, error)
         except Exception:
             # A task boundary: a fault of ours costs one command, not the socket.
             log.exception("command.crashed", queue=queue)
-            return refusal(request_id(message), TorilError())
+            return refusal(number, TorilError())
         # As the original has it: what returns nothing is `{}`, not `{"ok": null}`.
         data = b"{}" if result is None else b'{"ok":%b}' % result
         return b'{"id":%b,"data":%b}' % (number, data)
@@ -129,7 +145,7 @@ class QueueSocketRoutes:
             case GetJobLogs(args=args):
                 if not is_job_id(args.job_id):
                     return wire.log_page([], 0)
-                return wire.log_page(*await self._reader.logs(queue, args.job_id, args.start, args.end))
+                return wire.log_page(*await self._reader.logs(queue, args.job_id, *args.window))
             case GetWorkers():
                 return _encode(await self._control.workers(queue))
             case _:
@@ -142,19 +158,21 @@ class QueueSocketRoutes:
         return wire.added(wire.qualified(self._prefix, queue), job, job_id, timestamp_ms)
 
     async def _jobs(self, queue: str, command: GetJobs) -> bytes:
-        start, end = command.args.start, command.args.end
+        start, end = command.args.window
         states = command.states
         if start < 0 or end < 0 or end - start >= MAX_JOBS:
             # The window is open: what matters is how many there are.
             counts = await self._reader.counts(queue, states)
             if max(counts.values(), default=0) > MAX_JOBS:
                 raise InvalidRequest(f"At most {MAX_JOBS} jobs at a time; ask for a smaller window")
-        jobs = await self._reader.jobs(queue, states, (start, end), oldest_first=command.args.oldest_first)
+        jobs = await self._reader.jobs(queue, states, (start, end), oldest_first=bool(command.args.oldest_first))
         qualified = wire.qualified(self._prefix, queue)
         return wire.array(wire.stored(qualified, job_id, fields) for job_id, fields in jobs)
 
 
 def refusal(number: bytes, error: TorilError) -> bytes:
-    """An error as the answer to a message: the original's shape, and our code beside it."""
-    body = {"message": error.message, "stack": "", "code": error.code}
-    return b'{"id":%b,"err":%b}' % (number, msgspec.json.encode(body))
+    """An error as the answer to a message, with our code in it. BullMQ Proxy's own clients look for it in `data`, its
+    documentation has it beside that.
+    """
+    body = msgspec.json.encode({"message": error.message, "stack": "", "code": error.code})
+    return b'{"id":%b,"err":%b,"data":{"err":%b}}' % (number, body, body)
