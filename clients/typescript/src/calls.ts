@@ -1,0 +1,116 @@
+/** Every call of the REST side as data: what to send, whether it may be sent again, how to read the answer. */
+
+import { withId, type Job, type NewJob, type State } from "./jobs.js";
+import { fromJson } from "./json.js";
+import { path, type Call } from "./server.js";
+
+/** The longest that the server waits for a result in one call. */
+export const LONGEST_WAIT_MS = 60_000;
+const MARGIN_MS = 30_000;
+
+/** A registered endpoint's own settings. */
+export interface EndpointOptions {
+  readonly method?: "POST" | "PUT" | "PATCH";
+  /** Sent along with every job. */
+  readonly headers?: Readonly<Record<string, string>>;
+  /** How long the whole answer may take; the server's default is 3,000 ms. */
+  readonly timeoutMs?: number;
+  /** How many jobs at once. */
+  readonly concurrency?: number;
+  /** At most `max` jobs started in `duration` milliseconds, over all workers of the queue. */
+  readonly limiter?: { readonly max: number; readonly duration: number };
+  readonly maxStalledCount?: number;
+  readonly removeOnComplete?: { readonly count?: number; readonly age?: number };
+  readonly removeOnFail?: { readonly count?: number; readonly age?: number };
+}
+
+/** How many jobs are in each state, and some of them. */
+export interface Page<Data, Result> {
+  readonly counts: Readonly<Record<string, number>>;
+  readonly jobs: Job<Data, Result>[];
+}
+
+/** A result, or the state of a job that has none yet. */
+export type Outcome<Result> =
+  | { readonly done: true; readonly result: Result }
+  | { readonly done: false; readonly state: string };
+
+/** Add jobs, all or none. Safe to repeat unless a job has deduplication instead of an id. */
+export function add<Data, Result>(queue: string, jobs: Iterable<NewJob<Data>>): Call<Job<Data, Result>[]> {
+  const json = Array.from(jobs, withId);
+  return {
+    method: "POST",
+    path: path("queues", queue, "jobs"),
+    json,
+    once: json.some((job) => job.opts.jobId === undefined),
+    read: fromJson,
+  };
+}
+
+/** One job. */
+export function get<Data, Result>(queue: string, id: string): Call<Job<Data, Result>> {
+  return { method: "GET", path: path("queues", queue, "jobs", id), read: fromJson };
+}
+
+/** Counts by state, and the newest jobs of each. */
+export function page<Data, Result>(
+  queue: string, states: readonly State[], start: number, length: number,
+): Call<Page<Data, Result>> {
+  const query = { statuses: states.join(), start: String(start), length: String(length) };
+  return { method: "GET", path: path("queues", queue, "jobs"), query, read: fromJson };
+}
+
+/** A job's result, waited for by the server. */
+export function result<Result>(queue: string, id: string, waitMs: number): Call<Outcome<Result>> {
+  const wait = Math.min(Math.max(waitMs, 0), LONGEST_WAIT_MS);
+  return {
+    method: "GET",
+    path: path("queues", queue, "jobs", id, "result"),
+    query: { wait: (wait / 1000).toFixed(3) },
+    timeoutMs: wait + MARGIN_MS,
+    read: (body, status) =>
+      status === 200
+        ? { done: true, result: fromJson(body) }
+        : { done: false, state: fromJson<{ state: string }>(body).state },
+  };
+}
+
+/** A job's log lines. */
+export function logs(queue: string, id: string, start: number, end: number): Call<string[]> {
+  return {
+    method: "GET",
+    path: path("queues", queue, "jobs", id, "logs"),
+    query: { start: String(start), end: String(end) },
+    read: (body) => fromJson<{ logs: string[] }>(body).logs,
+  };
+}
+
+/** Register an endpoint as a queue's worker. */
+export function register(queue: string, url: string, options: EndpointOptions): Call<void> {
+  const { method = "POST", headers, timeoutMs: timeout, ...opts } = options;
+  return {
+    method: "POST", path: "/workers", json: { queue, endpoint: { url, method, headers, timeout }, opts }, read: nothing,
+  };
+}
+
+/** Remove a queue's registered worker. */
+export function unregister(queue: string): Call<void> {
+  return { method: "DELETE", path: path("workers", queue), once: true, read: nothing };
+}
+
+/** Every registered endpoint's URL, by queue. */
+export function workers(): Call<Record<string, string>> {
+  return { method: "GET", path: "/workers", read: fromJson };
+}
+
+/** Report progress, with the job's lock token. */
+export function progress(queue: string, id: string, value: unknown): Call<void> {
+  return { method: "POST", path: path("queues", queue, "jobs", id, "progress"), json: value ?? null, read: nothing };
+}
+
+/** Append a log line, with the job's lock token. Not repeated: the line could be there twice. */
+export function log(queue: string, id: string, line: string): Call<void> {
+  return { method: "POST", path: path("queues", queue, "jobs", id, "logs"), json: line, once: true, read: nothing };
+}
+
+function nothing(): void {}
