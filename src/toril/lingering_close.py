@@ -10,6 +10,7 @@ which may be never; here that has a moment.
 
 from __future__ import annotations
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 _LINGER_S = 5.0
@@ -26,6 +27,12 @@ class LingeringSocketProtocol(WebSocketsSansIOProtocol):
         super().keepalive_timeout()
         if self.close_timer is None:
             self.close_timer = self.loop.call_later(_QUIET_S, self.transport.abort)
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Called with what the application sends. A handshake that was answered with a refusal is complete, too."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True
 
     def handle_parser_exception(self) -> None:
         """Called for everything that comes once the frames cannot be read any more."""

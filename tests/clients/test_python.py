@@ -147,6 +147,47 @@ async def test_a_worker_says_how_a_job_goes_on(toril: TorilProcess, queue: str) 
         assert calls == {"hopeless": 1, "later": 2, "odd": 1}
 
 
+async def test_a_result_that_is_too_large_fails_the_job(toril: TorilProcess, queue: str) -> None:
+    """Once, and with a reason: the server would close the socket, and the job would come back for ever."""
+    calls = 0
+
+    async def work(task: Task) -> str:
+        nonlocal calls
+        calls += 1
+        return "x" * 11_000_000
+
+    async with AsyncClient(toril.url, TOKEN) as client, working(client.worker(queue, work)):
+        job = await client.add(queue, "n", 1, attempts=3)
+        with pytest.raises(JobFailed, match=r"the result is 110000\d\d bytes of JSON, more than 10485760"):
+            await client.result(queue, job.id)
+        assert calls == 1
+
+
+async def test_events_from_now_on_survive_a_restart_before_the_first(
+    start_valkey: Callable[..., ValkeyProcess], start_toril: Callable[..., TorilProcess]
+) -> None:
+    store = start_valkey()
+    toril = await asyncio.to_thread(start_toril, store)
+    async with AsyncClient(toril.url, TOKEN) as client:
+        seen: asyncio.Queue[str] = asyncio.Queue()
+
+        async def listen() -> None:
+            async for event in client.events("orders"):
+                seen.put_nowait(event.name)
+                if event.name == "waiting":
+                    return
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(listen())
+            await asyncio.sleep(0.5)  # there is nothing to see of a listener that has heard nothing
+            await asyncio.to_thread(toril.terminate)
+            with store.client() as redis:
+                redis.xadd("bull:orders:events", {"event": "added", "jobId": "1"})
+            await asyncio.to_thread(toril.start)
+            await client.add("orders", "n", 1)
+        assert [seen.get_nowait() for _ in range(3)] == ["added", "added", "waiting"]
+
+
 async def test_a_plain_function_works_in_a_thread(toril: TorilProcess, queue: str) -> None:
     threads = set()
 

@@ -25,6 +25,7 @@ class Listener:
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
+        self.began_at = ""
         self._lines = response.iter_lines()
 
     def next(self) -> dict[str, Any]:
@@ -64,6 +65,8 @@ def listening_at(toril: TorilProcess, path: str, **headers: str) -> Iterator[Lis
         assert response.headers["content-type"] == "text/event-stream;charset=utf-8"
         listener = Listener(response)
         assert next(listener._lines) == "retry: 1000"
+        name, _, listener.began_at = next(listener._lines).partition(": ")
+        assert (name, next(listener._lines)) == ("id", "")
         yield listener
 
 
@@ -118,6 +121,19 @@ class TestServerSentEvents:
             assert added == missed
             added.append(gateway.add_one(queue, "live"))
             assert listener.until("added")[-1]["data"]["jobId"] == added[-1]
+
+    def test_where_it_begins_is_said_before_the_first_event(
+        self, toril: TorilProcess, gateway: Gateway, queue: str
+    ) -> None:
+        gateway.add_one(queue)
+        with listening(toril, queue) as listener:
+            began_at = listener.began_at
+        job_id = gateway.add_one(queue)
+        with listening(toril, queue, **{"last-event-id": began_at}) as listener:
+            event = listener.next()
+            assert (event["event"], event["data"]["jobId"]) == ("added", job_id)
+        with listening_at(toril, f"/events?queues={queue}", **{"last-event-id": began_at}) as listener:
+            assert listener.next()["data"]["jobId"] == job_id
 
     def test_the_whole_stream_can_be_read(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
         ids = [job["id"] for job in gateway.add(queue, *({"name": "n", "data": number} for number in range(1200)))]

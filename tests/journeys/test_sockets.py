@@ -358,6 +358,11 @@ class TestWorking:
             assert worker.closed() == 1000
         gateway.wait_for_counts(queue, completed=1, waiting=1, active=0)
 
+    def test_a_ping_is_answered(self, toril: TorilProcess, queue: str) -> None:
+        with socket_to(toril.url, work_path(queue, 1, "?payload=job")) as worker:
+            worker.send({"data": {"type": "ping"}})
+            assert worker.receive() == {"data": {"type": "pong"}}
+
     def test_a_result_that_holds_the_word_stop_is_a_result(
         self, toril: TorilProcess, gateway: Gateway, queue: str
     ) -> None:

@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 
 # A server that logs one of these has a bug, whatever else the test looks at.
 _COMPLAINTS = re.compile(
-    r"was never retrieved|was never awaited|Exception in ASGI application|Fatal error on transport"
+    r"was never retrieved|was never awaited|ASGI callable returned without|Exception in ASGI application|Fatal error on transport"
     r"|Task was destroyed but it is pending|SyntaxError|Unhandled exception"
 )
 

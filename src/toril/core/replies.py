@@ -66,8 +66,17 @@ class _StopFrame(Struct, frozen=True):
     data: _StopData
 
 
+class _PingData(Struct, frozen=True):
+    type: Literal["ping"]
+
+
+class _PingFrame(Struct, frozen=True):
+    data: _PingData
+
+
 _REPLY = msgspec.json.Decoder(_Reply)
 _STOP = msgspec.json.Decoder(_StopFrame)
+_PING = msgspec.json.Decoder(_PingFrame)
 _NUMBER_FIRST = re.compile(rb'\s*\{\s*"id"\s*:\s*(\d{1,15})\s*,')
 
 
@@ -107,13 +116,22 @@ def read_reply(message: bytes, *, reports: bool) -> tuple[int, Report]:
     return number, _failed(_value(data.message), _value(data.stack))
 
 
+def is_ping(message: bytes) -> bool:
+    """Whether a worker says `{"data": {"type": "ping"}}`: it wants to hear that somebody is there."""
+    return _is_told(message, b'"ping"', _PING)
+
+
 def is_stop(message: bytes) -> bool:
     """Whether a worker says `{"data": {"type": "stop"}}`: it wants no more jobs and finishes those it has."""
-    if b'"stop"' not in message:
+    return _is_told(message, b'"stop"', _STOP)
+
+
+def _is_told(message: bytes, word: bytes, told: msgspec.json.Decoder[Any]) -> bool:
+    if word not in message:
         return False
     try:
         message.decode()
-        _STOP.decode(message)
+        told.decode(message)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return False
     return True

@@ -14,7 +14,7 @@ from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobFailed, JobNotFound, StoreError
 from toril.core.event import GAP, Bookmark, Event, Position, position_of
 from toril.core.job import is_job_id
-from toril.core.ports import EventFeed, EventFollower, JobReader, QueueControl
+from toril.core.ports import EventFeed, EventFollower, JobControl, JobReader
 from toril.core.queue_name import NameRules
 from toril.core.stored_job import json_or_text
 from toril.gateway import wire
@@ -28,7 +28,6 @@ MAX_QUEUES = 50
 # Proxies between here and the listener close what is silent for a minute.
 _BEAT_S = 15.0
 _BEAT = b":\n\n"
-_FIRST = b"retry: 1000\n\n"
 _NO_BREAKS = str.maketrans("\r\n", "  ")
 
 
@@ -42,7 +41,7 @@ class _Ended(Struct):
 class EventRoutes:
     """Tells callers what happens."""
 
-    def __init__(self, feed: EventFeed, reader: JobReader, control: QueueControl, *, names: NameRules) -> None:
+    def __init__(self, feed: EventFeed, reader: JobReader, control: JobControl, *, names: NameRules) -> None:
         self._feed = feed
         self._reader = reader
         self._control = control
@@ -96,7 +95,7 @@ class EventRoutes:
 
     async def _lines(self, queue: str, since: Position | None) -> AsyncGenerator[bytes, None]:
         async with self._feed.follow(queue, since) as follower:
-            yield _FIRST
+            yield _first(b"%d-%d" % follower.position[:2])
             while True:
                 try:
                     async with asyncio.timeout(_BEAT_S):
@@ -126,7 +125,7 @@ class EventRoutes:
                 since = bookmark.of(queue)
                 followers[queue] = await following.enter_async_context(self._feed.follow(queue, since))
                 bookmark.move(queue, followers[queue].position)
-            yield _FIRST
+            yield _first(bookmark.text())
             async with asyncio.TaskGroup() as passing:
                 tasks = [passing.create_task(pass_on(queue, follower)) for queue, follower in followers.items()]
                 while True:
@@ -194,6 +193,11 @@ def _resumed(request: Request) -> str:
 
 async def _begun(parts: AsyncGenerator[bytes, None]) -> Stream:
     return Stream(SSE, await anext(parts), parts)
+
+
+def _first(place: bytes) -> bytes:
+    """How soon to come back, and where to: a connection may break before the first event."""
+    return b"retry: 1000\nid: %b\n\n" % place
 
 
 def _line(place: bytes, event: Event, data: bytes) -> bytes:

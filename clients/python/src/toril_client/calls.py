@@ -159,7 +159,8 @@ class EventLines:
             self._fields[name] = value
             return None
         fields, self._fields = self._fields, {}
+        # The id comes by itself first: a connection may break before there is an event.
+        self.last = fields.get("id", self.last)
         if "event" not in fields:
             return None
-        self.last = fields["id"]
         return Event(fields["id"], fields["event"], read(fields["data"]))

@@ -33,7 +33,7 @@ class PushedJob:
         try:
             pushed = json.loads(body)
             job = Job.from_json(pushed["job"])
-            token, queue = pushed["token"], pushed["job"]["queueQualifiedName"].partition(":")[2]
+            token, queue = pushed["token"], pushed["job"]["queueQualifiedName"].rpartition(":")[2]
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise TorilError("the request holds no pushed job", "invalid_request", 400) from exc
         if not isinstance(token, str) or not queue:

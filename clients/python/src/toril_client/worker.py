@@ -22,6 +22,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from toril_client.errors import RetryIn, TorilError, Unrecoverable
 from toril_client.jobs import Job
 
+MAX_MESSAGE_BYTES = 10 * 1024 * 1024
+"""What the server takes, unless its `max_body_bytes` says otherwise."""
 _LONGEST_PAUSE_S = 5.0
 _REFUSED = {400: "invalid_request", 401: "unauthorized", 403: "forbidden", 404: "not_found"}
 
@@ -145,9 +147,13 @@ class Worker:
             self._running[number].cancel()
 
     async def _work(self, number: int, payload: dict[str, Any], socket: ClientConnection) -> None:
-        reply = await self._reply(Task(number, payload, socket))
+        text = json.dumps({"id": number} | await self._reply(Task(number, payload, socket)))
+        if len(text) > MAX_MESSAGE_BYTES:
+            # The server would close the socket, and the next worker would do the same.
+            message = f"the result is {len(text)} bytes of JSON, more than {MAX_MESSAGE_BYTES}"
+            text = json.dumps({"id": number, "err": {"message": message, "unrecoverable": True}})
         with contextlib.suppress(ConnectionClosed):
-            await socket.send(json.dumps({"id": number} | reply))
+            await socket.send(text)
 
     async def _reply(self, task: Task) -> dict[str, Any]:
         error: dict[str, Any]

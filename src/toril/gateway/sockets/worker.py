@@ -18,7 +18,7 @@ from toril.core.errors import InvalidRequest, JobNotFound, TorilError
 from toril.core.outcome import Outcome, Replied, TimedOut
 from toril.core.ports import JobReporter, Seat, Seats
 from toril.core.queue_name import NameRules
-from toril.core.replies import Done, LogLine, Progress, is_stop, read_reply
+from toril.core.replies import Done, LogLine, Progress, is_ping, is_stop, read_reply
 from toril.gateway import wire
 from toril.gateway.routing import Access, Request, Serve, SocketRoute
 from toril.gateway.sockets.queue import refusal
@@ -72,6 +72,8 @@ class WorkerSocketRoutes:
                     if destination.whole and is_stop(message):
                         seat.stop()
                         tasks.create_task(_close_when_done(socket, seat, 1000, "stopped"))
+                    elif destination.whole and is_ping(message):
+                        await socket.send(b'{"data":{"type":"pong"}}')
                     else:
                         await line.hear(message)
             finally:
