@@ -20,7 +20,9 @@ from toril.bull.cluster import ClusterLinks
 from toril.bull.connection import Link
 from toril.bull.control import Control
 from toril.bull.events import EventStreams
+from toril.bull.flows import Flows
 from toril.bull.inspector import Inspector
+from toril.bull.job_actions import JobActions
 from toril.bull.leases import LeaseBook
 from toril.bull.markers import Markers
 from toril.bull.presence import PresenceConnections
@@ -45,9 +47,13 @@ from toril.engine.supervisor import Supervisor
 from toril.gateway.app import Gateway
 from toril.gateway.auth import Tokens
 from toril.gateway.events import EventRoutes
+from toril.gateway.flows import FlowRoutes
+from toril.gateway.job_actions import JobActionRoutes
 from toril.gateway.jobs import JobRoutes
 from toril.gateway.ops import OpsRoutes
+from toril.gateway.queue_actions import QueueActionRoutes
 from toril.gateway.queues import QueueRoutes
+from toril.gateway.schedulers import SchedulerRoutes
 from toril.gateway.sockets.events import EventSocketRoutes
 from toril.gateway.sockets.queue import QueueSocketRoutes
 from toril.gateway.sockets.worker import WorkerSocketRoutes
@@ -84,10 +90,10 @@ class Instance:
         self._markers = Markers(self._links, store, tasks)
         self._presence = PresenceConnections(settings.redis, store, tasks)
         self._events = EventStreams(self._links, store, tasks)
-        schedulers = Schedulers(self._scripts, store.queue_prefix, lambda: int(time.time() * 1000))
+        self._schedulers = Schedulers(self._scripts, store.queue_prefix, lambda: int(time.time() * 1000))
         self._leases = LeaseBook(
             self._scripts,
-            schedulers,
+            self._schedulers,
             store.queue_prefix,
             lock_ms=round(engine.lock_s * 1000),
             # A little less than the interval, so that the next sweep does not find this one's mark still there.
@@ -182,16 +188,22 @@ class Instance:
         producer = Producer(
             self._scripts, prefix, f"bullmq:{installed('bullmq')}", cache=self.settings.store.queue_cache_size
         )
-        control = Control(self._scripts, prefix)
+        control = Control(self._scripts, inspector, prefix, time.time)
+        actions = JobActions(self._scripts, prefix, time.time)
+        flows = Flows(self._scripts, producer, inspector, actions, prefix)
         names, limit = self._names, policy.max_body_bytes
         return Gateway(
             [
                 *QueueRoutes(
                     producer, inspector, names=names, prefix=prefix, max_body_bytes=limit, now=time.time
                 ).routes(),
-                *JobRoutes(inspector, inspector, names=names, max_body_bytes=limit).routes(),
+                *QueueActionRoutes(control, inspector, names=names, forget=producer.forget).routes(),
+                *JobActionRoutes(actions, names=names, max_body_bytes=limit).routes(),
+                *FlowRoutes(flows, names=names, prefix=prefix, max_body_bytes=limit, now=time.time).routes(),
+                *SchedulerRoutes(self._schedulers, names=names, max_body_bytes=limit).routes(),
+                *JobRoutes(inspector, inspector, actions, names=names, prefix=prefix, max_body_bytes=limit).routes(),
                 *WorkerRoutes(self._registry, names=names, max_body_bytes=limit).routes(),
-                *EventRoutes(self._events, inspector, control, names=names).routes(),
+                *EventRoutes(self._events, inspector, actions, names=names).routes(),
                 *OpsRoutes(__version__, self.faults).routes(),
             ],
             Tokens(policy.auth_tokens),

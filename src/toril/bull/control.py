@@ -1,21 +1,117 @@
-"""A queue as a whole: pause, resume, who works on it; and the state of a job. Called by `toril.gateway`."""
+"""A queue as a whole: list, pause, resume, drain, clean, obliterate, retry, promote, limits, metrics; who works on it.
+
+Where BullMQ has a script it is called as Node's `Queue` calls it, in batches, so that no call blocks Redis for long.
+Called by `toril.gateway`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from toril.bull.inspector import Inspector
 from toril.bull.keys import QueueKeys
-from toril.bull.scripts import Scripts
-from toril.bull.wire import pack
+from toril.bull.scripts import Script, Scripts
+from toril.bull.wire import ReplyError, pack
+from toril.core.actions import STATES, Metrics, QueueState, RateLimitState
+from toril.core.errors import JobRefused
+from toril.core.job import MAX_SAFE_INTEGER
 
 # The script moves 7,000 jobs a call out of a `paused` list that BullMQ 5 has left; this is more than Redis holds.
 _MOST_RESUMES = 100_000
+_BATCH = 1000
+_CLEAN_BATCH = 10_000
+_SCAN_COUNT = 2000
+_END_OF_TIME = "1.7976931348623157e+308"
+# What is held starts nothing, whatever a worker's own limits are: BullMQ looks at the limiter's key only where there is
+# a limit, so a queue without one gets this for as long.
+_NO_LIMIT = b"%d" % MAX_SAFE_INTEGER
+_HOLD_DURATION_MS = 1000
 
 
 class Control:
     """Answers and does what BullMQ's Queue does for a whole queue."""
 
-    def __init__(self, scripts: Scripts, prefix: str) -> None:
+    def __init__(self, scripts: Scripts, inspector: Inspector, prefix: str, now: Callable[[], float]) -> None:
         self._scripts = scripts
+        self._inspector = inspector
         self._prefix = prefix
+        self._now = now
+
+    def _keys(self, queue: str) -> QueueKeys:
+        return QueueKeys(self._prefix, queue)
+
+    async def _call(self, keys: QueueKeys, *command: str | bytes | int) -> Any:
+        return await self._scripts.links.of(keys.prefix).call(*command)
+
+    async def _pipeline(self, keys: QueueKeys, *commands: bytes) -> list[Any]:
+        return await self._scripts.links.of(keys.prefix).pipeline(commands)
+
+    async def names(self) -> list[str]:
+        """The names of all queues, in order. Reads every key name there is: BullMQ keeps no list of its queues."""
+        escaped = "".join(f"\\{sign}" if sign in "*?[]^\\" else sign for sign in self._prefix)
+        before, behind = len(self._prefix) + 1, -len(":meta")
+        found: set[str] = set()
+        for link in self._scripts.links.all():
+            cursor = b"0"
+            while True:
+                cursor, keys = await link.call("SCAN", cursor, "MATCH", f"{escaped}:*:meta", "COUNT", _SCAN_COUNT)
+                for key in keys:
+                    name = key.decode(errors="replace")[before:behind]
+                    # `bull:orders:repeat:meta` is the scheduler `meta` of the queue `orders`.
+                    if ":" not in name:
+                        found.add(name)
+                if cursor == b"0":
+                    break
+        return sorted(found)
+
+    async def exists(self, queue: str) -> bool:
+        """Whether anybody has ever used this queue."""
+        keys = self._keys(queue)
+        return bool(await self._call(keys, "EXISTS", keys.key("meta")))
+
+    async def paused(self, queue: str) -> bool:
+        """Whether the queue is paused."""
+        keys = self._keys(queue)
+        return bool(await self._call(keys, "HEXISTS", keys.key("meta"), "paused"))
+
+    async def describe(self, queue: str) -> QueueState:
+        """The queue as it is now."""
+        keys = self._keys(queue)
+        counts = await self._inspector.counts(queue, STATES)
+        meta, set_aside, *ends = await self._pipeline(
+            keys,
+            pack("HMGET", keys.key("meta"), "paused", "concurrency", "max", "duration"),
+            pack("LLEN", keys.key("paused")),
+            # Jobs come in at one end and go out at the other, or at the same one (`lifo`): the oldest is at either.
+            pack("LRANGE", keys.key("wait"), 0, 0),
+            pack("LRANGE", keys.key("wait"), -1, -1),
+            pack("LRANGE", keys.key("paused"), -1, -1),
+            pack("ZRANGE", keys.key("prioritized"), 0, 0),
+            pack("ZRANGE", keys.key("prioritized"), -1, -1),
+        )
+        paused, concurrency, most, duration = meta
+        return QueueState(
+            name=queue,
+            counts=dict(counts),
+            paused=paused is not None,
+            concurrency=None if concurrency is None else int(concurrency),
+            rate_limit=_limit(most, duration),
+            workers=await self.workers(queue),
+            oldest_waiting_age_ms=await self._age(keys, [job_id for end in ends for job_id in end]),
+            split=bool(set_aside and counts["waiting"]),
+        )
+
+    async def _age(self, keys: QueueKeys, ids: Sequence[bytes]) -> int | None:
+        if not ids:
+            return None
+        commands = [pack("HMGET", keys.key(job_id), "timestamp", "delay") for job_id in ids]
+        since = [
+            int(timestamp) + int(delay or 0)
+            for timestamp, delay in await self._pipeline(keys, *commands)
+            if timestamp is not None
+        ]
+        return max(0, int(self._now() * 1000) - min(since)) if since else None
 
     async def pause(self, queue: str) -> None:
         """No worker takes jobs any more."""
@@ -30,24 +126,163 @@ class Control:
             left = await self._pause(queue, "paused", "wait", "resumed", tell=False)
 
     async def _pause(self, queue: str, source: str, target: str, event: str, *, tell: bool = True) -> int:
-        keys = QueueKeys(self._prefix, queue)
-        script = self._scripts.pause
-        head = script.head(keys.keys(source, target, "meta", "prioritized", "events", "delayed", "marker"), 2)
-        left = await self._scripts.run(keys.prefix, script, head + _arguments(event, "01"[tell]))
-        return int(left or 0)
+        keys = self._keys(queue)
+        parts = keys.keys(source, target, "meta", "prioritized", "events", "delayed", "marker")
+        return int(await self._scripts.call(self._scripts.pause, keys, parts, event, "01"[tell]) or 0)
 
-    async def state(self, queue: str, job_id: str) -> str:
-        """The state that a job is in."""
-        keys = QueueKeys(self._prefix, queue)
-        script = self._scripts.get_state
-        parts = ("completed", "failed", "delayed", "active", "wait", "paused", "waiting-children", "prioritized")
-        reply = await self._scripts.run(keys.prefix, script, script.head(keys.keys(*parts), 1) + _arguments(job_id))
-        return str(reply.decode())
+    async def drain(self, queue: str, *, delayed: bool) -> int:
+        """Remove all jobs that wait, and with `delayed` those that are delayed; how many those were."""
+        keys = self._keys(queue)
+        script = self._scripts.drain
+        names = ("wait", "paused", "prioritized", *(("delayed",) if delayed else ()))
+        packed = script.packed(
+            keys.keys("wait", "paused", "delayed", "prioritized", "repeat"), keys.prefix, "01"[delayed]
+        )
+        return await self._shrunk(keys, names, script, packed)
+
+    async def _shrunk(self, keys: QueueKeys, names: Sequence[str], script: Script, packed: bytes) -> int:
+        """Call a script; how many jobs are less in these lists and sets behind it."""
+        sizes = [(script, pack("LLEN" if name in ("wait", "paused") else "ZCARD", keys.key(name))) for name in names]
+        replies = await self._scripts.transaction(keys.prefix, [*sizes, (script, packed), *sizes])
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                raise reply
+        return int(max(0, sum(replies[: len(sizes)]) - sum(replies[-len(sizes) :])))
+
+    async def clean(self, queue: str, state: str, grace_ms: int, limit: int) -> list[bytes]:
+        """Remove jobs of a state that are older than `grace_ms`, `limit` at most (0 is all); their ids."""
+        keys = self._keys(queue)
+        before = int(self._now() * 1000) - grace_ms
+        removed: list[bytes] = []
+        while True:
+            most = min(_CLEAN_BATCH, limit - len(removed)) if limit else _CLEAN_BATCH
+            ids = await self._scripts.call(
+                self._scripts.clean, keys, keys.keys(state, "events", "repeat"), keys.prefix, before, most, state
+            )
+            removed += ids
+            if len(ids) < most or len(removed) == limit:
+                return removed
+
+    async def obliterate(self, queue: str, *, force: bool) -> int:
+        """Remove the queue with all its jobs; how many those were.
+
+        Raises:
+            JobRefused: jobs are active, and there is no force. The queue is as it was.
+        """
+        keys = self._keys(queue)
+        counts = await self._inspector.counts(queue, STATES)
+        was_paused = await self.paused(queue)
+        await self.pause(queue)
+        while True:
+            left = await self._scripts.call(
+                self._scripts.obliterate, keys, (keys.key("meta"), keys.prefix), _BATCH, "force" if force else ""
+            )
+            if left < 0:
+                if not was_paused:
+                    await self.resume(queue)
+                raise JobRefused("The queue has active jobs; obliterate with force removes them too", state="active")
+            if left == 0:
+                return sum(counts.values())
+
+    async def retry(self, queue: str, state: str, most: int | None, before_ms: int | None) -> int:
+        """Move failed (or completed) jobs back to waiting, the oldest first; how many."""
+        return await self._move(queue, state, most, str(int(self._now() * 1000) if before_ms is None else before_ms))
+
+    async def promote(self, queue: str, most: int | None) -> int:
+        """Move delayed jobs to waiting; how many."""
+        return await self._move(queue, "delayed", most, _END_OF_TIME)
+
+    async def _move(self, queue: str, state: str, most: int | None, before: str) -> int:
+        keys = self._keys(queue)
+        script = self._scripts.move_jobs_to_wait
+        parts = keys.keys("", "events", state, "wait", "paused", "meta", "active", "marker")
+        moved = 0
+        while most is None or moved < most:
+            batch = _BATCH if most is None else min(_BATCH, most - moved)
+            shrunk = await self._shrunk(keys, (state,), script, script.packed(parts, batch, before, state))
+            moved += shrunk
+            if shrunk < batch:
+                break
+        return moved
+
+    async def concurrency(self, queue: str) -> int | None:
+        """How many jobs of this queue may be active at once, everywhere."""
+        keys = self._keys(queue)
+        stored = await self._call(keys, "HGET", keys.key("meta"), "concurrency")
+        return None if stored is None else int(stored)
+
+    async def set_concurrency(self, queue: str, most: int | None) -> None:
+        """Set or (None) remove that."""
+        keys = self._keys(queue)
+        if most is None:
+            await self._call(keys, "HDEL", keys.key("meta"), "concurrency")
+        else:
+            await self._call(keys, "HSET", keys.key("meta"), "concurrency", most)
+        await self._wake(keys)
+
+    async def rate_limit(self, queue: str) -> RateLimitState:
+        """The queue's own rate limit, and for how long nothing starts now."""
+        keys = self._keys(queue)
+        script = self._scripts.get_rate_limit_ttl
+        most, duration = await self._call(keys, "HMGET", keys.key("meta"), "max", "duration")
+        ttl_ms = await self._scripts.call(script, keys, keys.keys("limiter", "meta"), "0")
+        return RateLimitState(_limit(most, duration), max(0, ttl_ms))
+
+    async def set_rate_limit(self, queue: str, limit: tuple[int, int] | None) -> None:
+        """At most so many jobs start per so many milliseconds, everywhere; None removes that."""
+        keys = self._keys(queue)
+        if limit is None:
+            await self._call(keys, "HDEL", keys.key("meta"), "max", "duration")
+        else:
+            await self._call(keys, "HSET", keys.key("meta"), "max", limit[0], "duration", limit[1])
+        await self._wake(keys)
+
+    async def hold(self, queue: str, for_ms: int) -> None:
+        """Nothing starts for so long, from now on."""
+        keys = self._keys(queue)
+        await self._scripts.links.of(keys.prefix).transaction(
+            [
+                pack("HSETNX", keys.key("meta"), "max", _NO_LIMIT),
+                pack("HSETNX", keys.key("meta"), "duration", _HOLD_DURATION_MS),
+                pack("SET", keys.key("limiter"), _NO_LIMIT, "PX", for_ms),
+            ]
+        )
+
+    async def let_go(self, queue: str) -> None:
+        """End a hold, and what a rate limit has counted so far."""
+        keys = self._keys(queue)
+        await self._call(keys, "DEL", keys.key("limiter"))
+        if await self._call(keys, "HGET", keys.key("meta"), "max") == _NO_LIMIT:
+            await self._call(keys, "HDEL", keys.key("meta"), "max", "duration")
+        await self._wake(keys)
+
+    async def _wake(self, keys: QueueKeys) -> None:
+        """Let workers look again, as BullMQ's scripts do where jobs may start."""
+        waiting, prioritized, paused = await self._pipeline(
+            keys,
+            pack("LLEN", keys.key("wait")),
+            pack("ZCARD", keys.key("prioritized")),
+            pack("HEXISTS", keys.key("meta"), "paused"),
+        )
+        if (waiting or prioritized) and not paused:
+            await self._call(keys, "ZADD", keys.key("marker"), 0, "0")
+
+    async def metrics(self, queue: str, kind: str, start: int, end: int) -> Metrics:
+        """How many jobs completed or failed, in all and per minute, the newest first."""
+        keys = self._keys(queue)
+        parts = keys.keys(f"metrics:{kind}", f"metrics:{kind}:data")
+        (count, previous_ts, previous_count), data, points = await self._scripts.call(
+            self._scripts.get_metrics, keys, parts, start, end
+        )
+        return Metrics(
+            {"count": int(count or 0), "prevTS": int(previous_ts or 0), "prevCount": int(previous_count or 0)},
+            [int(point) for point in data],
+            points,
+        )
 
     async def workers(self, queue: str) -> list[dict[str, str]]:
         """The connections whose name says that they work on this queue, as Node's `getWorkers` shows them."""
-        keys = QueueKeys(self._prefix, queue)
-        wanted = keys.client_name()
+        wanted = self._keys(queue).client_name()
         found = []
         for link in self._scripts.links.all():
             for line in (await link.call("CLIENT", "LIST")).decode(errors="replace").splitlines():
@@ -58,5 +293,7 @@ class Control:
         return found
 
 
-def _arguments(*values: str) -> bytes:
-    return pack(*values).partition(b"\r\n")[2]
+def _limit(most: bytes | None, duration: bytes | None) -> dict[str, int] | None:
+    if most is None or duration is None or most == _NO_LIMIT:
+        return None
+    return {"max": int(most), "duration": int(duration)}

@@ -28,6 +28,8 @@ _pack = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
 _traces = msgspec.json.Decoder(list[str]).decode
 _KEEP_ALL = Keep(-1)
+# BullMQ's metrics: one point per minute, for a week.
+_METRIC_POINTS = 7 * 24 * 60
 # moveToFinished for a completed job: head, KEYS[12], rest of the head, then its eight arguments.
 _COMPLETE = (
     b"%b$%d\r\n%b%b\r\n%b"
@@ -332,7 +334,7 @@ class _Heads:
                     "limiter": self._limiter,
                     "lockDuration": self._lock_ms,
                     "attempts": options.attempts,
-                    "maxMetricsSize": "",
+                    "maxMetricsSize": _METRIC_POINTS,
                     "fpof": fail_parent,
                     "cpof": continue_parent,
                     "idof": ignore,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -12,10 +13,18 @@ from toril.bull.keys import QueueKeys
 from toril.bull.scripts import Script, Scripts, refused
 from toril.bull.wire import pack
 from toril.core.errors import StoreError
+from toril.core.flow import AddedJob
 from toril.core.job import JobSpec
 
 _pack = msgspec.msgpack.Encoder().encode
 _NO_OPTIONS = _pack({"attempts": 0})
+# What BullMQ shortens in Redis.
+_SHORT = {
+    "failParentOnFailure": "fpof",
+    "continueParentOnFailure": "cpof",
+    "ignoreDependencyOnFailure": "idof",
+    "removeDependencyOnFailure": "rdof",
+}
 # Four arguments: packed job, data, packed options, timestamp.
 _ARGUMENTS = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 
@@ -37,23 +46,23 @@ class Producer:
         """
         if not jobs:
             return []
-        known = self._queues.get(queue)
-        if known is None:
-            known = await self._meet(queue)
-        else:
-            self._queues.move_to_end(queue)
+        known = await self.meet(queue)
         if len(jobs) == 1:
             script, packed = known.packed(jobs[0], timestamp_ms)
-            return [_job_id(await self._scripts.run(known.prefix, script, packed))]
+            return [added_id(await self._scripts.run(known.prefix, script, packed))]
         return [
-            _job_id(reply)
+            added_id(reply)
             for reply in await self._scripts.transaction(
                 known.prefix, [known.packed(job, timestamp_ms) for job in jobs]
             )
         ]
 
-    async def _meet(self, queue: str) -> _Queue:
+    async def meet(self, queue: str) -> _Queue:
         """A queue's first add here leaves the library's version in its meta hash, as BullMQ's Queue does."""
+        known = self._queues.get(queue)
+        if known is not None:
+            self._queues.move_to_end(queue)
+            return known
         known = _Queue(QueueKeys(self._prefix, queue), self._scripts)
         link = self._scripts.links.of(known.prefix)
         await link.up()
@@ -64,8 +73,22 @@ class Producer:
             self._queues.popitem(last=False)
         return known
 
+    def forget(self, queue: str) -> None:
+        """The queue is gone; when it comes again, it is new."""
+        self._queues.pop(queue, None)
 
-def _job_id(reply: object) -> bytes:
+    def packed_in_flow(self, placed: AddedJob, timestamp_ms: int) -> tuple[Script, bytes]:
+        """The call that adds a job of a flow, at its place."""
+        queue = _Queue(QueueKeys(self._prefix, placed.job.queueName), self._scripts)
+        return queue.packed_in_flow(placed, timestamp_ms)
+
+
+def added_id(reply: object) -> bytes:
+    """The id that an add script returned.
+
+    Raises:
+        StoreError: it returned an error.
+    """
     if isinstance(reply, bytes):
         return reply
     if isinstance(reply, StoreError):
@@ -78,10 +101,11 @@ def _job_id(reply: object) -> bytes:
 class _Queue:
     """The unchanging parts of the add calls of one queue."""
 
-    __slots__ = ("_delayed", "_prefix", "_prioritized", "_scripts", "_standard", "meta", "prefix")
+    __slots__ = ("_delayed", "_keys", "_prefix", "_prioritized", "_scripts", "_standard", "meta", "prefix")
 
     def __init__(self, keys: QueueKeys, scripts: Scripts) -> None:
         self._scripts = scripts
+        self._keys = keys
         self.prefix = keys.prefix
         self._prefix = keys.prefix.decode()
         self.meta = keys.key("meta")
@@ -93,6 +117,31 @@ class _Queue:
             keys.keys("marker", "meta", "id", "prioritized", "delayed", "completed", "active", "events", "pc"),
             4,
         )
+
+    def packed_in_flow(self, placed: AddedJob, timestamp_ms: int) -> tuple[Script, bytes]:
+        """The call that adds a job of a flow. Not a hot path: it is packed as a whole."""
+        job, parent = placed.job, placed.parent
+        options: dict[str, Any] = job.opts.as_stored() if job.opts is not None else {"attempts": 0}
+        deduplication = options.pop("deduplication", None)
+        dedup_key = None
+        if deduplication is not None:
+            options["de"] = deduplication
+            dedup_key = f"{self._prefix}de:{deduplication['id']}"
+        shown: tuple[str | None, str | None, dict[str, str] | None] = (None, None, None)
+        if parent is not None:
+            options["parent"] = {"id": parent.id, "queue": parent.qualified}
+            shown = (parent.key, f"{parent.key}:dependencies", {"id": parent.id, "queueKey": parent.qualified})
+        fields = _pack((self._prefix, placed.id, job.name, timestamp_ms, *shown, None, dedup_key))
+        arguments = (fields, bytes(job.data), _pack({_SHORT.get(key, key): value for key, value in options.items()}))
+        if job.children:
+            keys = self._keys.keys("meta", "id", "delayed", "waiting-children", "completed", "events")
+            return self._scripts.add_parent, self._scripts.add_parent.packed(keys, *arguments)
+        script, head = self._scripts.add_standard, self._standard
+        if job.opts is not None and job.opts.delay:
+            script, head = self._scripts.add_delayed, self._delayed
+        elif job.opts is not None and job.opts.priority is not UNSET:
+            script, head = self._scripts.add_prioritized, self._prioritized
+        return script, head + pack(*arguments, timestamp_ms).partition(b"\r\n")[2]
 
     def packed(self, job: JobSpec, timestamp_ms: int) -> tuple[Script, bytes]:
         """The call that adds this job."""

@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from toril.bull.connection import Links
+from toril.bull.keys import QueueKeys
 from toril.bull.wire import ReplyError, SlotMoved, Wire, pack
 from toril.core.errors import JobRefused, LeaseLost, StoreRefused
 
@@ -50,6 +51,10 @@ class Script:
         _, _, rest = packed.partition(b"\r\n")
         return b"*%d\r\n%b" % (3 + len(keys) + arguments, rest)
 
+    def packed(self, keys: Sequence[bytes], *arguments: str | bytes | int) -> bytes:
+        """A whole call, for where it need not be fast."""
+        return self.head(keys, len(arguments)) + pack(*arguments).partition(b"\r\n")[2]
+
 
 class Scripts:
     """The scripts that toril calls, and the connection (or a cluster's connections) they are called on."""
@@ -71,7 +76,23 @@ class Scripts:
         self.get_jobs = Script("getJobs-1.lua")
         self.get_state = Script("getStateV2-8.lua")
         self.pause = Script("pause-7.lua")
+        self.drain = Script("drain-5.lua")
+        self.clean = Script("cleanJobsInSet-3.lua")
+        self.obliterate = Script("obliterate-2.lua")
+        self.move_jobs_to_wait = Script("moveJobsToWait-8.lua")
+        self.get_rate_limit_ttl = Script("getRateLimitTtl-2.lua")
+        self.get_metrics = Script("getMetrics-2.lua")
+        self.remove_job = Script("removeJob-2.lua")
+        self.reprocess_job = Script("reprocessJob-9.lua")
+        self.promote = Script("promote-9.lua")
+        self.update_data = Script("updateData-1.lua")
+        self.change_priority = Script("changePriority-7.lua")
+        self.change_delay = Script("changeDelay-4.lua")
+        self.add_parent = Script("addParentJob-6.lua")
         self.update_scheduler = Script("updateJobScheduler-12.lua")
+        self.add_scheduler = Script("addJobScheduler-11.lua")
+        self.remove_scheduler = Script("removeJobScheduler-3.lua")
+        self.get_scheduler = Script("getJobScheduler-1.lua")
 
     def all(self) -> list[Script]:
         """Every script."""
@@ -100,6 +121,10 @@ class Scripts:
             link = self.links.of(key)
         await link.call("SCRIPT", "LOAD", script.text)
         return await link.send(packed)
+
+    async def call(self, script: Script, queue: QueueKeys, keys: Sequence[bytes], *arguments: str | bytes | int) -> Any:
+        """Call a script of a queue, for where it need not be fast."""
+        return await self.run(queue.prefix, script, script.packed(keys, *arguments))
 
     async def transaction(self, key: bytes, calls: Sequence[tuple[Script, bytes]]) -> list[Any]:
         """Call several scripts as one MULTI/EXEC; error replies come back in place, as exceptions.

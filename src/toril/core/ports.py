@@ -10,11 +10,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from toril.core.actions import Dependencies, Metrics, QueueState, RateLimitState
 from toril.core.destinations.base import Destination, LeaseRules, OutboundRequest
 from toril.core.event import Event, Position
+from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree
 from toril.core.job import JobSpec
 from toril.core.lease import Lease, Next
 from toril.core.outcome import Outcome
+from toril.core.scheduler import SchedulerSpec
 from toril.core.stored_job import Fields
 from toril.core.verdict import Complete, Fail, Retry
 
@@ -219,6 +222,70 @@ class Seats(Protocol):
 class QueueControl(Protocol):
     """Reads and changes a queue as a whole, as BullMQ's Queue does."""
 
+    async def names(self) -> list[str]:
+        """The names of all queues, in order."""
+        ...
+
+    async def exists(self, queue: str) -> bool:
+        """Whether anybody has ever used this queue."""
+        ...
+
+    async def describe(self, queue: str) -> QueueState:
+        """The queue as it is now."""
+        ...
+
+    async def paused(self, queue: str) -> bool:
+        """Whether the queue is paused."""
+        ...
+
+    async def drain(self, queue: str, *, delayed: bool) -> int:
+        """Remove all jobs that wait, and with `delayed` those that are delayed; how many those were."""
+        ...
+
+    async def clean(self, queue: str, state: str, grace_ms: int, limit: int) -> list[bytes]:
+        """Remove jobs of a state that are older than `grace_ms`, `limit` at most (0 is all); their ids."""
+        ...
+
+    async def obliterate(self, queue: str, *, force: bool) -> int:
+        """Remove the queue with all its jobs; how many those were. Raises `JobRefused`: jobs are active."""
+        ...
+
+    async def retry(self, queue: str, state: str, most: int | None, before_ms: int | None) -> int:
+        """Move finished jobs back to waiting, the oldest first; how many."""
+        ...
+
+    async def promote(self, queue: str, most: int | None) -> int:
+        """Move delayed jobs to waiting; how many."""
+        ...
+
+    async def concurrency(self, queue: str) -> int | None:
+        """How many jobs of this queue may be active at once, everywhere."""
+        ...
+
+    async def set_concurrency(self, queue: str, most: int | None) -> None:
+        """Set or (None) remove that."""
+        ...
+
+    async def rate_limit(self, queue: str) -> RateLimitState:
+        """The queue's own rate limit, and for how long nothing starts now."""
+        ...
+
+    async def set_rate_limit(self, queue: str, limit: tuple[int, int] | None) -> None:
+        """At most so many jobs start per so many milliseconds, everywhere; None removes that."""
+        ...
+
+    async def hold(self, queue: str, for_ms: int) -> None:
+        """Nothing starts for so long, from now on."""
+        ...
+
+    async def let_go(self, queue: str) -> None:
+        """End a hold, and what a rate limit has counted so far."""
+        ...
+
+    async def metrics(self, queue: str, kind: str, start: int, end: int) -> Metrics:
+        """How many jobs completed or failed, in all and per minute."""
+        ...
+
     async def pause(self, queue: str) -> None:
         """No worker anywhere takes jobs of this queue any more. Idempotent."""
         ...
@@ -227,12 +294,76 @@ class QueueControl(Protocol):
         """Workers take jobs again. Idempotent."""
         ...
 
+    async def workers(self, queue: str) -> list[dict[str, str]]:
+        """The connections that BullMQ knows as workers of this queue, as `CLIENT LIST` tells of them."""
+        ...
+
+
+class JobControl(Protocol):
+    """Reads and changes one job, as BullMQ's Job does. Raises `JobNotFound`, and `JobRefused` in the wrong state."""
+
     async def state(self, queue: str, job_id: str) -> str:
         """The state that a job is in, in BullMQ's words; `unknown` where there is no such job."""
         ...
 
-    async def workers(self, queue: str) -> list[dict[str, str]]:
-        """The connections that BullMQ knows as workers of this queue, as `CLIENT LIST` tells of them."""
+    async def remove(self, queue: str, job_id: str, *, children: bool) -> None:
+        """Remove the job, with its children if asked to."""
+        ...
+
+    async def retry(self, queue: str, job_id: str, state: str) -> None:
+        """Move a finished job back to waiting."""
+        ...
+
+    async def promote(self, queue: str, job_id: str) -> None:
+        """Let a delayed job wait no longer."""
+        ...
+
+    async def update_data(self, queue: str, job_id: str, data: bytes) -> None:
+        """Replace the job's data (JSON text)."""
+        ...
+
+    async def change_priority(self, queue: str, job_id: str, priority: int, *, lifo: bool) -> None:
+        """Give the job another priority; it moves if it waits."""
+        ...
+
+    async def change_delay(self, queue: str, job_id: str, delay_ms: int) -> None:
+        """Let a delayed job wait so long from now."""
+        ...
+
+    async def dependencies(self, queue: str, job_id: str) -> Dependencies:
+        """What a flow's job waits for."""
+        ...
+
+
+class FlowStore(Protocol):
+    """Adds and reads trees of jobs."""
+
+    async def add(self, jobs: Sequence[FlowJob], timestamp_ms: int) -> list[AddedJob]:
+        """Add trees, all of them or none."""
+        ...
+
+    async def read(self, queue: str, job_id: str, depth: Depth) -> FlowTree:
+        """A job with what is below it. Raises `JobNotFound`."""
+        ...
+
+
+class SchedulerStore(Protocol):
+    """Sets, reads and removes job schedulers."""
+
+    async def put(self, queue: str, scheduler_id: str, spec: SchedulerSpec) -> None:
+        """Set a scheduler, in place of the one that was, and produce its next job. Raises `InvalidRequest`."""
+        ...
+
+    async def get(self, queue: str, scheduler_id: str) -> tuple[Fields, int] | None:
+        """A scheduler's hash, and when it makes the next job (milliseconds); None where there is none."""
+        ...
+
+    async def all(self, queue: str, start: int, end: int) -> tuple[list[tuple[str, Fields, int]], int]:
+        """Schedulers from the first to the last (inclusive), the next to make a job first; and how many there are."""
+        ...
+
+    async def remove(self, queue: str, scheduler_id: str) -> bool:
+        """Remove a scheduler and the job it has made for the next time; False where there is none."""
         ...
 
 

@@ -61,17 +61,14 @@ class Gateway:
                     raise
             return
         body = answer.body
-        await send(
-            {
-                "type": "http.response.start",
-                "status": answer.status,
-                "headers": [
-                    (b"content-type", answer.content_type),
-                    (b"content-length", b"%d" % len(body)),
-                    *answer.headers,
-                ],
-            }
-        )
+        headers = [
+            (b"content-type", answer.content_type),
+            (b"content-length", b"%d" % len(body)),
+            *answer.headers,
+        ]
+        if answer.status == 204:  # RFC 9110 8.6: no length where there can be no content
+            headers = list(answer.headers)
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer | Stream:

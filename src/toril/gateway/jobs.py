@@ -1,30 +1,44 @@
-"""`/queues/{queue}/jobs/{id}/progress` and `/logs`: what the worker that holds a job reports, and the log read."""
+"""`/queues/{queue}/jobs/{id}`: one job read; progress and logs, as the worker that holds it reports them."""
 
 from __future__ import annotations
 
 from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobNotFound
+from toril.core.job import is_job_id
 from toril.core.job_faults import decode_json
-from toril.core.ports import JobReader, JobReporter
+from toril.core.ports import JobControl, JobReader, JobReporter
 from toril.core.queue_name import NameRules
 from toril.gateway import wire
 from toril.gateway.auth import check_lock
+from toril.gateway.job_actions import expanded, expansions
 from toril.gateway.queues import window
 from toril.gateway.routing import Access, Answer, Request, Route
 
 
 class JobRoutes:
-    """What a job's worker reports. The lock token is checked against Redis on every call."""
+    """One job, and what its worker reports of it. The lock token is checked against Redis on every call."""
 
-    def __init__(self, reader: JobReader, reporter: JobReporter, *, names: NameRules, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        reader: JobReader,
+        reporter: JobReporter,
+        control: JobControl,
+        *,
+        names: NameRules,
+        prefix: str,
+        max_body_bytes: int,
+    ) -> None:
         self._reader = reader
         self._reporter = reporter
+        self._control = control
         self._names = names
+        self._prefix = prefix
         self._max_body_bytes = max_body_bytes
 
     def routes(self) -> list[Route]:
         """The routes of this module."""
         return [
+            Route("GET", "/queues/{queue}/jobs/{id}", Access.TOKEN, self.get, Right.JOBS_READ),
             Route("POST", "/queues/{queue}/jobs/{id}/progress", Access.LOCK, self.progress),
             Route("POST", "/queues/{queue}/jobs/{id}/logs", Access.LOCK, self.log),
             Route("GET", "/queues/{queue}/jobs/{id}/logs", Access.TOKEN, self.logs, Right.JOBS_READ),
@@ -35,6 +49,20 @@ class JobRoutes:
         check_lock(request.authorization, await self._reader.lock_token(queue, job_id))
         self._names.check(queue)
         return queue, job_id
+
+    async def get(self, request: Request) -> Answer:
+        """One job."""
+        queue = request.queue
+        self._names.check(queue)
+        job_id = request.segment(3)
+        parts = expansions(request.query())
+        fields = await self._reader.get(queue, job_id) if is_job_id(job_id) else None
+        if fields is None:
+            raise JobNotFound
+        shown = wire.stored(wire.qualified(self._prefix, queue), job_id.encode(), fields)
+        if parts:
+            shown = shown[:-1] + await expanded(self._control, self._reader, queue, job_id, parts) + b"}"
+        return wire.json_answer(shown)
 
     async def progress(self, request: Request) -> Answer:
         """Store the whole JSON body as the job's progress."""

@@ -1,10 +1,10 @@
-"""`/queues/{queue}/jobs`: add, list, get."""
+"""`/queues/{queue}/jobs`: add, list."""
 
 from __future__ import annotations
 
 from toril.core.access import Right
-from toril.core.errors import InvalidRequest, JobNotFound
-from toril.core.job import decode_jobs, is_job_id
+from toril.core.errors import InvalidRequest
+from toril.core.job import decode_jobs
 from toril.core.ports import JobProducer, JobReader, Now
 from toril.core.queue_name import NameRules
 from toril.gateway import wire
@@ -40,7 +40,6 @@ class QueueRoutes:
         return [
             Route("POST", "/queues/{queue}/jobs", Access.TOKEN, self.add, Right.JOBS_ADD),
             Route("GET", "/queues/{queue}/jobs", Access.TOKEN, self.page, Right.JOBS_READ),
-            Route("GET", "/queues/{queue}/jobs/{id}", Access.TOKEN, self.get, Right.JOBS_READ),
         ]
 
     def _queue(self, request: Request) -> str:
@@ -74,15 +73,6 @@ class QueueRoutes:
         qualified = wire.qualified(self._prefix, queue)
         rendered = [wire.stored(qualified, job_id, fields) for job_id, fields in jobs]
         return wire.json_answer(wire.page(counts, rendered, start, length))
-
-    async def get(self, request: Request) -> Answer:
-        """One job."""
-        queue = self._queue(request)
-        job_id = request.segment(3)
-        fields = await self._reader.get(queue, job_id) if is_job_id(job_id) else None
-        if fields is None:
-            raise JobNotFound
-        return wire.json_answer(wire.stored(wire.qualified(self._prefix, queue), job_id.encode(), fields))
 
 
 def window(query: dict[str, str]) -> tuple[int, int]:

@@ -91,6 +91,11 @@ class Request:
                 _decoded(half)
         return dict(parse_qsl(raw.decode(), keep_blank_values=True))
 
+    @property
+    def queue(self) -> str:
+        """The queue that a path under `/queues` or `/workers` names. Its name has yet to be checked."""
+        return self.segment(1)
+
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
         return next((value for key, value in self.scope["headers"] if key == name), None)

@@ -13,6 +13,7 @@ from toril.gateway.routing import Answer
 
 JSON = b"application/json"
 _encode = msgspec.json.Encoder().encode
+NO_CONTENT = Answer(204, JSON, b"")
 OK = Answer(200, b"text/plain;charset=utf-8", b"OK")
 
 

@@ -1,11 +1,13 @@
 """A queue as a whole, on a real Valkey."""
 
+import time
 from collections import Counter
 
 import redis
 
 from tests.conformance.worlds import RealWorld
 from toril.bull.control import Control
+from toril.bull.inspector import Inspector
 
 
 async def test_jobs_that_bullmq_5_has_set_aside_come_back_and_one_event_says_so(
@@ -15,7 +17,7 @@ async def test_jobs_that_bullmq_5_has_set_aside_come_back_and_one_event_says_so(
     await world.add("a")
     aside = [f"p-{number}" for number in range(15_000)]
     store.rpush(f"bull:{world.queue}:paused", *aside)
-    await Control(world.scripts, "bull").resume(world.queue)
+    await Control(world.scripts, Inspector(world.scripts, "bull"), "bull", time.time).resume(world.queue)
     assert not store.exists(f"bull:{world.queue}:paused")
     back = store.lrange(f"bull:{world.queue}:wait", 0, -1)
     assert Counter(back) == Counter(["a", *aside])

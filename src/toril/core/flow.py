@@ -1,0 +1,132 @@
+"""A flow: jobs in a tree, in which a parent waits until its children are done. BullMQ's FlowProducer on our wire."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from toril.core.actions import invalid
+from toril.core.errors import InvalidRequest
+from toril.core.job import JobOptions, JobSpec, Name, check_options, require_utf8
+from toril.core.stored_job import Fields
+
+MAX_JOBS = 1000
+MAX_LEVELS = 100
+
+
+class FlowOptions(JobOptions, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """A job's options, and what its failure does to its parent."""
+
+    failParentOnFailure: bool | UnsetType = UNSET  # noqa: N815 - BullMQ's spelling
+    continueParentOnFailure: bool | UnsetType = UNSET  # noqa: N815
+    ignoreDependencyOnFailure: bool | UnsetType = UNSET  # noqa: N815
+    removeDependencyOnFailure: bool | UnsetType = UNSET  # noqa: N815
+
+
+class FlowJob(Struct, frozen=True, forbid_unknown_fields=True):
+    """One job of a flow. `data` is the JSON text that came."""
+
+    name: Name
+    queueName: str  # noqa: N815 - BullMQ's spelling
+    data: Raw = Raw(b"{}")
+    opts: FlowOptions | None = None
+    children: list[FlowJob] = []
+
+    def all(self) -> Iterator[FlowJob]:
+        """It and all below it, parents first."""
+        yield self
+        for child in self.children:
+            yield from child.all()
+
+    def queues(self) -> set[str]:
+        """The names of all queues in it."""
+        return {job.queueName for job in self.all()}
+
+    def identified(self) -> FlowJob:
+        """The same, with an id for every job that has none: children have to name their parent."""
+        opts = self.opts or FlowOptions()
+        if not opts.jobId:
+            opts = msgspec.structs.replace(opts, jobId=str(uuid.uuid4()))
+        children = [child.identified() for child in self.children]
+        return msgspec.structs.replace(self, opts=opts, children=children)
+
+    def spec(self) -> JobSpec:
+        """The job by itself."""
+        return JobSpec(self.name, self.data, self.opts)
+
+
+class AddedJob(Struct):
+    """A job of a flow at its place in it; `qualified` is BullMQ's full name of its queue."""
+
+    job: FlowJob
+    qualified: str
+    timestamp_ms: int
+    parent: AddedJob | None
+    children: list[AddedJob]
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        opts = self.job.opts
+        return "" if opts is None or opts.jobId is UNSET else opts.jobId
+
+    @property
+    def key(self) -> str:
+        """The key of its hash."""
+        return f"{self.qualified}:{self.id}"
+
+
+class FlowTree(Struct):
+    """A stored job with its children."""
+
+    queue: str
+    job_id: str
+    fields: Fields
+    children: list[FlowTree]
+
+
+class Depth(Struct, frozen=True):
+    """How much of a tree is read: so many levels, so many children of each job, of queues that may be seen."""
+
+    levels: int
+    max_children: int
+    sees: Callable[[str], bool]
+
+
+_FLOWS = msgspec.json.Decoder(FlowJob | list[FlowJob])
+
+
+def read_flows(body: bytes) -> tuple[list[FlowJob], bool]:
+    """The trees in a body, and whether it is a list of them.
+
+    Raises:
+        InvalidRequest: naming the field that is not valid.
+    """
+    require_utf8(body)
+    try:
+        decoded: Any = _FLOWS.decode(body)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise invalid(exc) from exc
+    flows: list[FlowJob] = decoded if isinstance(decoded, list) else [decoded]
+    try:
+        count = sum(1 for flow in flows for _ in flow.all())
+        flows = [flow.identified() for flow in flows]
+    except RecursionError as exc:
+        raise InvalidRequest(f"A flow may have at most {MAX_LEVELS} levels", field="children") from exc
+    if count > MAX_JOBS:
+        raise InvalidRequest(f"At most {MAX_JOBS} jobs at a time", field="children")
+    for flow in flows:
+        if _levels(flow) > MAX_LEVELS:
+            raise InvalidRequest(f"A flow may have at most {MAX_LEVELS} levels", field="children")
+        for job in flow.all():
+            if job.opts is not None:
+                check_options(job.opts)
+    return flows, isinstance(decoded, list)
+
+
+def _levels(flow: FlowJob) -> int:
+    return 1 + max((_levels(child) for child in flow.children), default=0)

@@ -1,0 +1,79 @@
+"""`/flows`, and the flow of a job: trees of jobs, added all or none, and read back."""
+
+from __future__ import annotations
+
+from toril.core.access import Right
+from toril.core.errors import InvalidRequest, JobNotFound
+from toril.core.flow import AddedJob, Depth, FlowTree, read_flows
+from toril.core.job import is_job_id
+from toril.core.ports import FlowStore, Now
+from toril.core.queue_name import NameRules
+from toril.core.stored_job import text_json
+from toril.gateway import wire
+from toril.gateway.routing import Access, Answer, Request, Route
+
+DEFAULT_LEVELS, MAX_LEVELS = 10, 100
+DEFAULT_CHILDREN, MAX_CHILDREN = 20, 1000
+
+
+class FlowRoutes:
+    """Adds and reads flows."""
+
+    def __init__(self, flows: FlowStore, *, names: NameRules, prefix: str, max_body_bytes: int, now: Now) -> None:
+        self._flows = flows
+        self._names = names
+        self._prefix = prefix
+        self._max_body_bytes = max_body_bytes
+        self._now = now
+
+    def routes(self) -> list[Route]:
+        """The routes of this module."""
+        return [
+            Route("POST", "/flows", Access.TOKEN, self.add, Right.JOBS_ADD, own=True),
+            Route("GET", "/queues/{queue}/jobs/{id}/flow", Access.TOKEN, self.read, Right.JOBS_READ, own=True),
+        ]
+
+    async def add(self, request: Request) -> Answer:
+        """Add a tree of jobs, or a list of them, all or none."""
+        jobs, many = read_flows(await request.body(self._max_body_bytes))
+        for queue in sorted({name for job in jobs for name in job.queues()}):
+            request.caller.demand(Right.JOBS_ADD, queue)
+            self._names.check(queue)
+        added = [self._added(job) for job in await self._flows.add(jobs, int(self._now() * 1000))] if jobs else []
+        return wire.json_answer(wire.array(added) if many else added[0])
+
+    def _added(self, placed: AddedJob) -> bytes:
+        qualified = wire.qualified(self._prefix, placed.job.queueName)
+        job = wire.added(qualified, placed.job.spec(), placed.id.encode(), placed.timestamp_ms)
+        if placed.parent is not None:
+            job = job[:-1] + b',"parentKey":%b}' % text_json(placed.parent.key.encode())
+        return _node(job, [self._added(child) for child in placed.children])
+
+    async def read(self, request: Request) -> Answer:
+        """A job with its children, and theirs: `?depth=` levels (10), `?maxChildren=` of each (20)."""
+        queue, job_id = request.queue, request.segment(3)
+        self._names.check(queue)
+        if not is_job_id(job_id):
+            raise JobNotFound
+        query = request.query()
+        depth = Depth(
+            _whole(query, "depth", DEFAULT_LEVELS, MAX_LEVELS),
+            _whole(query, "maxChildren", DEFAULT_CHILDREN, MAX_CHILDREN),
+            lambda name: request.caller.may(Right.JOBS_READ, name),
+        )
+        return wire.json_answer(self._stored(await self._flows.read(queue, job_id, depth)))
+
+    def _stored(self, tree: FlowTree) -> bytes:
+        job = wire.stored(wire.qualified(self._prefix, tree.queue), tree.job_id.encode(), tree.fields)
+        return _node(job, [self._stored(child) for child in tree.children])
+
+
+def _node(job: bytes, children: list[bytes]) -> bytes:
+    return b'{"job":%b,"children":%b}' % (job, wire.array(children))
+
+
+def _whole(query: dict[str, str], field: str, default: int, most: int) -> int:
+    text = query.get(field) or str(default)
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= most:
+        raise InvalidRequest(f"Invalid {field} {text[:100]}, must be from 1 to {most}", field=field)
+    return int(text)

@@ -1,0 +1,126 @@
+"""Actions on one job: remove, retry, promote, data, priority, delay; and what `?expand=` adds to it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from toril.core.access import Right
+from toril.core.actions import ChangeDelay, ChangePriority, Nothing, RetryJob, read_action
+from toril.core.errors import InvalidRequest, JobNotFound
+from toril.core.job import is_job_id
+from toril.core.job_faults import decode_json
+from toril.core.ports import JobControl, JobReader
+from toril.core.queue_name import NameRules
+from toril.core.stored_job import json_or_text
+from toril.gateway import wire
+from toril.gateway.routing import Access, Answer, Handler, Request, Route
+
+_MAX_BODY_BYTES = 64 * 1024
+_EXPANSIONS = ("state", "logs", "dependencies")
+_MOST_LOGS = 1000
+_encode = msgspec.json.Encoder().encode
+
+
+class JobActionRoutes:
+    """What BullMQ's Job does, over HTTP."""
+
+    def __init__(self, control: JobControl, *, names: NameRules, max_body_bytes: int) -> None:
+        self._control = control
+        self._names = names
+        self._max_body_bytes = max_body_bytes
+
+    def routes(self) -> list[Route]:
+        """The routes of this module."""
+
+        def route(method: str, path: str, handler: Handler) -> Route:
+            return Route(
+                method, f"/queues/{{queue}}/jobs/{{id}}{path}", Access.TOKEN, handler, Right.JOBS_MANAGE, own=True
+            )
+
+        return [
+            route("DELETE", "", self.remove),
+            route("POST", "/retry", self.retry),
+            route("POST", "/promote", self.promote),
+            route("PUT", "/data", self.data),
+            route("PUT", "/priority", self.priority),
+            route("PUT", "/delay", self.delay),
+        ]
+
+    def _job(self, request: Request) -> tuple[str, str]:
+        queue, job_id = request.queue, request.segment(3)
+        self._names.check(queue)
+        if not is_job_id(job_id):
+            raise JobNotFound
+        return queue, job_id
+
+    async def remove(self, request: Request) -> Answer:
+        """Remove the job, with its children unless `?children=keep`."""
+        children = request.query().get("children", "remove")
+        if children not in {"keep", "remove"}:
+            raise InvalidRequest(f"Invalid children {children[:100]}, must be keep or remove", field="children")
+        await self._control.remove(*self._job(request), children=children == "remove")
+        return wire.NO_CONTENT
+
+    async def retry(self, request: Request) -> Answer:
+        """Move a finished job back to waiting."""
+        asked = read_action(await request.body(_MAX_BODY_BYTES), RetryJob)
+        await self._control.retry(*self._job(request), asked.state)
+        return wire.NO_CONTENT
+
+    async def promote(self, request: Request) -> Answer:
+        """Let a delayed job wait no longer."""
+        read_action(await request.body(_MAX_BODY_BYTES), Nothing)
+        await self._control.promote(*self._job(request))
+        return wire.NO_CONTENT
+
+    async def data(self, request: Request) -> Answer:
+        """Replace the job's data: the body, byte for byte."""
+        queue, job_id = self._job(request)
+        data = await request.body(self._max_body_bytes)
+        decode_json(data, msgspec.Raw)
+        await self._control.update_data(queue, job_id, data)
+        return wire.NO_CONTENT
+
+    async def priority(self, request: Request) -> Answer:
+        """Give the job another priority."""
+        asked = read_action(await request.body(_MAX_BODY_BYTES), ChangePriority)
+        await self._control.change_priority(*self._job(request), asked.priority, lifo=asked.lifo)
+        return wire.NO_CONTENT
+
+    async def delay(self, request: Request) -> Answer:
+        """Let a delayed job wait so long from now."""
+        asked = read_action(await request.body(_MAX_BODY_BYTES), ChangeDelay)
+        await self._control.change_delay(*self._job(request), asked.delay)
+        return wire.NO_CONTENT
+
+
+def expansions(query: dict[str, str]) -> tuple[str, ...]:
+    """What of a job is asked for beside its fields: `?expand=state,logs,dependencies`, or `?state`.
+
+    Raises:
+        InvalidRequest: there is no such part.
+    """
+    asked = [part for part in query.get("expand", "").split(",") if part]
+    for part in asked:
+        if part not in _EXPANSIONS:
+            raise InvalidRequest(f"Invalid expand {part[:100]}, must be of {', '.join(_EXPANSIONS)}", field="expand")
+    return tuple(dict.fromkeys([*asked, *(("state",) if "state" in query else ())]))
+
+
+async def expanded(control: JobControl, reader: JobReader, queue: str, job_id: str, parts: tuple[str, ...]) -> bytes:
+    """These parts as fields to put behind a job's own."""
+    found = b""
+    for part in parts:
+        if part == "state":
+            found += b',"state":%b' % _encode(await control.state(queue, job_id))
+        elif part == "logs":
+            found += b',"logs":%b' % wire.log_page(*await reader.logs(queue, job_id, 0, _MOST_LOGS - 1))
+        else:
+            waits = await control.dependencies(queue, job_id)
+            processed = b",".join(
+                b"%b:%b" % (_encode(key), json_or_text(value)) for key, value in waits.processed.items()
+            )
+            found += b',"dependencies":{"processed":{%b},"unprocessed":%b,"ignored":%b,"failed":%b}' % (
+                processed, _encode(waits.unprocessed), _encode(waits.ignored), _encode(waits.failed),
+            )  # fmt: skip
+    return found

@@ -1,0 +1,235 @@
+"""`/queues` and `/queues/{queue}`: list, inspect, and every action on a queue as a whole."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from fnmatch import translate
+from re import compile as pattern
+
+import msgspec
+
+from toril.core.access import Right
+from toril.core.actions import (
+    STATES,
+    Asked,
+    Clean,
+    Concurrency,
+    Drain,
+    GlobalRateLimit,
+    Hold,
+    Nothing,
+    Obliterate,
+    PromoteJobs,
+    RetryJobs,
+    read_action,
+)
+from toril.core.errors import InvalidRequest, QueueNotFound
+from toril.core.ports import JobReader, QueueControl
+from toril.core.queue_name import NameRules
+from toril.gateway import wire
+from toril.gateway.routing import Access, Answer, Handler, Request, Route
+
+MAX_LIMIT = 1000
+MAX_POINTS = 10_000
+_MAX_BODY_BYTES = 64 * 1024
+_encode = msgspec.json.Encoder().encode
+
+
+class QueueActionRoutes:
+    """What BullMQ's Queue does, over HTTP. `forget` is told of queues that are gone."""
+
+    def __init__(
+        self, control: QueueControl, reader: JobReader, *, names: NameRules, forget: Callable[[str], None]
+    ) -> None:
+        self._control = control
+        self._reader = reader
+        self._names = names
+        self._forget = forget
+
+    def routes(self) -> list[Route]:
+        """The routes of this module."""
+        read, manage = Right.QUEUES_READ, Right.QUEUES_MANAGE
+
+        def route(method: str, path: str, handler: Handler, right: Right) -> Route:
+            return Route(method, f"/queues{path}", Access.TOKEN, handler, right, own=True)
+
+        return [
+            route("GET", "", self.all, read),
+            route("GET", "/{queue}", self.one, read),
+            route("POST", "/{queue}/pause", self.pause, manage),
+            route("POST", "/{queue}/resume", self.resume, manage),
+            route("POST", "/{queue}/drain", self.drain, manage),
+            route("POST", "/{queue}/clean", self.clean, manage),
+            route("POST", "/{queue}/obliterate", self.obliterate, manage),
+            route("POST", "/{queue}/retry", self.retry, manage),
+            route("POST", "/{queue}/promote", self.promote, manage),
+            route("GET", "/{queue}/concurrency", self.concurrency, read),
+            route("PUT", "/{queue}/concurrency", self.set_concurrency, manage),
+            route("DELETE", "/{queue}/concurrency", self.remove_concurrency, manage),
+            route("GET", "/{queue}/rate-limit", self.rate_limit, read),
+            route("PUT", "/{queue}/rate-limit", self.set_rate_limit, manage),
+            route("DELETE", "/{queue}/rate-limit", self.remove_rate_limit, manage),
+            route("PUT", "/{queue}/rate-limit/hold", self.hold, manage),
+            route("DELETE", "/{queue}/rate-limit/hold", self.let_go, manage),
+            route("GET", "/{queue}/metrics", self.metrics, read),
+        ]
+
+    async def _known(self, request: Request) -> str:
+        """The queue in the path, if it exists."""
+        queue = self._named(request)
+        if not await self._control.exists(queue):
+            raise QueueNotFound
+        return queue
+
+    def _named(self, request: Request) -> str:
+        self._names.check(request.queue)
+        return request.queue
+
+    async def all(self, request: Request) -> Answer:
+        """The queues that the caller may see, by name: `?match=` (a glob), `?limit=`, `?cursor=`."""
+        query = request.query()
+        limit = _whole(query, "limit", 100, MAX_LIMIT)
+        after = _decoded(query.get("cursor", ""))
+        matches = pattern(translate(query.get("match") or "*")).match
+        seen = [
+            name
+            for name in await self._control.names()
+            if name > after and matches(name) and request.caller.may(Right.QUEUES_READ, name)
+        ]
+        queues = [
+            {
+                "name": name,
+                "counts": await self._reader.counts(name, STATES),
+                "paused": await self._control.paused(name),
+            }
+            for name in seen[:limit]
+        ]
+        more = len(seen) > limit
+        return _json({"queues": queues, "next_cursor": _encoded(seen[limit - 1]) if more else None})
+
+    async def one(self, request: Request) -> Answer:
+        """A queue as it is now."""
+        return _json((await self._control.describe(await self._known(request))).as_json())
+
+    async def pause(self, request: Request) -> Answer:
+        """No worker takes jobs of this queue any more."""
+        queue = self._named(request)
+        await _read(request, Nothing)
+        await self._control.pause(queue)
+        return wire.NO_CONTENT
+
+    async def resume(self, request: Request) -> Answer:
+        """Workers take jobs again."""
+        queue = self._named(request)
+        await _read(request, Nothing)
+        await self._control.resume(queue)
+        return wire.NO_CONTENT
+
+    async def drain(self, request: Request) -> Answer:
+        """Remove what waits."""
+        asked = await _read(request, Drain)
+        return _json({"removed": await self._control.drain(await self._known(request), delayed=asked.delayed)})
+
+    async def clean(self, request: Request) -> Answer:
+        """Remove old jobs of a state."""
+        asked = await _read(request, Clean)
+        queue = await self._known(request)
+        ids = await self._control.clean(queue, asked.stored_state, asked.grace, asked.limit)
+        return _json({"removed": len(ids), "ids": [job_id.decode(errors="replace") for job_id in ids]})
+
+    async def obliterate(self, request: Request) -> Answer:
+        """Remove the queue and all its jobs."""
+        asked = await _read(request, Obliterate)
+        queue = await self._known(request)
+        removed = await self._control.obliterate(queue, force=asked.force)
+        self._forget(queue)
+        return _json({"removed": removed})
+
+    async def retry(self, request: Request) -> Answer:
+        """Move finished jobs back to waiting."""
+        asked = await _read(request, RetryJobs)
+        queue = await self._known(request)
+        return _json({"moved": await self._control.retry(queue, asked.state, asked.count, asked.timestamp)})
+
+    async def promote(self, request: Request) -> Answer:
+        """Move delayed jobs to waiting."""
+        asked = await _read(request, PromoteJobs)
+        return _json({"moved": await self._control.promote(await self._known(request), asked.count)})
+
+    async def concurrency(self, request: Request) -> Answer:
+        """How many jobs may be active at once, everywhere."""
+        return _json({"concurrency": await self._control.concurrency(self._named(request))})
+
+    async def set_concurrency(self, request: Request) -> Answer:
+        """Set that."""
+        asked = await _read(request, Concurrency)
+        await self._control.set_concurrency(self._named(request), asked.concurrency)
+        return _json(asked)
+
+    async def remove_concurrency(self, request: Request) -> Answer:
+        """Remove that."""
+        await self._control.set_concurrency(self._named(request), None)
+        return wire.NO_CONTENT
+
+    async def rate_limit(self, request: Request) -> Answer:
+        """The queue's rate limit, and for how long nothing starts now."""
+        state = await self._control.rate_limit(self._named(request))
+        return _json({**(state.limit or {"max": None, "duration": None}), "ttl": state.ttl_ms})
+
+    async def set_rate_limit(self, request: Request) -> Answer:
+        """Set it."""
+        asked = await _read(request, GlobalRateLimit)
+        await self._control.set_rate_limit(self._named(request), (asked.max, asked.duration))
+        return _json(asked)
+
+    async def remove_rate_limit(self, request: Request) -> Answer:
+        """Remove it."""
+        await self._control.set_rate_limit(self._named(request), None)
+        return wire.NO_CONTENT
+
+    async def hold(self, request: Request) -> Answer:
+        """Let nothing start for a while."""
+        asked = await _read(request, Hold)
+        await self._control.hold(self._named(request), asked.ms)
+        return wire.NO_CONTENT
+
+    async def let_go(self, request: Request) -> Answer:
+        """End that."""
+        await self._control.let_go(self._named(request))
+        return wire.NO_CONTENT
+
+    async def metrics(self, request: Request) -> Answer:
+        """BullMQ's metrics: how many jobs completed and failed, per minute. `?start=` and `?end=` choose points."""
+        query = request.query()
+        start, end = _whole(query, "start", 0, MAX_POINTS, least=0), _whole(query, "end", -1, MAX_POINTS, least=-1)
+        queue = await self._known(request)
+        kinds = {kind: await self._control.metrics(queue, kind, start, end) for kind in ("completed", "failed")}
+        return _json(kinds)
+
+
+async def _read(request: Request, kind: type[Asked]) -> Asked:
+    return read_action(await request.body(_MAX_BODY_BYTES), kind)
+
+
+def _json(value: object) -> Answer:
+    return wire.json_answer(_encode(value))
+
+
+def _whole(query: dict[str, str], field: str, default: int, most: int, least: int = 1) -> int:
+    text = query.get(field) or str(default)
+    if not text.removeprefix("-").isdecimal() or not text.isascii() or not least <= int(text) <= most:
+        raise InvalidRequest(f"Invalid {field} {text[:100]}, must be from {least} to {most}", field=field)
+    return int(text)
+
+
+def _encoded(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
+
+
+def _decoded(cursor: str) -> str:
+    try:
+        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode()
+    except (binascii.Error, ValueError) as exc:
+        raise InvalidRequest(f"Invalid cursor {cursor[:100]}", field="cursor") from exc

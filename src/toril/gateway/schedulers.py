@@ -1,0 +1,95 @@
+"""`/queues/{queue}/schedulers`: job schedulers, set, read and removed."""
+
+from __future__ import annotations
+
+import msgspec
+
+from toril.core.access import Right
+from toril.core.errors import SchedulerNotFound
+from toril.core.ports import SchedulerStore
+from toril.core.queue_name import NameRules
+from toril.core.scheduler import check_scheduler_id, read_scheduler
+from toril.core.stored_job import Fields, integer_json, json_or_text, read_options, text_json
+from toril.gateway import wire
+from toril.gateway.queues import window
+from toril.gateway.routing import Access, Answer, Handler, Request, Route
+
+_TEXTS = ("pattern", "tz")
+_INTEGERS = ("every", "limit", "startDate", "endDate", "offset")
+
+
+class SchedulerRoutes:
+    """What makes jobs by the clock."""
+
+    def __init__(self, schedulers: SchedulerStore, *, names: NameRules, max_body_bytes: int) -> None:
+        self._schedulers = schedulers
+        self._names = names
+        self._max_body_bytes = max_body_bytes
+
+    def routes(self) -> list[Route]:
+        """The routes of this module."""
+        read, manage = Right.SCHEDULERS_READ, Right.SCHEDULERS_MANAGE
+
+        def route(method: str, path: str, handler: Handler, right: Right) -> Route:
+            return Route(method, f"/queues/{{queue}}/schedulers{path}", Access.TOKEN, handler, right, own=True)
+
+        return [
+            route("GET", "", self.all, read),
+            route("GET", "/{id}", self.get, read),
+            route("PUT", "/{id}", self.put, manage),
+            route("DELETE", "/{id}", self.remove, manage),
+        ]
+
+    def _scheduler(self, request: Request) -> tuple[str, str]:
+        queue, scheduler_id = request.queue, request.segment(3)
+        self._names.check(queue)
+        check_scheduler_id(scheduler_id)
+        return queue, scheduler_id
+
+    async def put(self, request: Request) -> Answer:
+        """Set a scheduler, in place of the one that was."""
+        queue, scheduler_id = self._scheduler(request)
+        spec = read_scheduler(await request.body(self._max_body_bytes))
+        await self._schedulers.put(queue, scheduler_id, spec)
+        return await self.get(request)
+
+    async def get(self, request: Request) -> Answer:
+        """One scheduler."""
+        queue, scheduler_id = self._scheduler(request)
+        found = await self._schedulers.get(queue, scheduler_id)
+        if found is None:
+            raise SchedulerNotFound
+        return wire.json_answer(_shown(scheduler_id, *found))
+
+    async def all(self, request: Request) -> Answer:
+        """A page of schedulers, the next to make a job first."""
+        self._names.check(request.queue)
+        start, length = window(request.query())
+        found, count = await self._schedulers.all(request.queue, start, start + length - 1) if length else ([], 0)
+        shown = wire.array(_shown(*scheduler) for scheduler in found)
+        return wire.json_answer(b'{"schedulers":%b,"count":%d}' % (shown, count))
+
+    async def remove(self, request: Request) -> Answer:
+        """Remove a scheduler and the job it has made for the next time."""
+        if not await self._schedulers.remove(*self._scheduler(request)):
+            raise SchedulerNotFound
+        return wire.NO_CONTENT
+
+
+def _shown(scheduler_id: str, fields: Fields, next_ms: int) -> bytes:
+    parts = [b'"id":%b' % msgspec.json.encode(scheduler_id)]
+    for names, as_json in ((_TEXTS, text_json), (_INTEGERS, integer_json)):
+        parts += [
+            b'"%b":%b' % (name.encode(), as_json(stored))
+            for name in names
+            if (stored := fields.get(name.encode())) is not None
+        ]
+    template = [
+        b'"name":%b' % text_json(fields.get(b"name", b"")),
+        b'"data":%b' % json_or_text(fields.get(b"data") or b"{}"),
+        b'"opts":%b' % read_options(fields.get(b"opts") or b"{}").text,
+    ]
+    parts.append(b'"template":{%b}' % b",".join(template))
+    parts.append(b'"next":%d' % next_ms)
+    parts.append(b'"iterationCount":%b' % integer_json(fields.get(b"ic")))
+    return b"{%b}" % b",".join(parts)
