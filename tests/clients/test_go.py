@@ -1,0 +1,138 @@
+"""The Go client, `clients/go`: its own tests against a real toril, and its examples as programs."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+from tests.support.gateway import TOKEN, job
+from tests.support.toril import TorilProcess
+from tests.support.valkey import ValkeyProcess
+from tests.support.waiting import eventually
+
+FOLDER = Path(__file__).parents[2] / "clients/go"
+INSTALLED = "/usr/local/go/bin"  # where Go's own installer puts it, often without a word in PATH
+COMPILING_S = 240
+
+
+class GoTool:
+    """The `go` command, run in the client's folder."""
+
+    def __init__(self, program: str) -> None:
+        self._folder = str(Path(program).parent)
+        self.env = os.environ | {"PATH": f"{self._folder}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+    def run(self, *command: str, **env: str) -> str:
+        """What a command prints; it must succeed."""
+        done = subprocess.run(
+            command, cwd=FOLDER, env=self.env | env, check=False, capture_output=True, text=True, timeout=COMPILING_S
+        )
+        assert done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout[-8000:]}\n{done.stderr[-8000:]}"
+        return done.stdout
+
+    @cached_property
+    def flags(self) -> list[str]:
+        """`-race`, where there is a C compiler for it; for all that is built, so that it is built once."""
+        enabled = self.run("go", "env", "CGO_ENABLED").strip() == "1"
+        return ["-race"] if enabled and shutil.which(self.run("go", "env", "CC").split()[0]) else []
+
+
+@pytest.fixture(scope="module")
+def go() -> GoTool:
+    """Go, or the reason why there is none; CI must not skip this."""
+    program = shutil.which("go") or shutil.which("go", path=INSTALLED)
+    if program is None:
+        reason = "go is not installed"
+        if os.environ.get("CI"):
+            pytest.fail(f"{reason}, and CI must not skip this")
+        pytest.skip(reason)
+    return GoTool(program)
+
+
+@pytest.fixture(scope="module")
+def examples(go: GoTool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the example programs, `add` and `worker`."""
+    folder = tmp_path_factory.mktemp("go")
+    go.run("go", "build", *go.flags, "-o", f"{folder}/", "./examples/...")
+    return folder
+
+
+@contextmanager
+def working(program: Path, toril: TorilProcess, queue: str, printed: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run the example worker for the length of a block; what it prints is in `printed`."""
+    env = {"TORIL": toril.url, "TOKEN": TOKEN, "QUEUE": queue}
+    with printed.open("wb") as output, subprocess.Popen([program], env=env, stdout=output, stderr=output) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.timeout(COMPILING_S)
+def test_it_is_formatted_and_vetted(go: GoTool) -> None:
+    assert go.run("gofmt", "-l", ".") == ""
+    go.run("go", "vet", *go.flags, "./...")
+
+
+@pytest.mark.timeout(COMPILING_S)
+def test_its_own_tests_pass_against_a_real_toril(go: GoTool, toril: TorilProcess) -> None:
+    printed = go.run(
+        "go", "test", "-count=1", "-vet=off", "-v", "-parallel=8", *go.flags, ".", TORIL=toril.url, TOKEN=TOKEN
+    )
+    assert "--- PASS: TestTheWholeJourney" in printed
+    assert "--- SKIP" not in printed
+
+
+@pytest.mark.timeout(COMPILING_S)
+def test_the_examples_of_the_readme_do_what_it_says(
+    examples: Path, toril: TorilProcess, queue: str, tmp_path: Path
+) -> None:
+    readme = (FOLDER / "README.md").read_text()
+    for name in ("add", "worker"):
+        code = (FOLDER / "examples" / name / "main.go").read_text()
+        shown = next(block for block in readme.split("```go\n")[1:] if f"// examples/{name}/main.go" in block)
+        shown = shown.partition("```")[0].partition("\n")[2].strip()
+        assert shown in code, f"README.md shows another {name} than examples/{name}"
+    with working(examples / "worker", toril, queue, tmp_path / "printed") as process:
+        env = {"TORIL": toril.url, "TOKEN": TOKEN, "QUEUE": queue}
+        added = subprocess.run([examples / "add"], env=env, check=True, capture_output=True, text=True, timeout=30)
+        assert added.stdout.startswith("added ")
+        assert added.stdout.endswith("\ncharged 42\n")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert "charging 42\n" in (tmp_path / "printed").read_text()
+
+
+@pytest.mark.timeout(COMPILING_S)
+def test_a_server_restart_in_the_middle_of_1000_jobs(
+    examples: Path,
+    start_valkey: Callable[..., ValkeyProcess],
+    start_toril: Callable[..., TorilProcess],
+    tmp_path: Path,
+) -> None:
+    """The worker connects again by itself, every job is worked on and completes once, and SIGTERM ends it with 0."""
+    toril = start_toril(start_valkey())
+    gateway, printed = toril.gateway, tmp_path / "printed"
+    gateway.add("orders", *[job({"amount": number}, attempts=1) for number in range(1000)])
+    with working(examples / "worker", toril, "orders", printed) as process:
+
+        def charged() -> Counter[int]:
+            lines = printed.read_text().splitlines()
+            return Counter(int(line.split()[1]) for line in lines if line.startswith("charging "))
+
+        eventually(lambda: len(charged()) >= 200, timeout_s=30, what="200 charged orders")
+        assert toril.terminate().code == 0
+        assert len(charged()) < 1000, "it was in the middle"
+        toril.start()
+        gateway.wait_for_counts("orders", 60, completed=1000, failed=0, active=0, waiting=0)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert charged() == dict.fromkeys(range(1000), 1)
+    assert "not connected, trying again" in printed.read_text()
