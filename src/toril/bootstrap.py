@@ -23,6 +23,7 @@ from toril.bull.events import EventStreams
 from toril.bull.flows import Flows
 from toril.bull.inspector import Inspector
 from toril.bull.job_actions import JobActions
+from toril.bull.leased_queues import LeasedQueueSet
 from toril.bull.leases import LeaseBook
 from toril.bull.markers import Markers
 from toril.bull.presence import PresenceConnections
@@ -39,6 +40,7 @@ from toril.core.queue_name import NameRules
 from toril.core.worker import read_worker
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
+from toril.engine.pulls import Pulls
 from toril.engine.reconciler import Reconciler
 from toril.engine.seats import Seats
 from toril.engine.settler import Settler
@@ -50,6 +52,7 @@ from toril.gateway.events import EventRoutes
 from toril.gateway.flows import FlowRoutes
 from toril.gateway.job_actions import JobActionRoutes
 from toril.gateway.jobs import JobRoutes
+from toril.gateway.leases import LeaseRoutes
 from toril.gateway.ops import OpsRoutes
 from toril.gateway.queue_actions import QueueActionRoutes
 from toril.gateway.queues import QueueRoutes
@@ -109,6 +112,13 @@ class Instance:
             now=time.time,
             instance_id=str(uuid.uuid4()),
         )
+        self._pulls = Pulls(
+            self._leases,
+            LeasedQueueSet(self._links, store.queue_prefix, time.time),
+            self._around.waits,
+            now=time.time,
+            chance=random.random,
+        )
         self.supervisor = Supervisor(self._consumer, engine, self._presence, self._markers.forget)
         self._reconciler = Reconciler(self._registry, self.supervisor, self._destination)
         self._following.on_reconnect(self._reconciler.missed)
@@ -122,6 +132,7 @@ class Instance:
             ("markers", self._markers.run()),
             ("presence", self._presence.run()),
             ("supervisor", self.supervisor.run()),
+            ("pulls", self._pulls.run()),
             ("reconciler", self._reconciler.run()),
         ):
             self._tasks.create_task(work, name=name)
@@ -144,6 +155,7 @@ class Instance:
         """Take no new work, finish what is in flight within the grace period, give the rest back."""
         self.gateway.drain()
         self._events.close()
+        self._pulls.close()
         await self.supervisor.drain()
 
     async def faults(self) -> list[str]:
@@ -202,6 +214,7 @@ class Instance:
                 *FlowRoutes(flows, names=names, prefix=prefix, max_body_bytes=limit, now=time.time).routes(),
                 *SchedulerRoutes(self._schedulers, names=names, max_body_bytes=limit).routes(),
                 *JobRoutes(inspector, inspector, actions, names=names, prefix=prefix, max_body_bytes=limit).routes(),
+                *LeaseRoutes(self._pulls, names=names, prefix=prefix, max_body_bytes=limit).routes(),
                 *WorkerRoutes(self._registry, names=names, max_body_bytes=limit).routes(),
                 *EventRoutes(self._events, inspector, actions, names=names).routes(),
                 *OpsRoutes(__version__, self.faults).routes(),

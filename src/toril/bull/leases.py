@@ -6,6 +6,7 @@ each Lua file. Must never decide anything: the verdict comes from a destination.
 
 from __future__ import annotations
 
+import hmac
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,7 @@ from toril.bull.schedulers import Schedulers
 from toril.bull.scripts import Script, Scripts, refused
 from toril.bull.wire import pack
 from toril.core.destinations.base import LeaseRules
-from toril.core.errors import StoreError
+from toril.core.errors import LeaseLost, StoreError, WrongLockToken
 from toril.core.lease import NOTHING, Lease, Next, NoJob
 from toril.core.stored_job import Fields, Keep, StoredOptions, read_options
 from toril.core.verdict import Complete, Fail, Retry
@@ -88,21 +89,23 @@ class LeaseBook:
         self.now = now
         self.options = OptionsCache()
 
-    def of(self, queue: str, rules: LeaseRules) -> Leases:
-        """The leases of one queue, under a worker's limiter and retention."""
-        return Leases(self, queue, rules)
+    def of(self, queue: str, rules: LeaseRules, lock_ms: int | None = None, worker: str | None = None) -> Leases:
+        """The leases of one queue, under a worker's limiter and retention; of another length, and by name, if given."""
+        return Leases(self, queue, rules, self.lock_ms if lock_ms is None else lock_ms, worker)
 
 
 class Leases:
     """Leases and settles the jobs of one queue. Holds no connection and no state of jobs."""
 
-    __slots__ = ("_book", "_heads", "_keys", "_limiter", "_rules", "queue")
+    __slots__ = ("_book", "_heads", "_keys", "_limiter", "_lock_ms", "_rules", "_worker", "queue")
 
-    def __init__(self, book: LeaseBook, queue: str, rules: LeaseRules) -> None:
+    def __init__(self, book: LeaseBook, queue: str, rules: LeaseRules, lock_ms: int, worker: str | None) -> None:
         self._book = book
         self._rules = rules
         self._keys = QueueKeys(book.prefix, queue)
         self._heads: _Heads | None = None
+        self._lock_ms = lock_ms
+        self._worker = worker
         self._limiter = (
             None if rules.limiter is None else {"max": rules.limiter.max, "duration": rules.limiter.duration}
         )
@@ -117,7 +120,7 @@ class Leases:
     def _head(self) -> _Heads:
         # Built at the first lease: a thousand idle workers keep a thousand of these small.
         if self._heads is None:
-            self._heads = _Heads(self._keys, self._book.scripts, self._limiter, self._book.lock_ms)
+            self._heads = _Heads(self._keys, self._book.scripts, self._limiter, self._lock_ms, self._worker)
         return self._heads
 
     async def take(self, token: bytes) -> Next:
@@ -196,17 +199,45 @@ class Leases:
         head = scripts.extend_locks.head(keys.keys("stalled"), 4)
         tokens = _pack_texts([lease.token for lease in leases])
         ids = _pack_texts([lease.job_id for lease in leases])
-        arguments = pack(keys.prefix, tokens, ids, self._book.lock_ms)
+        arguments = pack(keys.prefix, tokens, ids, self._lock_ms)
         return set(await self._run(scripts.extend_locks, head + _without_count(arguments)))
 
-    async def recover_stalled(self) -> list[bytes]:
+    async def held(self, job_id: bytes, token: bytes) -> Lease:
+        """The lease of a job that this token holds.
+
+        Raises:
+            WrongLockToken: another one holds it.
+            LeaseLost: none does; the error says which state the job is in.
+        """
+        keys, scripts = self._keys, self._book.scripts
+        lock, flat = await scripts.links.of(keys.prefix).pipeline(
+            [pack("GET", keys.key(job_id + b":lock")), pack("HGETALL", keys.key(job_id))]
+        )
+        if lock is None:
+            parts = ("completed", "failed", "delayed", "active", "wait", "paused", "waiting-children", "prioritized")
+            state = await scripts.call(scripts.get_state, keys, keys.keys(*parts), job_id)
+            raise LeaseLost(state=state.decode())
+        if not hmac.compare_digest(lock, token):
+            raise WrongLockToken
+        return self._lease(job_id, token, fields_of(flat))
+
+    async def recover_lapsed(self, within_ms: int) -> list[bytes]:
+        """The stalled check, more often than BullMQ's workers make it: for jobs whose lease nobody renews."""
+        keys = self._keys
+        link = self._book.scripts.links.of(keys.prefix)
+        if await link.call("PTTL", keys.key("stalled-check")) > within_ms:
+            await link.call("DEL", keys.key("stalled-check"))
+        return await self.recover_stalled(within_ms)
+
+    async def recover_stalled(self, within_ms: int | None = None) -> list[bytes]:
         """BullMQ's stalled check: jobs without a lock go back to waiting. Runs once per interval fleet-wide."""
         keys, scripts = self._keys, self._book.scripts
+        stalled_ms = self._book.stalled_ms if within_ms is None else within_ms
         head = scripts.move_stalled.head(
             keys.keys("stalled", "wait", "active", "stalled-check", "meta", "paused", "marker", "events", "repeat"),
             4,
         )
-        arguments = pack(self._rules.max_stalled_count, keys.prefix, self._now_ms(), self._book.stalled_ms)
+        arguments = pack(self._rules.max_stalled_count, keys.prefix, self._now_ms(), stalled_ms)
         stalled: list[bytes] = await self._run(scripts.move_stalled, head + _without_count(arguments))
         return stalled
 
@@ -279,9 +310,13 @@ class _Heads:
         "_prefix",
         "_take",
         "_tokens",
+        "_worker",
     )
 
-    def __init__(self, keys: QueueKeys, scripts: Scripts, limiter: dict[str, int] | None, lock_ms: int) -> None:
+    def __init__(
+        self, keys: QueueKeys, scripts: Scripts, limiter: dict[str, int] | None, lock_ms: int, worker: str | None
+    ) -> None:
+        self._worker = {} if worker is None else {"name": worker}
         self._limiter = limiter
         self._lock_ms = lock_ms
         self._prefix = keys.prefix
@@ -299,7 +334,8 @@ class _Heads:
 
     def lease_options(self, token: bytes) -> bytes:
         """What `moveToActive` wants to know, packed."""
-        return _pack({"token": token.decode(), "lockDuration": self._lock_ms, "limiter": self._limiter})
+        options = {"token": token.decode(), "lockDuration": self._lock_ms, "limiter": self._limiter}
+        return _pack(options | self._worker)
 
     def take(self, now_ms: bytes, token: bytes) -> bytes:
         """The call that leases the next job."""

@@ -17,6 +17,7 @@ from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree
 from toril.core.job import JobSpec
 from toril.core.lease import Lease, Next
 from toril.core.outcome import Outcome
+from toril.core.pull import Action, Ask
 from toril.core.scheduler import SchedulerSpec
 from toril.core.stored_job import Fields
 from toril.core.verdict import Complete, Fail, Retry
@@ -156,11 +157,35 @@ class LeaseStore(Protocol):
         ...
 
 
-class LeaseStores(Protocol):
-    """Makes a `LeaseStore` for a queue under a worker's settings."""
+class PullStore(LeaseStore, Protocol):
+    """A `LeaseStore` for leases that are not renewed, and that are settled by their token."""
 
-    def of(self, queue: str, rules: LeaseRules) -> LeaseStore:
-        """Cheap: opens nothing."""
+    async def held(self, job_id: bytes, token: bytes) -> Lease:
+        """The lease of a job that this token holds; raises `WrongLockToken`, or `LeaseLost` where none does."""
+        ...
+
+    async def recover_lapsed(self, within_ms: int) -> list[bytes]:
+        """The stalled check, at most once `within_ms` fleet-wide; the ids of the jobs that are back."""
+        ...
+
+
+class PullStores(Protocol):
+    """Makes a `PullStore` for a queue."""
+
+    def of(self, queue: str, rules: LeaseRules, lock_ms: int | None = None, worker: str | None = None) -> PullStore:
+        """Leases of this length, taken by a worker of this name. Cheap: opens nothing."""
+        ...
+
+
+class LeasedQueues(Protocol):
+    """Which queues have leases that nobody renews, known to the whole fleet."""
+
+    async def note(self, queue: str, until_s: float) -> None:
+        """This queue may have such leases until this time (wall clock)."""
+        ...
+
+    async def all(self) -> list[str]:
+        """The queues that have, or have had until a moment ago."""
         ...
 
 
@@ -216,6 +241,30 @@ class Seats(Protocol):
 
     def join(self, destination: Destination, line: OutboundPool) -> Seat:
         """Begin to send jobs over this line, as many at once as the destination allows."""
+        ...
+
+
+class PullRequest(Protocol):
+    """A request for jobs while it is served."""
+
+    def hang_up(self) -> None:
+        """Nobody waits for the answer any more: take no job."""
+        ...
+
+
+class Pulling(Protocol):
+    """Leases jobs to workers that ask for them."""
+
+    def begin(self, queue: str, ask: Ask) -> PullRequest:
+        """A request for jobs, for `lease`."""
+        ...
+
+    async def lease(self, pull: Any) -> list[Lease]:
+        """Jobs as soon as there is one; none when the time is over."""
+        ...
+
+    async def settle(self, queue: str, job_id: str, token: bytes, action: Action) -> None:
+        """Do what the worker that holds this token says; raises `LeaseLost`, `WrongLockToken` and `JobRefused`."""
         ...
 
 

@@ -100,6 +100,11 @@ class Request:
         """The first value of a header, by its lower-case name."""
         return next((value for key, value in self.scope["headers"] if key == name), None)
 
+    async def hung_up(self) -> None:
+        """Wait until the caller is gone. Only once the body has been read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body.
 

@@ -66,7 +66,7 @@ class SocketWorker(Struct, frozen=True):
             case Replied(error=None):
                 return Complete(outcome.result)
             case Replied(error=error) if error is not None:
-                return _failed(lease, error, chance)
+                return worker_failed(lease, error, chance)
             case TimedOut():
                 reason = "Timeout"
             case CutOff() | ConnectFailed():
@@ -79,7 +79,8 @@ class SocketWorker(Struct, frozen=True):
         return attempt_failed(lease, reason, trace, chance)
 
 
-def _failed(lease: Lease, error: WorkerError, chance: Chance) -> Retry | Fail:
+def worker_failed(lease: Lease, error: WorkerError, chance: Chance) -> Retry | Fail:
+    """What to do with a job whose worker says that it has failed."""
     trace = error.stack or f"Error: {error.message}\n    at a worker on a socket"
     if error.unrecoverable:
         return Fail(error.message, trace)

@@ -1,0 +1,225 @@
+"""Leases jobs to workers that ask for them, and settles what they say by lock token.
+
+Their locks are renewed by nobody but themselves. A lease that runs out goes back to the queue within a few seconds and
+counts as a stall, as for any BullMQ worker: a sweep over the queues that have such leases, which the fleet shares.
+Called by the gateway, through a port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+
+import structlog
+
+from toril.core.destinations.base import Chance
+from toril.core.destinations.socket_worker import RULES
+from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreTimeout
+from toril.core.lease import NOTHING, Lease, NoJob
+from toril.core.ports import LeasedQueues, Now, PullStore, PullStores
+from toril.core.pull import Action, Ask, Extended, Released
+from toril.core.verdict import Complete, Fail, Retry
+from toril.engine.shared_waits import SharedWaits
+
+log = structlog.get_logger(__name__)
+
+_SWEEP_S = 1.5
+_GROUP = 25
+_POLL_S = 10.0
+_LONGEST_LIMIT_S = 30.0
+
+
+class Pull:
+    """One request for jobs while it is served. `hang_up` is called when nobody waits for the answer any more."""
+
+    def __init__(self, queue: str, ask: Ask) -> None:
+        self.queue = queue
+        self.ask = ask
+        self.over = False
+        self.stir = asyncio.Event()
+        self.due_at_s = math.inf
+
+    def hang_up(self) -> None:
+        """Take no job any more."""
+        self.over = True
+        self.stir.set()
+
+    def wake(self, at_s: float) -> None:
+        """A marker was popped: jobs wait now (0), or from `at_s` on."""
+        self.due_at_s = min(self.due_at_s, at_s)
+        self.stir.set()
+
+
+class Pulls:
+    """The pull workers of one process."""
+
+    def __init__(
+        self, stores: PullStores, leased: LeasedQueues, waits: SharedWaits, *, now: Now, chance: Chance
+    ) -> None:
+        self._stores = stores
+        self._leased = leased
+        self._waits = waits
+        self._now = now
+        self._chance = chance
+        self._waiting: set[Pull] = set()
+        self._closed = False
+
+    def close(self) -> None:
+        """The instance shuts down: nobody waits any more."""
+        self._closed = True
+        for pull in self._waiting:
+            pull.hang_up()
+
+    def begin(self, queue: str, ask: Ask) -> Pull:
+        """A request for jobs, for `lease`."""
+        return Pull(queue, ask)
+
+    async def lease(self, pull: Pull) -> list[Lease]:
+        """Jobs as soon as there is one, as many as there are and were asked for; none when the time is over."""
+        ask = pull.ask
+        store = self._stores.of(pull.queue, RULES, ask.lock_ms, ask.worker)
+        until = asyncio.get_running_loop().time() + ask.wait_ms / 1000
+        self._waiting.add(pull)
+        try:
+            while not self._closed:
+                # Noted before a job is taken: should this process die in between, the lease is found all the same.
+                await self._leased.note(pull.queue, self._now() + ask.lock_ms / 1000)
+                leases, nothing = await self._take(store, ask.count)
+                if leases and pull.over:
+                    for lease in leases:
+                        await store.release(lease)
+                    return []
+                if leases or pull.over or not await self._news(pull, nothing, until):
+                    return leases
+            return []
+        finally:
+            self._waiting.discard(pull)
+            if pull.due_at_s < math.inf:
+                # What this one knows of jobs came from a marker that nobody else has seen.
+                self._waits.pass_on(pull.queue, pull.due_at_s)
+
+    async def _news(self, pull: Pull, nothing: NoJob, until: float) -> bool:
+        """Wait until it is worth looking again; False when the time is over."""
+        loop = asyncio.get_running_loop()
+        look_at = loop.time() + (min(nothing.retry_in_s, _LONGEST_LIMIT_S) if nothing.retry_in_s else _POLL_S)
+        while loop.time() < until and not pull.over:
+            due_in_s = pull.due_at_s - self._now()
+            if due_in_s <= 0:
+                pull.due_at_s = math.inf
+                return True
+            if loop.time() >= look_at:
+                return True
+            pull.stir.clear()
+            if not nothing.retry_in_s:  # under a rate limit, markers say nothing
+                self._waits.watch(pull.queue, pull.wake)
+            try:
+                # A millisecond late rather than early: BullMQ promotes a delayed job in the millisecond of its time.
+                async with asyncio.timeout(max(0.0, min(until, look_at, loop.time() + due_in_s + 0.001) - loop.time())):
+                    await pull.stir.wait()
+            except TimeoutError:
+                pass
+            finally:
+                self._waits.unwatch(pull.queue, pull.wake)
+        return False
+
+    async def _take(self, store: PullStore, count: int) -> tuple[list[Lease], NoJob]:
+        """As many jobs as there are, up to a number: the first, and the others all at once."""
+        first = await self._take_one(store)
+        if isinstance(first, NoJob):
+            return [], first
+        leases = [first]
+        if count > 1:
+            async with asyncio.TaskGroup() as tasks:
+                others = [tasks.create_task(self._take_another(store)) for _ in range(count - 1)]
+            leases += [found for other in others if isinstance(found := other.result(), Lease)]
+        return leases, NOTHING
+
+    async def _take_another(self, store: PullStore) -> Lease | NoJob:
+        try:
+            return await self._take_one(store)
+        except StoreError as exc:
+            log.debug("pull.take_failed", error=exc.message)
+            return NOTHING
+
+    async def _take_one(self, store: PullStore) -> Lease | NoJob:
+        while True:
+            found = await store.take(str(uuid.uuid4()).encode())
+            if isinstance(found, NoJob):
+                return found
+            if b"rjk" in found.fields:
+                await store.schedule_next(found)
+            deferred = found.fields.get(b"defa")
+            if not deferred:
+                return found
+            # Decided elsewhere: a child of it failed, or it stalled too often.
+            reason = deferred.decode(errors="replace")
+            await store.fail(found, Fail(reason, f"UnrecoverableError: {reason}"), fetch_next=False)
+
+    async def settle(self, queue: str, job_id: str, token: bytes, action: Action) -> None:
+        """Do what the worker that holds this token says.
+
+        Raises:
+            LeaseLost: no lock holds the job any more, and nothing was written.
+            WrongLockToken: another worker has it.
+            JobRefused: it cannot complete, as it has children that are not done.
+        """
+        lock_ms = action.lock_ms if isinstance(action, Extended) else None
+        store = self._stores.of(queue, RULES, lock_ms)
+        lease = await store.held(job_id.encode(errors="replace"), token)
+        tried = False
+        while True:
+            try:
+                await self._write(store, lease, action)
+            except (ConnectionLost, StoreTimeout):
+                # Whether it was written is unknown. Asking again tells: it is written only while the lock is there.
+                if tried:
+                    raise
+                tried = True
+            except LeaseLost:
+                if not tried:
+                    raise
+                return
+            else:
+                return
+
+    async def _write(self, store: PullStore, lease: Lease, action: Action) -> None:
+        match action:
+            case Extended():
+                await self._leased.note(lease.queue, self._now() + action.lock_ms / 1000)
+                if await store.extend([lease]):
+                    raise LeaseLost
+            case Released():
+                await store.release(lease)
+            case _:
+                verdict = action.verdict(lease, self._chance)
+                match verdict:
+                    case Complete():
+                        await store.complete(lease, verdict, fetch_next=False)
+                    case Retry():
+                        await store.retry(lease, verdict, fetch_next=False)
+                    case Fail():
+                        await store.fail(lease, verdict, fetch_next=False)
+
+    async def run(self) -> None:
+        """Bring back what has lapsed, until cancelled."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            try:
+                queues = await self._leased.all()
+            except StoreError as exc:
+                log.debug("pulls.sweep_failed", error=exc.message)
+                continue
+            for first in range(0, len(queues), _GROUP):
+                async with asyncio.TaskGroup() as tasks:
+                    for queue in queues[first : first + _GROUP]:
+                        tasks.create_task(self._sweep(queue))
+
+    async def _sweep(self, queue: str) -> None:
+        try:
+            lapsed = await self._stores.of(queue, RULES).recover_lapsed(round(_SWEEP_S * 900))
+        except (StoreError, JobRefused) as exc:
+            log.debug("pulls.sweep_failed", queue=queue, error=exc.message)
+            return
+        for job_id in lapsed:
+            log.warning("job.stalled", queue=queue, job_id=job_id.decode(errors="replace"))
