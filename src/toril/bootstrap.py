@@ -33,6 +33,7 @@ from toril.bull.scripts import Scripts
 from toril.bull.wire import Wire
 from toril.core.destinations.base import Destination
 from toril.core.destinations.push_worker import PushWorker
+from toril.core.egress import Egress
 from toril.core.errors import StoreError, StoreUnavailable
 from toril.core.policy import RedisAddress, Settings
 from toril.core.ports import Outbound
@@ -103,7 +104,8 @@ class Instance:
             stalled_ms=max(1, round(engine.stalled_interval_s * 900)),
             now=time.time,
         )
-        self._outbound = HttptoolsOutbound(engine.connect_timeout_s, engine.max_response_bytes)
+        self._egress = Egress(settings.egress)
+        self._outbound = HttptoolsOutbound(engine.connect_timeout_s, engine.max_response_bytes, self._egress)
         self._settler = Settler(engine.lock_s * _SETTLE_PATIENCE_LOCKS)
         self._around = Surroundings(
             tasks=tasks,

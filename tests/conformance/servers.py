@@ -42,7 +42,7 @@ async def listening(serve: Serve, *, tls: ssl.SSLContext | None = None, **where:
             tasks.discard(task)
             writer.transport.abort()
 
-    server = await asyncio.start_server(accept, "127.0.0.1", ssl=tls, **({"port": 0} | where))
+    server = await asyncio.start_server(accept, ssl=tls, **({"host": "127.0.0.1", "port": 0} | where))
     try:
         yield server.sockets[0].getsockname()[1]
     finally:

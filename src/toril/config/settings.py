@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from toril.core.durations import parse_duration_s
+from toril.core.egress import read_entry
 
 Parse = Callable[[Any], Any]
 
@@ -99,6 +100,17 @@ def tokens(value: Any) -> tuple[str, ...]:
     return tuple(part for part in parts if part)
 
 
+def hosts_and_networks(value: Any) -> tuple[str, ...]:
+    """A list of addresses, networks and host names, or one text with commas between them."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("it must be a list of texts")
+    entries = tuple(entry for part in parts if (entry := part.strip()))
+    for entry in entries:
+        read_entry(entry)
+    return entries
+
+
 SETTINGS = (
     Setting("host", "host", text, ("TORIL_HOST",)),
     Setting("port", "port", integer(0, 65535), ("PORT",)),
@@ -143,6 +155,9 @@ SETTINGS = (
         ("TORIL_PRESENCE_CONNECTIONS",),
     ),
     Setting("engine.presence_for", "store.presence_for_s", duration(), ("TORIL_PRESENCE_FOR",)),
+    Setting("egress.policy", "egress.policy", choice("internal", "public"), ("TORIL_EGRESS_POLICY",)),
+    Setting("egress.allow", "egress.allow", hosts_and_networks, ("TORIL_EGRESS_ALLOW",)),
+    Setting("egress.deny", "egress.deny", hosts_and_networks, ("TORIL_EGRESS_DENY",)),
     Setting("log.level", "log.level", choice("debug", "info", "warning", "error"), ("TORIL_LOG_LEVEL",)),
     Setting("log.format", "log.format", choice("auto", "human", "json"), ("TORIL_LOG_FORMAT",)),
 )

@@ -34,7 +34,7 @@ class TimedOut(Struct):
 
 
 class ConnectFailed(Struct):
-    """No connection could be made. `code` is an errno name (ECONNREFUSED), ENOTFOUND or ERR_TLS."""
+    """No connection could be made. `code` is an errno name (ECONNREFUSED), ENOTFOUND, ERR_TLS or EGRESS_DENIED."""
 
     code: str
     detail: str

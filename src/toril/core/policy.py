@@ -81,6 +81,14 @@ class GatewayPolicy(Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 10 * 1024 * 1024
 
 
+class EgressPolicy(Struct, frozen=True, kw_only=True):
+    """Where requests to what callers register may go; `toril.core.egress` says what the policies and lists mean."""
+
+    policy: Literal["internal", "public"] = "internal"
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+
 class LogPolicy(Struct, frozen=True, kw_only=True):
     """How log lines look. `auto` is human on a terminal and JSON otherwise."""
 
@@ -97,4 +105,5 @@ class Settings(Struct, frozen=True, kw_only=True):
     store: StorePolicy = field(default_factory=StorePolicy)
     engine: EnginePolicy = field(default_factory=EnginePolicy)
     gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
+    egress: EgressPolicy = field(default_factory=EgressPolicy)
     log: LogPolicy = field(default_factory=LogPolicy)
