@@ -217,7 +217,7 @@ class Instance:
                 *SchedulerRoutes(self._schedulers, names=names, max_body_bytes=limit).routes(),
                 *JobRoutes(inspector, inspector, actions, names=names, prefix=prefix, max_body_bytes=limit).routes(),
                 *LeaseRoutes(self._pulls, names=names, prefix=prefix, max_body_bytes=limit).routes(),
-                *WorkerRoutes(self._registry, names=names, max_body_bytes=limit).routes(),
+                *WorkerRoutes(self._registry, names=names, egress=self._egress, max_body_bytes=limit).routes(),
                 *EventRoutes(self._events, inspector, actions, names=names).routes(),
                 *OpsRoutes(__version__, self.faults).routes(),
             ],

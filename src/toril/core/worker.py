@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from toril.core.egress import OTHER_PROTOCOLS, Egress
 from toril.core.errors import InvalidRequest
 from toril.core.headers import is_header_name, is_header_value
 from toril.core.job_faults import decode_json, js, whole
@@ -105,20 +106,32 @@ def _endpoint(parsed: dict[str, Any]) -> Endpoint:
 
 
 def check_url(url: Any) -> None:
-    """Only absolute http and https URLs that a request line can carry, without user name or password."""
+    """Only absolute http and https URLs that a request line can carry, without user name, password or odd port."""
     fault = InvalidRequest("Invalid URL", field="endpoint.url")
     if not isinstance(url, str) or not url.isprintable() or " " in url or "\\" in url:
         raise fault
     try:
         parts = urlsplit(url)
-        port_is_usable = parts.port != 0  # reading it raises where it is no port
+        port = parts.port  # reading it raises where it is no port
         (parts.hostname or "").encode("idna")  # raises where it is no host name
     except ValueError as exc:
         raise fault from exc
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_usable:
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise fault
+    if port in OTHER_PROTOCOLS:
+        raise InvalidRequest(f"Invalid URL, port {port} belongs to another protocol", field="endpoint.url")
     if parts.username is not None or parts.password is not None:
         raise InvalidRequest("Invalid URL, must not contain a user name or password", field="endpoint.url")
+
+
+def check_host(endpoint: Endpoint, egress: Egress) -> None:
+    """Refuse an endpoint whose host is refused whatever its addresses are; names are not looked up.
+
+    Not part of `read_worker`: a worker that is in the hash already runs, and its jobs tell why they fail.
+    """
+    refusal = egress.refuses_host(urlsplit(endpoint.url).hostname or "")
+    if refusal is not None:
+        raise InvalidRequest(f"Invalid URL, {refusal}", field="endpoint.url")
 
 
 def _headers(parsed: Any) -> tuple[tuple[str, str], ...]:

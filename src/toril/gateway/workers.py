@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from toril.core.access import Right
+from toril.core.egress import Egress
 from toril.core.errors import InvalidRequest, WorkerNotFound
 from toril.core.ports import WorkerRegistry
 from toril.core.queue_name import NameRules
-from toril.core.worker import read_worker
+from toril.core.worker import check_host, read_worker
 from toril.gateway import wire
 from toril.gateway.routing import Access, Answer, Request, Route
 
@@ -18,9 +19,10 @@ _encode = msgspec.json.Encoder().encode
 class WorkerRoutes:
     """Writes the fleet's registry; every instance, this one included, follows it."""
 
-    def __init__(self, registry: WorkerRegistry, *, names: NameRules, max_body_bytes: int) -> None:
+    def __init__(self, registry: WorkerRegistry, *, names: NameRules, egress: Egress, max_body_bytes: int) -> None:
         self._registry = registry
         self._names = names
+        self._egress = egress
         self._max_body_bytes = max_body_bytes
 
     def routes(self) -> list[Route]:
@@ -36,6 +38,7 @@ class WorkerRoutes:
         document = await request.body(self._max_body_bytes)
         worker = read_worker(document, self._names)
         request.caller.demand(Right.WORKERS_MANAGE, worker.queue)
+        check_host(worker.endpoint, self._egress)
         await self._registry.put(worker.queue, document)
         return wire.OK
 

@@ -6,10 +6,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.json_texts import json_values
+from toril.core.egress import Egress
 from toril.core.errors import InvalidRequest
+from toril.core.policy import EgressPolicy
 from toril.core.queue_name import NameRules
 from toril.core.stored_job import Keep
-from toril.core.worker import MAX_CONCURRENCY, Endpoint, Limiter, WorkerSpec, read_worker
+from toril.core.worker import MAX_CONCURRENCY, Endpoint, Limiter, WorkerSpec, check_host, read_worker
 
 ENDPOINT = {"url": "http://127.0.0.1:3000/charge", "method": "POST"}
 
@@ -174,7 +176,7 @@ GOOD_URLS = [
     "http://a/",
     "https://a.example.org:8443/x/y?z=1&w#part",
     "HTTP://A.example",
-    "http://127.0.0.1:1",
+    "http://127.0.0.1:2",
     "http://[::1]:8080/",
     "http://a:65535/",
     "http://a:/",
@@ -226,6 +228,43 @@ def test_an_absolute_http_url_is_accepted_as_it_is(url: str) -> None:
 )
 def test_a_url_that_cannot_be_requested_is_refused(url: str) -> None:
     assert fault_of(endpoint(url=url)).message == "Invalid URL"
+
+
+@pytest.mark.parametrize("port", [1, 22, 25, 53, 110, 6000, 6667, 10080])
+def test_a_port_of_another_protocol_is_refused(port: int) -> None:
+    fault = fault_of(endpoint(url=f"http://a.example:{port}/"))
+    assert fault.message == f"Invalid URL, port {port} belongs to another protocol"
+    assert fault.field == "endpoint.url"
+
+
+@pytest.mark.parametrize("port", [80, 443, 3000, 6001, 8080, 65535])
+def test_other_ports_are_the_callers_choice(port: int) -> None:
+    assert read(endpoint(url=f"http://a.example:{port}/")).endpoint.url == f"http://a.example:{port}/"
+
+
+@pytest.mark.parametrize(
+    ("host", "refusal"),
+    [
+        ("10.0.0.1:8080", "10.0.0.1 is a private address, refused by the egress policy public"),
+        ("[::1]", "::1 is a loopback address, refused by the egress policy public"),
+        ("0x7f.1", "0x7f.1 (127.0.0.1) is a loopback address, refused by the egress policy public"),
+        (
+            "Metadata.google.internal",
+            "metadata.google.internal serves cloud metadata, refused by the egress policy public",
+        ),
+        ("evil.example", "evil.example is refused by the egress deny list"),
+    ],
+)
+def test_a_host_that_egress_refuses_is_refused_with_the_reason(host: str, refusal: str) -> None:
+    egress = Egress(EgressPolicy(policy="public", deny=("evil.example",)))
+    with pytest.raises(InvalidRequest) as caught:
+        check_host(read(endpoint(url=f"https://{host}/x")).endpoint, egress)
+    assert caught.value.message == f"Invalid URL, {refusal}"
+    assert caught.value.field == "endpoint.url"
+
+
+def test_a_name_is_not_judged_by_addresses_when_it_is_registered() -> None:
+    check_host(read(endpoint(url="http://localhost/")).endpoint, Egress(EgressPolicy(policy="public")))
 
 
 @pytest.mark.parametrize("url", [5, ["http://a"], {"href": "http://a"}, True])
