@@ -189,7 +189,8 @@ class Instance:
         return await self._links.of(self.settings.store.worker_hash.encode()).call(*args)
 
     def _destination(self, document: bytes) -> Destination:
-        return PushWorker(read_worker(document, self._names), self.settings.store.queue_prefix, f"toril/{__version__}")
+        spec = read_worker(document, self._names)
+        return PushWorker(spec, self.settings.store.queue_prefix, f"toril/{__version__}", time.time)
 
     def _consumer(self, destination: Destination, slots: int, outbound: Outbound | None = None) -> Consumer:
         leases = self._leases.of(destination.queue, destination.lease_rules)

@@ -71,7 +71,7 @@ class Engine:
     def work_on(self, queue: str, concurrency: int) -> None:
         endpoint = Endpoint("http://endpoint/", "POST", timeout_s=100.0)
         spec = WorkerSpec(queue, endpoint, concurrency=concurrency, max_stalled_count=50)
-        self.supervisor.start(PushWorker(spec, "bull", "toril/test"))
+        self.supervisor.start(PushWorker(spec, "bull", "toril/test", time.time))
 
 
 class _OverError(Exception):

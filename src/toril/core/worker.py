@@ -10,12 +10,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from toril.core.egress import OTHER_PROTOCOLS, Egress
 from toril.core.errors import InvalidRequest
 from toril.core.headers import is_header_name, is_header_value
 from toril.core.job_faults import decode_json, js, whole
+from toril.core.push_policy import PushPolicy, read_policy
 from toril.core.queue_name import NameRules
+from toril.core.signing import HEADERS as SIGNATURE_HEADERS
 from toril.core.stored_job import Keep
 
 METHODS = ("POST", "PUT", "PATCH")
@@ -49,6 +52,7 @@ class WorkerSpec(Struct, frozen=True):
     max_stalled_count: int = 1
     keep_completed: Keep | None = None
     keep_failed: Keep | None = None
+    policy: PushPolicy | None = None
 
 
 def read_worker(document: bytes, names: NameRules) -> WorkerSpec:
@@ -61,7 +65,7 @@ def read_worker(document: bytes, names: NameRules) -> WorkerSpec:
     if not isinstance(parsed, dict):
         raise InvalidRequest("Body must be an object")
     _require(parsed, ("queue", "endpoint"))
-    _only(parsed, ("queue", "endpoint", "opts"))
+    _only(parsed, ("queue", "endpoint", "opts", "policy"))
     queue = parsed["queue"]
     if not isinstance(queue, str):
         raise InvalidRequest(f"Invalid queue {js(queue)}, must be a string", field="queue")
@@ -69,12 +73,13 @@ def read_worker(document: bytes, names: NameRules) -> WorkerSpec:
     if not isinstance(parsed["endpoint"], dict):
         raise InvalidRequest(f"Invalid endpoint {js(parsed['endpoint'])}, must be an object", field="endpoint")
     endpoint = _endpoint(parsed["endpoint"])
-    opts = parsed.get("opts")
-    if opts is None:
-        return WorkerSpec(queue, endpoint)
+    opts = {} if parsed.get("opts") is None else parsed["opts"]
     if not isinstance(opts, dict):
         raise InvalidRequest(f"Invalid opts {js(opts)}, must be an object", field="opts")
-    return _with_options(queue, endpoint, opts)
+    policy = None if parsed.get("policy") is None else read_policy(parsed["policy"])
+    if policy is not None and policy.secrets:
+        _leave_signature_to_us(endpoint)
+    return _with_options(WorkerSpec(queue, endpoint, policy=policy), opts)
 
 
 def _require(parsed: dict[str, Any], fields: tuple[str, ...]) -> None:
@@ -154,7 +159,13 @@ def _is_sendable(value: str) -> bool:
         return False
 
 
-def _with_options(queue: str, endpoint: Endpoint, opts: dict[str, Any]) -> WorkerSpec:
+def _leave_signature_to_us(endpoint: Endpoint) -> None:
+    for name, _ in endpoint.headers:
+        if name.lower() in SIGNATURE_HEADERS:
+            raise InvalidRequest(f"Invalid header {name}, signing sets it", field=f"endpoint.headers.{name}")
+
+
+def _with_options(spec: WorkerSpec, opts: dict[str, Any]) -> WorkerSpec:
     _only(opts, ("concurrency", "removeOnComplete", "removeOnFail", "limiter", "maxStalledCount"))
     limiter = opts.get("limiter")
     if limiter is not None:
@@ -168,9 +179,8 @@ def _with_options(queue: str, endpoint: Endpoint, opts: dict[str, Any]) -> Worke
     concurrency = _positive(opts, "concurrency", "concurrency")
     if concurrency is not None and concurrency > MAX_CONCURRENCY:
         raise InvalidRequest(f"Invalid concurrency, must be at most {MAX_CONCURRENCY}", field="concurrency")
-    return WorkerSpec(
-        queue,
-        endpoint,
+    return replace(
+        spec,
         concurrency=1 if concurrency is None else concurrency,
         limiter=limiter,
         max_stalled_count=1 if stalled is None else stalled,

@@ -340,3 +340,27 @@ def test_any_document_is_read_or_refused(text: bytes) -> None:
     except InvalidRequest:
         return
     assert spec.concurrency >= 1
+
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def test_a_policy_is_read_along() -> None:
+    spec = read(document(policy={"fail_on": [410], "signing": {"secrets": [SECRET]}}, opts={"concurrency": 2}))
+    assert spec.concurrency == 2
+    assert spec.policy is not None
+    assert spec.policy.fail_on == {410}
+    assert SECRET.removeprefix("whsec_") not in repr(spec)
+
+
+def test_no_policy_is_none() -> None:
+    assert read(document(policy=None)) == read(document())
+    assert read(document()).policy is None
+
+
+@pytest.mark.parametrize("name", ["webhook-id", "Webhook-Timestamp", "WEBHOOK-SIGNATURE"])
+def test_headers_that_signing_sets_cannot_be_registered_with_it(name: str) -> None:
+    given = endpoint(headers={name: "mine"})
+    assert read(given).endpoint.headers == ((name, "mine"),)
+    fault = fault_of(given | {"policy": {"signing": {"secrets": [SECRET]}}})
+    assert fault.message == f"Invalid header {name}, signing sets it"

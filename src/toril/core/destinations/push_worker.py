@@ -16,7 +16,10 @@ from toril.core.destinations.base import Chance, OutboundRequest
 from toril.core.headers import request_head
 from toril.core.lease import Lease
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
-from toril.core.stored_job import render, text_json
+from toril.core.ports import Now
+from toril.core.retry_hint import NO_HINT, RetryHint, read_hint
+from toril.core.signing import message_id, signature_headers
+from toril.core.stored_job import integer_json, render, text_json
 from toril.core.verdict import Complete, Fail, Retry, Verdict
 from toril.core.worker import WorkerSpec
 
@@ -26,12 +29,14 @@ _URL_SAFE = "!#$%&'()*+,/:;=?@[]~"
 
 
 class PushWorker:
-    """Sends the jobs of one queue to the endpoint of a `WorkerSpec`."""
+    """Sends the jobs of one queue to the endpoint of a `WorkerSpec`. `prefix` and `agent` are BullMQ's and ours."""
 
-    __slots__ = ("_head", "_qualified", "_shown", "spec")
+    __slots__ = ("_head", "_name", "_now", "_qualified", "_secrets", "_shown", "spec")
 
-    def __init__(self, spec: WorkerSpec, prefix: str, agent: str) -> None:
+    def __init__(self, spec: WorkerSpec, prefix: str, agent: str, now: Now) -> None:
         self.spec = spec
+        self._now = now
+        self._secrets = spec.policy.secrets if spec.policy is not None else ()
         endpoint = spec.endpoint
         parts = urlsplit(endpoint.url)
         path = quote(parts.path or "/", safe=_URL_SAFE)
@@ -42,7 +47,8 @@ class PushWorker:
         headers += [pair for pair in defaults if pair[0] not in given]
         host = parts.netloc.encode("idna" if not parts.netloc.isascii() else "ascii")
         self._head = request_head(endpoint.method.encode(), target.encode(), host, headers)
-        self._qualified = text_json(f"{prefix}:{spec.queue}".encode())
+        self._name = f"{prefix}:{spec.queue}".encode()
+        self._qualified = text_json(self._name)
         self._shown = f"{endpoint.method} {endpoint.url}"
 
     @property
@@ -66,13 +72,17 @@ class PushWorker:
         return self.spec
 
     def request(self, lease: Lease) -> OutboundRequest:
-        """`{"job": <job JSON>, "token": "<lock>"}` to the registered URL with the registered headers."""
+        """`{"job": <job JSON>, "token": "<lock>"}` with the registered headers, and signed where there are secrets."""
         job = render(self._qualified, lease.job_id, lease.fields, lease.options.text)
         body = b'{"job":%b,"token":"%b"}' % (job, lease.token)
-        return OutboundRequest(self._head, body, self.spec.endpoint.timeout_s)
+        head = self._head
+        if self._secrets:
+            message = message_id(self._name, lease.job_id, integer_json(lease.fields.get(b"timestamp")))
+            head += signature_headers(self._secrets, message, int(self._now()), body)
+        return OutboundRequest(head, body, self.spec.endpoint.timeout_s)
 
     def judge(self, lease: Lease, outcome: Outcome, chance: Chance) -> Verdict:
-        """2xx completes; all else fails the attempt, which is retried while the job's options allow it."""
+        """2xx completes; all else fails the attempt, which is retried while job and policy allow it."""
         match outcome:
             case Answered(status=status) if 200 <= status < 300:
                 returnvalue, fault = returned(outcome)
@@ -80,8 +90,7 @@ class PushWorker:
                     return Complete(returnvalue)
                 return attempt_failed(lease, fault, self._answer_trace(fault, outcome), chance)
             case Answered():
-                trace = self._answer_trace(outcome.reason, outcome)
-                return attempt_failed(lease, outcome.reason, trace, chance)
+                return self._refused(lease, outcome, chance)
             case TimedOut():
                 reason = "The operation was aborted."
                 limit_ms = self.spec.endpoint.timeout_s * 1000
@@ -99,25 +108,39 @@ class PushWorker:
         trace = f"Error: {reason}\n    at {self._shown}\n    {detail}, after {outcome.duration_s * 1000:.0f} ms"
         return attempt_failed(lease, reason, trace, chance)
 
-    def _answer_trace(self, reason: str, answer: Answered) -> str:
+    def _refused(self, lease: Lease, answer: Answered, chance: Chance) -> Retry | Fail:
+        policy = self.spec.policy
+        if policy is not None and policy.is_final(answer.status):
+            note = f"the worker's policy fails the job on {answer.status}"
+            return Fail(answer.reason, self._answer_trace(answer.reason, answer, note))
+        most_ms = policy.max_retry_after_ms if policy is not None and policy.retry_after else None
+        hint = read_hint(answer, self._now(), most_ms)
+        return attempt_failed(
+            lease, answer.reason, self._answer_trace(answer.reason, answer, *hint.notes), chance, hint
+        )
+
+    def _answer_trace(self, reason: str, answer: Answered, *notes: str) -> str:
         excerpt = answer.body[:EXCERPT_BYTES].decode(errors="replace")
         more = "" if len(answer.body) <= EXCERPT_BYTES else f" … ({len(answer.body)} bytes in all)"
+        noted = "".join(f"    {note}\n" for note in notes)
         return (
             f"Error: {reason}\n    at {self._shown}\n"
             f"    answered {f'{answer.status} {answer.reason}'.rstrip()} after {answer.duration_s * 1000:.0f} ms\n"
-            f"    body: {excerpt}{more}"
+            f"{noted}    body: {excerpt}{more}"
         )
 
 
-def attempt_failed(lease: Lease, reason: str, trace: str, chance: Chance) -> Retry | Fail:
-    """BullMQ's rule: retry while attempts are left, after the job's own backoff."""
+def attempt_failed(lease: Lease, reason: str, trace: str, chance: Chance, hint: RetryHint = NO_HINT) -> Retry | Fail:
+    """BullMQ's rule: retry while attempts are left, after the job's own backoff, which a hint changes."""
     if lease.attempt >= lease.options.attempts:
         return Fail(reason, trace)
+    if hint.instead_ms is not None:
+        return Retry(hint.instead_ms, reason, trace)
     after_ms = delay_ms(lease.options.backoff, lease.attempt, chance)
     if after_ms is None:
         kind = lease.options.backoff.type if lease.options.backoff else ""
         return Fail(f"Unknown backoff strategy {kind}.", trace)
-    return Retry(after_ms, reason, trace)
+    return Retry(max(after_ms, hint.least_ms), reason, trace)
 
 
 def returned(answer: Answered) -> tuple[bytes, str | None]:

@@ -11,6 +11,7 @@ from toril.core.destinations.base import Chance, OutboundRequest
 from toril.core.destinations.push_worker import attempt_failed
 from toril.core.lease import Lease
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut, WorkerError
+from toril.core.retry_hint import RetryHint
 from toril.core.stored_job import Keep, json_or_text, render
 from toril.core.verdict import Complete, Fail, Retry, Verdict
 from toril.core.worker import Limiter
@@ -84,6 +85,4 @@ def worker_failed(lease: Lease, error: WorkerError, chance: Chance) -> Retry | F
     trace = error.stack or f"Error: {error.message}\n    at a worker on a socket"
     if error.unrecoverable:
         return Fail(error.message, trace)
-    if error.retry_in_ms is not None and lease.attempt < lease.options.attempts:
-        return Retry(error.retry_in_ms, error.message, trace)
-    return attempt_failed(lease, error.message, trace, chance)
+    return attempt_failed(lease, error.message, trace, chance, RetryHint(instead_ms=error.retry_in_ms))

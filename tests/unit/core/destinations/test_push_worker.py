@@ -1,5 +1,9 @@
+import base64
+import hashlib
+import hmac
 import json
 from collections.abc import Sequence
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -10,18 +14,21 @@ from toril.core.destinations.push_worker import EXCERPT_BYTES, PushWorker, retur
 from toril.core.errors import InvalidRequest
 from toril.core.lease import Lease
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, TimedOut
+from toril.core.push_policy import PushPolicy
 from toril.core.queue_name import NameRules
+from toril.core.signing import Secret
 from toril.core.stored_job import read_options
 from toril.core.verdict import Complete, Fail, Retry
 from toril.core.worker import Endpoint, Limiter, WorkerSpec, read_worker
 
+NOW = 1_700_000_000.5
 URL = "http://pay.example:3000/charge"
 JSON = ((b"Content-Type", b"application/json"),)
 
 
 def worker(url: str = URL, method: str = "POST", headers: Sequence[tuple[str, str]] = ()) -> PushWorker:
     spec = WorkerSpec("orders", Endpoint(url, method, tuple(headers), 3.0), concurrency=4, limiter=Limiter(1, 2))
-    return PushWorker(spec, "bull", "toril/1")
+    return PushWorker(spec, "bull", "toril/1", lambda: NOW)
 
 
 def lease(attempts_made: int = 0, job_id: bytes = b"7", **opts: Any) -> Lease:
@@ -150,7 +157,7 @@ def test_a_worker_that_could_be_registered_can_run(host: str, path: str) -> None
         spec = read_worker(json.dumps(document).encode(), NameRules())
     except InvalidRequest:
         return
-    sent = PushWorker(spec, "bull", "toril/1").request(lease()).head
+    sent = PushWorker(spec, "bull", "toril/1", lambda: NOW).request(lease()).head
     first, *others = sent.removesuffix(b"\r\n").split(b"\r\n")
     assert first.isascii()
     assert len(first.split(b" ")) == 3
@@ -298,3 +305,123 @@ def test_any_answer_makes_a_trace_that_can_be_stored(body: bytes) -> None:
     verdict = judge(answer(500, body))
     assert isinstance(verdict, Fail)
     verdict.trace.encode()
+
+
+# The worker's policy
+
+
+def policed(**policy: Any) -> PushWorker:
+    spec = WorkerSpec("orders", Endpoint(URL, "POST"), policy=PushPolicy(**policy))
+    return PushWorker(spec, "bull", "toril/1", lambda: NOW)
+
+
+def verdict_of(destination: PushWorker, status: int, *headers: tuple[bytes, bytes], **opts: Any) -> Retry | Fail:
+    verdict = destination.judge(lease(**({"attempts": 2} | opts)), answer(status, b"no", headers), lambda: 0.5)
+    assert isinstance(verdict, (Retry, Fail))
+    return verdict
+
+
+def test_a_final_status_fails_the_job_though_attempts_are_left() -> None:
+    for destination in (policed(fail_on=frozenset({410})), policed(retry_on=frozenset({503}))):
+        verdict = verdict_of(destination, 410, (b"toril-retry-in", b"5"), (b"retry-after", b"5"))
+        assert isinstance(verdict, Fail)
+        assert verdict.reason == "Because"
+        assert verdict.trace == (
+            f"Error: Because\n    at POST {URL}\n    answered 410 Because after 12 ms\n"
+            "    the worker's policy fails the job on 410\n    body: no"
+        )
+        assert isinstance(verdict_of(destination, 503), Retry)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        TimedOut("answer", 3.0),
+        ConnectFailed("EGRESS_DENIED", "a is refused", 0.1),
+        CutOff("ECONNRESET", "closed", 0.1),
+        answer(200, b"{", JSON),
+    ],
+)
+def test_a_policy_is_about_statuses_only(outcome: Outcome) -> None:
+    verdict = policed(retry_on=frozenset()).judge(lease(attempts=2), outcome, lambda: 0.5)
+    assert isinstance(verdict, Retry)
+
+
+def test_a_policy_grants_no_attempt() -> None:
+    destination = policed(retry_on=frozenset({503}), retry_after=True)
+    assert isinstance(verdict_of(destination, 503, (b"retry-after", b"5"), attempts=1), Fail)
+    assert isinstance(verdict_of(worker(), 503, (b"toril-retry-in", b"5"), attempts=1), Fail)
+
+
+@pytest.mark.parametrize(
+    ("backoff", "retry_after", "after_ms"),
+    [(None, b"5", 5000), (1000, b"5", 5000), (7000, b"5", 7000), (None, b"99", 9000), (None, b"soon", 0)],
+)
+def test_retry_after_is_a_floor_under_the_backoff(backoff: int | None, retry_after: bytes, after_ms: int) -> None:
+    destination = policed(retry_after=True, max_retry_after_ms=9000)
+    verdict = verdict_of(destination, 503, (b"Retry-After", retry_after), backoff=backoff)
+    assert isinstance(verdict, Retry)
+    assert verdict.after_ms == after_ms
+
+
+def test_retry_after_may_be_a_date() -> None:
+    at = formatdate(NOW + 30, usegmt=True).encode()
+    verdict = verdict_of(policed(retry_after=True), 503, (b"retry-after", at))
+    assert isinstance(verdict, Retry)
+    assert 28_000 < verdict.after_ms <= 30_000
+
+
+@pytest.mark.parametrize("destination", [worker(), policed(), policed(retry_after=False)])
+def test_retry_after_counts_only_where_it_is_asked_for(destination: PushWorker) -> None:
+    verdict = verdict_of(destination, 503, (b"retry-after", b"5"))
+    assert isinstance(verdict, Retry)
+    assert verdict.after_ms == 0
+
+
+@pytest.mark.parametrize("destination", [worker(), policed(retry_after=True)])
+@pytest.mark.parametrize("backoff", [None, 7000, {"type": "mine"}])
+def test_toril_retry_in_replaces_the_backoff(destination: PushWorker, backoff: Any) -> None:
+    verdict = verdict_of(destination, 503, (b"Toril-Retry-In", b"250"), (b"retry-after", b"5"), backoff=backoff)
+    assert isinstance(verdict, Retry)
+    assert verdict.after_ms == 250
+
+
+def test_a_malformed_toril_retry_in_is_told_in_the_trace() -> None:
+    verdict = verdict_of(worker(), 503, (b"toril-retry-in", b"1s"), backoff=1000)
+    assert isinstance(verdict, Retry)
+    assert verdict.after_ms == 1000
+    assert verdict.trace.endswith("\n    toril-retry-in was ignored, '1s' is no number of milliseconds\n    body: no")
+
+
+# Signing
+
+
+def signed(of: Lease, *secrets: bytes) -> tuple[dict[bytes, bytes], bytes]:
+    """The headers and the body of a signed request."""
+    request = policed(secrets=tuple(Secret(secret) for secret in secrets)).request(of)
+    lines = request.head.removesuffix(b"\r\n").split(b"\r\n")[1:]
+    return {name: value for name, _, value in (line.partition(b": ") for line in lines)}, request.body
+
+
+def test_a_signature_covers_the_body_as_it_is_sent() -> None:
+    headers, body = signed(lease(), b"k" * 24)
+    assert headers[b"webhook-id"] == b"bull:orders:7@1700000000000"
+    assert headers[b"webhook-timestamp"] == b"1700000000"
+    content = b"bull:orders:7@1700000000000.1700000000." + body
+    expected = base64.b64encode(hmac.new(b"k" * 24, content, hashlib.sha256).digest())
+    assert headers[b"webhook-signature"] == b"v1," + expected
+
+
+def test_all_attempts_of_a_job_have_one_id() -> None:
+    assert signed(lease(), b"k" * 24)[0][b"webhook-id"] == signed(lease(3), b"k" * 24)[0][b"webhook-id"]
+    assert signed(lease(), b"k" * 24)[0][b"webhook-id"] != signed(lease(job_id=b"8"), b"k" * 24)[0][b"webhook-id"]
+
+
+def test_during_a_rotation_there_are_two_signatures() -> None:
+    both = signed(lease(), b"k" * 24, b"l" * 24)[0][b"webhook-signature"].split(b" ")
+    assert both == [signed(lease(), key * 24)[0][b"webhook-signature"] for key in (b"k", b"l")]
+
+
+def test_without_secrets_nothing_is_signed() -> None:
+    assert policed().request(lease()) == worker().request(lease())
+    assert b"webhook" not in worker().request(lease()).head

@@ -1,0 +1,68 @@
+"""Signs pushed jobs as Standard Webhooks has it: who holds the secret can tell that a request is toril's, and when.
+
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md, symmetric signatures.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from msgspec import Struct
+
+MAX_SECRETS = 2
+"""The one in use, and during a rotation the one before or after it."""
+
+HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
+_PREFIX = "whsec_"
+_KEY_BYTES = range(24, 65)
+
+
+class Secret(Struct, frozen=True):
+    """The key of a signature; it does not show itself."""
+
+    key: bytes
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+
+def read_secret(text: Any) -> Secret:
+    """A secret as users hand it around, `whsec_` and the key in Base64.
+
+    Raises:
+        ValueError: saying what is wrong without repeating it.
+    """
+    if not isinstance(text, str) or not text.startswith(_PREFIX):
+        raise ValueError(f"must be a text that begins with {_PREFIX}")
+    try:
+        key = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(f"must be Base64 behind {_PREFIX}") from None
+    if len(key) not in _KEY_BYTES:
+        raise ValueError(f"must hold {_KEY_BYTES[0]} to {_KEY_BYTES[-1]} bytes in Base64, and holds {len(key)}")
+    return Secret(key)
+
+
+def message_id(queue: bytes, job_id: bytes, added_at_ms: bytes) -> bytes:
+    """What stays the same for all attempts of a job, and is no other job's: `bull:orders:7@1700000000000`.
+
+    That is the job's key in Redis and when it was added, as a custom id may come again after its job was removed. What
+    is not plain is percent-encoded; the full stop is too, because it divides what is signed.
+    """
+    key = quote(b"%b:%b" % (queue, job_id), safe=":").replace(".", "%2E")
+    return b"%b@%b" % (key.encode(), added_at_ms)
+
+
+def signature_headers(secrets: Sequence[Secret], message: bytes, at_s: int, body: bytes) -> bytes:
+    """The three headers as they stand in a request's head, one signature for each secret."""
+    signed = b"%b.%d.%b" % (message, at_s, body)
+    signatures = b" ".join(
+        b"v1," + base64.b64encode(hmac.digest(secret.key, signed, hashlib.sha256)) for secret in secrets
+    )
+    return b"webhook-id: %b\r\nwebhook-timestamp: %d\r\nwebhook-signature: %b\r\n" % (message, at_s, signatures)
