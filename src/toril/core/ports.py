@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from toril.core.actions import Dependencies, Metrics, QueueState, RateLimitState
 from toril.core.destinations.base import Destination, LeaseRules, OutboundRequest
@@ -17,10 +17,12 @@ from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree
 from toril.core.job import JobSpec
 from toril.core.lease import Lease, Next
 from toril.core.outcome import Outcome
-from toril.core.pull import Action, Ask
 from toril.core.scheduler import SchedulerSpec
 from toril.core.stored_job import Fields
 from toril.core.verdict import Complete, Fail, Retry
+
+if TYPE_CHECKING:  # what pull workers say is judged by destinations, which need a port themselves
+    from toril.core.pull import Action, Ask
 
 Now = Callable[[], float]
 """The wall clock: seconds since the epoch, UTC."""
