@@ -120,7 +120,7 @@ func TestEndpointsAreRegisteredListedAndRemoved(t *testing.T) {
 	client, ctx := live(t), within(t)
 	queue := toril.NewQueue[any, any](client, queueName())
 	if err := queue.Register(ctx, toril.Endpoint{
-		URL: "http://127.0.0.1:9/x", Method: "PUT", Headers: map[string]string{"x-secret": "s"}, Timeout: time.Second,
+		URL: "http://127.0.0.1:4/x", Method: "PUT", Headers: map[string]string{"x-secret": "s"}, Timeout: time.Second,
 		Concurrency: 2, Limiter: &toril.Limiter{Max: 5, Duration: time.Second}, MaxStalledCount: 2,
 		RemoveOnComplete: &toril.Keep{Count: 10}, RemoveOnFail: &toril.Keep{Count: 5, Age: time.Hour},
 	}); err != nil {
@@ -128,7 +128,7 @@ func TestEndpointsAreRegisteredListedAndRemoved(t *testing.T) {
 	}
 	registered := false
 	for name, url := range must(client.Workers(ctx))(t) {
-		registered = registered || strings.HasPrefix(name, "go-") && url == "http://127.0.0.1:9/x"
+		registered = registered || strings.HasPrefix(name, "go-") && url == "http://127.0.0.1:4/x"
 	}
 	equal(t, registered, true)
 	if err := queue.Unregister(ctx); err != nil {

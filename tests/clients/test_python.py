@@ -244,8 +244,8 @@ def test_the_blocking_client_does_the_same(toril: TorilProcess, queue: str) -> N
         events = client.events(queue, since="0")
         assert next(events).name == "added"
         events.close()
-        client.register_worker(queue, "http://127.0.0.1:9/x", timeout_ms=100, concurrency=2)
-        assert client.workers()[queue] == "http://127.0.0.1:9/x"
+        client.register_worker(queue, "http://127.0.0.1:4/x", timeout_ms=100, concurrency=2)
+        assert client.workers()[queue] == "http://127.0.0.1:4/x"
         client.unregister_worker(queue)
         assert queue not in client.workers()
 

@@ -17,7 +17,7 @@ from tests.support.valkey import ValkeyProcess
 
 MAX_BODY_BYTES = 65_536
 AUTH = (("authorization", f"Bearer {TOKEN}"),)
-URL = "http://127.0.0.1:9/hook"
+URL = "http://127.0.0.1:4/hook"
 JOBS = "/queues/bad-input/jobs"
 
 

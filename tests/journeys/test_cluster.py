@@ -97,7 +97,7 @@ def test_a_queue_without_a_hash_tag_is_refused(nodes: list[ValkeyProcess], start
     toril = start_toril(nodes[0], env=ENVIRONMENT)
     add = toril.gateway.http.request("POST", "/queues/orders/jobs", json=[{"name": "n", "data": 1}])
     register = toril.gateway.http.request(
-        "POST", "/workers", json={"queue": "orders", "endpoint": {"url": "http://127.0.0.1:9/", "method": "POST"}}
+        "POST", "/workers", json={"queue": "orders", "endpoint": {"url": "http://127.0.0.1:4/", "method": "POST"}}
     )
     for answer in (add, register):
         assert answer.status_code == 400

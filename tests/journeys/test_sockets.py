@@ -272,7 +272,7 @@ class TestWorking:
         self, toril: TorilProcess, gateway: Gateway, queue: str
     ) -> None:
         with socket_to(toril.url, work_path(queue)) as worker:
-            gateway.register(queue, "http://127.0.0.1:9/nobody")
+            gateway.register(queue, "http://127.0.0.1:4/nobody")
             gateway.unregister(queue)
             assert worker.is_quiet(0.5)
             for number in range(3):

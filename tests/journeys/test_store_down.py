@@ -20,7 +20,7 @@ REQUESTS = [
     ("GET", "/queues/down/jobs", None),
     ("GET", "/queues/down/jobs/1/logs", None),
     ("GET", "/workers", None),
-    ("POST", "/workers", worker("down", "http://127.0.0.1:9/")),
+    ("POST", "/workers", worker("down", "http://127.0.0.1:4/")),
     ("DELETE", "/workers/down", None),
     ("POST", "/queues/down/jobs/1/progress", 50),
     ("POST", "/queues/down/jobs/1/logs", "line"),

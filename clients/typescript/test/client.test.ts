@@ -41,8 +41,8 @@ test("a wait for a result can be called off", async () => {
 
 test("an endpoint is registered, listed and removed", async () => {
   const queue = newQueue();
-  await queue.registerWorker("http://127.0.0.1:9/x", { timeoutMs: 100, concurrency: 2, headers: { "x-key": "1" } });
-  assert.equal((await toril.workers())[queue.name], "http://127.0.0.1:9/x");
+  await queue.registerWorker("http://127.0.0.1:4/x", { timeoutMs: 100, concurrency: 2, headers: { "x-key": "1" } });
+  assert.equal((await toril.workers())[queue.name], "http://127.0.0.1:4/x");
   await queue.unregisterWorker();
   assert.equal((await toril.workers())[queue.name], undefined);
 });
