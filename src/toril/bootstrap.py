@@ -15,6 +15,7 @@ import structlog
 
 from toril import __version__
 from toril.adapters.httptools_outbound import HttptoolsOutbound
+from toril.adapters.redis_rates import RedisRates
 from toril.adapters.redis_registry import RedisRegistry
 from toril.bull.cluster import ClusterLinks
 from toril.bull.connection import Link
@@ -30,12 +31,12 @@ from toril.bull.presence import PresenceConnections
 from toril.bull.producer import Producer
 from toril.bull.schedulers import Schedulers
 from toril.bull.scripts import Scripts
-from toril.bull.wire import Wire
+from toril.bull.wire import SlotMoved, Wire
 from toril.core.destinations.base import Destination
 from toril.core.destinations.push_worker import PushWorker
 from toril.core.egress import Egress
 from toril.core.errors import StoreError, StoreUnavailable
-from toril.core.policy import RedisAddress, Settings
+from toril.core.policy import GatewayPolicy, RedisAddress, Settings
 from toril.core.ports import Outbound
 from toril.core.queue_name import NameRules
 from toril.core.worker import read_worker
@@ -47,6 +48,7 @@ from toril.engine.seats import Seats
 from toril.engine.settler import Settler
 from toril.engine.shared_waits import SharedWaits
 from toril.engine.supervisor import Supervisor
+from toril.gateway.admission import Admission
 from toril.gateway.app import Gateway
 from toril.gateway.auth import Tokens
 from toril.gateway.events import EventRoutes
@@ -124,6 +126,8 @@ class Instance:
         self.supervisor = Supervisor(self._consumer, engine, self._presence, self._markers.forget)
         self._reconciler = Reconciler(self._registry, self.supervisor, self._destination)
         self._following.on_reconnect(self._reconciler.missed)
+        self._tokens = Tokens(settings.gateway.auth_tokens, settings.gateway.tokens)
+        self._admission = Admission(self._tokens, RedisRates(self._rates_command))
         self.gateway = self._gateway()
 
     def start(self) -> None:
@@ -136,10 +140,22 @@ class Instance:
             ("supervisor", self.supervisor.run()),
             ("pulls", self._pulls.run()),
             ("reconciler", self._reconciler.run()),
+            ("admission", self._admission.run()),
         ):
             self._tasks.create_task(work, name=name)
-        if not any(self.settings.gateway.auth_tokens):
-            log.warning("auth.no_tokens", hint="no API token is configured (AUTH_TOKENS): every request is refused")
+        self._warn_of_no_tokens(self.settings.gateway)
+
+    def renew_tokens(self, policy: GatewayPolicy) -> None:
+        """From now on these tokens are known. What goes on with others is ended."""
+        self._tokens.replace(policy.auth_tokens, policy.tokens)
+        self._admission.recheck()
+        self._warn_of_no_tokens(policy)
+
+    def _warn_of_no_tokens(self, policy: GatewayPolicy) -> None:
+        if not any(policy.auth_tokens) and not policy.tokens:
+            log.warning(
+                "auth.no_tokens", hint="no API token is configured (AUTH_TOKENS, tokens): every request is refused"
+            )
 
     async def check(self) -> None:
         """See that Redis holds nothing that is in toril's way; says nothing while Redis is away.
@@ -188,6 +204,14 @@ class Instance:
     async def _registry_command(self, *args: str | bytes | int | float) -> Any:
         return await self._links.of(self.settings.store.worker_hash.encode()).call(*args)
 
+    async def _rates_command(self, *args: str | bytes | int | float) -> Any:
+        key = str(args[3]).encode()
+        try:
+            return await self._links.of(key).call(*args)
+        except SlotMoved:  # nothing ran
+            await self._links.refresh()
+            return await self._links.of(key).call(*args)
+
     def _destination(self, document: bytes) -> Destination:
         spec = read_worker(document, self._names)
         return PushWorker(spec, self.settings.store.queue_prefix, f"toril/{__version__}", time.time)
@@ -222,7 +246,7 @@ class Instance:
                 *EventRoutes(self._events, inspector, actions, names=names).routes(),
                 *OpsRoutes(__version__, self.faults).routes(),
             ],
-            Tokens(policy.auth_tokens),
+            self._admission,
             [
                 *QueueSocketRoutes(producer, inspector, control, names=names, prefix=prefix, now=time.time).routes(),
                 *EventSocketRoutes(self._events, names=names).routes(),

@@ -1,11 +1,13 @@
-"""The `toril` command: serve, dev, demo, check-config."""
+"""The `toril` command: serve, dev, demo, check-config, token."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +15,9 @@ import msgspec
 import uvloop
 
 from toril import __version__
-from toril.config.loading import load
 from toril.config.logs import configure
+from toril.config.reloading import ConfigFile
+from toril.config.tokens import Faults, line
 from toril.core.errors import ConfigInvalid, StoreError
 from toril.core.policy import Settings
 from toril.processes import COUNT_VARIABLE, NUMBER_VARIABLE, PARENT_VARIABLE, SOCKET_VARIABLE, Processes
@@ -61,6 +64,17 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("check-config", help="read the configuration, name every fault, and end")
     _add_config(command)
     command.set_defaults(run=_check_config)
+
+    command = commands.add_parser("token", help="make a token, and the line that goes into the configuration for it")
+    command.add_argument("--name", required=True, help="what the log and rate limits call its callers")
+    command.add_argument(
+        "--allow", nargs="+", default=["*:read"], metavar="RIGHT", help="its rights (default '*:read')"
+    )
+    command.add_argument(
+        "--queues", nargs="+", default=["*"], metavar="GLOB", help="the queues they hold for (default '*')"
+    )
+    command.add_argument("--stdin", action="store_true", help="take the token from standard input instead")
+    command.set_defaults(run=_token)
     return parser
 
 
@@ -80,12 +94,9 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _load(options: argparse.Namespace) -> Settings:
-    return load(os.environ, options.config)
-
-
 def _serve(options: argparse.Namespace, given: Sequence[str]) -> int:
-    settings = _load(options)
+    config = ConfigFile(os.environ, options.config)
+    settings = config.read()
     if options.host is not None:
         settings = msgspec.structs.replace(settings, host=options.host)
     if options.port is not None:
@@ -99,7 +110,8 @@ def _serve(options: argparse.Namespace, given: Sequence[str]) -> int:
             processes=int(os.environ[COUNT_VARIABLE]),
         )
         lifeline = int(os.environ[PARENT_VARIABLE])
-        return _run(msgspec.structs.replace(settings, engine=engine), socket.socket(fileno=int(inherited)), lifeline)
+        settings = msgspec.structs.replace(settings, engine=engine)
+        return _run(settings, socket.socket(fileno=int(inherited)), config, lifeline)
     try:
         sock = bind(settings.host, settings.port)
     except OSError as exc:
@@ -109,13 +121,13 @@ def _serve(options: argparse.Namespace, given: Sequence[str]) -> int:
         return 1
     if options.processes > 1:
         return Processes(given, sock, options.processes).run()
-    return _run(settings, sock)
+    return _run(settings, sock, config)
 
 
-def _run(settings: Settings, sock: socket.socket, lifeline: int | None = None) -> int:
+def _run(settings: Settings, sock: socket.socket, config: ConfigFile, lifeline: int | None = None) -> int:
     status = 0
     try:
-        uvloop.run(serve(settings, sock, lifeline=lifeline))
+        uvloop.run(serve(settings, sock, config=config, lifeline=lifeline))
     except* StoreError as group:
         status = 1
         for exc in group.exceptions:
@@ -136,9 +148,30 @@ def _demo(options: argparse.Namespace, given: Sequence[str]) -> int:
 
 
 def _check_config(options: argparse.Namespace, given: Sequence[str]) -> int:
-    settings = _load(options)
-    tokens = len(settings.gateway.auth_tokens)
+    settings = ConfigFile(os.environ, options.config).read()
+    policy = settings.gateway
     print(f"The configuration is valid: listens on {settings.host}:{settings.port}, Redis at {settings.redis}.")
-    if tokens == 0:
-        print("No API token is configured (AUTH_TOKENS): every request would be refused.")
+    now = time.time()
+    over = sum(grant.expires_at_s is not None and grant.expires_at_s <= now for grant in policy.tokens)
+    named = f"{len(policy.tokens)} with rights of their own" + (f" ({over} expired)" if over else "")
+    print(f"API tokens: {len(policy.auth_tokens)} with all rights, {named}.")
+    if len(policy.auth_tokens) + len(policy.tokens) == over:
+        print("No API token is valid (AUTH_TOKENS, tokens): every request would be refused.")
+    return 0
+
+
+def _token(options: argparse.Namespace, given: Sequence[str]) -> int:
+    token = sys.stdin.readline().strip() if options.stdin else "toril_" + secrets.token_urlsafe(32)
+    if not (token and token.isascii() and token.isprintable()):
+        print("toril: a token holds visible ASCII characters only, at least one", file=sys.stderr)
+        return 1
+    try:
+        entry = line(options.name, token, options.allow, options.queues)
+    except Faults as exc:
+        for fault in exc.faults:
+            print(f"toril: {fault.partition(': ')[2]}", file=sys.stderr)
+        return 1
+    if not options.stdin:
+        print(f"The token, shown only now:\n\n  {token}\n\nFor the configuration file:\n\ntokens:")
+    print(f"  {entry}")
     return 0

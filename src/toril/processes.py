@@ -58,7 +58,8 @@ class Processes:
     def run(self) -> int:
         """Run until told to stop; the exit status: 0 when every child ended well."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._pass_on)
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._pass_on)
         while True:
             now = time.monotonic()
             for child in self._children:
@@ -89,16 +90,24 @@ class Processes:
             NUMBER_VARIABLE: str(number),
             COUNT_VARIABLE: str(len(self._children)),
         }
-        # A session of its own: Ctrl-C reaches the parent only, which passes it on once.
-        return subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
-            [sys.executable, "-m", "toril", *self._arguments],
-            env=environment,
-            pass_fds=(descriptor, self._lifeline),
-            start_new_session=True,
-        )
+        # A child that does not handle SIGHUP yet would end by it: it inherits the mask, and is sent it when it does.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        try:
+            # A session of its own: Ctrl-C reaches the parent only, which passes it on once.
+            return subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
+                [sys.executable, "-m", "toril", *self._arguments],
+                env=environment,
+                pass_fds=(descriptor, self._lifeline),
+                start_new_session=True,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+        self._pass_on(number, frame)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self._stopping = True
         for child in self._children:
             if child.process is not None and child.process.poll() is None:
                 child.process.send_signal(number)

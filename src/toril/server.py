@@ -2,6 +2,7 @@
 
 SIGTERM and SIGINT: new work is refused and nothing more is leased at once; jobs in flight have the grace period
 to end, and their workers can report on them meanwhile; what is left is given back. A second signal ends it now.
+SIGHUP: the tokens of the configuration file are read again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from toril.bootstrap import Instance, running
+from toril.config.reloading import ConfigFile
 from toril.core.policy import Settings
 from toril.gathered_writes import GatheringProtocol
 from toril.lingering_close import LingeringSocketProtocol
@@ -95,19 +97,21 @@ async def serve(
     sock: socket.socket,
     *,
     started: Callable[[Instance], None] | None = None,
+    config: ConfigFile | None = None,
     lifeline: int | None = None,
 ) -> None:
     """Run an instance until it is told to stop, then drain it.
 
     Args:
         started: called when it listens.
+        config: what the settings come from, to be followed: when it changes, or at SIGHUP, its tokens are read anew.
         lifeline: a descriptor whose end means the same as SIGTERM, because whoever held it is gone.
     """
     stop = asyncio.Event()
     if lifeline is not None:
         asyncio.get_running_loop().add_reader(lifeline, _orphaned, lifeline, stop)
-    with _signals(stop):
-        async with running(settings) as instance:
+    with _signals(stop, config):
+        async with running(settings) as instance, _following(config, instance):
             await instance.check()
             async with listening(instance.gateway, sock, settings.gateway.max_body_bytes):
                 log.info("listening", url=url_of(sock), redis=str(settings.redis), pid=os.getpid())
@@ -125,8 +129,22 @@ def _orphaned(lifeline: int, stop: asyncio.Event) -> None:
     stop.set()
 
 
+@asynccontextmanager
+async def _following(config: ConfigFile | None, instance: Instance) -> AsyncIterator[None]:
+    """Keep the tokens of an instance as the configuration has them, for the length of a block."""
+    if config is None:
+        yield
+        return
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(config.follow(instance.renew_tokens), name="config")
+        try:
+            yield
+        finally:
+            following.cancel()
+
+
 @contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
+def _signals(stop: asyncio.Event, config: ConfigFile | None) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def handle(number: int) -> None:
@@ -136,8 +154,12 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle, number)
+    if config is not None:
+        loop.add_signal_handler(signal.SIGHUP, config.ask)
+        # A parent holds it back until here, where it does not end the process any more.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)

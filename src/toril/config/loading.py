@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from redis.asyncio.connection import parse_url
 
 from toril.config.settings import SETTINGS, Setting
+from toril.config.tokens import Faults
 from toril.core.errors import ConfigInvalid
 from toril.core.policy import RedisAddress, Settings
 
@@ -56,6 +58,9 @@ def _from_file(file: Path, faults: list[str]) -> dict[str, Any]:
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else "somewhere in it"
         faults.append(f"{file} is not YAML: it cannot be read at {where}")
         return {}
+    except (ValueError, RecursionError):
+        faults.append(f"{file} cannot be read: it holds a date that does not exist, or is nested too deeply")
+        return {}
     if document is None:
         return {}
     if not isinstance(document, dict):
@@ -90,6 +95,8 @@ def _parse(setting: Setting, value: Any, where: str, given: dict[str, Any], faul
     try:
         parsed = setting.parse(value)
         given[setting.key] = _address(parsed) if setting.key == "redis.url" else parsed
+    except Faults as exc:
+        faults.extend(f"{where}, {fault}" for fault in exc.faults)
     except ValueError as exc:
         faults.append(f"{where}: {exc}")
 
@@ -142,6 +149,10 @@ def _contradictions(settings: Settings) -> list[str]:
     faults = []
     if settings.gateway.min_queue_name_length > settings.gateway.max_queue_name_length:
         faults.append("min_queue_name_length is greater than max_queue_name_length")
+    plain = {hashlib.sha256(token.encode()).digest() for token in settings.gateway.auth_tokens}
+    for number, grant in enumerate(settings.gateway.tokens, 1):
+        if grant.sha256 in plain:
+            faults.append(f"tokens, number {number} ({grant.caller.name}): auth_tokens has it too, with all rights")
     if settings.store.worker_hash == settings.store.worker_stream:
         faults.append("workers.hash and workers.stream are the same Redis key")
     if settings.redis.cluster:

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from toril.config.tokens import grants
 from toril.core.durations import parse_duration_s
 from toril.core.egress import read_entry
 
@@ -115,6 +116,7 @@ SETTINGS = (
     Setting("host", "host", text, ("TORIL_HOST",)),
     Setting("port", "port", integer(0, 65535), ("PORT",)),
     Setting("auth_tokens", "gateway.auth_tokens", tokens, ("AUTH_TOKENS",)),
+    Setting("tokens", "gateway.tokens", grants),
     Setting("redis.url", "redis", secret, ("REDIS_URL", "REDIS_URI")),
     Setting("redis.host", "redis.host", text, ("REDIS_HOST",)),
     Setting("redis.port", "redis.port", integer(1, 65535), ("REDIS_PORT",)),

@@ -10,6 +10,8 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from toril.core.access import Grant
+
 
 class RedisAddress(Struct, frozen=True, kw_only=True):
     """Where Redis is and how to be let in. `path` (a unix socket) wins over host and port."""
@@ -73,9 +75,10 @@ class EnginePolicy(Struct, frozen=True, kw_only=True):
 
 
 class GatewayPolicy(Struct, frozen=True, kw_only=True):
-    """What the HTTP side accepts."""
+    """What the HTTP side accepts, and from whom: `auth_tokens` have all rights, `tokens` those that they grant."""
 
     auth_tokens: tuple[str, ...] = ()
+    tokens: tuple[Grant, ...] = ()
     min_queue_name_length: int = 3
     max_queue_name_length: int = 100
     max_body_bytes: int = 10 * 1024 * 1024

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from toril.core.access import RateLimit
 from toril.core.actions import Dependencies, Metrics, QueueState, RateLimitState
 from toril.core.destinations.base import Destination, LeaseRules, OutboundRequest
 from toril.core.event import Event, Position
@@ -188,6 +189,17 @@ class LeasedQueues(Protocol):
 
     async def all(self) -> list[str]:
         """The queues that have, or have had until a moment ago."""
+        ...
+
+
+class RateLimits(Protocol):
+    """Counts requests, in the whole fleet together."""
+
+    async def spend(self, name: str, limit: RateLimit) -> float:
+        """Count one request of this name, in one atomic step; 0 when it is within the limit.
+
+        Otherwise it is not counted, and the answer is how many seconds from now one would be within the limit.
+        """
         ...
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
 from toril.core.errors import NotFound, ShuttingDown, TorilError
-from toril.gateway.auth import SUBPROTOCOL, Tokens, socket_authorization
+from toril.gateway.admission import Admission
+from toril.gateway.audit import Audit
+from toril.gateway.auth import SUBPROTOCOL, socket_authorization
 from toril.gateway.problems import problem, unexpected
-from toril.gateway.routing import Access, Answer, Request, Route, RouteTable, SocketRoute, Stream, queue_at
-from toril.gateway.sockets.socket import Socket
+from toril.gateway.routing import Access, Answer, Header, Request, Route, RouteTable, SocketRoute, Stream
+from toril.gateway.sockets.socket import NOT_ALLOWED, Socket
 
 log = structlog.get_logger(__name__)
 
@@ -27,15 +30,16 @@ class Gateway:
     Args:
         routes: of all modules.
         sockets: the routes of WebSockets.
-        tokens: who may use those that need an API token.
+        admission: who may use those that need an API token.
     """
 
-    def __init__(self, routes: Iterable[Route], tokens: Tokens, sockets: Iterable[SocketRoute] = ()) -> None:
+    def __init__(self, routes: Iterable[Route], admission: Admission, sockets: Iterable[SocketRoute] = ()) -> None:
         self.table = RouteTable(routes)
         self.socket_table = RouteTable(sockets)
         # While shutting down no new work is taken, but a worker may still report on what it has in flight.
         self.draining = False
-        self._tokens = tokens
+        self._admission = admission
+        self._audit = Audit()
         self._open: set[Socket] = set()
 
     def drain(self) -> None:
@@ -51,53 +55,41 @@ class Gateway:
             return
         if scope["type"] != "http":
             return
-        answer = await self._answer(scope, receive)
+        segments: list[bytes] = scope["raw_path"].split(b"/")
+        route = self.table.match(scope["method"], segments)
+        if route is None:
+            await _send(_NOT_FOUND, send)
+            return
+        request = Request(scope, receive, segments)
+        answer = await self._answer(request, route)
         if isinstance(answer, Stream):
+            revoked = asyncio.Event()
             try:
-                await _send_stream(answer, receive, send)
+                with self._admission.staying(request, route, revoked.set):
+                    await _send_stream(answer, receive, send, revoked)
             except asyncio.CancelledError:
                 # The server ends, and this caller has stopped reading: there is no other way to be rid of it.
                 if not self.draining:
                     raise
             return
-        body = answer.body
-        headers = [
-            (b"content-type", answer.content_type),
-            (b"content-length", b"%d" % len(body)),
-            *answer.headers,
-        ]
-        if answer.status == 204:  # RFC 9110 8.6: no length where there can be no content
-            headers = list(answer.headers)
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        self._audit.request(request, route, answer.status)
+        await _send(answer, send)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer | Stream:
-        segments: list[bytes] = scope["raw_path"].split(b"/")
-        route = self.table.match(scope["method"], segments)
-        if route is None:
-            return _NOT_FOUND
-        request = Request(scope, receive, segments)
+    async def _answer(self, request: Request, route: Route) -> Answer | Stream:
         try:
             if route.access is Access.TOKEN:
-                shown = request.authorization
-                if shown is None and route.token_in_url:
-                    shown = socket_authorization(None, request.query(), ())
-                self._admit(request, route, shown)
+                if request.authorization is None and route.token_in_url:
+                    request.authorization = socket_authorization(None, request.query(), ())
+                self._admission.check(request, route)
                 if self.draining:
                     raise ShuttingDown
+                if request.caller.rate_limit is not None:
+                    await self._admission.spend(request)
             return await route.handler(request)
         except TorilError as error:
             return problem(error, own=route.own)
         except Exception:
             return unexpected(own=route.own)
-
-    def _admit(self, request: Request, route: Route | SocketRoute, shown: bytes | None) -> None:
-        """Who calls, and whether they may."""
-        request.caller = caller = self._tokens.check(shown)
-        if caller.everything:
-            return
-        place = queue_at(route.template)
-        caller.demand(route.right, None if place is None else request.segment(place))
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One WebSocket: let in or refused before the handshake, served until it is closed."""
@@ -108,10 +100,13 @@ class Gateway:
             if route is None:
                 raise NotFound
             request = Request(scope, receive, segments)
-            shown = socket_authorization(request.authorization, request.query(), scope["subprotocols"])
-            self._admit(request, route, shown)
+            offered = scope["subprotocols"]
+            request.authorization = socket_authorization(request.authorization, request.query(), offered)
+            self._admission.check(request, route)
             if self.draining:
                 raise ShuttingDown
+            await self._admission.spend(request)
+            request.admit = partial(self._admission.command, request)
             serve = await route.handler(request)
         except TorilError as error:
             answer = problem(error)
@@ -127,7 +122,13 @@ class Gateway:
         socket = Socket(receive, send)
         self._open.add(socket)
         try:
-            await serve(socket)
+            async with asyncio.TaskGroup() as tasks:
+
+                def revoke() -> None:
+                    tasks.create_task(socket.close(NOT_ALLOWED, "the token is not valid for this any more"))
+
+                with self._admission.staying(request, route, revoke):
+                    await serve(socket)
         except Exception:
             log.exception("socket.crashed", path=scope["path"])
             await socket.close(1011, "internal error")
@@ -135,16 +136,24 @@ class Gateway:
             self._open.discard(socket)
 
 
-async def _send_stream(stream: Stream, receive: Receive, send: Send) -> None:
-    """Send the parts as they come, until there are no more or the caller hangs up."""
+async def _send(answer: Answer, send: Send) -> None:
+    await send({"type": "http.response.start", "status": answer.status, "headers": _headers(answer)})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+async def _send_stream(stream: Stream, receive: Receive, send: Send, revoked: asyncio.Event) -> None:
+    """Send the parts as they come, until there are no more, the caller hangs up, or may not listen any more."""
     headers = [(b"content-type", stream.content_type), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     async with asyncio.TaskGroup() as tasks:
         hanging_up = tasks.create_task(_hung_up(receive))
         sending = tasks.create_task(_send_parts(stream, send))
-        await asyncio.wait((hanging_up, sending), return_when=asyncio.FIRST_COMPLETED)
-        hanging_up.cancel()
-        sending.cancel()
+        revoking = tasks.create_task(revoked.wait())
+        await asyncio.wait((hanging_up, sending, revoking), return_when=asyncio.FIRST_COMPLETED)
+        for task in (hanging_up, sending, revoking):
+            task.cancel()
+    if revoked.is_set() and sending.cancelled():
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def _hung_up(receive: Receive) -> None:
@@ -164,5 +173,10 @@ async def _send_parts(stream: Stream, send: Send) -> None:
 
 
 def _refused(answer: Answer) -> dict[str, Any]:
-    headers = [(b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body)), *answer.headers]
-    return {"type": "websocket.http.response.start", "status": answer.status, "headers": headers}
+    return {"type": "websocket.http.response.start", "status": answer.status, "headers": _headers(answer)}
+
+
+def _headers(answer: Answer) -> list[Header]:
+    if answer.status == 204:  # RFC 9110 8.6: no length where there can be no content
+        return list(answer.headers)
+    return [(b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body)), *answer.headers]

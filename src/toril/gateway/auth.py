@@ -32,6 +32,11 @@ def bearer(authorization: bytes | None) -> bytes:
     return authorization[len(_SCHEME) :]
 
 
+def fingerprint(authorization: bytes | None) -> bytes:
+    """The SHA-256 of the token in a header; raises as `bearer`."""
+    return hashlib.sha256(bearer(authorization)).digest()
+
+
 def socket_authorization(
     authorization: bytes | None, query: dict[str, str], subprotocols: Sequence[str]
 ) -> bytes | None:
@@ -61,13 +66,27 @@ class Tokens:
 
     def __init__(self, tokens: Iterable[str] = (), grants: Iterable[Grant] = (), now: Now = time) -> None:
         self._now = now
-        self._plain = {hashlib.sha256(token.encode()).digest(): Caller("AUTH_TOKENS") for token in tokens if token}
+        self._plain: dict[bytes, Caller] = {}
         self._granted: dict[bytes, Grant] = {}
-        self.replace(grants)
+        self.replace(tokens, grants)
 
-    def replace(self, grants: Iterable[Grant]) -> None:
-        """From now on these are granted, beside the plain tokens, which have all rights."""
+    def replace(self, tokens: Iterable[str], grants: Iterable[Grant]) -> None:
+        """From now on these plain tokens, which have all rights, and these grants are known, and no others."""
+        # Who was let in before stays the same caller, so that asking again is one comparison.
+        known = self._plain
+        plain = {hashlib.sha256(token.encode()).digest() for token in tokens if token}
+        self._plain = {key: known.get(key) or Caller("AUTH_TOKENS") for key in plain}
         self._granted = {grant.sha256: grant for grant in grants}
+
+    def holder(self, key: bytes) -> Caller | None:
+        """Whom the token with this SHA-256 lets in now."""
+        caller = self._plain.get(key)
+        if caller is not None:
+            return caller
+        grant = self._granted.get(key)
+        if grant is None or (grant.expires_at_s is not None and grant.expires_at_s <= self._now()):
+            return None
+        return grant.caller
 
     def check(self, authorization: bytes | None) -> Caller:
         """Who shows this header.
@@ -75,14 +94,10 @@ class Tokens:
         Raises:
             Unauthorized: nobody that is known, or whose time is over.
         """
-        shown = hashlib.sha256(bearer(authorization)).digest()
-        caller = self._plain.get(shown)
-        if caller is not None:
-            return caller
-        grant = self._granted.get(shown)
-        if grant is None or (grant.expires_at_s is not None and grant.expires_at_s <= self._now()):
+        caller = self.holder(fingerprint(authorization))
+        if caller is None:
             raise Unauthorized
-        return grant.caller
+        return caller
 
 
 def check_lock(authorization: bytes | None, lock: bytes | None) -> None:

@@ -88,7 +88,7 @@ class EventRoutes:
         if not 0 < len(queues) <= MAX_QUEUES:
             raise InvalidRequest(f"queues must name from 1 to {MAX_QUEUES} queues, with commas", field="queues")
         for queue in queues:
-            request.caller.demand(Right.EVENTS_READ, queue)
+            request.demand(Right.EVENTS_READ, queue)
             self._names.check(queue)
         resumed = _resumed(request)
         return await _begun(self._lines_of_several(queues, Bookmark.read(resumed) if resumed else Bookmark()))

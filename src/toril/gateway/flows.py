@@ -37,7 +37,7 @@ class FlowRoutes:
         """Add a tree of jobs, or a list of them, all or none."""
         jobs, many = read_flows(await request.body(self._max_body_bytes))
         for queue in sorted({name for job in jobs for name in job.queues()}):
-            request.caller.demand(Right.JOBS_ADD, queue)
+            request.demand(Right.JOBS_ADD, queue)
             self._names.check(queue)
         added = [self._added(job) for job in await self._flows.add(jobs, int(self._now() * 1000))] if jobs else []
         return wire.json_answer(wire.array(added) if many else added[0])

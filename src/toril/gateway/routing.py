@@ -16,7 +16,7 @@ from msgspec import Struct
 from starlette.types import Receive, Scope
 
 from toril.core.access import ANYBODY, Caller, Right
-from toril.core.errors import InvalidRequest, PayloadTooLarge
+from toril.core.errors import Forbidden, InvalidRequest, PayloadTooLarge
 from toril.gateway.sockets.socket import Socket
 
 Header = tuple[bytes, bytes]
@@ -50,14 +50,29 @@ class Stream(Struct):
     parts: AsyncGenerator[bytes, None]
 
 
-class Request:
-    """One HTTP request, read as far as somebody asked. `caller` is who makes it."""
+Admit = Callable[[Right, str], Awaitable[None]]
+"""Lets pass whoever has a right on a queue now, and has not asked too often."""
 
-    __slots__ = ("_receive", "_segments", "authorization", "caller", "content_length", "scope")
+
+async def _nobody(right: Right, queue: str) -> None:
+    raise Forbidden
+
+
+class Request:
+    """One HTTP request, read as far as somebody asked.
+
+    `caller` is who makes it. While a stream or a socket goes on it is kept up to date: who has no rights any more is
+    ANYBODY. `demanded` is what it takes for that beside the right of the route. `authorization` is what the caller
+    shows, as that header, wherever it came from. On a socket, `admit` lets one command more pass, or not.
+    """
+
+    __slots__ = ("_receive", "_segments", "admit", "authorization", "caller", "content_length", "demanded", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, segments: list[bytes]) -> None:
         self.scope = scope
         self.caller: Caller = ANYBODY
+        self.demanded: list[tuple[Right, str]] = []
+        self.admit: Admit = _nobody
         self.authorization: bytes | None = None
         self.content_length: bytes | None = None
         for name, value in scope["headers"]:
@@ -67,6 +82,15 @@ class Request:
                 self.content_length = value
         self._receive = receive
         self._segments = segments
+
+    def demand(self, right: Right, queue: str) -> None:
+        """Let it pass, or not, where a queue is named elsewhere than in the path; also for as long as a stream goes on.
+
+        Raises:
+            Forbidden: the caller may not.
+        """
+        self.caller.demand(right, queue)
+        self.demanded.append((right, queue))
 
     def segment(self, index: int) -> str:
         """A decoded segment of the path, counted from 0.
@@ -160,7 +184,7 @@ class Route(Struct, frozen=True):
     """A method, a path template (`/queues/{queue}/jobs`), who may call it, and what answers.
 
     The caller needs `right`, on the queue that the path names if it names one. Where queues are named elsewhere, in a
-    body, the handler asks `Request.caller` itself. Errors of routes that BullMQ Proxy does not have (`own`) are
+    body, the handler asks `Request.demand` itself. Errors of routes that BullMQ Proxy does not have (`own`) are
     problem details (RFC 9457); those of its routes are plain text, as its clients expect.
     """
 

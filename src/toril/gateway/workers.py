@@ -37,7 +37,7 @@ class WorkerRoutes:
         """Register an endpoint as the worker of a queue, in place of the one that was."""
         document = await request.body(self._max_body_bytes)
         worker = read_worker(document, self._names)
-        request.caller.demand(Right.WORKERS_MANAGE, worker.queue)
+        request.demand(Right.WORKERS_MANAGE, worker.queue)
         check_host(worker.endpoint, self._egress)
         await self._registry.put(worker.queue, document)
         return wire.OK

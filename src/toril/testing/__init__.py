@@ -9,6 +9,7 @@ from toril.testing.clock import FakeClock
 from toril.testing.leases import FakeLeaseStore
 from toril.testing.outbound import FakeOutbound, FakePool, answered
 from toril.testing.presence import FakePresence
+from toril.testing.rates import FakeRates
 from toril.testing.registry import FakeRegistry
 from toril.testing.waits import FakeMarkerWaits
 
@@ -19,6 +20,7 @@ __all__ = [
     "FakeOutbound",
     "FakePool",
     "FakePresence",
+    "FakeRates",
     "FakeRegistry",
     "answered",
 ]

@@ -287,7 +287,8 @@ def test_a_cluster_keeps_its_workers_in_one_slot() -> None:
     assert any("database" in fault for fault in faults_of({"REDIS_CLUSTER": "true", "REDIS_DB": "1"} | tagged))
 
 
-VALUES = [1, 2, 7, "text", "5s", "1", True, False, "true", "debug", "json", "redis://a", "a,b", "public"]
+TOKEN = {"name": "shop", "sha256": "ab" * 32, "allow": ["*"], "queues": ["*"]}
+VALUES = [[TOKEN], 1, 2, 7, "text", "5s", "1", True, False, "true", "debug", "json", "redis://a", "a,b", "public"]
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)

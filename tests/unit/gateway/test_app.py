@@ -3,9 +3,11 @@ from structlog.testing import capture_logs
 
 from tests.unit.gateway.asgi import Body, ask, scope
 from toril.core.errors import InvalidRequest
+from toril.gateway.admission import Admission
 from toril.gateway.app import Gateway
 from toril.gateway.auth import Tokens
 from toril.gateway.routing import Access, Answer, Request, Route
+from toril.testing import FakeRates
 
 TOKEN = [(b"authorization", b"Bearer secret")]
 
@@ -26,7 +28,7 @@ def gateway() -> Gateway:
         Route("POST", "/lock/{name}", Access.LOCK, echo),
         Route("POST", "/crash", Access.OPEN, crash),
     ]
-    return Gateway(routes, Tokens(("secret",)))
+    return Gateway(routes, Admission(Tokens(("secret",)), FakeRates(lambda: 0.0)))
 
 
 async def test_an_answer_goes_out_with_its_headers_and_length() -> None:
@@ -76,6 +78,6 @@ async def test_an_error_of_a_handler_keeps_its_text() -> None:
     async def refuse(_: Request) -> Answer:
         raise InvalidRequest("not so")
 
-    app = Gateway([Route("POST", "/", Access.OPEN, refuse)], Tokens(()))
+    app = Gateway([Route("POST", "/", Access.OPEN, refuse)], Admission(Tokens(), FakeRates(lambda: 0.0)))
     answer = await ask(app, scope("POST", "/"))
     assert (answer.status, answer.body) == (400, b"not so")

@@ -79,7 +79,7 @@ def test_a_token_that_has_expired_does_not() -> None:
 
 def test_grants_can_be_replaced() -> None:
     tokens = Tokens(("root",), [granted("one")])
-    tokens.replace([granted("two")])
+    tokens.replace(["root"], [granted("two")])
     assert tokens.check(b"Bearer two").name == "shop"
     assert tokens.check(b"Bearer root").everything
     with pytest.raises(Unauthorized):

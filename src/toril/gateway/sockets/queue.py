@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from toril.core.access import Caller, Right
+from toril.core.access import Right
 from toril.core.commands import (
     MAX_JOBS,
     Add,
@@ -29,6 +29,7 @@ from toril.core.job import is_job_id
 from toril.core.ports import JobProducer, JobReader, Now, QueueControl
 from toril.core.queue_name import NameRules
 from toril.gateway import wire
+from toril.gateway.audit import Audit
 from toril.gateway.routing import Access, Request, Serve, SocketRoute
 from toril.gateway.sockets.socket import GOING_AWAY, Socket
 
@@ -39,7 +40,7 @@ _IN_FLIGHT = 256
 # Answers with whole jobs can be large: so many of them at once are read from Redis, or wait to be sent.
 _LARGE_IN_FLIGHT = 4
 _LARGE = (GetJobs, GetJobLogs)
-_RIGHTS: dict[type[Command], Right] = {
+RIGHTS: dict[type[Command], Right] = {
     Add: Right.JOBS_ADD,
     Pause: Right.QUEUES_MANAGE,
     Resume: Right.QUEUES_MANAGE,
@@ -53,7 +54,7 @@ _RIGHTS: dict[type[Command], Right] = {
 class _Asked(Struct, frozen=True):
     """A message, and whose it is."""
 
-    caller: Caller
+    request: Request
     queue: str
     message: bytes
 
@@ -74,6 +75,7 @@ class QueueSocketRoutes:
         self._producer = producer
         self._reader = reader
         self._control = control
+        self._audit = Audit()
         self._names = names
         self._prefix = prefix
         self._now = now
@@ -86,16 +88,16 @@ class QueueSocketRoutes:
         """Check the queue's name; what serves the socket."""
         queue = request.segment(2)
         self._names.check(queue)
-        return lambda socket: self._serve(socket, request.caller, queue)
+        return lambda socket: self._serve(socket, request, queue)
 
-    async def _serve(self, socket: Socket, caller: Caller, queue: str) -> None:
+    async def _serve(self, socket: Socket, request: Request, queue: str) -> None:
         # A client that sends faster than Redis answers is read no further, so its messages wait on its side.
         room, large = asyncio.Semaphore(_IN_FLIGHT), asyncio.Semaphore(_LARGE_IN_FLIGHT)
         async with asyncio.TaskGroup() as tasks:
             socket.on_drain = lambda: tasks.create_task(self._end(socket, room))
             while (message := await socket.receive()) is not None:
                 await room.acquire()
-                tasks.create_task(self._answer(socket, _Asked(caller, queue, message), room, large))
+                tasks.create_task(self._answer(socket, _Asked(request, queue, message), room, large))
 
     async def _end(self, socket: Socket, room: asyncio.Semaphore) -> None:
         """Let what is under way be answered, then close."""
@@ -106,24 +108,30 @@ class QueueSocketRoutes:
     async def _answer(self, socket: Socket, asked: _Asked, room: asyncio.Semaphore, large: asyncio.Semaphore) -> None:
         try:
             number, command = read_command(asked.message)
-            asked.caller.demand(_RIGHTS[type(command)], asked.queue)
-        except TorilError as error:
+        except InvalidRequest as error:
             await socket.send(refusal(request_id(asked.message), error))
         else:
             async with large if isinstance(command, _LARGE) else contextlib.nullcontext():
-                await socket.send(await self._answered(asked.queue, number, command))
+                await socket.send(await self._answered(asked, number, command))
         finally:
             room.release()
 
-    async def _answered(self, queue: str, number: bytes, command: Command) -> bytes:
+    async def _answered(self, asked: _Asked, number: bytes, command: Command) -> bytes:
+        right, status = RIGHTS[type(command)], TorilError.status
         try:
-            result = await self._do(queue, command)
+            await asked.request.admit(right, asked.queue)
+            result = await self._do(asked.queue, command)
+            status = 200
         except TorilError as error:
+            status = error.status
             return refusal(number, error)
         except Exception:
             # A task boundary: a fault of ours costs one command, not the socket.
-            log.exception("command.crashed", queue=queue)
+            log.exception("command.crashed", queue=asked.queue)
             return refusal(number, TorilError())
+        finally:
+            fn = str(command.__struct_config__.tag)
+            self._audit.command(fn, asked.request.caller, right, asked.queue, status)
         # As the original has it: what returns nothing is `{}`, not `{"ok": null}`.
         data = b"{}" if result is None else b'{"ok":%b}' % result
         return b'{"id":%b,"data":%b}' % (number, data)

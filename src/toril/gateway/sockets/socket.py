@@ -14,6 +14,8 @@ from starlette.types import Receive, Send
 
 GOING_AWAY = 1012
 """Service Restart: connect again, to another instance if there is one."""
+NOT_ALLOWED = 4001
+"""The token is gone, has expired or has lost the right; connecting again with it would be refused."""
 
 
 def _nothing() -> None:

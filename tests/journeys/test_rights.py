@@ -1,0 +1,361 @@
+"""Every right against every route: in the route table of a real instance, and over HTTP and WebSockets.
+
+Routes are taken from the table, so one that is added is tested here, and fails where nobody has said below which right
+it should need.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any, get_args
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from tests.support.gateway import job, worker
+from tests.support.sockets import socket_to
+from tests.support.tokens import ask, token, write
+from tests.support.toril import StartToril, TorilProcess
+from tests.support.valkey import ValkeyProcess
+from tests.unit.gateway.asgi import Answered, Body, scope
+from toril.bootstrap import Instance
+from toril.core.access import Caller, Grant, Right
+from toril.core.commands import Command
+from toril.core.policy import Settings
+from toril.gateway.admission import Admission
+from toril.gateway.app import Gateway
+from toril.gateway.auth import Tokens, fingerprint
+from toril.gateway.routing import Access, Answer, Request, Route, SocketRoute
+from toril.gateway.sockets.queue import RIGHTS
+from toril.gateway.sockets.socket import Socket
+from toril.testing import FakeClock, FakeRates
+
+# What each route should need, by method and path, the placeholders without their names: the table of the wire's
+# document, written down a second time. WS is a socket; None there is any right on the queue.
+EXPECTED: dict[tuple[str, str], Right | None] = {
+    ("POST", "/queues/{}/jobs"): Right.JOBS_ADD,
+    ("POST", "/flows"): Right.JOBS_ADD,
+    ("GET", "/queues/{}/jobs"): Right.JOBS_READ,
+    ("GET", "/queues/{}/jobs/{}"): Right.JOBS_READ,
+    ("GET", "/queues/{}/jobs/{}/logs"): Right.JOBS_READ,
+    ("GET", "/queues/{}/jobs/{}/result"): Right.JOBS_READ,
+    ("GET", "/queues/{}/jobs/{}/flow"): Right.JOBS_READ,
+    ("DELETE", "/queues/{}/jobs/{}"): Right.JOBS_MANAGE,
+    ("POST", "/queues/{}/jobs/{}/retry"): Right.JOBS_MANAGE,
+    ("POST", "/queues/{}/jobs/{}/promote"): Right.JOBS_MANAGE,
+    ("PUT", "/queues/{}/jobs/{}/data"): Right.JOBS_MANAGE,
+    ("PUT", "/queues/{}/jobs/{}/priority"): Right.JOBS_MANAGE,
+    ("PUT", "/queues/{}/jobs/{}/delay"): Right.JOBS_MANAGE,
+    ("POST", "/queues/{}/lease"): Right.JOBS_LEASE,
+    ("POST", "/queues/{}/settle"): Right.JOBS_LEASE,
+    ("GET", "/queues"): Right.QUEUES_READ,
+    ("GET", "/queues/{}"): Right.QUEUES_READ,
+    ("GET", "/queues/{}/concurrency"): Right.QUEUES_READ,
+    ("GET", "/queues/{}/rate-limit"): Right.QUEUES_READ,
+    ("GET", "/queues/{}/metrics"): Right.QUEUES_READ,
+    **{
+        ("POST", f"/queues/{{}}/{action}"): Right.QUEUES_MANAGE
+        for action in ("pause", "resume", "drain", "clean", "obliterate", "retry", "promote")
+    },
+    **{
+        (method, f"/queues/{{}}/{limit}"): Right.QUEUES_MANAGE
+        for method in ("PUT", "DELETE")
+        for limit in ("concurrency", "rate-limit", "rate-limit/hold")
+    },
+    ("GET", "/queues/{}/schedulers"): Right.SCHEDULERS_READ,
+    ("GET", "/queues/{}/schedulers/{}"): Right.SCHEDULERS_READ,
+    ("PUT", "/queues/{}/schedulers/{}"): Right.SCHEDULERS_MANAGE,
+    ("DELETE", "/queues/{}/schedulers/{}"): Right.SCHEDULERS_MANAGE,
+    ("GET", "/queues/{}/events"): Right.EVENTS_READ,
+    ("GET", "/events"): Right.EVENTS_READ,
+    ("GET", "/workers"): Right.WORKERS_READ,
+    ("GET", "/workers/{}"): Right.WORKERS_READ,
+    ("POST", "/workers"): Right.WORKERS_MANAGE,
+    ("DELETE", "/workers/{}"): Right.WORKERS_MANAGE,
+    ("POST", "/workers/{}/pause"): Right.WORKERS_MANAGE,
+    ("POST", "/workers/{}/resume"): Right.WORKERS_MANAGE,
+    ("GET", "/metrics"): Right.METRICS_READ,
+    ("WS", "/ws/queues/{}"): None,
+    ("WS", "/ws/queues/{}/events"): Right.EVENTS_READ,
+    ("WS", "/ws/queues/{}/process/{}"): Right.JOBS_LEASE,
+}
+COMMANDS: dict[str, tuple[Right, list[Any]]] = {
+    "add": (Right.JOBS_ADD, ["work", {}]),
+    "pause": (Right.QUEUES_MANAGE, []),
+    "resume": (Right.QUEUES_MANAGE, []),
+    "getJobs": (Right.JOBS_READ, ["waiting"]),
+    "getJobCounts": (Right.QUEUES_READ, []),
+    "getJobLogs": (Right.JOBS_READ, ["1"]),
+    "getWorkers": (Right.QUEUES_READ, []),
+}
+OPEN = {"/", "/health", "/ready", "/openapi.json", "/docs"}
+
+
+def table() -> tuple[list[Route], list[SocketRoute]]:
+    """Every route of an instance."""
+
+    async def made() -> Gateway:
+        async with asyncio.TaskGroup() as tasks:
+            return Instance(Settings(), tasks).gateway
+
+    gateway = asyncio.run(made())
+    return gateway.table.routes, gateway.socket_table.routes
+
+
+ROUTES, SOCKETS = table()
+NEEDING = [route for route in ROUTES if route.access is Access.TOKEN]
+
+
+def named(route: Route | SocketRoute) -> tuple[str, str]:
+    """A route's method (WS for a socket) and path without the names of placeholders."""
+    method = "WS" if isinstance(route, SocketRoute) else route.method
+    return method, re.sub(r"\{\w+\}", "{}", route.template)
+
+
+def shown(route: Route | SocketRoute) -> str:
+    return " ".join(named(route))
+
+
+def path_of(route: Route | SocketRoute, queue: str) -> str:
+    """A path of this route; every other placeholder is 1."""
+    return re.sub(r"\{\w+\}", "1", route.template.replace("{queue}", queue))
+
+
+class TestTheTable:
+    """What the routes declare."""
+
+    @pytest.mark.parametrize("route", [*NEEDING, *SOCKETS], ids=shown)
+    def test_every_route_needs_the_right_that_it_should(self, route: Route | SocketRoute) -> None:
+        assert named(route) in EXPECTED, "say in EXPECTED which right this route should need"
+        assert route.right is EXPECTED[named(route)]
+
+    @pytest.mark.parametrize("route", NEEDING, ids=shown)
+    def test_a_route_for_token_holders_needs_a_right(self, route: Route) -> None:
+        assert route.right is not None
+
+    @pytest.mark.parametrize("route", [*NEEDING, *SOCKETS], ids=shown)
+    def test_a_queue_in_a_path_is_called_queue(self, route: Route | SocketRoute) -> None:
+        parts = route.template.split("/")
+        for before, part in pairwise(parts):
+            assert before not in {"queues", "workers"} or not part.startswith("{") or part == "{queue}"
+
+    def test_what_needs_no_token_names_no_queue(self) -> None:
+        for route in ROUTES:
+            if route.access is Access.OPEN:
+                assert route.template in OPEN
+            elif route.access is Access.LOCK:
+                assert route.template.startswith("/queues/{queue}/jobs/{id}/")
+
+    def test_every_command_is_in_the_matrix(self) -> None:
+        assert set(RIGHTS) == set(get_args(Command))
+        tags = {command.__struct_config__.tag: right for command, right in RIGHTS.items()}
+        assert tags == {fn: right for fn, (right, _) in COMMANDS.items()}
+
+
+async def answer(request: Request) -> Answer:
+    return Answer(200, b"text/plain", b"let in")
+
+
+async def accept(request: Request) -> Any:
+    async def serve(socket: Socket) -> None:
+        await socket.close()
+
+    return serve
+
+
+def probed(callers: dict[str, Caller]) -> Gateway:
+    """The routes of an instance with nothing behind them, and a token for each caller."""
+    grants = [Grant(fingerprint(f"Bearer {name}".encode()), caller) for name, caller in callers.items()]
+    clock = FakeClock()
+
+    def bare(route: Any, handler: Any) -> Any:
+        fields = {field: getattr(route, field) for field in route.__struct_fields__}
+        return type(route)(**(fields | {"handler": handler}))
+
+    return Gateway(
+        [bare(route, answer) for route in ROUTES],
+        Admission(Tokens((), grants, clock), FakeRates(clock)),
+        [bare(route, accept) for route in SOCKETS],
+    )
+
+
+async def knock(gateway: Gateway, route: Route | SocketRoute, queue: str, name: str) -> tuple[int, bytes]:
+    """The status (101 for a socket that opens) and the body that a caller gets."""
+    headers = [(b"authorization", f"Bearer {name}".encode())]
+    asked = scope(route.method, path_of(route, queue), headers=headers)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    if isinstance(route, Route):
+        await gateway(asked, Body(), send)
+        answered = Answered(sent)
+        return answered.status, answered.body
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    await gateway(asked | {"type": "websocket", "subprotocols": []}, receive, send)
+    if sent[0]["type"] == "websocket.accept":
+        return 101, b""
+    return sent[0]["status"], sent[1]["body"]
+
+
+class TestEveryRightAtEveryRoute:
+    """Each right alone at each route, with nothing behind the routes."""
+
+    @pytest.mark.parametrize("route", [*NEEDING, *SOCKETS], ids=shown)
+    async def test_only_the_right_one_is_let_in(self, route: Route | SocketRoute) -> None:
+        gateway = probed({right: Caller(right, frozenset({right}), ["orders"]) for right in Right})
+        wanted = EXPECTED[named(route)]
+        for right in Right:
+            status, body = await knock(gateway, route, "orders", right)
+            if wanted in (right, None):
+                assert status in {101, 200}, right
+            else:
+                assert status == 403, right
+                assert b"let in" not in body
+
+    @pytest.mark.parametrize("route", [*NEEDING, *SOCKETS], ids=shown)
+    async def test_all_rights_are_of_no_use_on_another_queue(self, route: Route | SocketRoute) -> None:
+        gateway = probed({"all": Caller("all", frozenset(Right), ["orders"])})
+        status, _ = await knock(gateway, route, "invoices", "all")
+        assert status == (403 if "{queue}" in route.template else 200)
+
+    @pytest.mark.parametrize("route", [*NEEDING, *SOCKETS], ids=shown)
+    async def test_a_token_that_only_reads_changes_nothing(self, route: Route | SocketRoute) -> None:
+        reading = frozenset(right for right in Right if right.endswith(":read"))
+        status, _ = await knock(probed({"reader": Caller("reader", reading)}), route, "orders", "reader")
+        changes = route.method != "GET" or route.template.startswith("/ws/queues/{queue}/process")
+        assert status == 403 if changes else status in {101, 200}
+
+    @pytest.mark.parametrize("route", [*NEEDING, *SOCKETS], ids=shown)
+    async def test_nobody_is_let_in_without_a_token(self, route: Route | SocketRoute) -> None:
+        status, _ = await knock(probed({}), route, "orders", "guess")
+        assert status == 401
+
+
+SEEN, UNSEEN = "seen-1", "unseen-1"
+
+
+@pytest.fixture(scope="module")
+def rights_toril(
+    request: pytest.FixtureRequest, valkey: ValkeyProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TorilProcess]:
+    """A toril that knows a token for each right on `seen-*`, one for all of them, and one that only reads."""
+    folder = tmp_path_factory.mktemp("rights")
+    tokens = [token(right.replace(":", "-"), [right], ["seen-*"]) for right in Right]
+    tokens += [token("all", ["*"], ["seen-*"]), token("reader", ["*:read"])]
+    file = write(folder / "toril.yaml", *tokens)
+    with TorilProcess(valkey.url, folder / "toril.log", args=["--config", str(file)]) as toril:
+        yield toril
+        assert toril.complaints() == []
+
+
+def secret_of(right: Right) -> str:
+    return right.replace(":", "-") + "-secret"
+
+
+class TestOverTheWire:
+    """The same over HTTP and WebSockets."""
+
+    @pytest.mark.parametrize("route", NEEDING, ids=shown)
+    def test_a_route_lets_in_its_right_and_refuses_all_others_alike(
+        self, rights_toril: TorilProcess, route: Route
+    ) -> None:
+        for queue in (SEEN, UNSEEN):
+            rights_toril.gateway.add(queue, job(), job())
+        refusals = set()
+        for right in Right:
+            path = path_of(route, SEEN) + ("?queues=" + SEEN if route.template == "/events" else "")
+            answer = ask(rights_toril.url, secret_of(right), route.method, path)
+            if right is EXPECTED[named(route)]:
+                assert answer.status_code not in {401, 403}, (right, answer.text)
+            else:
+                assert answer.status_code == 403, (right, answer.status_code)
+                refusals.add(answer.text)
+        if "{queue}" in route.template:
+            # A queue that is there, one that is not, and one that could not be: nobody can tell them apart.
+            for queue in (UNSEEN, "unseen-2", "x", "a:b"):
+                answer = ask(rights_toril.url, "all-secret", route.method, path_of(route, queue))
+                assert answer.status_code == 403
+                refusals.add(answer.text)
+        assert len(refusals) == 1
+
+    @pytest.mark.parametrize("route", SOCKETS, ids=shown)
+    def test_a_socket_opens_with_its_right_only(self, rights_toril: TorilProcess, route: SocketRoute) -> None:
+        rights_toril.gateway.add(UNSEEN, job())
+        refusals = set()
+        for right in Right:
+            if EXPECTED[named(route)] in (right, None):
+                with socket_to(rights_toril.url, path_of(route, SEEN), secret_of(right)):
+                    continue
+            refusals.add(refused(rights_toril, path_of(route, SEEN), secret_of(right)))
+        for queue in (UNSEEN, "unseen-2", "x", "a:b"):
+            refusals.add(refused(rights_toril, path_of(route, queue), "all-secret"))
+        assert refusals == {(403, b"Forbidden")}
+
+    @pytest.mark.parametrize("right", Right)
+    def test_each_command_checks_its_own_right(self, rights_toril: TorilProcess, right: Right) -> None:
+        with socket_to(rights_toril.url, f"/ws/queues/{SEEN}", secret_of(right)) as socket:
+            for fn, (wanted, arguments) in COMMANDS.items():
+                answer = socket.command(fn, *arguments)
+                if wanted is right:
+                    assert "code" not in answer, answer
+                else:
+                    assert answer == {"message": "Forbidden", "stack": "", "code": "forbidden"}
+
+    def test_lists_show_only_what_the_token_may_see(self, rights_toril: TorilProcess) -> None:
+        seen, unseen = "seen-listed", "unseen-listed"
+        for queue in (seen, unseen):
+            rights_toril.gateway.register(queue, "http://127.0.0.1:9")
+            rights_toril.gateway.add(queue, job())
+        try:
+            for route in NEEDING:
+                if route.method == "GET" and "{" not in route.template and route.template != "/events":
+                    listed = ask(rights_toril.url, "all-secret", "GET", route.template)
+                    assert listed.status_code == 200
+                    assert unseen not in listed.text, route.template
+            assert seen in ask(rights_toril.url, "all-secret", "GET", "/workers").json()
+            assert unseen in rights_toril.client.get("/workers").json()
+        finally:
+            for queue in (seen, unseen):
+                rights_toril.gateway.unregister(queue)
+
+    def test_a_queue_that_is_named_elsewhere_than_in_the_path_is_looked_at_too(
+        self, rights_toril: TorilProcess
+    ) -> None:
+        url, document = rights_toril.url, worker(UNSEEN, "http://127.0.0.1:9")
+        for method, path, body in (
+            ("GET", f"/events?queues={UNSEEN}", None),
+            ("GET", f"/events?queues={SEEN},{UNSEEN}", None),
+            ("POST", "/workers", document),
+        ):
+            assert ask(url, "all-secret", method, path, body).status_code == 403
+        assert UNSEEN not in rights_toril.client.get("/workers").json()
+
+    def test_what_is_refused_writes_nothing(self, rights_toril: TorilProcess, valkey: ValkeyProcess) -> None:
+        store, queue = valkey.client(), "seen-untouched"
+        rights_toril.gateway.add(queue, job())
+        before = {key: store.dump(key) for key in sorted(store.keys(f"bull:{queue}:*"))}
+        for route in NEEDING:
+            if EXPECTED[named(route)] is not Right.METRICS_READ:
+                answer = ask(rights_toril.url, secret_of(Right.METRICS_READ), route.method, path_of(route, queue))
+                assert answer.status_code == 403
+        assert {key: store.dump(key) for key in sorted(store.keys(f"bull:{queue}:*"))} == before
+
+    def test_a_token_with_all_rights_goes_on_as_ever(
+        self, start_valkey: Callable[..., ValkeyProcess], start_toril: StartToril
+    ) -> None:
+        toril = start_toril(start_valkey())
+        toril.gateway.add("anything", job())
+        assert toril.client.get("/workers").status_code == 200
+
+
+def refused(toril: TorilProcess, path: str, secret: str) -> tuple[int, bytes]:
+    """How a handshake is refused."""
+    with pytest.raises(InvalidStatus) as caught, socket_to(toril.url, path, secret):
+        pass
+    return caught.value.response.status_code, bytes(caught.value.response.body)
