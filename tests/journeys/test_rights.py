@@ -310,7 +310,7 @@ class TestOverTheWire:
     def test_lists_show_only_what_the_token_may_see(self, rights_toril: TorilProcess) -> None:
         seen, unseen = "seen-listed", "unseen-listed"
         for queue in (seen, unseen):
-            rights_toril.gateway.register(queue, "http://127.0.0.1:9")
+            rights_toril.gateway.register(queue, "http://127.0.0.1:4")
             rights_toril.gateway.add(queue, job())
         try:
             for route in NEEDING:
@@ -327,7 +327,7 @@ class TestOverTheWire:
     def test_a_queue_that_is_named_elsewhere_than_in_the_path_is_looked_at_too(
         self, rights_toril: TorilProcess
     ) -> None:
-        url, document = rights_toril.url, worker(UNSEEN, "http://127.0.0.1:9")
+        url, document = rights_toril.url, worker(UNSEEN, "http://127.0.0.1:4")
         for method, path, body in (
             ("GET", f"/events?queues={UNSEEN}", None),
             ("GET", f"/events?queues={SEEN},{UNSEEN}", None),
