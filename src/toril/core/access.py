@@ -27,6 +27,11 @@ class Right(enum.StrEnum):
     WORKERS_READ = "workers:read"
     WORKERS_MANAGE = "workers:manage"
     METRICS_READ = "metrics:read"
+    DELIVERIES_ADD = "deliveries:add"
+    DELIVERIES_READ = "deliveries:read"
+    DELIVERIES_MANAGE = "deliveries:manage"
+    TARGETS_READ = "targets:read"
+    TARGETS_MANAGE = "targets:manage"
 
 
 ALL = frozenset(Right)

@@ -2,6 +2,7 @@
 
     TorilError
     ├── InvalidRequest              400  invalid_request
+    │   └── InvalidEnvelope         400  invalid_envelope
     ├── Unauthorized                401  unauthorized
     │   └── WrongLockToken          401  wrong_lock_token
     ├── Forbidden                   403  forbidden
@@ -9,16 +10,21 @@
     │   ├── QueueNotFound           404  queue_not_found
     │   ├── JobNotFound             404  job_not_found
     │   ├── SchedulerNotFound       404  scheduler_not_found
-    │   └── WorkerNotFound          404  worker_not_found
+    │   ├── WorkerNotFound          404  worker_not_found
+    │   └── UnknownTarget           404  unknown_target
     ├── PayloadTooLarge             413  payload_too_large
+    │   └── EnvelopeTooLarge        413  envelope_too_large
     ├── StoreError                  500  store_error
     │   ├── StoreUnavailable        503  store_unavailable
     │   │   ├── ConnectionLost      503  store_unavailable
-    │   │   └── StoreTimeout        503  store_unavailable
+    │   │   ├── StoreTimeout        503  store_unavailable
+    │   │   └── LedgerUnavailable   503  store_unavailable
     │   └── StoreRefused            500  store_refused
     ├── ShuttingDown                503  shutting_down
     ├── RateLimited                 429  rate_limited
     ├── JobFailed                   422  job_failed
+    ├── IdempotencyMismatch         422  idempotency_mismatch
+    ├── NoResponse                  409  no_response
     ├── JobRefused                  409  wrong_state
     │   └── LeaseLost               409  lease_lost
     └── ConfigInvalid               -    config_invalid
@@ -63,6 +69,12 @@ class InvalidRequest(TorilError):
     def details(self) -> dict[str, Any]:
         """Which field is not valid, where it is one."""
         return {} if self.field is None else {"field": self.field}
+
+
+class InvalidEnvelope(InvalidRequest):
+    """The envelope is not valid."""
+
+    code = "invalid_envelope"
 
 
 class Unauthorized(TorilError):
@@ -116,11 +128,23 @@ class WorkerNotFound(NotFound):
     code = "worker_not_found"
 
 
+class UnknownTarget(NotFound):
+    """No target has this name"""
+
+    code = "unknown_target"
+
+
 class PayloadTooLarge(TorilError):
     """The body is larger than this server takes."""
 
     code = "payload_too_large"
     status = 413
+
+
+class EnvelopeTooLarge(PayloadTooLarge):
+    """The envelope's body is larger than this server takes."""
+
+    code = "envelope_too_large"
 
 
 class StoreError(TorilError):
@@ -143,6 +167,10 @@ class ConnectionLost(StoreUnavailable):
 
 class StoreTimeout(StoreUnavailable):
     """Redis did not answer in time. Whether the command ran is unknown."""
+
+
+class LedgerUnavailable(StoreUnavailable):
+    """The ledger cannot be written or reached, so nothing was accepted. Try again."""
 
 
 class StoreRefused(StoreError):
@@ -183,6 +211,20 @@ class JobFailed(TorilError):
     def details(self) -> dict[str, Any]:
         """Why, under BullMQ's name."""
         return {"failedReason": self.reason}
+
+
+class IdempotencyMismatch(TorilError):
+    """Another envelope was accepted under this idempotency key."""
+
+    code = "idempotency_mismatch"
+    status = 422
+
+
+class NoResponse(TorilError):
+    """The target has never answered this job."""
+
+    code = "no_response"
+    status = 409
 
 
 class JobRefused(TorilError):

@@ -7,6 +7,7 @@ imported by toril itself.
 
 from toril.testing.clock import FakeClock
 from toril.testing.leases import FakeLeaseStore
+from toril.testing.ledger import FakeLedger
 from toril.testing.outbound import FakeOutbound, FakePool, answered
 from toril.testing.presence import FakePresence
 from toril.testing.rates import FakeRates
@@ -16,6 +17,7 @@ from toril.testing.waits import FakeMarkerWaits
 __all__ = [
     "FakeClock",
     "FakeLeaseStore",
+    "FakeLedger",
     "FakeMarkerWaits",
     "FakeOutbound",
     "FakePool",

@@ -1,0 +1,287 @@
+"""What `POST /enqueue` takes: an envelope as a caller posts it, checked field by field (wire/delivery.md).
+
+Valid input takes one typed decode; a JSON body is never parsed: the bytes that came are the bytes that are sent.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64decode
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from toril.core.errors import EnvelopeTooLarge, InvalidEnvelope
+from toril.core.headers import is_header_name, is_header_value
+
+MAX_PRIORITY = 2**21
+MAX_BATCH = 1000
+MAX_KEY = 255
+MAX_LABELS = 32
+MAX_LABEL_NAME = 100
+MAX_LABEL_VALUE = 500
+MAX_DELAY_S = 10 * 365 * 86400.0
+"""Ten years: BullMQ cannot tell moments apart that are much further away."""
+
+NOT_ALLOWED = frozenset(
+    (
+        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+        "transfer-encoding", "upgrade", "host", "content-length", "idempotency-key",
+    )
+)  # fmt: skip
+"""Headers that belong to the connection or to toril (so do `toril-*` and `webhook-*`)."""
+
+_OURS = ("toril-", "webhook-")
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
+_PATH = re.compile(r"[/?][\x21\x22\x24-\x7e]*\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
+_FIELD = re.compile(r"\$\.([A-Za-z_0-9]+)")
+_NAMED = re.compile(r"field `(.*?)`", re.DOTALL)
+
+
+class Submission(Struct, frozen=True, kw_only=True):
+    """A checked envelope. `headers` hold a content type where the body needs one; `body` is None where there is none.
+
+    `json_body` is the body's JSON text where it was given as a JSON value that is sent as such.
+    """
+
+    target: str
+    method: str
+    path: str | None
+    headers: tuple[tuple[str, str], ...]
+    body: bytes | None
+    json_body: bytes | None
+    delay_s: float | None
+    not_before_s: float | None
+    deadline_s: float | None
+    priority: int
+    labels: Mapping[str, str]
+    idempotency_key: str | None
+
+    def first_attempt_at_s(self, now_s: float) -> float | None:
+        """The earliest first attempt; None is now."""
+        at_s = now_s + self.delay_s if self.delay_s is not None else self.not_before_s
+        return None if at_s is None or at_s <= now_s else at_s
+
+
+class _Posted(Struct, forbid_unknown_fields=True, kw_only=True):
+    """An envelope as it is posted."""
+
+    target: str
+    method: str = "POST"
+    path: str | UnsetType = UNSET
+    headers: dict[str, str | list[str]] = {}
+    body: Raw | UnsetType = UNSET
+    body_base64: str | UnsetType = UNSET
+    delay_ms: int | UnsetType = UNSET
+    not_before: str | UnsetType = UNSET
+    deadline: str | UnsetType = UNSET
+    priority: int = 0
+    labels: dict[str, str] = {}
+
+
+class _Item(_Posted, forbid_unknown_fields=True, kw_only=True):
+    """One of a batch."""
+
+    idempotency_key: str | UnsetType = UNSET
+
+
+_POSTED = msgspec.json.Decoder(_Posted)
+_ITEM = msgspec.json.Decoder(_Item)
+_BATCH = msgspec.json.Decoder(list[Raw])
+_TEXT = msgspec.json.Decoder(str)
+
+
+def read_envelope(text: bytes, *, key: str | None, max_body_bytes: int, batched: bool = False) -> Submission:
+    """Check an envelope. `key` is the `Idempotency-Key` it came with; one of a batch (`batched`) carries its own.
+
+    Raises:
+        InvalidEnvelope: naming the field.
+        EnvelopeTooLarge: its body, decoded, is larger than this.
+    """
+    posted = _decode(_ITEM if batched else _POSTED, text)
+    if isinstance(posted, _Item) and posted.idempotency_key is not UNSET:
+        key = posted.idempotency_key
+        check_key(key, "idempotency_key")
+    if not posted.target:
+        raise InvalidEnvelope("target must name a target", field="target")
+    if not _METHOD.match(posted.method) or posted.method.upper() == "CONNECT":
+        raise InvalidEnvelope(f"method {posted.method!r} is not an HTTP method that can be sent", field="method")
+    headers = _headers(posted.headers)
+    headers, body, json_body = _content(posted, headers)
+    if body is not None and len(body) > max_body_bytes:
+        raise EnvelopeTooLarge(f"The body must be at most {max_body_bytes} bytes")
+    if posted.delay_ms is not UNSET and posted.not_before is not UNSET:
+        raise InvalidEnvelope("delay_ms and not_before exclude each other", field="not_before")
+    if not 0 <= posted.priority <= MAX_PRIORITY:
+        raise InvalidEnvelope(f"priority must be a whole number from 0 to {MAX_PRIORITY}", field="priority")
+    return Submission(
+        target=posted.target,
+        method=posted.method,
+        path=None if posted.path is UNSET else _path(posted.path),
+        headers=headers,
+        body=body,
+        json_body=json_body,
+        delay_s=None if posted.delay_ms is UNSET else _delay_s(posted.delay_ms),
+        not_before_s=None if posted.not_before is UNSET else moment_s(posted.not_before, "not_before"),
+        deadline_s=None if posted.deadline is UNSET else moment_s(posted.deadline, "deadline"),
+        priority=posted.priority,
+        labels=_labels(posted.labels),
+        idempotency_key=key,
+    )
+
+
+def read_batch(text: bytes) -> list[bytes]:
+    """The envelopes of a batch, each still unread.
+
+    Raises:
+        InvalidEnvelope: it is no JSON array, or a longer one than is taken.
+    """
+    try:
+        items = _BATCH.decode(text)
+        text.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidEnvelope(f"The body must be a JSON array of envelopes: {_shown(exc)}") from exc
+    if len(items) > MAX_BATCH:
+        raise InvalidEnvelope(f"A batch holds at most {MAX_BATCH} envelopes")
+    return [bytes(item) for item in items]
+
+
+def check_key(key: str, field: str) -> None:
+    """Refuse what is no idempotency key."""
+    if not _KEY.match(key):
+        raise InvalidEnvelope(f"An idempotency key is 1 to {MAX_KEY} visible ASCII characters", field=field)
+
+
+def check_own_header(submission: Submission, own: str | None) -> None:
+    """Refuse the header that the target's own auth sets."""
+    if own is not None and any(name.lower() == own.lower() for name, _ in submission.headers):
+        raise InvalidEnvelope(f"The header {own} is set by the target's own auth", field="headers")
+
+
+def moment_s(text: str, field: str) -> float:
+    """An RFC 3339 time with a zone, as seconds since the epoch."""
+    try:
+        if not _TIME.match(text):
+            raise ValueError(text)
+        return datetime.fromisoformat(text.upper()).timestamp()
+    except (ValueError, OverflowError):
+        raise InvalidEnvelope(
+            f"{field} must be a time with its zone, such as 2027-01-01T00:00:00Z", field=field
+        ) from None
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], text: bytes) -> _Posted:
+    try:
+        text.decode()  # JSON is UTF-8 (RFC 8259 section 8.1)
+        posted: _Posted = decoder.decode(text)
+    except msgspec.ValidationError as exc:
+        message = str(exc)
+        found = _FIELD.search(message) or _NAMED.search(message)
+        raise InvalidEnvelope(message, field=found[1] if found else None) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidEnvelope(f"The envelope is not JSON: {_shown(exc)}") from exc
+    return posted
+
+
+def _shown(exc: Exception) -> str:
+    if isinstance(exc, UnicodeDecodeError):
+        return f"not UTF-8 at byte {exc.start}"
+    return "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
+
+
+def _headers(given: dict[str, str | list[str]]) -> tuple[tuple[str, str], ...]:
+    headers = []
+    for name, values in given.items():
+        if not name.isascii() or not is_header_name(name.encode()):
+            raise InvalidEnvelope(f"{name!r} is not the name of a header", field="headers")
+        lower = name.lower()
+        if lower in NOT_ALLOWED or lower.startswith(_OURS):
+            raise InvalidEnvelope(f"The header {name} may not be set", field="headers")
+        for value in (values,) if isinstance(values, str) else values:
+            try:
+                sound = is_header_value(value.encode("latin-1"))
+            except UnicodeEncodeError:
+                sound = False
+            if not sound:
+                raise InvalidEnvelope(f"The header {name} holds characters that cannot be sent", field="headers")
+            headers.append((name, value))
+    return tuple(headers)
+
+
+def _content(
+    posted: _Posted, headers: tuple[tuple[str, str], ...]
+) -> tuple[tuple[tuple[str, str], ...], bytes | None, bytes | None]:
+    """The headers with a content type, the body, and the body's JSON text if it is sent as JSON."""
+    types = [value for name, value in headers if name.lower() == "content-type"]
+    if len(types) > 1:
+        raise InvalidEnvelope("There is more than one content-type", field="headers")
+    if posted.body_base64 is not UNSET:
+        if posted.body is not UNSET:
+            raise InvalidEnvelope("body and body_base64 exclude each other", field="body_base64")
+        try:
+            return headers, b64decode(posted.body_base64, validate=True), None
+        except (binascii.Error, ValueError):
+            raise InvalidEnvelope("body_base64 is not Base64", field="body_base64") from None
+    if posted.body is UNSET:
+        return headers, None, None
+    raw = bytes(posted.body)
+    if types and not _is_json(types[0]) and raw.startswith(b'"'):
+        try:
+            return headers, _TEXT.decode(raw).encode(), None
+        except (msgspec.DecodeError, UnicodeEncodeError):
+            raise InvalidEnvelope("body is not a text that can be sent", field="body") from None
+    if not types:
+        headers = (*headers, ("content-type", "application/json"))
+    return headers, raw, raw
+
+
+def _is_json(content_type: str) -> bool:
+    media = content_type.partition(";")[0].strip().lower()
+    return media in {"application/json", "text/json"} or media.endswith("+json")
+
+
+def _path(path: str) -> str:
+    if not _PATH.match(path):
+        raise InvalidEnvelope(
+            "path must begin with / or ? and hold no spaces, fragments, control or non-ASCII characters", field="path"
+        )
+    segments = re.split(r"[/\\]", unquote(path.partition("?")[0], errors="replace"))
+    if any(segment in {".", ".."} for segment in segments):
+        raise InvalidEnvelope("path must not hold dot segments", field="path")
+    return path
+
+
+def _delay_s(delay_ms: int) -> float:
+    if not 0 <= delay_ms <= MAX_DELAY_S * 1000:
+        raise InvalidEnvelope("delay_ms must be a whole number of milliseconds, ten years at most", field="delay_ms")
+    return delay_ms / 1000
+
+
+def _labels(labels: dict[str, str]) -> dict[str, str]:
+    if len(labels) > MAX_LABELS:
+        raise InvalidEnvelope(f"There may be at most {MAX_LABELS} labels", field="labels")
+    for name, value in labels.items():
+        if not 1 <= len(name) <= MAX_LABEL_NAME or len(value) > MAX_LABEL_VALUE:
+            raise InvalidEnvelope(
+                f"A label's name has 1 to {MAX_LABEL_NAME} characters, its value at most {MAX_LABEL_VALUE}",
+                field="labels",
+            )
+        if _CONTROL.search(name) or _CONTROL.search(value) or not _encodes(name + value):
+            raise InvalidEnvelope("A label holds a character that is none", field="labels")
+    return labels
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,232 @@
+"""The ledger, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from toril.core.delivery import (
+    Accepted,
+    Attempt,
+    Begin,
+    Begun,
+    Cancel,
+    Change,
+    Decision,
+    Delivery,
+    Duplicate,
+    End,
+    Envelope,
+    Expire,
+    Lose,
+    NewDelivery,
+    RecordedResponse,
+    Refused,
+    Replay,
+    Stored,
+    Written,
+    begun,
+    decide,
+    written,
+)
+from toril.core.errors import LedgerUnavailable
+from toril.core.ledger_port import Depth, Filter, History
+from toril.core.lifecycle import OPEN, TERMINAL, WAITING, Status, Transition
+
+
+class FakeLedger:
+    """Keeps the promises of `Ledger`, `LedgerReader` and `LedgerUpkeep`. Gone with the process."""
+
+    def __init__(self) -> None:
+        self.deliveries: dict[str, Delivery] = {}
+        self.envelopes: dict[str, Envelope] = {}
+        self.transitions: dict[str, list[Transition]] = {}
+        self.attempts: dict[str, list[Attempt]] = {}
+        self.responses: dict[str, RecordedResponse] = {}
+        self._keys: dict[tuple[str, str], str] = {}
+        self._fingerprints: dict[str, bytes] = {}
+        self._away = False
+
+    def go_away(self) -> None:
+        """From now on every call raises `LedgerUnavailable`."""
+        self._away = True
+
+    def come_back(self) -> None:
+        """The ledger is there again."""
+        self._away = False
+
+    async def accept(self, deliveries: Sequence[NewDelivery]) -> list[Accepted | Duplicate]:
+        """As `Ledger.accept`."""
+        self._there()
+        return [self._accept(new) for new in deliveries]
+
+    async def begin(self, change: Begin) -> Begun | Refused:
+        """As `Ledger.begin`."""
+        return begun(self._write(change), self.envelopes.get(change.job_id))
+
+    async def end(self, change: End) -> Written | Refused:
+        """As `Ledger.end`."""
+        return written(self._write(change))
+
+    async def cancel(self, change: Cancel) -> Written | Refused:
+        """As `Ledger.cancel`."""
+        return written(self._write(change))
+
+    async def replay(self, change: Replay) -> Written | Refused:
+        """As `Ledger.replay`."""
+        return written(self._write(change))
+
+    async def expire(self, change: Expire) -> Written | Refused:
+        """As `Ledger.expire`."""
+        return written(self._write(change))
+
+    async def lose(self, change: Lose) -> Written | Refused:
+        """As `Ledger.lose`."""
+        return written(self._write(change))
+
+    async def get(self, job_id: str) -> Delivery | None:
+        """As `LedgerReader.get`."""
+        self._there()
+        return self.deliveries.get(job_id)
+
+    async def some(self, job_ids: Sequence[str]) -> dict[str, Delivery]:
+        """As `LedgerReader.some`."""
+        self._there()
+        return {job_id: self.deliveries[job_id] for job_id in job_ids if job_id in self.deliveries}
+
+    async def history(self, job_id: str) -> History | None:
+        """As `LedgerReader.history`."""
+        self._there()
+        delivery = self.deliveries.get(job_id)
+        if delivery is None:
+            return None
+        return History(
+            delivery, list(self.transitions[job_id]), list(self.attempts[job_id]), self.responses.get(job_id)
+        )
+
+    async def page(self, which: Filter, *, before: str | None, limit: int) -> list[Delivery]:
+        """As `LedgerReader.page`."""
+        self._there()
+        found = [one for one in self._all() if _matches(which, one) and (before is None or one.job_id < before)]
+        return found[::-1][:limit]
+
+    async def depth(self, target: str) -> Depth:
+        """As `LedgerReader.depth`."""
+        self._there()
+        mine = [one for one in self._all() if one.target == target]
+        counts = {status: sum(one.status is status for one in mine) for status in Status}
+        return Depth(
+            queued=counts[Status.QUEUED],
+            dispatching=counts[Status.DISPATCHING],
+            retrying=counts[Status.RETRYING],
+            dead_letters=counts[Status.DEAD_LETTERED],
+            oldest_s=min((one.created_at_s for one in mine if one.status in OPEN), default=None),
+        )
+
+    async def check(self) -> None:
+        """As `LedgerReader.check`."""
+        self._there()
+
+    async def waiting(self, *, due_before_s: float, after: str | None, limit: int) -> list[Delivery]:
+        """As `LedgerUpkeep.waiting`."""
+        self._there()
+        found = [
+            one
+            for one in self._all()
+            if one.status in WAITING and (one.next_attempt_at_s or 0.0) < due_before_s and one.job_id > (after or "")
+        ]
+        return found[:limit]
+
+    async def overrun(self, at_s: float, limit: int) -> list[Delivery]:
+        """As `LedgerUpkeep.overrun`."""
+        self._there()
+        running = [one for one in self._all() if one.status is Status.DISPATCHING]
+        return [one for one in running if one.lease_until_s is not None and one.lease_until_s <= at_s][:limit]
+
+    async def expired(self, at_s: float, limit: int) -> list[Delivery]:
+        """As `LedgerUpkeep.expired`."""
+        self._there()
+        waiting = [one for one in self._all() if one.status in WAITING]
+        return [one for one in waiting if one.deadline_s is not None and one.deadline_s <= at_s][:limit]
+
+    async def finished(self, target: str, status: Status, before_s: float, limit: int) -> list[Delivery]:
+        """As `LedgerUpkeep.finished`."""
+        self._there()
+        ends = [
+            (one.finished_at_s, one.job_id, one)
+            for one in self._all()
+            if one.target == target and one.status is status and one.finished_at_s is not None
+        ]
+        return [one for at_s, _, one in sorted(ends, key=lambda end: end[:2]) if at_s < before_s][:limit]
+
+    async def blobs(self, job_ids: Sequence[str]) -> list[str]:
+        """As `LedgerUpkeep.blobs`."""
+        self._there()
+        contents = [self.envelopes[job_id].content for job_id in job_ids if job_id in self.envelopes]
+        contents += [self.responses[job_id].content for job_id in job_ids if job_id in self.responses]
+        return [content.name for content in contents if isinstance(content, Stored)]
+
+    async def forget(self, job_ids: Sequence[str]) -> None:
+        """As `LedgerUpkeep.forget`."""
+        self._there()
+        for job_id in job_ids:
+            delivery = self.deliveries.get(job_id)
+            if delivery is None or delivery.status not in TERMINAL:
+                continue
+            for kept in (self.deliveries, self.envelopes, self.transitions, self.attempts, self.responses):
+                kept.pop(job_id, None)
+            self._fingerprints.pop(job_id, None)
+            if delivery.idempotency_key is not None:
+                self._keys.pop((delivery.target, delivery.idempotency_key), None)
+
+    async def targets(self) -> list[str]:
+        """As `LedgerUpkeep.targets`."""
+        self._there()
+        return sorted({one.target for one in self.deliveries.values()})
+
+    def _there(self) -> None:
+        if self._away:
+            raise LedgerUnavailable
+
+    def _all(self) -> list[Delivery]:
+        return [self.deliveries[job_id] for job_id in sorted(self.deliveries)]
+
+    def _accept(self, new: NewDelivery) -> Accepted | Duplicate:
+        if new.job_id in self.deliveries:
+            return Accepted(self.deliveries[new.job_id])
+        if new.idempotency_key is not None:
+            there = self._keys.setdefault((new.target, new.idempotency_key), new.job_id)
+            if there != new.job_id:
+                return Duplicate(self.deliveries[there], self._fingerprints[there])
+        delivery, transition = new.first()
+        self.deliveries[new.job_id] = delivery
+        self.envelopes[new.job_id] = new.envelope
+        self.transitions[new.job_id] = [transition]
+        self.attempts[new.job_id] = []
+        self._fingerprints[new.job_id] = new.fingerprint
+        return Accepted(delivery)
+
+    def _write(self, change: Change) -> Decision | Written | Refused:
+        self._there()
+        delivery = self.deliveries.get(change.job_id)
+        if delivery is None:
+            return Refused(None)
+        decided = decide(change, delivery)
+        if isinstance(decided, Decision):
+            self.deliveries[change.job_id] = decided.delivery
+            self.transitions[change.job_id].extend(decided.transitions)
+            self.attempts[change.job_id].extend(decided.attempts)
+            if decided.response is not None:
+                self.responses[change.job_id] = decided.response
+        return decided
+
+
+def _matches(which: Filter, one: Delivery) -> bool:
+    at_s = one.finished_at_s if which.by_end else one.created_at_s
+    return (
+        (which.targets is None or one.target in which.targets)
+        and (not which.statuses or one.status in which.statuses)
+        and all(one.labels.get(name) == value for name, value in which.labels)
+        and (which.since_s is None or (at_s is not None and at_s >= which.since_s))
+        and (which.until_s is None or (at_s is not None and at_s < which.until_s))
+        and (which.error_contains is None or which.error_contains in (one.last_error or ""))
+    )
