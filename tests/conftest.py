@@ -14,6 +14,7 @@ import redis
 
 from tests.support.endpoint import Behaviour, Endpoint
 from tests.support.gateway import Gateway
+from tests.support.s3 import S3Server
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 
@@ -64,6 +65,13 @@ def _retire(request: pytest.FixtureRequest, toril: TorilProcess) -> None:
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
     """The Valkey that tests share; they keep apart by queue names."""
     with ValkeyProcess(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The S3-compatible server that tests share; they keep apart by buckets."""
+    with S3Server(tmp_path_factory.mktemp("s3") / "s3.log") as server:
         yield server
 
 

@@ -18,8 +18,10 @@
     │   ├── StoreUnavailable        503  store_unavailable
     │   │   ├── ConnectionLost      503  store_unavailable
     │   │   ├── StoreTimeout        503  store_unavailable
-    │   │   └── LedgerUnavailable   503  store_unavailable
-    │   └── StoreRefused            500  store_refused
+    │   │   ├── LedgerUnavailable   503  store_unavailable
+    │   │   └── BlobsUnavailable    503  store_unavailable
+    │   ├── StoreRefused            500  store_refused
+    │   └── BlobLost                500  blob_lost
     ├── ShuttingDown                503  shutting_down
     ├── RateLimited                 429  rate_limited
     ├── JobFailed                   422  job_failed
@@ -173,10 +175,20 @@ class LedgerUnavailable(StoreUnavailable):
     """The ledger cannot be written or reached, so nothing was accepted. Try again."""
 
 
+class BlobsUnavailable(StoreUnavailable):
+    """The store of large bodies cannot be reached, or refuses. Try again."""
+
+
 class StoreRefused(StoreError):
     """Redis refused the command."""
 
     code = "store_refused"
+
+
+class BlobLost(StoreError):
+    """A large body is not in its store any more, or is not what was put there."""
+
+    code = "blob_lost"
 
 
 class ShuttingDown(TorilError):

@@ -6,12 +6,13 @@ Unless a method says otherwise it may raise `StoreUnavailable` (nothing was writ
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from toril.core.access import RateLimit
 from toril.core.actions import Dependencies, Metrics, QueueState, RateLimitState
+from toril.core.blob import Blob
 from toril.core.destinations.base import Destination, LeaseRules, OutboundRequest
 from toril.core.event import Event, Position
 from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree
@@ -483,4 +484,34 @@ class Command(Protocol):
 
     def __call__(self, *args: str | bytes | int | float) -> Awaitable[Any]:
         """Send one command, return its reply; raises `StoreRefused` on an error reply."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Keeps large bodies by name. Raises `BlobsUnavailable` where it cannot be reached or refuses.
+
+    Names are those that `toril.core.blob` makes. Whoever refers to a blob puts it first and deletes it last.
+    """
+
+    async def put(self, name: str, body: bytes | AsyncIterable[bytes]) -> None:
+        """Store a body, whole or not at all, so that it is there after a crash. The same name again replaces it.
+
+        A stream is passed on piece by piece and never held whole. If it raises, nothing is stored.
+        """
+        ...
+
+    async def get(self, name: str) -> bytes:
+        """The whole body. Raises `BlobLost` where there is none."""
+        ...
+
+    def stream(self, name: str) -> AsyncIterator[bytes]:
+        """The body piece by piece, a few MB at most in memory. Raises `BlobLost` where there is none."""
+        ...
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Remove these bodies. Those that are not there are no fault, so it can be repeated."""
+        ...
+
+    def list(self, folder: str) -> AsyncIterator[Blob]:
+        """What is stored in a folder (the names that begin with it and a slash), in no order; "" is all."""
         ...

@@ -5,6 +5,7 @@ fakes and real adapters), works in memory, and can be told to fail the way the r
 imported by toril itself.
 """
 
+from toril.testing.blobs import FakeBlobs
 from toril.testing.clock import FakeClock
 from toril.testing.leases import FakeLeaseStore
 from toril.testing.ledger import FakeLedger
@@ -15,6 +16,7 @@ from toril.testing.registry import FakeRegistry
 from toril.testing.waits import FakeMarkerWaits
 
 __all__ = [
+    "FakeBlobs",
     "FakeClock",
     "FakeLeaseStore",
     "FakeLedger",

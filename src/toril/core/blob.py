@@ -1,0 +1,62 @@
+"""Bodies that are too large to travel: what their references say, and how they are named in the blob store.
+
+A body that is put twice has the same name both times, so a put whose answer got lost is simply done again. Two bodies
+never share a name, so no put can change what another reference means. Called by `toril.intake.spill`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from msgspec import Struct
+
+_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}\Z")
+
+
+class Blob(Struct, frozen=True):
+    """One entry of a blob store; `modified_at_s` is the wall clock of its last put."""
+
+    name: str
+    size_bytes: int
+    modified_at_s: float
+
+
+class BlobRef(Struct, frozen=True):
+    """What travels in place of a body: where it is, and how to tell that it is the one that was put there."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+    def fits(self, body: bytes) -> bool:
+        """Whether this is the body that was put there. Takes a while for a large one (50 MB: some 50 ms)."""
+        return len(body) == self.size_bytes and hashlib.sha256(body).hexdigest() == self.sha256
+
+
+def reference(folder: str, job_id: str, part: str, body: bytes) -> BlobRef:
+    """The reference of a job's body.
+
+    The name is `folder/job_id/part-DIGEST`: as hard to guess as the job's id, and of one job's bodies no two that
+    differ are the same.
+
+    Args:
+        folder: whose bodies these are, such as `deliveries`.
+        job_id: the job's id; must be hard to guess.
+        part: which of the job's bodies, such as `request`.
+        body: all of it. It is hashed, which takes a while for a large one.
+
+    Raises:
+        ValueError: a part of the name has characters that not every store takes.
+    """
+    for text in (folder, job_id, part):
+        if not _PART.match(text):
+            raise ValueError(f"{text!r} cannot be part of a blob's name")
+    digest = hashlib.sha256(body).hexdigest()
+    return BlobRef(f"{folder}/{job_id}/{part}-{digest[:32]}", len(body), digest)
+
+
+def owner(name: str) -> str | None:
+    """The id of the job that a blob belongs to; None for a name that `reference` did not make."""
+    parts = name.split("/")
+    return parts[1] if len(parts) == 3 and all(parts) else None
