@@ -1,9 +1,8 @@
 """Outbound HTTP/1.1: a small client on asyncio protocols and httptools' parser (llhttp, as in Node.js).
 
-Owns connecting, pooling, timing out and reading whole answers. It must never raise for what a receiver does, nor
-change what it is given: the head goes out byte for byte, the status line and the headers come back as sent. No
-redirects, no cookies, no decompression, no proxy. It looks names up itself and connects to the very addresses that
-its `Egress` has seen. Called by the engine through `toril.core.ports.Outbound`.
+Owns pooling, timing out and reading whole answers; `connecting.py` connects. It must never raise for what a receiver
+does, nor change what it is given: the head goes out byte for byte, the status line and the headers come back as sent.
+No redirects, no cookies, no decompression, no proxy. Called by the engine through `toril.core.ports.Outbound`.
 
 Why not a library: pyreqwest hides the reason phrase, which is what a failed job's `failedReason` is by contract,
 and rewrites paths and header names; aiohttp keeps them at three times the cost. docs/decisions/0002 has the
@@ -13,38 +12,22 @@ measurement.
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
-import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from time import perf_counter  # the loop's own clock may stand still for a millisecond
 from typing import cast
-from urllib.parse import urlsplit
 
 import httptools
 
+from toril.adapters.connecting import Connector, Resolve, TlsContext, look_up
 from toril.core.destinations.base import OutboundRequest
-from toril.core.egress import Egress, literal_address
-from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, TimedOut
+from toril.core.egress import Egress
+from toril.core.outcome import Answered, CutOff, Outcome, TimedOut
 
 IDLE_S = 4.0
 """How long an unused connection is kept: less than the five seconds after which most servers close theirs."""
 
 MAX_HEADER_BYTES = 256 * 1024
 """More headers than this are no answer; servers and proxies mostly stop at 8 to 64 KB."""
-
-Resolve = Callable[[str], Awaitable[Sequence[str]]]
-"""Looks a host name up: its addresses, the best one first. Raises `socket.gaierror` where there are none."""
-
-
-async def look_up(host: str) -> list[str]:
-    """The addresses of a host as the system knows them."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, 0, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(_text(*address) for *_, address in found))
-
-
-def _text(host: str | int, _port: object = 0, _flow: object = 0, zone: int = 0) -> str:
-    return f"{host}%{zone}" if zone else str(host)
 
 
 class HttptoolsOutbound:
@@ -68,35 +51,21 @@ class HttptoolsOutbound:
         self.max_response_bytes = max_response_bytes
         self.egress = egress
         self.resolve = resolve
-        self._tls: ssl.SSLContext | None = None
+        self._tls = TlsContext()
 
     def pool(self, url: str) -> HttpPool:
         """A pool for the origin of this URL. Opens nothing yet."""
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        tls = parts.scheme == "https"
-        return HttpPool(self, host, parts.port or (443 if tls else 80), tls=tls)
-
-    def tls(self) -> ssl.SSLContext:
-        """The system's certificate authorities, loaded when the first https pool connects."""
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-            self._tls.set_alpn_protocols(["http/1.1"])
-        return self._tls
+        return HttpPool(Connector(url, self.connect_timeout_s, self.egress, self.resolve, self._tls), self)
 
 
 class HttpPool:
     """Connections to one origin, as many as there are requests under way; the idle ones wait for the next."""
 
-    __slots__ = ("_closed", "_host", "_idle", "_literal", "_loop", "_outbound", "_port", "_sweep", "_tls")
+    __slots__ = ("_closed", "_connector", "_idle", "_loop", "_outbound", "_sweep")
 
-    def __init__(self, outbound: HttptoolsOutbound, host: str, port: int, *, tls: bool) -> None:
+    def __init__(self, connector: Connector, outbound: HttptoolsOutbound) -> None:
+        self._connector = connector
         self._outbound = outbound
-        self._host = host
-        literal = literal_address(host)
-        self._literal = None if literal is None else host if ":" in host else str(literal)
-        self._port = port
-        self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._idle: list[_Connection] = []
         self._sweep: asyncio.TimerHandle | None = None
@@ -115,7 +84,7 @@ class HttpPool:
             outcome = await connection.exchange(data, started, request.timeout_s)
             if outcome is not None:
                 return outcome
-        made = await self._connect(started, request.timeout_s)
+        made = await self._connector.connect(self._connection, started, request.timeout_s)
         if not isinstance(made, _Connection):
             return made
         outcome = await made.exchange(data, started, request.timeout_s)
@@ -160,71 +129,8 @@ class HttpPool:
         del self._idle[:stale]
         self._sweep = self._loop.call_later(IDLE_S, self._close_idle) if self._idle else None
 
-    async def _connect(self, started: float, timeout_s: float) -> _Connection | ConnectFailed | TimedOut:
-        """A connection to the first address that is allowed and answers; else what the first of them came to."""
-        ends_at = min(perf_counter() + self._outbound.connect_timeout_s, started + timeout_s)
-        try:
-            addresses, refusals = await self._addresses(ends_at - perf_counter())
-        except TimeoutError:
-            return TimedOut("connect", perf_counter() - started)
-        except socket.gaierror as exc:
-            detail = f"The host name {self._host} cannot be resolved ({exc.strerror})"
-            return ConnectFailed("ENOTFOUND", detail, perf_counter() - started)
-        except (OSError, UnicodeError) as exc:
-            return ConnectFailed(*_named(exc, self._host, self._port), perf_counter() - started)
-        first: ConnectFailed | TimedOut | None = None
-        for tried, address in enumerate(addresses):
-            # An address that does not answer must leave time for the others.
-            share_s = (ends_at - perf_counter()) / (len(addresses) - tried)
-            made = await self._connect_to(address, share_s, started)
-            if isinstance(made, _Connection):
-                return made
-            first = first or made
-        return first or ConnectFailed("EGRESS_DENIED", "; ".join(refusals), perf_counter() - started)
-
-    async def _addresses(self, patience_s: float) -> tuple[list[str], list[str]]:
-        """The host's addresses that may be connected to, and why the others may not."""
-        egress = self._outbound.egress
-        denied = egress.refuses_host(self._host) if egress is not None else None
-        if denied is not None:
-            return [], [denied]
-        if self._literal is not None:
-            return [self._literal], []
-        async with asyncio.timeout(patience_s):
-            found = await self._outbound.resolve(self._host)
-        if egress is None:
-            return list(found), []
-        judged = [(address, egress.refuses(self._host, address)) for address in found]
-        allowed = [address for address, refusal in judged if refusal is None]
-        return allowed, [refusal for _, refusal in judged if refusal is not None]
-
-    async def _connect_to(
-        self, address: str, patience_s: float, started: float
-    ) -> _Connection | ConnectFailed | TimedOut:
-        try:
-            async with asyncio.timeout(patience_s):
-                _, connection = await self._loop.create_connection(
-                    lambda: _Connection(self._loop, self.give_back, self._outbound.max_response_bytes),
-                    address,  # not the name: a second look-up could come to another address
-                    self._port,
-                    ssl=self._outbound.tls() if self._tls else None,
-                    server_hostname=self._host if self._tls else None,
-                )
-        except TimeoutError:
-            return TimedOut("connect", perf_counter() - started)
-        except ssl.SSLError as exc:
-            return ConnectFailed("ERR_TLS", exc.reason or str(exc), perf_counter() - started)
-        except (OSError, UnicodeError) as exc:
-            return ConnectFailed(*_named(exc, self._host, self._port), perf_counter() - started)
-        return connection
-
-
-def _named(exc: OSError | UnicodeError, host: str, port: int) -> tuple[str, str]:
-    number = exc.errno if isinstance(exc, OSError) else None
-    code = errno.errorcode.get(number or 0, "ENOTFOUND" if isinstance(exc, UnicodeError) else "ECONNFAILED")
-    if code == "ECONNREFUSED":
-        return code, f"Nothing accepts connections at {host}:{port}"
-    return code, f"{host}:{port}: {exc}"
+    def _connection(self) -> _Connection:
+        return _Connection(self._loop, self.give_back, self._outbound.max_response_bytes)
 
 
 class _Connection(asyncio.Protocol):
