@@ -26,7 +26,9 @@ from toril.lingering_close import LingeringSocketProtocol
 
 log = structlog.get_logger(__name__)
 
-_CLOSE_S = 3
+_CLOSE_S = 3.0
+# Behind that, for requests to notice that nobody waits for them any more.
+_NOTICE_S = 1.0
 _PING_S = 20.0
 _BACKLOG = 2048
 
@@ -57,6 +59,22 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called when it ends: connections may close by themselves, and are cut when they have not.
+
+        uvicorn would only cancel their requests. A stream whose caller has stopped reading cannot end well then; one
+        whose caller is gone can.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            ending = tasks.create_task(super().shutdown(sockets))
+            await asyncio.wait([ending], timeout=_CLOSE_S)
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
+            await asyncio.wait([ending], timeout=_NOTICE_S)
+            for request in list(self.server_state.tasks):
+                request.cancel()
+            self.force_exit = True  # and if one of them does not end even so, wait no more
+
 
 @asynccontextmanager
 async def listening(app: ASGIApp, sock: socket.socket, max_message_bytes: int = 2**20) -> AsyncIterator[None]:
@@ -79,7 +97,6 @@ async def listening(app: ASGIApp, sock: socket.socket, max_message_bytes: int = 
             proxy_headers=False,
             server_header=False,
             backlog=_BACKLOG,
-            timeout_graceful_shutdown=_CLOSE_S,
         )
     )
     async with asyncio.TaskGroup() as tasks:

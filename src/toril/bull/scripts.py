@@ -28,6 +28,10 @@ _REFUSED = {
 }
 
 
+# How a call of a script begins, behind the number of its parts.
+_EVALSHA = b"$7\r\nEVALSHA\r\n$40\r\n"
+
+
 class Script:
     """One of BullMQ's scripts."""
 
@@ -129,28 +133,45 @@ class Scripts:
     async def transaction(self, key: bytes, calls: Sequence[tuple[Script, bytes]]) -> list[Any]:
         """Call several scripts as one MULTI/EXEC; error replies come back in place, as exceptions.
 
-        Scripts that Redis has forgotten are loaded and only their calls, which did nothing, are made again.
+        Redis may have forgotten scripts. Where all calls are of one, none of them has done anything then, and they are
+        made again. Of several, some would run and others not, so each script is sent whole with its first call, and
+        Redis knows it for the others. A call may be another command than the script it is listed with.
         """
-        link = self.links.of(key)
+        scripts = {script for script, _ in calls}
+        if len(scripts) > 1:
+            return await self._transaction(key, _taught(calls))
+        replies = await self._transaction(key, [packed for _, packed in calls])
+        if not any(isinstance(reply, ReplyError) and reply.message.startswith("NOSCRIPT") for reply in replies):
+            return replies
+        for script in scripts:
+            await self.links.of(key).call("SCRIPT", "LOAD", script.text)
+        return await self._transaction(key, [packed for _, packed in calls])
+
+    async def _transaction(self, key: bytes, commands: list[bytes]) -> list[Any]:
         try:
-            replies = await link.transaction([packed for _, packed in calls])
+            return await self.links.of(key).transaction(commands)
         except SlotMoved:  # said while queueing, so nothing ran
             await self.links.refresh()
-            link = self.links.of(key)
-            replies = await link.transaction([packed for _, packed in calls])
-        forgotten = [
-            index
-            for index, reply in enumerate(replies)
-            if isinstance(reply, ReplyError) and reply.message.startswith("NOSCRIPT")
-        ]
-        if not forgotten:
-            return replies
-        for script in {calls[index][0] for index in forgotten}:
-            await link.call("SCRIPT", "LOAD", script.text)
-        again = await link.transaction([calls[index][1] for index in forgotten])
-        for index, reply in zip(forgotten, again, strict=True):
-            replies[index] = reply
-        return replies
+            return await self.links.of(key).transaction(commands)
+
+
+def _is_call(packed: bytes) -> bool:
+    return packed.startswith(_EVALSHA, packed.index(b"\n") + 1)
+
+
+def _taught(calls: Sequence[tuple[Script, bytes]]) -> list[bytes]:
+    """The calls, with the first one of each script as EVAL of its text."""
+    commands: list[bytes] = []
+    sent: set[Script] = set()
+    for script, packed in calls:
+        if script in sent or not _is_call(packed):
+            commands.append(packed)
+            continue
+        sent.add(script)
+        count, _, rest = packed.partition(b"\r\n")
+        arguments = rest[len(_EVALSHA) + len(script.sha) + 2 :]
+        commands.append(b"%b\r\n$4\r\nEVAL\r\n$%d\r\n%b\r\n%b" % (count, len(script.text), script.text, arguments))
+    return commands
 
 
 def refused(code: int, job_id: bytes) -> JobRefused | StoreRefused:

@@ -64,13 +64,8 @@ class Gateway:
         answer = await self._answer(request, route)
         if isinstance(answer, Stream):
             revoked = asyncio.Event()
-            try:
-                with self._admission.staying(request, route, revoked.set):
-                    await _send_stream(answer, receive, send, revoked)
-            except asyncio.CancelledError:
-                # The server ends, and this caller has stopped reading: there is no other way to be rid of it.
-                if not self.draining:
-                    raise
+            with self._admission.staying(request, route, revoked.set):
+                await _send_stream(answer, receive, send, revoked)
             return
         self._audit.request(request, route, answer.status)
         await _send(answer, send)
