@@ -1,12 +1,26 @@
-"""HTTP/1.1 request heads as bytes, and which header names may not be set by a caller."""
+"""HTTP/1.1 request heads as bytes, which header names may not be set by a caller, and which end at a proxy."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+Header = tuple[bytes, bytes]
 
 FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding", b"keep-alive", b"te", b"upgrade"})
 """Headers that describe this connection's framing: the client that writes the request sets them itself."""
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
+        b"trailer", b"trailers", b"transfer-encoding", b"upgrade",
+    }
+)  # fmt: skip
+"""Headers that end at a proxy (RFC 9110 section 7.6.1, and RFC 7230 as proxq reads it), beside those that
+`Connection` names."""
+
+FORWARDING = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"})
+"""What a proxy tells the upstream about the client; these replace what the client sent."""
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\Z")
@@ -33,3 +47,68 @@ def request_head(method: bytes, target: bytes, host: bytes, headers: Iterable[tu
         lines.append(b"host: %b\r\n" % host)
     lines.extend(b"%b: %b\r\n" % pair for pair in kept)
     return b"".join(lines)
+
+
+def end_to_end(headers: Iterable[Header]) -> list[Header]:
+    """The headers that pass a proxy, in order: without the hop-by-hop ones and without those that `Connection` names.
+
+    Names may come in any case. `Content-Length` and `Host` pass: they are no hop-by-hop headers, whoever frames the
+    message or changes its address replaces them.
+    """
+    pairs = list(headers)
+    dropped = HOP_BY_HOP
+    named = connection_options(pairs)
+    if named:
+        dropped = HOP_BY_HOP | named - _NEVER_NAMED
+    return [pair for pair in pairs if pair[0].lower() not in dropped]
+
+
+# A client that names these in `Connection` would take from its own request what tells where it goes and ends.
+_NEVER_NAMED = frozenset({b"content-length", b"host"})
+
+
+def connection_options(headers: Iterable[Header]) -> set[bytes]:
+    """What `Connection` lists, in lower case."""
+    return {
+        option
+        for name, value in headers
+        if name.lower() == b"connection"
+        for part in value.lower().split(b",")
+        if (option := part.strip())
+    }
+
+
+def is_websocket_upgrade(headers: Sequence[Header]) -> bool:
+    """Whether this asks for a WebSocket: `Connection` lists `upgrade`, and `Upgrade` lists `websocket`."""
+    return b"upgrade" in connection_options(headers) and any(
+        b"websocket" in [part.strip() for part in value.lower().split(b",")]
+        for name, value in headers
+        if name.lower() == b"upgrade"
+    )
+
+
+def with_forwarding(headers: Sequence[Header], peer: bytes, scheme: bytes) -> list[Header]:
+    """The headers with what the upstream is told of the client behind them, in place of what was there.
+
+    The client's address is the first entry of its `X-Forwarded-For`, else its `X-Real-IP`, else `peer`; protocol and
+    host are what it forwards, else `scheme` and its `Host`.
+    """
+    told: dict[bytes, bytes] = {}
+    kept: list[Header] = []
+    host = b""
+    for pair in headers:
+        name = pair[0].lower()
+        if name in FORWARDING:
+            told.setdefault(name, pair[1].partition(b",")[0].strip() if name == b"x-forwarded-for" else pair[1])
+            continue
+        if name == b"host":
+            host = pair[1]
+        kept.append(pair)
+    address = told.get(b"x-forwarded-for") or told.get(b"x-real-ip") or peer
+    forwarded_host = told.get(b"x-forwarded-host") or host
+    kept.append((b"x-forwarded-for", address))
+    kept.append((b"x-real-ip", address))
+    kept.append((b"x-forwarded-proto", told.get(b"x-forwarded-proto") or scheme))
+    if forwarded_host:
+        kept.append((b"x-forwarded-host", forwarded_host))
+    return kept

@@ -1,6 +1,14 @@
 import pytest
 
-from toril.core.headers import FRAMING, is_header_name, is_header_value, request_head
+from toril.core.headers import (
+    FRAMING,
+    end_to_end,
+    is_header_name,
+    is_header_value,
+    is_websocket_upgrade,
+    request_head,
+    with_forwarding,
+)
 
 
 @pytest.mark.parametrize("name", [b"X-Custom", b"x", b"!#$%&'*+-.^_`|~09azAZ"])
@@ -36,3 +44,64 @@ def test_a_given_host_wins() -> None:
 def test_framing_is_left_to_the_client(name: bytes) -> None:
     given = [(name.title(), b"1"), (b"x", b"y")]
     assert request_head(b"POST", b"/", b"a", given) == b"POST / HTTP/1.1\r\nhost: a\r\nx: y\r\n"
+
+
+def test_hop_by_hop_headers_end_at_a_proxy_also_those_that_connection_names() -> None:
+    headers = [
+        (b"host", b"a"),
+        (b"X-A", b"1"),
+        (b"Connection", b"close, X-Mine"),
+        (b"x-mine", b"2"),
+        (b"x-a", b"3"),
+        (b"TE", b"trailers"),
+        (b"upgrade", b"h2c"),
+        (b"content-length", b"0"),
+    ]
+    assert end_to_end(headers) == [(b"host", b"a"), (b"X-A", b"1"), (b"x-a", b"3"), (b"content-length", b"0")]
+
+
+def test_connection_cannot_take_away_what_frames_and_routes_a_request() -> None:
+    headers = [(b"connection", b"content-length, host"), (b"content-length", b"3"), (b"host", b"a")]
+    assert end_to_end(headers) == headers[1:]
+
+
+@pytest.mark.parametrize(
+    ("connection", "upgrade", "is_one"),
+    [
+        (b"Upgrade", b"websocket", True),
+        (b"keep-alive, UPGRADE", b"WebSocket", True),
+        (b"keep-alive", b"websocket", False),
+        (b"upgrade", b"h2c", False),
+        (b"upgrade", b"h2c, websocket", True),
+    ],
+)
+def test_a_websocket_upgrade_is_told_by_both_headers(connection: bytes, upgrade: bytes, is_one: bool) -> None:
+    assert is_websocket_upgrade([(b"connection", connection), (b"upgrade", upgrade)]) is is_one
+
+
+@pytest.mark.parametrize(
+    ("sent", "address"),
+    [
+        ([], b"10.0.0.9"),
+        ([(b"x-real-ip", b"1.1.1.1")], b"1.1.1.1"),
+        ([(b"x-real-ip", b"1.1.1.1"), (b"x-forwarded-for", b"2.2.2.2, 3.3.3.3")], b"2.2.2.2"),
+        ([(b"x-forwarded-for", b"2.2.2.2"), (b"x-forwarded-for", b"4.4.4.4")], b"2.2.2.2"),
+    ],
+)
+def test_the_upstream_is_told_one_address_of_the_client(sent: list[tuple[bytes, bytes]], address: bytes) -> None:
+    told = with_forwarding([(b"host", b"me"), *sent, (b"x-a", b"1")], b"10.0.0.9", b"http")
+    assert told == [
+        (b"host", b"me"),
+        (b"x-a", b"1"),
+        (b"x-forwarded-for", address),
+        (b"x-real-ip", address),
+        (b"x-forwarded-proto", b"http"),
+        (b"x-forwarded-host", b"me"),
+    ]
+
+
+def test_what_a_proxy_before_us_forwards_is_kept() -> None:
+    sent = [(b"host", b"me"), (b"x-forwarded-proto", b"https"), (b"x-forwarded-host", b"shop.example")]
+    told = with_forwarding(sent, b"10.0.0.9", b"http")
+    assert (b"x-forwarded-proto", b"https") in told
+    assert (b"x-forwarded-host", b"shop.example") in told

@@ -1,0 +1,121 @@
+"""An upstream of the async proxy, and what an operator can set for all of them. `toril.config` decodes into these.
+
+Durations are seconds (`_s`), sizes are bytes (`_bytes`). The defaults are proxq's (wire/proxq.md).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+from urllib.parse import quote, urlsplit
+
+import msgspec
+from msgspec import Struct
+
+DEFAULT_KEY_EXCLUDES = frozenset(
+    {b"x-request-id", b"x-forwarded-for", b"x-real-ip", b"x-forwarded-proto", b"x-forwarded-host"}
+)
+"""Headers that are no part of a cache key where the operator names none: they differ between equal requests."""
+
+
+class PathFilter(Struct, frozen=True, kw_only=True):
+    """Which paths go past the queue: those that match (`blacklist`), or those that do not (`whitelist`).
+
+    A pattern is searched for anywhere in the path as the client sent it, percent-decoded, with its prefix and without
+    its query.
+    """
+
+    mode: Literal["blacklist", "whitelist"] = "blacklist"
+    patterns: tuple[re.Pattern[str], ...] = ()
+
+
+class Upstream(Struct, frozen=True, kw_only=True):
+    """A backend behind a path prefix.
+
+    `origin` (`http://api:3000`), `host` (`api:3000`, what `Host` says) and `base_path` (`/bucket/data`, or nothing)
+    are the parts of `url`. A `direct_threshold_bytes` of None lets no body be too large for the queue.
+    """
+
+    prefix: str
+    url: str
+    timeout_s: float = 300.0
+    max_retries: int = 0
+    retry_delay_s: float = 0.0
+    max_body_bytes: int = 10 * 1024 * 1024
+    direct_threshold_bytes: int | None = 10 * 1024 * 1024
+    direct_mode: Literal["proxy", "redirect"] = "proxy"
+    cache_key_excludes: frozenset[bytes] = DEFAULT_KEY_EXCLUDES
+    path_filter: PathFilter = PathFilter()
+    retry_on: frozenset[int] = frozenset()
+    origin: str = ""
+    host: bytes = b""
+    base_path: bytes = b""
+    raw_prefix: bytes = b""
+
+    def __post_init__(self) -> None:
+        """Take the URL apart, once."""
+        parts = urlsplit(self.url)
+        host = parts.netloc.rpartition("@")[2]
+        for name, value in (
+            ("origin", f"{parts.scheme}://{host}"),
+            ("host", host.encode("ascii" if host.isascii() else "idna")),
+            ("base_path", quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=-._~").encode()),
+            ("raw_prefix", quote(self.prefix.rstrip("/"), safe="/%:@!$&'()*+,;=-._~").encode()),
+        ):
+            msgspec.structs.force_setattr(self, name, value)
+
+    def forwarded(self, target: bytes) -> bytes:
+        """The request target that the upstream gets for a stripped one."""
+        return self.base_path + target
+
+
+class CachePolicy(Struct, frozen=True, kw_only=True):
+    """Which 2xx answers are given again to equal requests, and for how long."""
+
+    mode: Literal["none", "memory", "redis"] = "none"
+    ttl_s: float = 300.0
+    max_entries: int = 10_000
+    redis_key_prefix: str = "proxq:"
+
+
+class CallbackPolicy(Struct, frozen=True, kw_only=True):
+    """Where callers may have the end of a job told to: only with secrets, which sign what is sent."""
+
+    secrets: tuple[str, ...] = ()
+    timeout_s: float = 10.0
+    attempts: int = 8
+
+
+class ProxyPolicy(Struct, frozen=True, kw_only=True):
+    """The async proxy. Without upstreams there is none.
+
+    `api_path` is where the queues API is: None takes it away. Answers with a body larger than `inline_bytes` do not
+    go into Redis. With `owner_only`, only who sends the same `Authorization` as the submission sees a job.
+    """
+
+    upstreams: tuple[Upstream, ...] = ()
+    queue: str = "default"
+    concurrency: int = 10
+    jobs_path: str = "/__jobs"
+    retention_s: float = 3600.0
+    api_path: str | None = None
+    owner_only: bool = False
+    inline_bytes: int = 1024 * 1024
+    cache: CachePolicy = CachePolicy()
+    callback: CallbackPolicy = CallbackPolicy()
+
+    @property
+    def ops_path(self) -> str:
+        """Below which `/health`, `/ready` and `/metrics` are, whether or not the queues API is there too."""
+        return self.api_path or DEFAULT_API_PATH
+
+
+DEFAULT_API_PATH = "/__toril"
+
+
+def queue_name(queue: str, prefix: str) -> str:
+    """The BullMQ queue of an upstream: `default/api` for `default` and `/api`.
+
+    Two upstreams never share one, and it holds no `:`, which BullMQ puts between the parts of its keys.
+    """
+    return quote(queue, safe=" {}!@$&'()*+,;=") + quote(prefix, safe="/{}!@$&'()*+,;=")

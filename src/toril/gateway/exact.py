@@ -1,0 +1,29 @@
+"""What a proxy needs of its server beside ASGI: the request target as it came, and an answer without additions.
+
+`toril.gathered_writes` leaves both in the scope. Where another server runs the application, the target is put together
+from what ASGI has (which cannot tell `/x?` from `/x`), and its default headers stay.
+"""
+
+from __future__ import annotations
+
+from starlette.types import Scope
+
+TARGET = "toril.target"
+CYCLE = "toril.cycle"
+
+
+def raw_target(scope: Scope) -> bytes:
+    """Path and query of a request, byte for byte as they came."""
+    target: bytes | None = scope.get(TARGET)
+    if target is not None and target[:1] == b"/":
+        return target
+    path: bytes = scope["raw_path"]
+    query: bytes = scope["query_string"]
+    return b"%b?%b" % (path, query) if query else path
+
+
+def add_nothing(scope: Scope) -> None:
+    """Let the server add no `Date` of its own to this answer: it has the upstream's, or none."""
+    cycle = scope.get(CYCLE)
+    if cycle is not None:
+        cycle.default_headers = []
