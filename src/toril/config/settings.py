@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from toril.config.targets import targets
 from toril.config.tokens import grants
 from toril.core.durations import parse_duration_s
 from toril.core.egress import read_entry
@@ -112,6 +114,27 @@ def hosts_and_networks(value: Any) -> tuple[str, ...]:
     return entries
 
 
+def payload_store(value: Any) -> str:
+    """Where large bodies go: a bucket or a folder."""
+    url = text(value)
+    parts = urlsplit(url)
+    bucket = parts.scheme == "s3" and parts.netloc and not parts.query and not parts.fragment
+    folder = parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/")
+    if parts.username is not None or not (bucket or folder):
+        # Not repeated: somebody may have put a key into it.
+        raise ValueError("it must be s3://bucket/prefix or file:///folder")
+    return url
+
+
+def http_url(value: Any) -> str:
+    """The address of a service."""
+    url = text(value)
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
+        raise ValueError("it must be an http:// or https:// URL without user and password")
+    return url
+
+
 SETTINGS = (
     Setting("host", "host", text, ("TORIL_HOST",)),
     Setting("port", "port", integer(0, 65535), ("PORT",)),
@@ -160,6 +183,15 @@ SETTINGS = (
     Setting("egress.policy", "egress.policy", choice("internal", "public"), ("TORIL_EGRESS_POLICY",)),
     Setting("egress.allow", "egress.allow", hosts_and_networks, ("TORIL_EGRESS_ALLOW",)),
     Setting("egress.deny", "egress.deny", hosts_and_networks, ("TORIL_EGRESS_DENY",)),
+    Setting("targets", "targets", targets),
+    Setting("payloads.url", "payloads.url", payload_store, ("TORIL_PAYLOADS_URL",)),
+    Setting("payloads.threshold", "payloads.threshold_bytes", integer(0), ("TORIL_PAYLOADS_THRESHOLD",)),
+    Setting("payloads.endpoint", "payloads.endpoint", http_url, ("TORIL_PAYLOADS_ENDPOINT",)),
+    Setting("payloads.region", "payloads.region", text, ("TORIL_PAYLOADS_REGION",)),
+    Setting("max_body", "delivery.max_body_bytes", integer(1), ("TORIL_MAX_BODY",)),
+    Setting("delivery.lease", "delivery.lease_s", duration(0.1), ("TORIL_DELIVERY_LEASE",)),
+    Setting("delivery.recover_every", "delivery.recover_every_s", duration(0.1), ("TORIL_RECOVER_EVERY",)),
+    Setting("delivery.janitor_every", "delivery.janitor_every_s", duration(0.1), ("TORIL_JANITOR_EVERY",)),
     Setting("log.level", "log.level", choice("debug", "info", "warning", "error"), ("TORIL_LOG_LEVEL",)),
     Setting("log.format", "log.format", choice("auto", "human", "json"), ("TORIL_LOG_FORMAT",)),
 )

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import Protocol
 
 from msgspec import Struct
 
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}\Z")
+_DIGITS = 32
 
 
 class Blob(Struct, frozen=True):
@@ -22,16 +24,23 @@ class Blob(Struct, frozen=True):
     modified_at_s: float
 
 
+class Kept(Protocol):
+    """What is known of a body in the store; `BlobRef` and other rooms' own structs have it."""
+
+    @property
+    def name(self) -> str:
+        """Its name there."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its length."""
+
+
 class BlobRef(Struct, frozen=True):
-    """What travels in place of a body: where it is, and how to tell that it is the one that was put there."""
+    """What travels in place of a body."""
 
     name: str
     size_bytes: int
-    sha256: str
-
-    def fits(self, body: bytes) -> bool:
-        """Whether this is the body that was put there. Takes a while for a large one (50 MB: some 50 ms)."""
-        return len(body) == self.size_bytes and hashlib.sha256(body).hexdigest() == self.sha256
 
 
 def reference(folder: str, job_id: str, part: str, body: bytes) -> BlobRef:
@@ -44,7 +53,7 @@ def reference(folder: str, job_id: str, part: str, body: bytes) -> BlobRef:
         folder: whose bodies these are, such as `deliveries`.
         job_id: the job's id; must be hard to guess.
         part: which of the job's bodies, such as `request`.
-        body: all of it. It is hashed, which takes a while for a large one.
+        body: all of it. It is hashed, which takes a while for a large one (50 MB: some 50 ms).
 
     Raises:
         ValueError: a part of the name has characters that not every store takes.
@@ -52,8 +61,34 @@ def reference(folder: str, job_id: str, part: str, body: bytes) -> BlobRef:
     for text in (folder, job_id, part):
         if not _PART.match(text):
             raise ValueError(f"{text!r} cannot be part of a blob's name")
-    digest = hashlib.sha256(body).hexdigest()
-    return BlobRef(f"{folder}/{job_id}/{part}-{digest[:32]}", len(body), digest)
+    return BlobRef(f"{folder}/{job_id}/{part}-{hashlib.sha256(body).hexdigest()[:_DIGITS]}", len(body))
+
+
+class Check:
+    """Tells whether a body, read piece by piece, is the one that was put there under its name."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+        self._digest = hashlib.sha256()
+        self._size_bytes = 0
+
+    def update(self, piece: bytes) -> None:
+        """The next piece."""
+        self._digest.update(piece)
+        self._size_bytes += len(piece)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the pieces so far are all of it."""
+        _, _, digits = self._kept.name.rpartition("-")
+        return self._size_bytes == self._kept.size_bytes and self._digest.hexdigest()[:_DIGITS] == digits
+
+
+def fits(kept: Kept, body: bytes) -> bool:
+    """Whether this is the body that was put there."""
+    check = Check(kept)
+    check.update(body)
+    return check.passed
 
 
 def owner(name: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from toril.core.access import Grant
+from toril.core.target import DeliveryPolicy, PayloadPolicy, TargetSpec
 
 
 class RedisAddress(Struct, frozen=True, kw_only=True):
@@ -109,4 +110,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     engine: EnginePolicy = field(default_factory=EnginePolicy)
     gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
     egress: EgressPolicy = field(default_factory=EgressPolicy)
+    targets: tuple[TargetSpec, ...] = ()
+    payloads: PayloadPolicy = field(default_factory=PayloadPolicy)
+    delivery: DeliveryPolicy = field(default_factory=DeliveryPolicy)
     log: LogPolicy = field(default_factory=LogPolicy)

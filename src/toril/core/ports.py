@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from toril.core.access import RateLimit
 from toril.core.actions import Dependencies, Metrics, QueueState, RateLimitState
-from toril.core.blob import Blob
+from toril.core.blob import Blob, BlobRef, Kept
 from toril.core.destinations.base import Destination, LeaseRules, OutboundRequest
 from toril.core.event import Event, Position
 from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree
@@ -514,4 +514,20 @@ class BlobStore(Protocol):
 
     def list(self, folder: str) -> AsyncIterator[Blob]:
         """What is stored in a folder (the names that begin with it and a slash), in no order; "" is all."""
+        ...
+
+
+class Bodies(Protocol):
+    """Keeps bodies, those over a threshold in the blob store; `toril.intake.spill` tells more."""
+
+    async def keep(self, folder: str, job_id: str, part: str, body: bytes) -> bytes | BlobRef:
+        """The body itself, or its reference once it is safely stored. Idempotent. Raises `BlobsUnavailable`."""
+        ...
+
+    async def whole(self, kept: bytes | Kept) -> bytes:
+        """The body that was kept. Raises `BlobsUnavailable`, and `BlobLost` where it is gone or another one."""
+        ...
+
+    def stream(self, kept: bytes | Kept) -> AsyncIterator[bytes]:
+        """The body that was kept, piece by piece; raises as `whole`, before the last piece."""
         ...

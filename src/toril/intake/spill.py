@@ -7,10 +7,9 @@ whoever accepts or records bodies.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 
-from toril.core.blob import BlobRef, reference
+from toril.core.blob import BlobRef, Check, Kept, fits, reference
 from toril.core.errors import BlobLost
 from toril.core.ports import BlobStore
 
@@ -47,7 +46,7 @@ class Spill:
         await self._store.put(ref.name, body)
         return ref
 
-    async def whole(self, kept: bytes | BlobRef) -> bytes:
+    async def whole(self, kept: bytes | Kept) -> bytes:
         """The body that was kept.
 
         Raises:
@@ -58,11 +57,11 @@ class Spill:
             return kept
         body = await self._of(kept).get(kept.name)
         quick = kept.size_bytes <= _QUICK_BYTES
-        if not (kept.fits(body) if quick else await asyncio.to_thread(kept.fits, body)):
+        if not (fits(kept, body) if quick else await asyncio.to_thread(fits, kept, body)):
             raise BlobLost(f"The body {kept.name} is not the one that was stored")
         return body
 
-    async def stream(self, kept: bytes | BlobRef) -> AsyncIterator[bytes]:
+    async def stream(self, kept: bytes | Kept) -> AsyncIterator[bytes]:
         """The body that was kept, piece by piece; a large one is never held whole.
 
         Raises:
@@ -72,19 +71,18 @@ class Spill:
         if isinstance(kept, bytes):
             yield kept
             return
-        digest, size, held = hashlib.sha256(), 0, b""
+        check, held = Check(kept), b""
         async for piece in self._of(kept).stream(kept.name):
             if held:
                 yield held
-            digest.update(piece)
-            size += len(piece)
+            check.update(piece)
             held = piece
-        if size != kept.size_bytes or digest.hexdigest() != kept.sha256:
+        if not check.passed:
             raise BlobLost(f"The body {kept.name} is not the one that was stored")
         if held:
             yield held
 
-    def _of(self, kept: BlobRef) -> BlobStore:
+    def _of(self, kept: Kept) -> BlobStore:
         if self._store is None:
             raise BlobLost(f"The body {kept.name} is in a blob store, and none is configured (payloads.url)")
         return self._store
