@@ -14,6 +14,7 @@ import redis
 
 from tests.support.endpoint import Behaviour, Endpoint
 from tests.support.gateway import Gateway
+from tests.support.postgres import NoPostgres, PostgresProcess
 from tests.support.s3 import S3Server
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
@@ -72,6 +73,19 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The S3-compatible server that tests share; they keep apart by buckets."""
     with S3Server(tmp_path_factory.mktemp("s3") / "s3.log") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresProcess]:
+    """The PostgreSQL that tests share; they keep apart by databases."""
+    try:
+        server = PostgresProcess()
+    except NoPostgres as exc:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(exc))
+    with server:
         yield server
 
 

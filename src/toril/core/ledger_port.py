@@ -55,6 +55,18 @@ class Filter(Struct, frozen=True, kw_only=True):
     by_end: bool = False
     error_contains: str | None = None
 
+    def matches(self, one: Delivery) -> bool:
+        """Whether a delivery is one of those."""
+        at_s = one.finished_at_s if self.by_end else one.created_at_s
+        return (
+            (self.targets is None or one.target in self.targets)
+            and (not self.statuses or one.status in self.statuses)
+            and all(one.labels.get(name) == value for name, value in self.labels)
+            and (self.since_s is None or (at_s is not None and at_s >= self.since_s))
+            and (self.until_s is None or (at_s is not None and at_s < self.until_s))
+            and (self.error_contains is None or self.error_contains in (one.last_error or ""))
+        )
+
 
 class Depth(Struct, frozen=True, kw_only=True):
     """What a target has in hand, and when the oldest unfinished delivery was accepted."""
@@ -144,7 +156,7 @@ class LedgerReader(Protocol):
 class LedgerUpkeep(Protocol):
     """What recovery and retention ask for."""
 
-    async def waiting(self, *, due_before_s: float, after: str | None, limit: int) -> list[Delivery]:
+    async def waiting(self, target: str, *, due_before_s: float, after: str | None, limit: int) -> list[Delivery]:
         """What waits (`queued|retrying`) and is due before then, in the order of job ids, behind `after`."""
         ...
 

@@ -106,7 +106,7 @@ class FakeLedger:
     async def page(self, which: Filter, *, before: str | None, limit: int) -> list[Delivery]:
         """As `LedgerReader.page`."""
         self._there()
-        found = [one for one in self._all() if _matches(which, one) and (before is None or one.job_id < before)]
+        found = [one for one in self._all() if which.matches(one) and (before is None or one.job_id < before)]
         return found[::-1][:limit]
 
     async def depth(self, target: str) -> Depth:
@@ -126,13 +126,15 @@ class FakeLedger:
         """As `LedgerReader.check`."""
         self._there()
 
-    async def waiting(self, *, due_before_s: float, after: str | None, limit: int) -> list[Delivery]:
+    async def waiting(self, target: str, *, due_before_s: float, after: str | None, limit: int) -> list[Delivery]:
         """As `LedgerUpkeep.waiting`."""
         self._there()
         found = [
             one
             for one in self._all()
-            if one.status in WAITING and (one.next_attempt_at_s or 0.0) < due_before_s and one.job_id > (after or "")
+            if (one.target, one.status in WAITING) == (target, True)
+            and (one.next_attempt_at_s or 0.0) < due_before_s
+            and one.job_id > (after or "")
         ]
         return found[:limit]
 
@@ -218,15 +220,3 @@ class FakeLedger:
             if decided.response is not None:
                 self.responses[change.job_id] = decided.response
         return decided
-
-
-def _matches(which: Filter, one: Delivery) -> bool:
-    at_s = one.finished_at_s if which.by_end else one.created_at_s
-    return (
-        (which.targets is None or one.target in which.targets)
-        and (not which.statuses or one.status in which.statuses)
-        and all(one.labels.get(name) == value for name, value in which.labels)
-        and (which.since_s is None or (at_s is not None and at_s >= which.since_s))
-        and (which.until_s is None or (at_s is not None and at_s < which.until_s))
-        and (which.error_contains is None or which.error_contains in (one.last_error or ""))
-    )

@@ -1,0 +1,264 @@
+"""The ledger in a SQLite file: the embedded default, for one machine. Several processes may share the file.
+
+One thread writes, one reads. WAL with `synchronous=FULL`: a commit is on the disk when a call returns. Each commit
+takes what came while the one before was under way; every operation in it has a savepoint of its own, so a bad one
+spoils nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+
+from toril.adapters.group_commit import GroupCommit
+from toril.adapters.sql_ledger import (
+    CHANGING,
+    MIGRATIONS,
+    NEW,
+    STATE,
+    Applied,
+    Decided,
+    Dialect,
+    Query,
+    Row,
+    SqlLedger,
+    changing_row,
+    delivery_of,
+    envelope_needed,
+    envelope_of,
+    new_row,
+    response_row,
+    size_of,
+    size_of_change,
+    transition_row,
+)
+from toril.core.delivery import Accepted, Change, Decision, Duplicate, NewDelivery
+from toril.core.errors import LedgerUnavailable, StoreRefused
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+_BUSY_S = 5.0
+_AGAIN_S = 1.0
+
+_SQLITE = Dialect(
+    types={
+        "text": "TEXT",
+        "double": "REAL",
+        "bytes": "BLOB",
+        "roomy": "",
+        "clustered": " WITHOUT ROWID",
+    },
+    among=lambda column, place: f"{column} IN (SELECT value FROM json_each({place}))",
+    many=lambda items: json.dumps(list(items)),
+    find="instr",
+)
+
+
+def _places(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+_INSERT = f"INSERT INTO toril_deliveries ({NEW}) VALUES ({_places(23)}) ON CONFLICT DO NOTHING"
+_STEP = f"INSERT INTO toril_transitions VALUES ({_places(8)})"
+_ATTEMPT = f"INSERT INTO toril_attempts VALUES ({_places(8)})"
+_LABEL = "INSERT INTO toril_labels VALUES (?, ?, ?)"
+_BY_ID = f"SELECT {STATE}, envelope FROM toril_deliveries WHERE job_id = ?"
+_BY_KEY = f"SELECT {STATE}, fingerprint FROM toril_deliveries WHERE target = ? AND idempotency_key = ?"
+_UPDATE = f"UPDATE toril_deliveries SET {', '.join(f'{column} = ?' for column in CHANGING)} WHERE job_id = ?"
+_RESPONSE = "UPDATE toril_deliveries SET response = ?, response_blob = ? WHERE job_id = ?"
+
+
+class SqliteLedger(SqlLedger):
+    """The ledger in this file, which is made if there is none.
+
+    Args:
+        path: the file; its folder has to exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            _SQLITE,
+            GroupCommit(self._commit_accepts, size=size_of),
+            GroupCommit(self._commit_changes, size=size_of_change),
+        )
+        self._path = path
+        self._writer = _Thread(partial(_connect, path), "toril-ledger-write")
+        self._reader = _Thread(partial(_connect, path), "toril-ledger-read")
+
+    async def run(self) -> None:
+        """As `SqlLedger.run`."""
+        try:
+            while True:
+                try:
+                    await self._writer.do(_migrate)
+                    break
+                except LedgerUnavailable as exc:
+                    log.warning("ledger.unavailable", ledger=str(self._path), error=exc.message)
+                    await asyncio.sleep(_AGAIN_S)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._accepts.run(), name="ledger:accepts")
+                tasks.create_task(self._changes.run(), name="ledger:changes")
+        finally:
+            self._writer.close()
+            self._reader.close()
+
+    async def check(self) -> None:
+        """As `LedgerReader.check`."""
+        await self._writer.do(_writable)
+
+    async def _fetch(self, *queries: Query) -> list[list[Row]]:
+        return await self._reader.do(partial(_read, queries))
+
+    async def _execute(self, *statements: Query) -> None:
+        await self._writer.do(partial(_write, statements))
+
+    async def _commit_accepts(self, batch: Sequence[NewDelivery]) -> list[Accepted | Duplicate | Exception]:
+        return await self._writer.do(partial(_each, _accept, batch))
+
+    async def _commit_changes(self, batch: Sequence[Change]) -> list[Decided | Exception]:
+        return await self._writer.do(partial(_each, _change, batch))
+
+
+class _Thread:
+    """A thread with a connection of its own, which is made when it is first needed, and again when it failed."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
+        self._connect = connect
+        self._connection: sqlite3.Connection | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Have it done there. What is under way ends even when the caller is cancelled."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._do, work)
+
+    def close(self) -> None:
+        """Finish what is under way, and let the file go."""
+        self._executor.submit(self._drop)
+        self._executor.shutdown(wait=True)
+
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            return work(self._connection)
+        except sqlite3.Error as exc:
+            self._drop()
+            raise LedgerUnavailable(f"The ledger cannot be used now: {exc}") from exc
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # a full disk has rolled it back already
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date. The write lock keeps other processes out meanwhile."""
+    with _transaction(connection):
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > len(MIGRATIONS):
+            raise LedgerUnavailable(f"The ledger has schema {version}, made by a newer toril than this one")
+        for statements in MIGRATIONS[version:]:
+            for statement in statements:
+                connection.execute(statement.format(**_SQLITE.types))
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _writable(connection: sqlite3.Connection) -> None:
+    with _transaction(connection):
+        connection.execute("UPDATE toril_deliveries SET seq = seq WHERE job_id = ''")
+
+
+def _read(queries: Iterable[Query], connection: sqlite3.Connection) -> list[list[Row]]:
+    connection.execute("BEGIN")
+    try:
+        return [connection.execute(_numbered(sql), values).fetchall() for sql, values in queries]
+    finally:
+        with suppress(sqlite3.Error):
+            connection.execute("COMMIT")
+
+
+def _write(statements: Iterable[Query], connection: sqlite3.Connection) -> None:
+    with _transaction(connection):
+        for sql, values in statements:
+            connection.execute(_numbered(sql), values)
+
+
+def _numbered(sql: str) -> str:
+    return sql.replace("$", "?")
+
+
+def _each(
+    work: Callable[[sqlite3.Connection, Any], T], batch: Sequence[Any], connection: sqlite3.Connection
+) -> list[T | Exception]:
+    """Carry a batch out in one commit; what a single operation does wrong is its own."""
+    results: list[T | Exception] = []
+    with _transaction(connection):
+        for op in batch:
+            connection.execute("SAVEPOINT one")
+            try:
+                results.append(work(connection, op))
+            except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError) as exc:
+                connection.execute("ROLLBACK TO one")
+                results.append(StoreRefused(f"The ledger refused it: {exc}"))
+            connection.execute("RELEASE one")
+    return results
+
+
+def _accept(connection: sqlite3.Connection, new: NewDelivery) -> Accepted | Duplicate:
+    delivery, first, row = new_row(new)
+    if connection.execute(_INSERT, row).rowcount == 1:
+        connection.execute(_STEP, transition_row(new.job_id, first))
+        connection.executemany(_LABEL, [(name, value, new.job_id) for name, value in new.labels.items()])
+        return Accepted(delivery)
+    there = connection.execute(_BY_ID, (new.job_id,)).fetchone()
+    if there is not None:
+        return Accepted(delivery_of(there))
+    there = connection.execute(_BY_KEY, (new.target, new.idempotency_key)).fetchone()
+    return Duplicate(delivery_of(there), there[-1])
+
+
+def _change(connection: sqlite3.Connection, change: Change) -> Decided:
+    row = connection.execute(_BY_ID, (change.job_id,)).fetchone()
+    applied = Applied({} if row is None else {change.job_id: delivery_of(row)})
+    decided = applied.apply(change)
+    if isinstance(decided, Decision):
+        connection.execute(_UPDATE, (*changing_row(decided.delivery), change.job_id))
+        connection.executemany(_STEP, applied.transitions)
+        connection.executemany(_ATTEMPT, applied.attempts)
+        for job_id, response in applied.responses.items():
+            connection.execute(_RESPONSE, (*response_row(response), job_id))
+    return decided, envelope_of(row[-1]) if envelope_needed(change, decided) else None
