@@ -51,6 +51,7 @@ from toril.engine.supervisor import Supervisor
 from toril.gateway.admission import Admission
 from toril.gateway.app import Gateway
 from toril.gateway.auth import Tokens
+from toril.gateway.docs import DocsRoutes
 from toril.gateway.events import EventRoutes
 from toril.gateway.flows import FlowRoutes
 from toril.gateway.job_actions import JobActionRoutes
@@ -245,6 +246,9 @@ class Instance:
                 *WorkerRoutes(self._registry, names=names, egress=self._egress, max_body_bytes=limit).routes(),
                 *EventRoutes(self._events, inspector, actions, names=names).routes(),
                 *OpsRoutes(__version__, self.faults).routes(),
+                *DocsRoutes(
+                    __version__, lambda: (self.gateway.table.routes, self.gateway.socket_table.routes)
+                ).routes(),
             ],
             self._admission,
             [

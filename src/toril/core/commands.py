@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from toril.core.errors import InvalidRequest
-from toril.core.job import JobSpec, decode_jobs, require_utf8
+from toril.core.job import JobSpec, decode_jobs, json_unless_given, require_utf8
 
 STATES = ("waiting", "paused", "active", "completed", "failed", "delayed", "prioritized", "waiting-children")
 MAX_JOBS = 10_000
@@ -24,7 +24,7 @@ class _Args(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 class _AddArgs(_Args, frozen=True):
     name: Raw
     data: Raw
-    opts: Raw = Raw(b"null")
+    opts: Raw = json_unless_given(b"null")
 
 
 class _JobsArgs(_Args, frozen=True):
@@ -116,14 +116,14 @@ Command = Add | Pause | Resume | GetJobs | GetJobCounts | GetJobLogs | GetWorker
 class Frame(Struct, frozen=True):
     """What every message may have: an `id`, whatever the client likes, that comes back as it is."""
 
-    id: Raw = Raw(b"null")
+    id: Raw = json_unless_given(b"null")
 
 
 class CommandFrame(Struct, frozen=True):
     """A message that holds a command."""
 
     data: Command
-    id: Raw = Raw(b"null")
+    id: Raw = json_unless_given(b"null")
 
 
 _FRAME = msgspec.json.Decoder(Frame)

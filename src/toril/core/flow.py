@@ -11,7 +11,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from toril.core.actions import invalid
 from toril.core.errors import InvalidRequest
-from toril.core.job import JobOptions, JobSpec, Name, check_options, require_utf8
+from toril.core.job import JobOptions, JobSpec, Name, check_options, json_unless_given, require_utf8
 from toril.core.stored_job import Fields
 
 MAX_JOBS = 1000
@@ -32,7 +32,7 @@ class FlowJob(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Name
     queueName: str  # noqa: N815 - BullMQ's spelling
-    data: Raw = Raw(b"{}")
+    data: Raw = json_unless_given(b"{}")
     opts: FlowOptions | None = None
     children: list[FlowJob] = []
 

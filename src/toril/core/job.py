@@ -31,6 +31,11 @@ Keep = bool | Whole | Number | str | dict[str, bool | Whole | Number | str | Non
 Delay = Annotated[float, Meta(ge=0, le=MAX_SAFE_INTEGER)]
 
 
+def json_unless_given(text: bytes) -> Any:
+    """The default of a struct's `Raw` field. Made anew each time: msgspec cannot describe a `Raw` in a schema."""
+    return msgspec.field(default_factory=lambda: Raw(text))
+
+
 class BackoffOption(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`{type, delay}`: BullMQ's backoff of a job, `delay` in milliseconds."""
 

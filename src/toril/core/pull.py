@@ -11,7 +11,7 @@ from toril.core.actions import invalid
 from toril.core.destinations.base import Chance
 from toril.core.destinations.socket_worker import worker_failed
 from toril.core.errors import InvalidRequest
-from toril.core.job import Count, Name, require_utf8
+from toril.core.job import Count, Name, json_unless_given, require_utf8
 from toril.core.lease import Lease
 from toril.core.outcome import WorkerError
 from toril.core.verdict import Complete, Verdict
@@ -36,7 +36,7 @@ class Ask(Struct, frozen=True, forbid_unknown_fields=True):
 class Finished(Struct, frozen=True, forbid_unknown_fields=True, tag_field="action", tag="complete"):
     """The job is done; `returnvalue` is any JSON."""
 
-    returnvalue: Raw = Raw(b"null")
+    returnvalue: Raw = json_unless_given(b"null")
 
     def verdict(self, lease: Lease, chance: Chance) -> Verdict:
         """Complete it."""

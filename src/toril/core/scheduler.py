@@ -11,7 +11,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from toril.core.actions import Positive, invalid
 from toril.core.errors import InvalidRequest
-from toril.core.job import Count, JobOptions, Name, Whole, check_options, require_utf8
+from toril.core.job import Count, JobOptions, Name, Whole, check_options, json_unless_given, require_utf8
 
 MAX_ID_LENGTH = 200
 
@@ -20,7 +20,7 @@ class Template(Struct, frozen=True, forbid_unknown_fields=True):
     """The jobs that it makes; without a name they are called as the scheduler is."""
 
     name: Name | UnsetType = UNSET
-    data: Raw = Raw(b"{}")
+    data: Raw = json_unless_given(b"{}")
     opts: JobOptions | None = None
 
 
@@ -35,7 +35,7 @@ class SchedulerSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     endDate: datetime | Count | UnsetType = UNSET  # noqa: N815
     immediately: bool | UnsetType = UNSET
     offset: Whole | UnsetType = UNSET
-    template: Template = Template()
+    template: Template = msgspec.field(default_factory=Template)
 
     def as_repeat_options(self) -> dict[str, Any]:
         """As BullMQ has them: times in milliseconds."""

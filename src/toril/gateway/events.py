@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from typing import Annotated, Any
 
 import msgspec
 import structlog
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobFailed, JobNotFound, StoreError
@@ -17,7 +18,8 @@ from toril.core.job import is_job_id
 from toril.core.ports import EventFeed, EventFollower, JobControl, JobReader
 from toril.core.queue_name import NameRules
 from toril.core.stored_job import json_or_text
-from toril.gateway import wire
+from toril.gateway import shapes, wire
+from toril.gateway.description import About, Parameter, Reply
 from toril.gateway.routing import Access, Answer, Request, Route, Stream
 
 log = structlog.get_logger(__name__)
@@ -36,6 +38,22 @@ class _Ended(Struct):
 
     returnvalue: Raw = Raw(b"null")
     failedReason: str = ""  # noqa: N815 - BullMQ's spelling
+
+
+_EVENTS = Reply(
+    str, "Server-Sent Events: BullMQ's name, its fields as JSON, a place to resume from", 200, "text/event-stream"
+)
+_RESUME = (
+    Parameter("Last-Event-ID", str, "Go on behind this event; beats `since`", place="header"),
+    Parameter("since", str, "Go on behind this event"),
+)
+_RESULT = About(
+    (Reply(Any, "The job's return value"), Reply(shapes.JobState, "There is none yet", 202)),
+    parameters=(
+        Parameter("wait", Annotated[float, Meta(ge=0, le=MAX_WAIT_S)], "Seconds to wait for it; 0 unless told"),
+    ),
+    errors=(JobNotFound, JobFailed),
+)
 
 
 class EventRoutes:
@@ -58,6 +76,7 @@ class EventRoutes:
                 Right.EVENTS_READ,
                 own=True,
                 token_in_url=True,
+                about=About((_EVENTS,), parameters=_RESUME),
             ),
             Route(
                 "GET",
@@ -67,8 +86,23 @@ class EventRoutes:
                 Right.EVENTS_READ,
                 own=True,
                 token_in_url=True,
+                about=About(
+                    (_EVENTS,),
+                    parameters=(
+                        Parameter("queues", str, f"Names of up to {MAX_QUEUES} queues, with commas", required=True),
+                        *_RESUME,
+                    ),
+                ),
             ),
-            Route("GET", "/queues/{queue}/jobs/{id}/result", Access.TOKEN, self.result, Right.JOBS_READ, own=True),
+            Route(
+                "GET",
+                "/queues/{queue}/jobs/{id}/result",
+                Access.TOKEN,
+                self.result,
+                Right.JOBS_READ,
+                own=True,
+                about=_RESULT,
+            ),
         ]
 
     def _queue(self, request: Request) -> str:

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobNotFound
-from toril.core.flow import AddedJob, Depth, FlowTree, read_flows
+from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree, read_flows
 from toril.core.job import is_job_id
 from toril.core.ports import FlowStore, Now
 from toril.core.queue_name import NameRules
 from toril.core.stored_job import text_json
-from toril.gateway import wire
+from toril.gateway import shapes, wire
+from toril.gateway.description import About, Parameter, Reply
 from toril.gateway.routing import Access, Answer, Request, Route
 
 DEFAULT_LEVELS, MAX_LEVELS = 10, 100
 DEFAULT_CHILDREN, MAX_CHILDREN = 20, 1000
+
+_ADD = About(
+    (Reply(shapes.Flow | list[shapes.Flow], "The tree as added, or a list of them where a list was posted"),),
+    body=FlowJob | list[FlowJob],
+)
+_READ = About(
+    (Reply(shapes.Flow, "The job and what is below it, as far as the token may see"),),
+    parameters=(
+        Parameter("depth", Annotated[int, Meta(ge=1, le=MAX_LEVELS)], f"Levels; {DEFAULT_LEVELS} unless told"),
+        Parameter(
+            "maxChildren",
+            Annotated[int, Meta(ge=1, le=MAX_CHILDREN)],
+            f"Children of each job; {DEFAULT_CHILDREN} unless told",
+        ),
+    ),
+    errors=(JobNotFound,),
+)
 
 
 class FlowRoutes:
@@ -29,8 +51,10 @@ class FlowRoutes:
     def routes(self) -> list[Route]:
         """The routes of this module."""
         return [
-            Route("POST", "/flows", Access.TOKEN, self.add, Right.JOBS_ADD, own=True),
-            Route("GET", "/queues/{queue}/jobs/{id}/flow", Access.TOKEN, self.read, Right.JOBS_READ, own=True),
+            Route("POST", "/flows", Access.TOKEN, self.add, Right.JOBS_ADD, own=True, about=_ADD),
+            Route(
+                "GET", "/queues/{queue}/jobs/{id}/flow", Access.TOKEN, self.read, Right.JOBS_READ, own=True, about=_READ
+            ),
         ]
 
     async def add(self, request: Request) -> Answer:

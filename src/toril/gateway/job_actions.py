@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import msgspec
 
 from toril.core.access import Right
 from toril.core.actions import ChangeDelay, ChangePriority, Nothing, RetryJob, read_action
-from toril.core.errors import InvalidRequest, JobNotFound
+from toril.core.errors import InvalidRequest, JobNotFound, JobRefused
 from toril.core.job import is_job_id
 from toril.core.job_faults import decode_json
 from toril.core.ports import JobControl, JobReader
 from toril.core.queue_name import NameRules
 from toril.core.stored_job import json_or_text
 from toril.gateway import wire
+from toril.gateway.description import DONE, About, Parameter
 from toril.gateway.routing import Access, Answer, Handler, Request, Route
 
 _MAX_BODY_BYTES = 64 * 1024
-_EXPANSIONS = ("state", "logs", "dependencies")
+EXPANSIONS = ("state", "logs", "dependencies")
 _MOST_LOGS = 1000
 _encode = msgspec.json.Encoder().encode
 
@@ -32,18 +35,24 @@ class JobActionRoutes:
     def routes(self) -> list[Route]:
         """The routes of this module."""
 
-        def route(method: str, path: str, handler: Handler) -> Route:
-            return Route(
-                method, f"/queues/{{queue}}/jobs/{{id}}{path}", Access.TOKEN, handler, Right.JOBS_MANAGE, own=True
-            )
+        def route(method: str, path: str, handler: Handler, about: About) -> Route:
+            template = f"/queues/{{queue}}/jobs/{{id}}{path}"
+            return Route(method, template, Access.TOKEN, handler, Right.JOBS_MANAGE, own=True, about=about)
+
+        def action(body: Any, *, required: bool = False) -> About:
+            return About((DONE,), body=body, body_required=required, errors=(JobNotFound, JobRefused))
+
+        children = Parameter(
+            "children", Literal["keep", "remove"], "Whether a parent's children stay; they go unless told"
+        )
 
         return [
-            route("DELETE", "", self.remove),
-            route("POST", "/retry", self.retry),
-            route("POST", "/promote", self.promote),
-            route("PUT", "/data", self.data),
-            route("PUT", "/priority", self.priority),
-            route("PUT", "/delay", self.delay),
+            route("DELETE", "", self.remove, About((DONE,), parameters=(children,), errors=(JobNotFound, JobRefused))),
+            route("POST", "/retry", self.retry, action(RetryJob)),
+            route("POST", "/promote", self.promote, action(Nothing)),
+            route("PUT", "/data", self.data, action(Any, required=True)),
+            route("PUT", "/priority", self.priority, action(ChangePriority)),
+            route("PUT", "/delay", self.delay, action(ChangeDelay, required=True)),
         ]
 
     def _job(self, request: Request) -> tuple[str, str]:
@@ -102,8 +111,8 @@ def expansions(query: dict[str, str]) -> tuple[str, ...]:
     """
     asked = [part for part in query.get("expand", "").split(",") if part]
     for part in asked:
-        if part not in _EXPANSIONS:
-            raise InvalidRequest(f"Invalid expand {part[:100]}, must be of {', '.join(_EXPANSIONS)}", field="expand")
+        if part not in EXPANSIONS:
+            raise InvalidRequest(f"Invalid expand {part[:100]}, must be of {', '.join(EXPANSIONS)}", field="expand")
     return tuple(dict.fromkeys([*asked, *(("state",) if "state" in query else ())]))
 
 

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobNotFound
 from toril.core.job import is_job_id
 from toril.core.job_faults import decode_json
 from toril.core.ports import JobControl, JobReader, JobReporter
 from toril.core.queue_name import NameRules
-from toril.gateway import wire
+from toril.gateway import shapes, wire
 from toril.gateway.auth import check_lock
-from toril.gateway.job_actions import expanded, expansions
-from toril.gateway.queues import window
+from toril.gateway.description import OK_TEXT, About, Parameter, Reply
+from toril.gateway.job_actions import EXPANSIONS, expanded, expansions
+from toril.gateway.queues import WINDOW, window
 from toril.gateway.routing import Access, Answer, Request, Route
+
+_GET = About(
+    (Reply(shapes.ExpandedJob, "The job"),),
+    parameters=(
+        Parameter("expand", str, f"What to add, with commas: {', '.join(EXPANSIONS)}"),
+        Parameter("state", str, "The same as `expand=state`, whatever its value"),
+    ),
+    errors=(JobNotFound,),
+)
+_PROGRESS = About((OK_TEXT,), body=Any, errors=(JobNotFound,))
+_LOG = About((OK_TEXT,), body=str | shapes.LogText, errors=(JobNotFound,))
+_LOGS = About(
+    (Reply(shapes.JobLogs, "The lines, and how many there are in all"),),
+    parameters=(*WINDOW, Parameter("end", int, "The last line, instead of `length`; -1 is the last there is")),
+)
 
 
 class JobRoutes:
@@ -37,11 +55,12 @@ class JobRoutes:
 
     def routes(self) -> list[Route]:
         """The routes of this module."""
+        path = "/queues/{queue}/jobs/{id}"
         return [
-            Route("GET", "/queues/{queue}/jobs/{id}", Access.TOKEN, self.get, Right.JOBS_READ),
-            Route("POST", "/queues/{queue}/jobs/{id}/progress", Access.LOCK, self.progress),
-            Route("POST", "/queues/{queue}/jobs/{id}/logs", Access.LOCK, self.log),
-            Route("GET", "/queues/{queue}/jobs/{id}/logs", Access.TOKEN, self.logs, Right.JOBS_READ),
+            Route("GET", path, Access.TOKEN, self.get, Right.JOBS_READ, about=_GET),
+            Route("POST", f"{path}/progress", Access.LOCK, self.progress, about=_PROGRESS),
+            Route("POST", f"{path}/logs", Access.LOCK, self.log, about=_LOG),
+            Route("GET", f"{path}/logs", Access.TOKEN, self.logs, Right.JOBS_READ, about=_LOGS),
         ]
 
     async def _held(self, request: Request) -> tuple[str, str]:

@@ -9,14 +9,26 @@ import msgspec
 import structlog
 
 from toril.core.access import Right
-from toril.core.errors import JobNotFound, TorilError
+from toril.core.errors import JobNotFound, JobRefused, LeaseLost, TorilError
 from toril.core.job import is_job_id
 from toril.core.ports import Pulling
-from toril.core.pull import id_of, read_action, read_ask, read_batch, read_item
+from toril.core.pull import (
+    Ask,
+    Extended,
+    Failed,
+    Finished,
+    Released,
+    id_of,
+    read_action,
+    read_ask,
+    read_batch,
+    read_item,
+)
 from toril.core.queue_name import NameRules
 from toril.core.stored_job import render
-from toril.gateway import wire
+from toril.gateway import shapes, wire
 from toril.gateway.auth import bearer
+from toril.gateway.description import DONE, About, Reply
 from toril.gateway.routing import Access, Answer, Request, Route
 
 log = structlog.get_logger(__name__)
@@ -24,6 +36,26 @@ log = structlog.get_logger(__name__)
 _MAX_BODY_BYTES = 64 * 1024
 _AT_ONCE = 50
 _encode = msgspec.json.Encoder().encode
+
+_LEASE = About(
+    (Reply(shapes.LeasedJobs, "Jobs with their lock tokens; none when the time is over"),),
+    body=Ask,
+    body_required=False,
+)
+_SETTLE = About((Reply(shapes.SettleResults, "What came of each"),), body=shapes.SettleBatch)
+
+
+def _end(summary: str, body: type, *, required: bool = False) -> About:
+    errors = (JobNotFound, JobRefused, LeaseLost)
+    return About((DONE,), body=body, body_required=required, errors=errors, summary=summary)
+
+
+_ENDS = {
+    "complete": _end("Complete a job, with its lock token.", Finished),
+    "fail": _end("Fail a job's attempt, with its lock token.", Failed, required=True),
+    "extend": _end("Hold a job for longer, with its lock token.", Extended),
+    "release": _end("Give a job back to the head of its queue, with its lock token.", Released),
+}
 
 
 class LeaseRoutes:
@@ -39,11 +71,13 @@ class LeaseRoutes:
         """The routes of this module."""
         job = "/queues/{queue}/jobs/{id}"
         return [
-            Route("POST", "/queues/{queue}/lease", Access.TOKEN, self.lease, Right.JOBS_LEASE, own=True),
-            Route("POST", "/queues/{queue}/settle", Access.TOKEN, self.settle, Right.JOBS_LEASE, own=True),
+            Route("POST", "/queues/{queue}/lease", Access.TOKEN, self.lease, Right.JOBS_LEASE, own=True, about=_LEASE),
+            Route(
+                "POST", "/queues/{queue}/settle", Access.TOKEN, self.settle, Right.JOBS_LEASE, own=True, about=_SETTLE
+            ),
             *(
-                Route("POST", f"{job}/{action}", Access.LOCK, self.end, own=True)
-                for action in ("complete", "fail", "extend", "release")
+                Route("POST", f"{job}/{action}", Access.LOCK, self.end, own=True, about=about)
+                for action, about in _ENDS.items()
             ),
         ]
 

@@ -6,11 +6,16 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from toril.gateway import wire
+from toril.gateway import shapes, wire
+from toril.gateway.description import About, Reply
 from toril.gateway.problems import PLAIN
 from toril.gateway.routing import Access, Answer, Request, Route
 
 _encode = msgspec.json.Encoder().encode
+
+_BANNER = About((Reply(str, "Who this is", content_type="text/plain"),))
+_HEALTH = About((Reply(shapes.Health, "It does"),))
+_READY = About((Reply(shapes.Ready, "Work moves"), Reply(shapes.Ready, "It does not, and why", 503)))
 
 
 class OpsRoutes:
@@ -29,9 +34,9 @@ class OpsRoutes:
     def routes(self) -> list[Route]:
         """The routes of this module."""
         return [
-            Route("GET", "/", Access.OPEN, self.banner),
-            Route("GET", "/health", Access.OPEN, self.health),
-            Route("GET", "/ready", Access.OPEN, self.ready),
+            Route("GET", "/", Access.OPEN, self.banner, about=_BANNER),
+            Route("GET", "/health", Access.OPEN, self.health, about=_HEALTH),
+            Route("GET", "/ready", Access.OPEN, self.ready, about=_READY),
         ]
 
     async def banner(self, request: Request) -> Answer:

@@ -7,8 +7,10 @@ import binascii
 from collections.abc import Callable
 from fnmatch import translate
 from re import compile as pattern
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from toril.core.access import Right
 from toril.core.actions import (
@@ -25,16 +27,46 @@ from toril.core.actions import (
     RetryJobs,
     read_action,
 )
-from toril.core.errors import InvalidRequest, QueueNotFound
+from toril.core.errors import InvalidRequest, JobRefused, QueueNotFound, TorilError
 from toril.core.ports import JobReader, QueueControl
 from toril.core.queue_name import NameRules
-from toril.gateway import wire
+from toril.gateway import shapes, wire
+from toril.gateway.description import DONE, About, Parameter, Reply
 from toril.gateway.routing import Access, Answer, Handler, Request, Route
 
 MAX_LIMIT = 1000
 MAX_POINTS = 10_000
 _MAX_BODY_BYTES = 64 * 1024
 _encode = msgspec.json.Encoder().encode
+
+
+def _known(kind: Any, text: str, body: Any = None, *errors: type[TorilError]) -> About:
+    """Of a route that wants the queue to be there."""
+    return About((Reply(kind, text),), body=body, body_required=False, errors=(QueueNotFound, *errors))
+
+
+def _does(body: Any = None, *, required: bool = False) -> About:
+    """Of a route that does something, and has nothing to say of it."""
+    return About((DONE,), body=body, body_required=required)
+
+
+_LIST = About(
+    (Reply(shapes.QueueList, "Those that the token may see"),),
+    parameters=(
+        Parameter("match", str, "A glob that the names must match"),
+        Parameter("limit", Annotated[int, Meta(ge=1, le=MAX_LIMIT)], "How many at most; 100 unless told"),
+        Parameter("cursor", str, "The `next_cursor` of the page before"),
+    ),
+)
+_POINT = Annotated[int, Meta(ge=-1, le=MAX_POINTS)]
+_METRICS = About(
+    (Reply(shapes.QueueMetrics, "Totals, and a point per minute"),),
+    parameters=(
+        Parameter("start", Annotated[int, Meta(ge=0, le=MAX_POINTS)], "The first point; 0 is the newest"),
+        Parameter("end", _POINT, "The last point; -1, the oldest there is, unless told"),
+    ),
+    errors=(QueueNotFound,),
+)
 
 
 class QueueActionRoutes:
@@ -52,28 +84,72 @@ class QueueActionRoutes:
         """The routes of this module."""
         read, manage = Right.QUEUES_READ, Right.QUEUES_MANAGE
 
-        def route(method: str, path: str, handler: Handler, right: Right) -> Route:
-            return Route(method, f"/queues{path}", Access.TOKEN, handler, right, own=True)
+        def route(method: str, path: str, handler: Handler, right: Right, about: About) -> Route:
+            return Route(method, f"/queues{path}", Access.TOKEN, handler, right, own=True, about=about)
 
         return [
-            route("GET", "", self.all, read),
-            route("GET", "/{queue}", self.one, read),
-            route("POST", "/{queue}/pause", self.pause, manage),
-            route("POST", "/{queue}/resume", self.resume, manage),
-            route("POST", "/{queue}/drain", self.drain, manage),
-            route("POST", "/{queue}/clean", self.clean, manage),
-            route("POST", "/{queue}/obliterate", self.obliterate, manage),
-            route("POST", "/{queue}/retry", self.retry, manage),
-            route("POST", "/{queue}/promote", self.promote, manage),
-            route("GET", "/{queue}/concurrency", self.concurrency, read),
-            route("PUT", "/{queue}/concurrency", self.set_concurrency, manage),
-            route("DELETE", "/{queue}/concurrency", self.remove_concurrency, manage),
-            route("GET", "/{queue}/rate-limit", self.rate_limit, read),
-            route("PUT", "/{queue}/rate-limit", self.set_rate_limit, manage),
-            route("DELETE", "/{queue}/rate-limit", self.remove_rate_limit, manage),
-            route("PUT", "/{queue}/rate-limit/hold", self.hold, manage),
-            route("DELETE", "/{queue}/rate-limit/hold", self.let_go, manage),
-            route("GET", "/{queue}/metrics", self.metrics, read),
+            route("GET", "", self.all, read, _LIST),
+            route("GET", "/{queue}", self.one, read, _known(shapes.Queue, "The queue")),
+            route("POST", "/{queue}/pause", self.pause, manage, _does(Nothing)),
+            route("POST", "/{queue}/resume", self.resume, manage, _does(Nothing)),
+            route(
+                "POST",
+                "/{queue}/drain",
+                self.drain,
+                manage,
+                _known(shapes.Removed, "How many jobs were removed", Drain),
+            ),
+            route("POST", "/{queue}/clean", self.clean, manage, _known(shapes.Cleaned, "What was removed", Clean)),
+            route(
+                "POST",
+                "/{queue}/obliterate",
+                self.obliterate,
+                manage,
+                _known(shapes.Removed, "How many jobs were removed", Obliterate, JobRefused),
+            ),
+            route(
+                "POST",
+                "/{queue}/retry",
+                self.retry,
+                manage,
+                _known(shapes.Moved, "How many jobs were moved", RetryJobs),
+            ),
+            route(
+                "POST",
+                "/{queue}/promote",
+                self.promote,
+                manage,
+                _known(shapes.Moved, "How many jobs were moved", PromoteJobs),
+            ),
+            route(
+                "GET",
+                "/{queue}/concurrency",
+                self.concurrency,
+                read,
+                About((Reply(shapes.QueueConcurrency, "The limit"),)),
+            ),
+            route(
+                "PUT",
+                "/{queue}/concurrency",
+                self.set_concurrency,
+                manage,
+                About((Reply(Concurrency, "The limit as set"),), body=Concurrency),
+            ),
+            route("DELETE", "/{queue}/concurrency", self.remove_concurrency, manage, _does()),
+            route(
+                "GET", "/{queue}/rate-limit", self.rate_limit, read, About((Reply(shapes.QueueRateLimit, "The limit"),))
+            ),
+            route(
+                "PUT",
+                "/{queue}/rate-limit",
+                self.set_rate_limit,
+                manage,
+                About((Reply(GlobalRateLimit, "The limit as set"),), body=GlobalRateLimit),
+            ),
+            route("DELETE", "/{queue}/rate-limit", self.remove_rate_limit, manage, _does()),
+            route("PUT", "/{queue}/rate-limit/hold", self.hold, manage, _does(Hold, required=True)),
+            route("DELETE", "/{queue}/rate-limit/hold", self.let_go, manage, _does()),
+            route("GET", "/{queue}/metrics", self.metrics, read, _METRICS),
         ]
 
     async def _known(self, request: Request) -> str:
@@ -163,13 +239,13 @@ class QueueActionRoutes:
         return _json({"concurrency": await self._control.concurrency(self._named(request))})
 
     async def set_concurrency(self, request: Request) -> Answer:
-        """Set that."""
+        """Set how many jobs may be active at once, everywhere."""
         asked = await _read(request, Concurrency)
         await self._control.set_concurrency(self._named(request), asked.concurrency)
         return _json(asked)
 
     async def remove_concurrency(self, request: Request) -> Answer:
-        """Remove that."""
+        """Let as many jobs be active at once as there are workers for."""
         await self._control.set_concurrency(self._named(request), None)
         return wire.NO_CONTENT
 
@@ -179,13 +255,13 @@ class QueueActionRoutes:
         return _json({**(state.limit or {"max": None, "duration": None}), "ttl": state.ttl_ms})
 
     async def set_rate_limit(self, request: Request) -> Answer:
-        """Set it."""
+        """Set how many jobs may start in how many milliseconds, everywhere."""
         asked = await _read(request, GlobalRateLimit)
         await self._control.set_rate_limit(self._named(request), (asked.max, asked.duration))
         return _json(asked)
 
     async def remove_rate_limit(self, request: Request) -> Answer:
-        """Remove it."""
+        """Remove the queue's rate limit."""
         await self._control.set_rate_limit(self._named(request), None)
         return wire.NO_CONTENT
 
@@ -196,7 +272,7 @@ class QueueActionRoutes:
         return wire.NO_CONTENT
 
     async def let_go(self, request: Request) -> Answer:
-        """End that."""
+        """Let jobs start again before a hold is over."""
         await self._control.let_go(self._named(request))
         return wire.NO_CONTENT
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from toril.core.access import Right
 from toril.core.errors import InvalidRequest
-from toril.core.job import decode_jobs
+from toril.core.job import JobSpec, decode_jobs
 from toril.core.ports import JobProducer, JobReader, Now
 from toril.core.queue_name import NameRules
-from toril.gateway import wire
+from toril.gateway import shapes, wire
+from toril.gateway.description import About, Parameter, Reply
 from toril.gateway.routing import Access, Answer, Request, Route
 
 STATUSES = ("waiting", "active", "completed", "failed", "delayed")
 DEFAULT_STATUSES = STATUSES[:4]
 MAX_LENGTH = 100
+WINDOW = (
+    Parameter("start", Annotated[int, Meta(ge=0)], "The first of the page, counted from 0"),
+    Parameter("length", Annotated[int, Meta(ge=0, le=MAX_LENGTH)], "How many there are on a page; 10 unless told"),
+)
 
 
 class QueueRoutes:
@@ -38,8 +47,30 @@ class QueueRoutes:
     def routes(self) -> list[Route]:
         """The routes of this module."""
         return [
-            Route("POST", "/queues/{queue}/jobs", Access.TOKEN, self.add, Right.JOBS_ADD),
-            Route("GET", "/queues/{queue}/jobs", Access.TOKEN, self.page, Right.JOBS_READ),
+            Route(
+                "POST",
+                "/queues/{queue}/jobs",
+                Access.TOKEN,
+                self.add,
+                Right.JOBS_ADD,
+                about=About((Reply(list[shapes.Job], "The jobs as added, in their order"),), body=list[JobSpec]),
+            ),
+            Route(
+                "GET",
+                "/queues/{queue}/jobs",
+                Access.TOKEN,
+                self.page,
+                Right.JOBS_READ,
+                about=About(
+                    (Reply(shapes.JobPage, "Counts, and the newest jobs of each status"),),
+                    parameters=(
+                        *WINDOW,
+                        Parameter(
+                            "statuses", str, f"Of {', '.join(STATUSES)}, with commas; the first four unless told"
+                        ),
+                    ),
+                ),
+            ),
         ]
 
     def _queue(self, request: Request) -> str:

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope
 
 from toril.core.access import ANYBODY, Caller, Right
 from toril.core.errors import Forbidden, InvalidRequest, PayloadTooLarge
+from toril.gateway.description import About, SocketAbout
 from toril.gateway.sockets.socket import Socket
 
 Header = tuple[bytes, bytes]
@@ -185,7 +186,8 @@ class Route(Struct, frozen=True):
 
     The caller needs `right`, on the queue that the path names if it names one. Where queues are named elsewhere, in a
     body, the handler asks `Request.demand` itself. Errors of routes that BullMQ Proxy does not have (`own`) are
-    problem details (RFC 9457); those of its routes are plain text, as its clients expect.
+    problem details (RFC 9457); those of its routes are plain text, as its clients expect. `about` is what
+    `/openapi.json` says of it; a test sees to it that every route has one.
     """
 
     method: str
@@ -196,6 +198,7 @@ class Route(Struct, frozen=True):
     own: bool = False
     # Browsers' EventSource cannot set headers, so there, and only there, the token may stand in the URL.
     token_in_url: bool = False
+    about: About | None = None
 
 
 Serve = Callable[[Socket], Awaitable[None]]
@@ -210,6 +213,7 @@ class SocketRoute(Struct, frozen=True):
     handler: Callable[[Request], Awaitable[Serve]]
     right: Right | None = None
     own: bool = False
+    about: SocketAbout | None = None
 
     @property
     def method(self) -> str:

@@ -8,10 +8,11 @@ from toril.core.access import Right
 from toril.core.errors import SchedulerNotFound
 from toril.core.ports import SchedulerStore
 from toril.core.queue_name import NameRules
-from toril.core.scheduler import check_scheduler_id, read_scheduler
+from toril.core.scheduler import SchedulerSpec, check_scheduler_id, read_scheduler
 from toril.core.stored_job import Fields, integer_json, json_or_text, read_options, text_json
-from toril.gateway import wire
-from toril.gateway.queues import window
+from toril.gateway import shapes, wire
+from toril.gateway.description import DONE, About, Reply
+from toril.gateway.queues import WINDOW, window
 from toril.gateway.routing import Access, Answer, Handler, Request, Route
 
 _TEXTS = ("pattern", "tz")
@@ -30,14 +31,17 @@ class SchedulerRoutes:
         """The routes of this module."""
         read, manage = Right.SCHEDULERS_READ, Right.SCHEDULERS_MANAGE
 
-        def route(method: str, path: str, handler: Handler, right: Right) -> Route:
-            return Route(method, f"/queues/{{queue}}/schedulers{path}", Access.TOKEN, handler, right, own=True)
+        def route(method: str, path: str, handler: Handler, right: Right, about: About) -> Route:
+            template = f"/queues/{{queue}}/schedulers{path}"
+            return Route(method, template, Access.TOKEN, handler, right, own=True, about=about)
+
+        one = Reply(shapes.Scheduler, "The scheduler")
 
         return [
-            route("GET", "", self.all, read),
-            route("GET", "/{id}", self.get, read),
-            route("PUT", "/{id}", self.put, manage),
-            route("DELETE", "/{id}", self.remove, manage),
+            route("GET", "", self.all, read, About((Reply(shapes.SchedulerPage, "A page"),), parameters=WINDOW)),
+            route("GET", "/{id}", self.get, read, About((one,), errors=(SchedulerNotFound,))),
+            route("PUT", "/{id}", self.put, manage, About((one,), body=SchedulerSpec, errors=(SchedulerNotFound,))),
+            route("DELETE", "/{id}", self.remove, manage, About((DONE,), errors=(SchedulerNotFound,))),
         ]
 
     def _scheduler(self, request: Request) -> tuple[str, str]:

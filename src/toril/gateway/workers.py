@@ -10,10 +10,15 @@ from toril.core.errors import InvalidRequest, WorkerNotFound
 from toril.core.ports import WorkerRegistry
 from toril.core.queue_name import NameRules
 from toril.core.worker import check_host, read_worker
-from toril.gateway import wire
+from toril.gateway import shapes, wire
+from toril.gateway.description import OK_TEXT, About, Reply
 from toril.gateway.routing import Access, Answer, Request, Route
 
 _encode = msgspec.json.Encoder().encode
+
+_REGISTER = About((OK_TEXT,), body=shapes.Worker)
+_ALL = About((Reply(dict[str, str], "The endpoints' URLs by queue"),))
+_REMOVE = About((OK_TEXT,), errors=(WorkerNotFound,))
 
 
 class WorkerRoutes:
@@ -28,9 +33,9 @@ class WorkerRoutes:
     def routes(self) -> list[Route]:
         """The routes of this module."""
         return [
-            Route("POST", "/workers", Access.TOKEN, self.register, Right.WORKERS_MANAGE),
-            Route("GET", "/workers", Access.TOKEN, self.all, Right.WORKERS_READ),
-            Route("DELETE", "/workers/{queue}", Access.TOKEN, self.remove, Right.WORKERS_MANAGE),
+            Route("POST", "/workers", Access.TOKEN, self.register, Right.WORKERS_MANAGE, about=_REGISTER),
+            Route("GET", "/workers", Access.TOKEN, self.all, Right.WORKERS_READ, about=_ALL),
+            Route("DELETE", "/workers/{queue}", Access.TOKEN, self.remove, Right.WORKERS_MANAGE, about=_REMOVE),
         ]
 
     async def register(self, request: Request) -> Answer:

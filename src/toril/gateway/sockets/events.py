@@ -12,8 +12,11 @@ from toril.core.access import Right
 from toril.core.commands import request_id, shown
 from toril.core.errors import InvalidRequest
 from toril.core.event import GAP, Event, Position, position_of
+from toril.core.job import json_unless_given
 from toril.core.ports import EventFeed
 from toril.core.queue_name import NameRules
+from toril.gateway import shapes
+from toril.gateway.description import Parameter, SocketAbout
 from toril.gateway.routing import Access, Request, Serve, SocketRoute
 from toril.gateway.sockets.queue import refusal
 from toril.gateway.sockets.socket import GOING_AWAY, Socket
@@ -21,17 +24,21 @@ from toril.gateway.sockets.socket import GOING_AWAY, Socket
 MAX_NAMES = 100
 
 
-class _Subscription(Struct, frozen=True, forbid_unknown_fields=True):
+class Subscription(Struct, frozen=True, forbid_unknown_fields=True):
+    """Listen for these names too, or no more."""
+
     fn: Literal["on", "off"]
     args: list[str]
 
 
-class _Frame(Struct, frozen=True):
-    data: _Subscription
-    id: Raw = Raw(b"")
+class SubscriptionFrame(Struct, frozen=True):
+    """A message of a listener."""
+
+    data: Subscription
+    id: Raw = json_unless_given(b"")
 
 
-_FRAME = msgspec.json.Decoder(_Frame)
+_FRAME = msgspec.json.Decoder(SubscriptionFrame)
 
 
 class EventSocketRoutes:
@@ -43,7 +50,15 @@ class EventSocketRoutes:
 
     def routes(self) -> list[SocketRoute]:
         """The routes of this module."""
-        return [SocketRoute("/ws/queues/{queue}/events", Access.TOKEN, self.open, Right.EVENTS_READ)]
+        about = SocketAbout(
+            SubscriptionFrame,
+            shapes.SocketEventMessage,
+            (
+                Parameter("events", str, "The names to listen for, with commas"),
+                Parameter("since", str, "Go on behind this event"),
+            ),
+        )
+        return [SocketRoute("/ws/queues/{queue}/events", Access.TOKEN, self.open, Right.EVENTS_READ, about=about)]
 
     async def open(self, request: Request) -> Serve:
         """Check what is asked for; what serves the socket."""

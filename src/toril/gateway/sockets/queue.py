@@ -15,6 +15,7 @@ from toril.core.commands import (
     MAX_JOBS,
     Add,
     Command,
+    CommandFrame,
     GetJobCounts,
     GetJobLogs,
     GetJobs,
@@ -28,8 +29,9 @@ from toril.core.errors import InvalidRequest, TorilError
 from toril.core.job import is_job_id
 from toril.core.ports import JobProducer, JobReader, Now, QueueControl
 from toril.core.queue_name import NameRules
-from toril.gateway import wire
+from toril.gateway import shapes, wire
 from toril.gateway.audit import Audit
+from toril.gateway.description import SocketAbout
 from toril.gateway.routing import Access, Request, Serve, SocketRoute
 from toril.gateway.sockets.socket import GOING_AWAY, Socket
 
@@ -82,7 +84,8 @@ class QueueSocketRoutes:
 
     def routes(self) -> list[SocketRoute]:
         """The routes of this module."""
-        return [SocketRoute("/ws/queues/{queue}", Access.TOKEN, self.open)]
+        about = SocketAbout(CommandFrame, shapes.SocketAnswer)
+        return [SocketRoute("/ws/queues/{queue}", Access.TOKEN, self.open, about=about)]
 
     async def open(self, request: Request) -> Serve:
         """Check the queue's name; what serves the socket."""

@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import math
 from time import perf_counter
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from toril.core.access import Right
 from toril.core.destinations.base import OutboundRequest
@@ -19,7 +22,8 @@ from toril.core.outcome import Outcome, Replied, TimedOut
 from toril.core.ports import JobReporter, Seat, Seats
 from toril.core.queue_name import NameRules
 from toril.core.replies import Done, LogLine, Progress, is_ping, is_stop, read_reply
-from toril.gateway import wire
+from toril.gateway import shapes, wire
+from toril.gateway.description import Parameter, SocketAbout
 from toril.gateway.routing import Access, Request, Serve, SocketRoute
 from toril.gateway.sockets.queue import refusal
 from toril.gateway.sockets.socket import GOING_AWAY, Socket
@@ -28,6 +32,17 @@ MAX_CONCURRENCY = 10_000
 _REPORTS_IN_FLIGHT = 256
 _MOMENT_S = 0.001
 _MAX_TIMEOUT_MS = 7 * 24 * 3600 * 1000
+
+_ABOUT = SocketAbout(
+    shapes.SocketReplyMessage,
+    shapes.SocketWorkMessage,
+    (
+        Parameter("payload", Literal["data", "job"], "What a job is sent as: its data unless told, or all of it"),
+        Parameter(
+            "timeout", Annotated[int, Meta(ge=1, le=_MAX_TIMEOUT_MS)], "Milliseconds after which an attempt fails; none"
+        ),
+    ),
+)
 
 
 class WorkerSocketRoutes:
@@ -41,7 +56,8 @@ class WorkerSocketRoutes:
 
     def routes(self) -> list[SocketRoute]:
         """The routes of this module."""
-        return [SocketRoute("/ws/queues/{queue}/process/{concurrency}", Access.TOKEN, self.open, Right.JOBS_LEASE)]
+        template = "/ws/queues/{queue}/process/{concurrency}"
+        return [SocketRoute(template, Access.TOKEN, self.open, Right.JOBS_LEASE, about=_ABOUT)]
 
     async def open(self, request: Request) -> Serve:
         """Check what is asked for; what serves the socket."""

@@ -1,0 +1,290 @@
+"""The gateway's own description, OpenAPI 3.1: made of the route table that serves requests and of the structs that are
+decoded, so that neither can say what the other does not know.
+
+Pure: routes in, a document out. Called by `toril.gateway.docs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from toril.core.errors import (
+    Forbidden,
+    InvalidRequest,
+    LeaseLost,
+    PayloadTooLarge,
+    RateLimited,
+    ShuttingDown,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    TorilError,
+    Unauthorized,
+    WrongLockToken,
+)
+from toril.gateway.description import About, Parameter, Reply, SocketAbout
+from toril.gateway.routing import Access, Route, SocketRoute
+from toril.gateway.shapes import Problem
+
+Json = dict[str, Any]
+
+_REF = "#/components/schemas/{name}"
+_PLACES = {
+    "queue": "The queue's name, percent-encoded",
+    "id": "The id of the job, or of the scheduler, percent-encoded",
+    "concurrency": "How many jobs at once",
+}
+_INTRODUCTION = """\
+An HTTP gateway over BullMQ queues.
+
+**Tokens.** `Authorization: Bearer <token>`, exactly so written. What a route needs stands with it: an API token with a
+right on the queue that the path names, or the lock token that came with a job. The answer to a token that has not the
+right is the same whether or not the queue exists.
+
+**Errors.** Routes that BullMQ Proxy has answer in plain text, in its words; all others with problem details (RFC 9457).
+The header `toril-code` has a stable code on both. They are checked in this order: route, token, right, validity. What
+matches no route, by its path or its method, is answered `404` in plain text.
+
+**Sockets** stand among the paths under `/ws`. OpenAPI has no words for what goes over them: `x-websocket` has the
+schemas of the messages, one JSON text each.
+"""
+# In the order in which a reader wants them; what else there is comes behind.
+_TAGS = ("queues", "jobs", "flows", "schedulers", "workers", "events", "sockets")
+_SECURITY = {
+    "apiToken": {"type": "http", "scheme": "bearer", "description": "An API token, with the rights that are listed"},
+    "lockToken": {"type": "http", "scheme": "bearer", "description": "The lock token that came with the job"},
+    "tokenInUrl": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "token",
+        "description": "The same API token, where a browser can set no header",
+    },
+}
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
+
+
+def document(version: str, routes: Sequence[Route], sockets: Sequence[SocketRoute]) -> Json:
+    """The whole document. Routes that do not describe themselves are left out; a test finds them.
+
+    Args:
+        version: toril's own.
+        routes: of the table, in the order to show them.
+        sockets: the same of WebSockets.
+    """
+    shapes = _Shapes(routes, sockets)
+    paths: dict[str, Json] = {}
+    for route in routes:
+        if route.about is not None:
+            paths.setdefault(route.template, {})[route.method.lower()] = _operation(route, route.about, shapes)
+    for socket in sockets:
+        if socket.about is not None:
+            paths.setdefault(socket.template, {})["get"] = _handshake(socket, socket.about, shapes)
+    used = {operation["tags"][0] for path in paths.values() for operation in path.values()}
+    tags = sorted(used, key=lambda tag: (_TAGS.index(tag) if tag in _TAGS else len(_TAGS), tag))
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "toril", "version": version, "description": _INTRODUCTION},
+        "tags": [{"name": tag} for tag in tags],
+        "paths": paths,
+        "components": {
+            "schemas": shapes.components,
+            "responses": dict(sorted(shapes.responses.items())),
+            "securitySchemes": _SECURITY,
+        },
+    }
+
+
+class _Shapes:
+    """The schemas of all kinds that routes deal in."""
+
+    def __init__(self, routes: Iterable[Route], sockets: Iterable[SocketRoute]) -> None:
+        kinds: list[Any] = [Problem]
+        for route in routes:
+            if route.about is not None:
+                kinds += [route.about.body, *(reply.kind for reply in route.about.answers)]
+                kinds += [parameter.kind for parameter in route.about.parameters]
+        for socket in sockets:
+            if socket.about is not None:
+                kinds += [socket.about.receives, socket.about.sends]
+                kinds += [parameter.kind for parameter in socket.about.parameters]
+        self._kinds = [kind for kind in kinds if kind is not None]
+        schemas, components = msgspec.json.schema_components(self._kinds, ref_template=_REF)
+        self._schemas = [_portable(schema) for schema in schemas]
+        self.components: Json = {name: _portable(schema) for name, schema in sorted(components.items())}
+        self.responses: Json = {}
+
+    def of(self, kind: Any) -> Json:
+        """The schema of a kind, most often a reference."""
+        found: Json = self._schemas[next(place for place, known in enumerate(self._kinds) if known == kind)]
+        return found
+
+    def body(self, kind: Any) -> Json:
+        """The schema of a request's body. A tag that the path says already is not in it."""
+        schema: Json = self.of(kind)
+        tag = kind.__struct_config__.tag_field if isinstance(kind, type) and issubclass(kind, Struct) else None
+        if tag is None:
+            return schema
+        whole: Json = self.components[schema["$ref"].rpartition("/")[2]]
+        fields = {name: field for name, field in whole["properties"].items() if name != tag}
+        return whole | {"properties": fields, "required": [name for name in whole["required"] if name != tag]}
+
+    def refusals(self, errors: Iterable[type[TorilError]], *, own: bool) -> Json:
+        """References to the answers to these errors, by status. Routes that can go wrong alike share them."""
+        by_status: dict[int, set[str]] = {}
+        for error in errors:
+            by_status.setdefault(error.status, set()).add(error.code)
+        answers = {}
+        for status, codes in sorted(by_status.items()):
+            name = "-".join(["problem" if own else "text", str(status), *sorted(codes)])
+            self.responses[name] = _error(status, sorted(codes), own=own)
+            answers[str(status)] = {"$ref": f"#/components/responses/{name}"}
+        return answers
+
+
+def _portable(schema: Any) -> Any:
+    """A schema in which patterns are as in ECMA-262, which has no `\\A` and no `\\Z`."""
+    if isinstance(schema, dict):
+        return {
+            key: part.replace(r"\A", "^").replace(r"\Z", "$")
+            if key == "pattern" and isinstance(part, str)
+            else _portable(part)
+            for key, part in schema.items()
+        }
+    return [_portable(part) for part in schema] if isinstance(schema, list) else schema
+
+
+def _operation(route: Route, about: About, shapes: _Shapes) -> Json:
+    errors = _errors(route, about)
+    answers: Json = {str(reply.status): _reply(reply, shapes) for reply in about.answers}
+    answers |= shapes.refusals(errors, own=route.own)
+    operation: Json = {
+        "operationId": _id_of(route.method, route.template),
+        "tags": [_tag(route.template)],
+        "summary": (about.summary or _first_paragraph(route.handler.__doc__ or "")),
+        "description": _needs(route),
+        "parameters": [*_places(route.template), *(_parameter(one, shapes) for one in about.parameters)],
+        "responses": answers,
+        "security": _security(route.access, route.right, in_url=route.token_in_url),
+    }
+    if about.body is not None:
+        content = {"application/json": {"schema": shapes.body(about.body)}}
+        operation["requestBody"] = {"required": about.body_required, "content": content}
+    return operation
+
+
+def _handshake(socket: SocketRoute, about: SocketAbout, shapes: _Shapes) -> Json:
+    refusals = (InvalidRequest, Unauthorized, Forbidden, RateLimited, StoreUnavailable, ShuttingDown)
+    answers: Json = {"101": {"description": "The socket is open"}}
+    answers |= shapes.refusals(refusals, own=False)
+    return {
+        "operationId": _id_of("ws", socket.template),
+        "tags": ["sockets"],
+        "summary": "A WebSocket: " + _first_paragraph(type(getattr(socket.handler, "__self__", None)).__doc__ or ""),
+        "description": _needs(socket),
+        "parameters": [*_places(socket.template), *(_parameter(one, shapes) for one in about.parameters)],
+        "responses": answers,
+        "security": _security(socket.access, socket.right, in_url=True),
+        "x-websocket": {"receives": shapes.of(about.receives), "sends": shapes.of(about.sends)},
+    }
+
+
+def _errors(route: Route, about: About) -> list[type[TorilError]]:
+    """What can go wrong: what the handler says, and what stands before and behind it."""
+    errors: list[type[TorilError]] = []
+    if "{" in route.template or about.parameters or about.body is not None:
+        errors.append(InvalidRequest)
+    if route.access is not Access.OPEN:
+        errors += [Unauthorized, TorilError, StoreError, StoreRefused, StoreUnavailable]
+    if route.access is Access.TOKEN:
+        errors += [Forbidden, RateLimited, ShuttingDown]
+    if route.access is Access.LOCK and LeaseLost in about.errors:
+        errors.append(WrongLockToken)
+    if about.body is not None:
+        errors.append(PayloadTooLarge)
+    return [*errors, *about.errors]
+
+
+def _reply(reply: Reply, shapes: _Shapes) -> Json:
+    if reply.kind is None:
+        return {"description": reply.text}
+    return {"description": reply.text, "content": {reply.content_type: {"schema": shapes.of(reply.kind)}}}
+
+
+def _error(status: int, codes: list[str], *, own: bool) -> Json:
+    """The answer to errors of one status."""
+    said = "; ".join(f"`{code}`" for code in codes)
+    headers: Json = {"toril-code": {"description": "Which of these it is", "schema": {"enum": codes}}}
+    if status in {429, 503}:
+        headers |= _RETRY_AFTER
+    if own:
+        only: Json = {"type": "object", "properties": {"code": {"enum": codes}, "status": {"const": status}}}
+        problem = {"allOf": [{"$ref": _REF.format(name=Problem.__name__)}, only]}
+        content: Json = {"application/problem+json": {"schema": problem}}
+    else:
+        content = {"text/plain": {"schema": {"type": "string"}}}
+    return {"description": f"{HTTPStatus(status).phrase}: {said}", "headers": headers, "content": content}
+
+
+def _needs(route: Route | SocketRoute) -> str:
+    if route.access is Access.OPEN:
+        return "Needs no token."
+    if route.access is Access.LOCK:
+        return "Needs the lock token of the job."
+    what = "any right" if route.right is None else f"the right `{route.right}`"
+    return f"Needs {what}{' on the queue' if '{queue}' in route.template else ''}."
+
+
+def _security(access: Access, right: Any, *, in_url: bool) -> list[Json]:
+    if access is Access.OPEN:
+        return []
+    if access is Access.LOCK:
+        return [{"lockToken": []}]
+    rights = [] if right is None else [str(right)]
+    return [{"apiToken": rights}, *([{"tokenInUrl": rights}] if in_url else [])]
+
+
+def _places(template: str) -> list[Json]:
+    names = [part[1:-1] for part in template.split("/") if part.startswith("{")]
+    return [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": _PLACES.get(name, f"The {name}, percent-encoded"),
+            "schema": {"type": "string", "minLength": 1},
+        }
+        for name in names
+    ]
+
+
+def _parameter(parameter: Parameter, shapes: _Shapes) -> Json:
+    return {
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": parameter.required,
+        "description": parameter.text,
+        "schema": shapes.of(parameter.kind),
+    }
+
+
+def _tag(template: str) -> str:
+    """What a path is about: the last thing in it that has a name of its own."""
+    parts = template.split("/")[1:]
+    for part in reversed(parts):
+        if part in _TAGS:
+            return part
+    return parts[0] if "{" in template else "operations"
+
+
+def _id_of(method: str, template: str) -> str:
+    words = template.replace("{", "").replace("}", "").replace("-", "/").split("/")
+    return "_".join([method.lower(), *(word for word in words if word)])
+
+
+def _first_paragraph(text: str) -> str:
+    return " ".join(text.strip().partition("\n\n")[0].split())
