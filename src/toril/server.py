@@ -13,6 +13,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 import structlog
 import uvicorn
@@ -21,8 +22,8 @@ from starlette.types import ASGIApp
 from toril.bootstrap import Instance, running
 from toril.config.reloading import ConfigFile
 from toril.core.policy import Settings
-from toril.gathered_writes import GatheringProtocol
 from toril.lingering_close import LingeringSocketProtocol
+from toril.proxied_http import ProxiedProtocol, Tunnels
 
 log = structlog.get_logger(__name__)
 
@@ -77,13 +78,15 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, sock: socket.socket, max_message_bytes: int = 2**20) -> AsyncIterator[None]:
-    """Answer HTTP and WebSockets on a socket for the length of a block."""
+async def listening(
+    app: ASGIApp, sock: socket.socket, max_message_bytes: int = 2**20, tunnels: Tunnels = lambda _: False
+) -> AsyncIterator[None]:
+    """Answer HTTP and WebSockets on a socket for the length of a block; `tunnels` says which are only passed on."""
     server = _Server(
         uvicorn.Config(
             app,
             loop="none",
-            http=GatheringProtocol,
+            http=partial(ProxiedProtocol, tunnels=tunnels),  # type: ignore[arg-type] # made by calling it
             ws=LingeringSocketProtocol,
             ws_max_size=max_message_bytes,
             # A worker's jobs are its own for as long as it answers these.

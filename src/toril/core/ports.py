@@ -18,9 +18,10 @@ from toril.core.event import Event, Position
 from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree
 from toril.core.job import JobSpec
 from toril.core.lease import Lease, Next
-from toril.core.outcome import Outcome
+from toril.core.outcome import ConnectFailed, CutOff, Outcome, TimedOut
 from toril.core.scheduler import SchedulerSpec
 from toril.core.stored_job import Fields
+from toril.core.streaming import StreamHead, StreamRequest
 from toril.core.verdict import Complete, Fail, Retry
 
 if TYPE_CHECKING:  # what pull workers say is judged by destinations, which need a port themselves
@@ -475,6 +476,60 @@ class Outbound(Protocol):
     """Makes pools; one per destination, so that none can use up another one's connections."""
 
     def pool(self, url: str) -> OutboundPool:
+        """A pool for the origin of this URL. Opens nothing yet."""
+        ...
+
+
+class Exchange(Protocol):
+    """One request to an upstream under way, both directions at once. One task may write while another one reads.
+
+    Raises nothing but `CancelledError`: what goes wrong is a value.
+    """
+
+    @property
+    def over(self) -> bool:
+        """Whether the whole answer has been read."""
+
+    async def head(self, patience_s: float) -> StreamHead | ConnectFailed | TimedOut | CutOff:
+        """How the answer begins: any number of heads below 200, then the real one.
+
+        Time counts only while the upstream has all it can ask for, or takes no more of the body.
+        """
+        ...
+
+    async def read(self, patience_s: float | None) -> bytes | TimedOut | CutOff:
+        """What has come of the body, as soon as there is something; nothing at its end. None is patient for ever."""
+        ...
+
+    async def write(self, data: bytes) -> bool:
+        """Send a piece of the body, and wait until another may follow; False when the upstream takes no more."""
+        ...
+
+    def end(self) -> None:
+        """The body is whole."""
+        ...
+
+    def close(self) -> None:
+        """End it now. Unless it is over in both directions, the upstream sees its connection closed. Idempotent."""
+        ...
+
+
+class StreamOutboundPool(Protocol):
+    """Connections to one upstream."""
+
+    async def open(self, request: StreamRequest, timeout_s: float) -> Exchange | ConnectFailed | TimedOut:
+        """Connect and send the head. Whoever has the exchange closes it. Raises nothing but `CancelledError`."""
+        ...
+
+    def close(self) -> None:
+        """Let idle connections go; those in use end with their request."""
+        ...
+
+
+class StreamOutbound(Protocol):
+    """Makes pools for requests whose bodies pass through; one per upstream."""
+
+    def pool(self, url: str) -> StreamOutboundPool:
         """A pool for the origin of this URL. Opens nothing yet."""
         ...
 

@@ -1,0 +1,476 @@
+"""Outbound HTTP/1.1 whose bodies are streamed, both ways at once: for requests that pass through to an upstream.
+
+Owns framing, pooling and back pressure. It must never hold more than a few hundred KB of a body, nor change what it is
+given: heads go out byte for byte, statuses and headers come back as sent. No redirects, no decompression. It raises
+nothing for what an upstream does. Called by `toril.gateway.passthrough` through `toril.core.ports.StreamOutbound`.
+
+Why beside `httptools_outbound.py`: there an answer is read whole, on a path where every microsecond counts.
+docs/decisions has the comparison with aiohttp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from time import perf_counter
+from typing import cast
+
+import httptools
+
+from toril.adapters.connecting import Connector, Resolve, TlsContext, look_up
+from toril.core.outcome import ConnectFailed, CutOff, TimedOut
+from toril.core.streaming import BODILESS, StreamHead, StreamRequest
+
+IDLE_S = 4.0
+"""How long an unused connection is kept: less than the five seconds after which most servers close theirs."""
+
+MAX_HEADER_BYTES = 256 * 1024
+"""More headers than this are no answer; servers and proxies mostly stop at 8 to 64 KB."""
+
+_HIGH_WATER_BYTES = 256 * 1024
+_FLUSH_S = 5.0
+_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+
+
+def keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel find out within a minute that the other machine is gone."""
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE:
+        if hasattr(socket, name):  # macOS has others
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+class HttptoolsStreams:
+    """Makes pools. Upstreams are chosen by the operator, so no address is refused.
+
+    Args:
+        connect_timeout_s: for name lookup, TCP and TLS together.
+        resolve: looks names up.
+    """
+
+    def __init__(self, connect_timeout_s: float, resolve: Resolve = look_up) -> None:
+        self._connect_timeout_s = connect_timeout_s
+        self._resolve = resolve
+        self._tls = TlsContext()
+
+    def pool(self, url: str) -> StreamPool:
+        """A pool for the origin of this URL. Opens nothing yet."""
+        return StreamPool(Connector(url, self._connect_timeout_s, None, self._resolve, self._tls))
+
+
+class StreamPool:
+    """Connections to one origin, as many as there are requests under way; the idle ones wait for the next."""
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        self._loop = asyncio.get_running_loop()
+        self._idle: list[_Connection] = []
+        self._sweep: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def open(self, request: StreamRequest, timeout_s: float) -> HttptoolsExchange | ConnectFailed | TimedOut:
+        """Begin a request: connect, and send its head.
+
+        Only a request that may be made twice goes over a connection that has served another one: the upstream may be
+        closing it in this moment, and then whether the request was heard is unknown.
+        """
+        started = perf_counter()
+        connection = self._take() if request.repeatable else None
+        reused = connection is not None
+        if connection is None:
+            made = await self._connector.connect(self._connection, started, timeout_s)
+            if not isinstance(made, _Connection):
+                return made
+            connection = made
+        return HttptoolsExchange(self, connection, request, started, reused=reused)
+
+    async def another(self, started: float, timeout_s: float) -> _Connection | ConnectFailed | TimedOut:
+        """A connection that has served nobody."""
+        return await self._connector.connect(self._connection, started, timeout_s)
+
+    def close(self) -> None:
+        """Let idle connections go; those in use end with their request."""
+        self._closed = True
+        for connection in self._idle:
+            connection.abort()
+        self._idle.clear()
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+
+    def give_back(self, connection: _Connection) -> None:
+        """A connection whose exchange is over and that may carry another one."""
+        if self._closed:
+            connection.abort()
+            return
+        connection.idle_since = self._loop.time()
+        self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(IDLE_S, self._close_idle)
+
+    def _connection(self) -> _Connection:
+        return _Connection(self._loop)
+
+    def _take(self) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                return connection
+        return None
+
+    def _close_idle(self) -> None:
+        # Used last in, first out, so those that have been idle longest stand in front.
+        before = self._loop.time() - IDLE_S
+        stale = 0
+        while stale < len(self._idle) and self._idle[stale].idle_since <= before:
+            self._idle[stale].abort()
+            stale += 1
+        del self._idle[:stale]
+        self._sweep = self._loop.call_later(IDLE_S, self._close_idle) if self._idle else None
+
+
+class HttptoolsExchange:
+    """One request under way. One task may write while another one reads."""
+
+    def __init__(
+        self, pool: StreamPool, connection: _Connection, request: StreamRequest, started: float, *, reused: bool
+    ) -> None:
+        self._pool = pool
+        self._connection = connection
+        self._request = request
+        self._started = started
+        self._reused = reused
+        self._whole = not request.has_body
+        connection.begin(request)
+
+    @property
+    def over(self) -> bool:
+        """Whether the whole answer has been read."""
+        return self._connection.over
+
+    async def head(self, patience_s: float) -> StreamHead | ConnectFailed | TimedOut | CutOff:
+        """The next head of the answer: any number below 200, then the real one. See the port."""
+        found = await self._connection.head(patience_s)
+        if found is None and self._reused:
+            self._reused = False
+            made = await self._pool.another(perf_counter(), patience_s)
+            if not isinstance(made, _Connection):
+                return made
+            self._connection = made
+            made.begin(self._request)
+            found = await made.head(patience_s)
+        if found is None:
+            found = CutOff("ECONNRESET", "The connection was closed before an answer came", 0.0)
+        if not isinstance(found, StreamHead):
+            found.duration_s = perf_counter() - self._started
+        return found
+
+    async def read(self, patience_s: float | None) -> bytes | TimedOut | CutOff:
+        """What has come of the body since; nothing at its end. See the port."""
+        return await self._connection.read(patience_s)
+
+    async def write(self, data: bytes) -> bool:
+        """Send a piece of the body. See the port."""
+        if self._request.chunked and not self._connection.raw:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        return await self._connection.write(data)
+
+    def end(self) -> None:
+        """The body is whole."""
+        self._whole = True
+        self._connection.asked_whole(b"0\r\n\r\n" if self._request.chunked else b"")
+
+    def close(self) -> None:
+        """End it, whatever has come. A connection that may carry another request is kept."""
+        connection = self._connection
+        if connection.over and self._whole and connection.reusable:
+            connection.rest()
+            self._pool.give_back(connection)
+        elif connection.raw:
+            connection.close()
+        else:
+            connection.abort()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, one exchange at a time. The methods named on_… are what httptools' parser calls."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self.idle_since = 0.0
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._parser = httptools.HttpResponseParser(self)
+        self._in_use = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self._bodiless = False
+        self._waiter: asyncio.Future[bool] | None = None
+        self._heads: deque[StreamHead] = deque()
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._paused = False
+        self._began = False
+        self._ended = False
+        self._framed = True
+        self._final = False
+        self._failure: CutOff | None = None
+        self._asked_whole = False
+        self._moved_at = self._loop.time()
+        self.raw = False
+        self.reusable = False
+        self._reset_head()
+
+    def _reset_head(self) -> None:
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._header_bytes = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether another exchange can be tried."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def over(self) -> bool:
+        """Whether the whole answer has come and been read."""
+        return self._ended and not self._parts
+
+    def begin(self, request: StreamRequest) -> None:
+        """Send a request's head."""
+        self._forget()
+        self._in_use = True
+        self._bodiless = request.method == b"HEAD"
+        self._asked_whole = not request.has_body
+        if request.chunked:
+            framing = b"transfer-encoding: chunked\r\n\r\n"
+        elif request.length is not None:
+            framing = b"content-length: %d\r\n\r\n" % request.length
+        else:
+            framing = b"\r\n"
+        if self._transport is not None:
+            self._transport.write(request.head + framing)
+
+    def asked_whole(self, last: bytes) -> None:
+        """The body that goes out is whole."""
+        if last and self.is_open and not self._ended:
+            assert self._transport is not None  # noqa: S101 - it is open
+            self._transport.write(last)
+        self._asked_whole = True
+        self._moved_at = self._loop.time()
+
+    async def write(self, data: bytes) -> bool:
+        """Send bytes, and wait until more may follow; False when nobody takes them."""
+        if not self.is_open or (self._ended and not self.raw):
+            return False
+        assert self._transport is not None  # noqa: S101 - it is open
+        self._transport.write(data)
+        if not self._writable.is_set():
+            await self._writable.wait()
+        self._moved_at = self._loop.time()
+        return bool(self.is_open)
+
+    async def head(self, patience_s: float) -> StreamHead | TimedOut | CutOff | None:
+        """The next head; None when the connection was gone before any of the answer came."""
+        while not self._heads:
+            if self._failure is not None:
+                return self._failure
+            if not self._in_use:
+                return CutOff("ECONNABORTED", "The exchange was ended", 0.0)
+            if not self.is_open:
+                return None if not self._began else CutOff("ECONNRESET", "The connection was closed in the head", 0.0)
+            if not await self._woken(patience_s):
+                return TimedOut("answer", 0.0)
+        return self._heads.popleft()
+
+    async def read(self, patience_s: float | None) -> bytes | TimedOut | CutOff:
+        """What has come, as soon as there is something; nothing at the end."""
+        while not self._parts:
+            if self._ended:
+                return b""
+            if self._failure is not None:
+                return self._failure
+            if not self._in_use:
+                return CutOff("ECONNABORTED", "The exchange was ended", 0.0)
+            if not await self._woken(patience_s):
+                return TimedOut("answer", 0.0)
+        parts, self._parts = self._parts, []
+        self._size = 0
+        if self._paused:
+            self._paused = False
+            if self._transport is not None:
+                self._transport.resume_reading()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _woken(self, patience_s: float | None) -> bool:
+        """Wait for news; False when there were none for so long although the upstream had all it can ask for."""
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+        self._waiter = waiter
+        self._moved_at = self._loop.time()
+        timer = None if patience_s is None else self._loop.call_later(patience_s, self._look, waiter, patience_s)
+        try:
+            return await waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+    def _look(self, waiter: asyncio.Future[bool], patience_s: float) -> None:
+        """The time is over, unless it is the caller that keeps the upstream waiting, or the body still moves."""
+        if waiter.done():
+            return
+        now = self._loop.time()
+        if not self._asked_whole and self._writable.is_set():
+            self._moved_at = now
+        left_s = self._moved_at + patience_s - now
+        if left_s > 0:
+            self._loop.call_later(left_s, self._look, waiter, patience_s)
+        else:
+            waiter.set_result(False)
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(True)
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._in_use = False
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+        self._writable.set()
+        self._wake()
+
+    def rest(self) -> None:
+        """The exchange is over; whatever comes now was not asked for."""
+        self._in_use = False
+
+    def close(self) -> None:
+        """Close when all that was written is sent, which has a few seconds."""
+        self._in_use = False
+        if self._transport is not None:
+            self._transport.close()
+            self._loop.call_later(_FLUSH_S, self._transport.abort)
+        self._writable.set()
+        self._wake()
+
+    def _cut_off(self, code: str, detail: str) -> None:
+        self._failure = self._failure or CutOff(code, detail, 0.0)
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+        self._writable.set()
+        self._wake()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of asyncio.Protocol."""
+        self._transport = cast(asyncio.Transport, transport)
+        keep_alive(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Part of asyncio.Protocol."""
+        self._transport = None
+        self._writable.set()
+        if not self._in_use:
+            return
+        if self._final and not self._ended:
+            if exc is None and (self.raw or not self._framed):
+                self._ended = True
+            else:
+                self._failure = CutOff("ECONNRESET", "The connection was closed before the answer was whole", 0.0)
+        self._wake()
+
+    def pause_writing(self) -> None:
+        """Part of asyncio.Protocol."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Part of asyncio.Protocol."""
+        self._moved_at = self._loop.time()
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        """Part of asyncio.Protocol."""
+        if not self._in_use or (self._ended and not self.raw):
+            self.abort()  # nobody asked for this
+            return
+        self._began = True
+        self._moved_at = self._loop.time()
+        if self.raw:
+            self._keep(data)
+        else:
+            self._parse(data)
+        if self._size > _HIGH_WATER_BYTES and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self.raw = True
+            self._framed = False
+            rest = data[upgrade.args[0] :]
+            if rest:
+                self._keep(rest)
+        except httptools.HttpParserError as exc:
+            self._cut_off("ERR_HTTP", f"The answer is not HTTP/1.1: {exc}")
+        if self._bodiless and self._ended:  # the parser does not know, and waits for a body
+            self._parser = httptools.HttpResponseParser(self)
+
+    def _keep(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._size += len(data)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser."""
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > MAX_HEADER_BYTES:
+            self._cut_off("ERR_HEADERS_TOO_LARGE", f"The answer's headers are larger than {MAX_HEADER_BYTES} bytes")
+            return
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser."""
+        if self._failure is not None:
+            return
+        if self._ended:
+            self._cut_off("ERR_HTTP", "There are two answers to one request")
+            return
+        status = self._parser.get_status_code()
+        self._final = status >= 200 or status == 101
+        framing = [(name.lower(), value) for name, value in self._headers]
+        coding = [value.lower() for name, value in framing if name == b"transfer-encoding"]
+        if coding and coding != [b"chunked"]:
+            self._cut_off("ERR_HTTP", f"The answer is in a transfer coding that nobody asked for: {coding}")
+            return
+        if not self._final:
+            self._heads.append(StreamHead(status, self._headers))
+            return
+        if self._bodiless or status in BODILESS:
+            self._bodiless = True
+            self.reusable = self._parser.should_keep_alive()
+            self._ended = True
+        else:
+            self._framed = bool(coding) or any(name == b"content-length" for name, _ in framing)
+        self._heads.append(StreamHead(status, self._headers))
+
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser for each piece."""
+        if not self._ended and self._failure is None:
+            self._keep(body)
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        if not self._final:
+            self._reset_head()
+        elif not self._ended and self._parser.get_status_code() != 101:
+            self._ended = True
+            self.reusable = self._parser.should_keep_alive()

@@ -1,0 +1,231 @@
+"""uvicorn's HTTP protocol, with what a proxy needs of it beside ASGI.
+
+- A WebSocket's handshake can become a tunnel (the extension `toril.tunnel`): answered with 101, the connection is bytes
+  both ways, through the same `receive` and `send`.
+- An answer can be cut off so that the client can tell (`toril.response.cut_off`).
+- The target as it was sent is in the scope (the extension `toril.target`); `raw_path` and `query_string` have lost the
+  `?` of an empty query.
+- An answer that has a `Date` of its own gets no second one, a 304 may say how long what it stands for is, and an
+  HTTP/1.0 client gets no chunks.
+- Another `Upgrade` than to a WebSocket is not taken up, and then the request's body is still its body; uvicorn's parser
+  takes it for the other protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import urllib.parse
+from collections.abc import Callable
+from typing import Any, cast
+
+import httptools
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from toril.adapters.httptools_streams import keep_alive
+from toril.core.headers import is_websocket_upgrade
+from toril.core.streaming import BODILESS
+from toril.gateway.passthrough import CUT_OFF, TUNNEL
+from toril.gathered_writes import GatheringProtocol
+
+TARGET = "toril.target"
+
+Tunnels = Callable[[bytes], bool]
+"""Whether a WebSocket to this raw target is tunnelled; the gateway serves the others itself."""
+
+
+class ProxiedProtocol(GatheringProtocol):
+    """One HTTP connection. `tunnels` is asked for each WebSocket's handshake."""
+
+    def __init__(self, *args: Any, tunnels: Tunnels, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._tunnels = tunnels
+        self._tunnel: _Cycle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Part of asyncio.Protocol."""
+        if self._tunnel is not None:
+            self._tunnel.feed(data)
+            return
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._asked_for_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser."""
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        version = self.parser.get_http_version()
+        if version != "1.1":
+            self.scope["http_version"] = version
+        if not self.parser.should_upgrade():  # else `data_received` learns of it once all of the head has come
+            self._begin(tunnel=False)
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def _asked_for_upgrade(self, rest: bytes) -> None:
+        if self.scope["method"] == "CONNECT" or (self.cycle is not None and not self.cycle.response_complete):
+            self.send_400_response("Invalid HTTP request received.")
+        elif not is_websocket_upgrade(self.headers):
+            self._begin_anew(rest)
+        elif self._tunnels(self.url):
+            self._tunnel = self._begin(tunnel=True)
+            if rest:
+                self._tunnel.feed(rest)
+        else:
+            self.handle_websocket_upgrade()
+
+    def _begin_anew(self, rest: bytes) -> None:
+        """Parse the request again, without what makes it ask for another protocol."""
+        lines = [b"%b %b HTTP/%b\r\n" % (self.scope["method"].encode(), self.url, self.scope["http_version"].encode())]
+        lines += [b"%b: %b\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.data_received(b"".join([*lines, b"\r\n", rest]))
+
+    def _begin(self, *, tunnel: bool) -> _Cycle:
+        """Hand a request to the application: what uvicorn does here, with a cycle of ours."""
+        parsed = httptools.parse_url(self.url)
+        raw_path = parsed.path or b"/"
+        path = raw_path.decode("ascii")
+        scope = cast("dict[str, Any]", self.scope)
+        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        scope["raw_path"] = raw_path
+        scope["query_string"] = parsed.query or b""
+        scope["extensions"] = {TARGET: _origin_form(self.url)}
+        if tunnel:
+            scope["extensions"][TUNNEL] = {}
+        existing = self.cycle
+        cycle = _Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=self.scope["http_version"] != "1.0" and self.parser.should_keep_alive() and not tunnel,
+            on_response=self.on_response_complete,
+        )
+        cycle.tunnel = tunnel
+        self.cycle = cycle
+        if existing is None or existing.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:  # pipelined: it has its turn
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+        return cycle
+
+
+def _origin_form(url: bytes) -> bytes:
+    """The target without scheme and authority, which only those send who take us for a forward proxy."""
+    if url[:1] == b"/":
+        return url
+    _, found, rest = url.partition(b"://")
+    return rest[rest.find(b"/") :] if found and b"/" in rest else b"/" if found else url
+
+
+class _Cycle(RequestResponseCycle):
+    """One request and its answer."""
+
+    tunnel = False
+    _switched = False
+    _until_close = False
+    _given = False
+
+    def feed(self, data: bytes) -> None:
+        """What has come through a tunnel."""
+        self.body += data
+        if len(self.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        self.message_event.set()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Part of ASGI. In a tunnel whatever came before the end is passed on, too."""
+        if not self.tunnel:
+            return await super().receive()
+        while True:
+            if self._switched and self.body:
+                body, self.body = bytes(self.body), bytearray()
+                self.flow.resume_reading()
+                return {"type": "http.request", "body": body, "more_body": True}
+            if self.disconnected or self.response_complete:
+                return {"type": "http.disconnect"}
+            if not self._given:
+                self._given = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            self.message_event.clear()
+            await self.message_event.wait()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Part of ASGI."""
+        kind: str = message["type"]
+        if kind == "http.response.start":
+            await self._start(cast("dict[str, Any]", message))
+        elif kind == CUT_OFF:
+            self._cut_off()
+        elif self._switched:
+            await self._pass_on(cast("dict[str, Any]", message))
+        else:
+            if self._until_close and not message.get("more_body", False):
+                self.expected_content_length = len(cast("dict[str, Any]", message).get("body", b""))
+            await super().send(message)
+
+    async def _start(self, message: dict[str, Any]) -> None:
+        status, sized = message["status"], False
+        for name, _ in message.get("headers", ()):
+            lower = name.lower()
+            if lower == b"date":
+                self.default_headers = []
+            elif lower == b"content-length":
+                sized = True
+        if status == 101 and self.tunnel:
+            self._switch(message)
+            return
+        if self.scope["http_version"] == "1.0" and not sized and status not in BODILESS:
+            self._until_close = True
+            self.chunked_encoding = False
+            self.expected_content_length = sys.maxsize
+        await super().send(cast(ASGISendEvent, message))
+        if status in BODILESS:
+            self.expected_content_length = 0
+
+    def _switch(self, message: dict[str, Any]) -> None:
+        if self.disconnected:
+            return
+        self.response_started = self._switched = True
+        lines = [b"%b: %b\r\n" % pair for pair in message["headers"]]
+        self.transport.write(b"".join([b"HTTP/1.1 101 Switching Protocols\r\n", *lines, b"\r\n"]))
+        keep_alive(self.transport)
+        self.message_event.set()
+
+    async def _pass_on(self, message: dict[str, Any]) -> None:
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        if message["body"]:
+            self.transport.write(message["body"])
+        if not message["more_body"]:
+            self.response_complete = True
+            self.message_event.set()
+            self.transport.close()
+            self.on_response()
+
+    def _cut_off(self) -> None:
+        if not self.disconnected:
+            self.disconnected = True
+            if self._until_close:
+                self.transport.abort()  # the end of the connection would be the end of the answer
+            else:
+                self.transport.close()
