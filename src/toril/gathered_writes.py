@@ -11,8 +11,6 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from toril.gateway.exact import CYCLE, TARGET
-
 
 class GatheringProtocol(HttpToolsProtocol):
     """One HTTP connection."""
@@ -20,12 +18,6 @@ class GatheringProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Part of asyncio.Protocol."""
         super().connection_made(cast(asyncio.Transport, GatheringTransport(transport, self.loop)))
-
-    def on_headers_complete(self) -> None:
-        """Called by the parser. Leaves in the scope what `toril.gateway.exact` wants."""
-        super().on_headers_complete()
-        self.scope[TARGET] = self.url  # type: ignore[literal-required]
-        self.scope[CYCLE] = self.cycle  # type: ignore[literal-required]
 
 
 class GatheringTransport:

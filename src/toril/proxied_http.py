@@ -3,10 +3,8 @@
 - A WebSocket's handshake can become a tunnel (the extension `toril.tunnel`): answered with 101, the connection is bytes
   both ways, through the same `receive` and `send`.
 - An answer can be cut off so that the client can tell (`toril.response.cut_off`).
-- The target as it was sent is in the scope (the extension `toril.target`); `raw_path` and `query_string` have lost the
-  `?` of an empty query.
-- An answer that has a `Date` of its own gets no second one, a 304 may say how long what it stands for is, and an
-  HTTP/1.0 client gets no chunks.
+- The scope has what `toril.gateway.exact` wants: the target as it was sent, and this cycle.
+- A 304 may say how long what it stands for is, and an HTTP/1.0 client gets no chunks.
 - Another `Upgrade` than to a WebSocket is not taken up, and then the request's body is still its body; uvicorn's parser
   takes it for the other protocol.
 """
@@ -14,6 +12,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import sys
 import urllib.parse
 from collections.abc import Callable
@@ -27,10 +27,9 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from toril.adapters.httptools_streams import keep_alive
 from toril.core.headers import is_websocket_upgrade
 from toril.core.streaming import BODILESS
+from toril.gateway.exact import CYCLE, TARGET
 from toril.gateway.passthrough import CUT_OFF, TUNNEL
 from toril.gathered_writes import GatheringProtocol
-
-TARGET = "toril.target"
 
 Tunnels = Callable[[bytes], bool]
 """Whether a WebSocket to this raw target is tunnelled; the gateway serves the others itself."""
@@ -100,9 +99,8 @@ class ProxiedProtocol(GatheringProtocol):
         scope["path"] = urllib.parse.unquote(path) if "%" in path else path
         scope["raw_path"] = raw_path
         scope["query_string"] = parsed.query or b""
-        scope["extensions"] = {TARGET: _origin_form(self.url)}
-        if tunnel:
-            scope["extensions"][TUNNEL] = {}
+        scope[TARGET] = _origin_form(self.url)
+        scope["extensions"] = {TUNNEL: {}} if tunnel else {}
         existing = self.cycle
         cycle = _Cycle(
             scope=self.scope,
@@ -118,6 +116,7 @@ class ProxiedProtocol(GatheringProtocol):
             on_response=self.on_response_complete,
         )
         cycle.tunnel = tunnel
+        scope[CYCLE] = cycle
         self.cycle = cycle
         if existing is None or existing.response_complete:
             self._start_asgi_task(cycle, self.app)
@@ -184,10 +183,7 @@ class _Cycle(RequestResponseCycle):
     async def _start(self, message: dict[str, Any]) -> None:
         status, sized = message["status"], False
         for name, _ in message.get("headers", ()):
-            lower = name.lower()
-            if lower == b"date":
-                self.default_headers = []
-            elif lower == b"content-length":
+            if name.lower() == b"content-length":
                 sized = True
         if status == 101 and self.tunnel:
             self._switch(message)
@@ -225,7 +221,9 @@ class _Cycle(RequestResponseCycle):
     def _cut_off(self) -> None:
         if not self.disconnected:
             self.disconnected = True
-            if self._until_close:
-                self.transport.abort()  # the end of the connection would be the end of the answer
+            if self._until_close:  # the end of the connection would be the end of the answer: reset it
+                sock = self.transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.transport.abort()
             else:
                 self.transport.close()

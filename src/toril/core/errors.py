@@ -29,8 +29,6 @@
     ├── NoResponse                  409  no_response
     ├── JobRefused                  409  wrong_state
     │   └── LeaseLost               409  lease_lost
-    ├── BadGateway                  502  bad_gateway
-    ├── GatewayTimeout              504  gateway_timeout
     └── ConfigInvalid               -    config_invalid
 
 Expected results of work (a refused connection, a timeout) are values, see `toril.core.outcome`; these are not.
@@ -260,20 +258,6 @@ class LeaseLost(JobRefused):
     """The lock of this job is no longer ours, so nothing was written."""
 
     code = "lease_lost"
-
-
-class BadGateway(TorilError):
-    """The upstream cannot be reached, or hung up before it answered."""
-
-    code = "bad_gateway"
-    status = 502
-
-
-class GatewayTimeout(TorilError):
-    """The upstream did not answer in time."""
-
-    code = "gateway_timeout"
-    status = 504
 
 
 class ConfigInvalid(TorilError):

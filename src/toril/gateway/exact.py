@@ -1,6 +1,6 @@
 """What a proxy needs of its server beside ASGI: the request target as it came, and an answer without additions.
 
-`toril.gathered_writes` leaves both in the scope. Where another server runs the application, the target is put together
+`toril.proxied_http` leaves both in the scope. Where another server runs the application, the target is put together
 from what ASGI has (which cannot tell `/x?` from `/x`), and its default headers stay.
 """
 

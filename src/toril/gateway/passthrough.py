@@ -2,7 +2,7 @@
 
 Holds no more of a body than what is on its way, so memory stays flat whatever the size, and either side may be as slow
 as it likes. A WebSocket is the same thing behind its handshake: bytes both ways, untouched. Decides nothing: whoever
-calls it, `toril.gateway.proxy`, has found the upstream, and answers where the upstream did not.
+calls it has found the upstream.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from collections.abc import Iterator
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from toril.core.errors import BadGateway, GatewayTimeout
 from toril.core.headers import end_to_end
 from toril.core.outcome import ConnectFailed, CutOff, TimedOut
 from toril.core.ports import Exchange, StreamOutbound, StreamOutboundPool
 from toril.core.streaming import Inbound, StreamHead, direct_request
 from toril.core.upstream import Upstream
+from toril.gateway.exact import add_nothing
+from toril.gateway.sourced import own_error, send_own
 
 log = structlog.get_logger(__name__)
 
@@ -27,8 +28,6 @@ TUNNEL = "toril.tunnel"
 """An ASGI extension of ours: this handshake of a WebSocket may be answered with 101, and is bytes both ways then."""
 CUT_OFF = "toril.response.cut_off"
 """An ASGI message of ours: close the connection so that the client can tell that this answer is not whole."""
-HUNG_UP = 499
-"""The status, in logs and metrics, of an answer that nobody waited for."""
 
 _CONTINUE_S = 1.0
 """How long a client that expects 100 Continue waits where the upstream says nothing; curl waits as long."""
@@ -47,16 +46,8 @@ class Passthrough:
         self._idle.set()
         self._draining = False
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send, upstream: Upstream, target: bytes) -> int:
-        """Pass one request through, and its answer back; the status that the client got.
-
-        Args:
-            target: the raw target with the upstream's prefix taken off.
-
-        Raises:
-            BadGateway: no answer came, and nothing was sent.
-            GatewayTimeout: the same, for want of time.
-        """
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, upstream: Upstream, target: bytes) -> None:
+        """Pass one request through, and its answer back; see `toril.gateway.direct.Direct`."""
         inbound = Inbound(
             method=scope["method"].encode(),
             headers=scope["headers"],
@@ -67,21 +58,22 @@ class Passthrough:
         request = direct_request(inbound, upstream.forwarded(target), upstream.host, upgrade=upgrade)
         exchange = await self._pool(upstream.url).open(request, upstream.timeout_s)
         if isinstance(exchange, (ConnectFailed, TimedOut)):
-            raise _unanswered(exchange, upstream)
+            await _unanswered(exchange, upstream, send)
+            return
         # What asks for 100 Continue sends its body when the upstream says so.
         expects = request.has_body and any(name == b"expect" for name, _ in inbound.headers)
+        add_nothing(scope)
         passage = _Passage(exchange, receive, send, upstream, bodiless=not request.has_body, expects=expects)
         try:
             with self._counted(passage):
-                came = await passage.run(upgrade=upgrade)
+                failure = await passage.run(upgrade=upgrade)
         except asyncio.CancelledError:
             # The server ends, and this caller has stopped reading: there is no other way to be rid of it.
             if not self._draining:
                 raise
-            return HUNG_UP
-        if isinstance(came, int):
-            return came
-        raise _unanswered(came, upstream)
+            return
+        if failure is not None:
+            await _unanswered(failure, upstream, send)
 
     async def drain(self, grace_s: float) -> None:
         """Wait until nothing is under way, or the time is over; then break the rest off."""
@@ -134,8 +126,8 @@ class _Passage:
         """End it now, if it has not ended."""
         self._exchange.close()
 
-    async def run(self, *, upgrade: bool) -> int | Failure:
-        """Pass both bodies on; the status, or why there is none."""
+    async def run(self, *, upgrade: bool) -> Failure | None:
+        """Pass both bodies on; or say why there is no answer, and nothing was sent."""
         async with asyncio.TaskGroup() as tasks:
             upload = tasks.create_task(self._upload())
             try:
@@ -160,7 +152,7 @@ class _Passage:
         self._gone = True
         self._exchange.close()
 
-    async def _download(self, upload: asyncio.Task[None], *, upgrade: bool) -> int | Failure:
+    async def _download(self, upload: asyncio.Task[None], *, upgrade: bool) -> Failure | None:
         """The answer, as the client takes it."""
         patience_s = self._upstream.timeout_s
         head = await self._exchange.head(patience_s)
@@ -169,11 +161,14 @@ class _Passage:
                 self._asked.set()
             head = await self._exchange.head(patience_s)
         if self._gone:
-            return HUNG_UP
+            return None
         if not isinstance(head, StreamHead):
             return head
         if head.status == 101:
-            return await self._tunnel(head) if upgrade else CutOff("ERR_HTTP", "It switches protocols unasked", 0.0)
+            if not upgrade:
+                return CutOff("ERR_HTTP", "It switches protocols unasked", 0.0)
+            await self._tunnel(head)
+            return None
         headers = end_to_end(head.headers)
         if not self._asked.is_set():
             # The client may send its body all the same or keep it: what comes next could be either.
@@ -182,16 +177,15 @@ class _Passage:
         await self._send({"type": "http.response.start", "status": head.status, "headers": headers})
         events = any(name.lower() == b"content-type" and b"event-stream" in value.lower() for name, value in headers)
         await self._pass_back(None if events else patience_s)
-        return head.status
+        return None
 
-    async def _tunnel(self, head: StreamHead) -> int:
+    async def _tunnel(self, head: StreamHead) -> None:
         """Both sides speak something else from here on."""
         protocol = next((value for name, value in head.headers if name.lower() == b"upgrade"), b"websocket")
         headers = [*end_to_end(head.headers), (b"connection", b"Upgrade"), (b"upgrade", protocol)]
         await self._send({"type": "http.response.start", "status": 101, "headers": headers})
         self._wanted = True
         await self._pass_back(None)
-        return 101
 
     async def _pass_back(self, patience_s: float | None) -> None:
         """The answer's body. One that stands still for so long is cut off; events may be as rare as they like."""
@@ -212,8 +206,7 @@ def _reason(failure: Failure) -> str:
     return f"no answer within {failure.duration_s:.1f} s" if isinstance(failure, TimedOut) else failure.detail
 
 
-def _unanswered(failure: Failure, upstream: Upstream) -> BadGateway | GatewayTimeout:
+async def _unanswered(failure: Failure, upstream: Upstream, send: Send) -> None:
     log.warning("passthrough.unanswered", upstream=upstream.prefix, error=_reason(failure))
-    if isinstance(failure, TimedOut) and failure.phase == "answer":
-        return GatewayTimeout("Gateway Timeout")
-    return BadGateway("Bad Gateway")
+    late = isinstance(failure, TimedOut) and failure.phase == "answer"
+    await send_own(own_error(504 if late else 502), send)
