@@ -31,6 +31,7 @@ from toril.bull.presence import PresenceConnections
 from toril.bull.producer import Producer
 from toril.bull.schedulers import Schedulers
 from toril.bull.scripts import Scripts
+from toril.bull.settled_news import SettledNewsLists
 from toril.bull.wire import SlotMoved, Wire
 from toril.core.destinations.base import Destination
 from toril.core.destinations.push_worker import PushWorker
@@ -42,6 +43,7 @@ from toril.core.queue_name import NameRules
 from toril.core.worker import read_worker
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
+from toril.engine.handovers import Handovers
 from toril.engine.pulls import Pulls
 from toril.engine.reconciler import Reconciler
 from toril.engine.seats import Seats
@@ -109,22 +111,21 @@ class Instance:
         )
         self._egress = Egress(settings.egress)
         self._outbound = HttptoolsOutbound(engine.connect_timeout_s, engine.max_response_bytes, self._egress)
-        self._settler = Settler(engine.lock_s * _SETTLE_PATIENCE_LOCKS)
+        instance_id = str(uuid.uuid4())
+        leased = LeasedQueueSet(self._links, store.queue_prefix, time.time)
+        self._handovers = Handovers(
+            leased, SettledNewsLists(self._links, store, instance_id), instance_id=instance_id, now=time.time
+        )
+        self._settler = Settler(engine.lock_s * _SETTLE_PATIENCE_LOCKS, self._handovers)
         self._around = Surroundings(
             tasks=tasks,
             waits=SharedWaits(self._markers),
             presence=self._presence,
             now=time.time,
-            instance_id=str(uuid.uuid4()),
-        )
-        self._pulls = Pulls(
-            self._leases,
-            LeasedQueueSet(self._links, store.queue_prefix, time.time),
-            self._around.waits,
-            now=time.time,
-            chance=random.random,
+            instance_id=instance_id,
         )
         self.supervisor = Supervisor(self._consumer, engine, self._presence, self._markers.forget)
+        self._pulls = Pulls(self._leases, leased, self._around, self._handovers, self.supervisor.rules, random.random)
         self._reconciler = Reconciler(self._registry, self.supervisor, self._destination)
         self._following.on_reconnect(self._reconciler.missed)
         self._tokens = Tokens(settings.gateway.auth_tokens, settings.gateway.tokens)
@@ -140,6 +141,7 @@ class Instance:
             ("presence", self._presence.run()),
             ("supervisor", self.supervisor.run()),
             ("pulls", self._pulls.run()),
+            ("handovers", self._handovers.run()),
             ("reconciler", self._reconciler.run()),
             ("admission", self._admission.run()),
         ):

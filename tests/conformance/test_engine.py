@@ -13,6 +13,7 @@ from tests.conformance.bull.links import QUICK
 from tests.conformance.servers import Proxy, proxied, until
 from tests.conformance.worlds import RealWorld, real_world
 from tests.support.valkey import ValkeyProcess
+from tests.unit.engine.support import patient
 from toril.bull.connection import Link
 from toril.bull.leases import LeaseBook
 from toril.bull.markers import Markers
@@ -26,7 +27,6 @@ from toril.core.policy import EnginePolicy, RedisAddress
 from toril.core.worker import Endpoint, WorkerSpec
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
-from toril.engine.settler import Settler
 from toril.engine.shared_waits import SharedWaits
 from toril.engine.supervisor import Supervisor
 from toril.testing import FakeOutbound, FakePresence, answered
@@ -65,7 +65,7 @@ class Engine:
 
     def _consumer(self, destination: Destination, slots: int) -> Consumer:
         leases = self.book.of(destination.queue, destination.lease_rules)
-        executor = Executor(destination, leases, self.outbound, Settler(2 * POLICY.lock_s), random.random)
+        executor = Executor(destination, leases, self.outbound, patient(2 * POLICY.lock_s), random.random)
         return Consumer(destination, slots, leases, executor, self._around)
 
     def work_on(self, queue: str, concurrency: int) -> None:

@@ -339,3 +339,38 @@ async def test_no_settlement_hides_a_rate_limit(world: World, name: str) -> None
 async def test_a_failure_decided_elsewhere_comes_with_the_lease(world: World) -> None:
     await world.add("a", fields={b"defa": b"child 5 failed"})
     assert (await taken(world.store)).fields[b"defa"] == b"child 5 failed"
+
+
+async def test_a_lock_that_is_handed_over_lasts_as_long_as_was_asked_for(world: World) -> None:
+    job_id = await world.add("a")
+    lease = await taken(world.store)
+    assert await world.store.hand_over(lease, 90_000) == pytest.approx(90, abs=2)
+    assert await world.lock_left_s(job_id) == pytest.approx(90, abs=2)
+    left_s = await world.store.left_s(lease)
+    assert left_s == pytest.approx(90, abs=2)
+
+
+async def test_a_shorter_one_is_shorter_from_then_on(world: World) -> None:
+    job_id = await world.add("a")
+    assert await world.store.hand_over(await taken(world.store), 5_000) == pytest.approx(5, abs=2)
+    assert await world.lock_left_s(job_id) <= 5
+
+
+async def test_handing_over_takes_nothing_from_who_has_asked_for_more_already(world: World) -> None:
+    job_id = await world.add("a")
+    lease = await taken(world.store)
+    await world.store.hand_over(lease, 90_000)
+    assert await world.store.hand_over(lease, 1_000) == pytest.approx(90, abs=2)
+    assert await world.lock_left_s(job_id) == pytest.approx(90, abs=2)
+
+
+async def test_what_is_not_ours_any_more_cannot_be_handed_over(world: World) -> None:
+    for job_id in ("a", "b"):
+        await world.add(job_id)
+    stolen, lapsed = await taken(world.store, b"us:1"), await taken(world.store, b"us:2")
+    await world.steal(b"a", b"them:1")
+    await world.lapse(b"b")
+    for lease in (stolen, lapsed):
+        assert await world.store.left_s(lease) is None
+        assert await world.store.hand_over(lease, 90_000) is None
+    assert await world.lock_left_s(b"a") <= LOCK_S

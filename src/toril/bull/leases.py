@@ -195,12 +195,29 @@ class Leases:
 
     async def extend(self, leases: Sequence[Lease]) -> set[bytes]:
         """Renew the locks of these leases in one call; returns the ids of those that are not ours any more."""
+        return await self._extend(leases, self._lock_ms)
+
+    async def _extend(self, leases: Sequence[Lease], lock_ms: int) -> set[bytes]:
         keys, scripts = self._keys, self._book.scripts
         head = scripts.extend_locks.head(keys.keys("stalled"), 4)
         tokens = _pack_texts([lease.token for lease in leases])
         ids = _pack_texts([lease.job_id for lease in leases])
-        arguments = pack(keys.prefix, tokens, ids, self._lock_ms)
+        arguments = pack(keys.prefix, tokens, ids, lock_ms)
         return set(await self._run(scripts.extend_locks, head + _without_count(arguments)))
+
+    async def hand_over(self, lease: Lease, lock_ms: int) -> float | None:
+        """Let the lock last for `lock_ms` from now, or as long as its holder has asked for meanwhile."""
+        left_s = await self.left_s(lease)
+        if left_s is None or left_s * 1000 > self._lock_ms:
+            return left_s
+        return lock_ms / 1000 if not await self._extend([lease], lock_ms) else None
+
+    async def left_s(self, lease: Lease) -> float | None:
+        """For how long the lock holds yet; None when it is not ours any more."""
+        lock = self._keys.key(lease.job_id + b":lock")
+        link = self._book.scripts.links.of(self._keys.prefix)
+        token, left_ms = await link.pipeline([pack("GET", lock), pack("PTTL", lock)])
+        return max(0, left_ms) / 1000 if token == lease.token else None
 
     async def held(self, job_id: bytes, token: bytes) -> Lease:
         """The lease of a job that this token holds.

@@ -6,12 +6,16 @@ from msgspec import Struct
 
 from toril.core.stored_job import Fields, StoredOptions
 
+MIN_LOCK_MS = 1000
+MAX_LOCK_MS = 24 * 3600 * 1000
+"""How long a lease may be that its holder renews by itself."""
+
 
 class Lease(Struct, eq=False, kw_only=True):
     """A job that is ours while its lock in Redis holds `token`.
 
     `renewed_at` is the event loop's time of the last renewal. `lost` is set by the lease keeper when the lock is
-    not ours any more; nothing may be written from then on.
+    not ours any more; nothing may be written from then on. `handed_over` says that whom it was sent to renews it.
     """
 
     queue: str
@@ -22,6 +26,7 @@ class Lease(Struct, eq=False, kw_only=True):
     attempts_made: int
     renewed_at: float = 0.0
     lost: bool = False
+    handed_over: bool = False
 
     @property
     def attempt(self) -> int:

@@ -149,6 +149,17 @@ class LeaseStore(Protocol):
         """Renew the locks of these leases; returns the ids of the jobs whose lock is not ours any more."""
         ...
 
+    async def hand_over(self, lease: Lease, lock_ms: int) -> float | None:
+        """Let the lock last for `lock_ms` from now, or as long as its holder has asked for meanwhile.
+
+        Returns how many seconds that is, or None when the lock is not ours any more.
+        """
+        ...
+
+    async def left_s(self, lease: Lease) -> float | None:
+        """For how long the lock holds yet; None when it is not ours any more."""
+        ...
+
     async def recover_stalled(self) -> list[bytes]:
         """Put jobs without a lock back to waiting (BullMQ's stalled check); returns their ids."""
         ...
@@ -191,6 +202,18 @@ class LeasedQueues(Protocol):
 
     async def all(self) -> list[str]:
         """The queues that have, or have had until a moment ago."""
+        ...
+
+
+class SettledNews(Protocol):
+    """Tells instances of jobs of theirs that were settled by a call to another one."""
+
+    async def tell(self, instance: bytes, queue: str, job_id: bytes) -> None:
+        """Tell an instance. Nothing may come of it: whoever is told looks now and then all the same."""
+        ...
+
+    async def follow(self, heard: Callable[[str, bytes], None]) -> None:
+        """Call this with the queue and the id of each job that we are told of, until cancelled."""
         ...
 
 

@@ -12,16 +12,15 @@ from toril.core.destinations.base import Chance
 from toril.core.destinations.socket_worker import worker_failed
 from toril.core.errors import InvalidRequest
 from toril.core.job import Count, Name, json_unless_given, require_utf8
-from toril.core.lease import Lease
+from toril.core.lease import MAX_LOCK_MS, MIN_LOCK_MS, Lease
 from toril.core.outcome import WorkerError
-from toril.core.verdict import Complete, Verdict
+from toril.core.verdict import Complete, Settlement
 
 MAX_COUNT = 100
 MAX_WAIT_MS = 60_000
-MAX_LOCK_MS = 24 * 3600 * 1000
 MAX_SETTLED = 1000
 
-LockMs = Annotated[int, Meta(ge=1000, le=MAX_LOCK_MS)]
+LockMs = Annotated[int, Meta(ge=MIN_LOCK_MS, le=MAX_LOCK_MS)]
 
 
 class Ask(Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,7 +37,7 @@ class Finished(Struct, frozen=True, forbid_unknown_fields=True, tag_field="actio
 
     returnvalue: Raw = json_unless_given(b"null")
 
-    def verdict(self, lease: Lease, chance: Chance) -> Verdict:
+    def verdict(self, lease: Lease, chance: Chance) -> Settlement:
         """Complete it."""
         return Complete(bytes(self.returnvalue))
 
@@ -50,7 +49,7 @@ class Failed(Struct, frozen=True, forbid_unknown_fields=True, tag_field="action"
     unrecoverable: bool = False
     retry_in_ms: Count | None = None
 
-    def verdict(self, lease: Lease, chance: Chance) -> Verdict:
+    def verdict(self, lease: Lease, chance: Chance) -> Settlement:
         """Retry while attempts are left, as for every other worker."""
         return worker_failed(lease, WorkerError(self.reason, "", self.unrecoverable, self.retry_in_ms), chance)
 

@@ -26,4 +26,17 @@ class Fail(Struct):
     trace: str
 
 
-Verdict = Complete | Retry | Fail
+class HandOver(Struct):
+    """The endpoint goes on with the job and settles it by its lock token, in `lock_ms` unless it asks for longer.
+
+    `reason` says what in its answer was ignored.
+    """
+
+    lock_ms: int
+    reason: str | None = None
+
+
+Settlement = Complete | Retry | Fail
+"""What ends an attempt."""
+
+Verdict = Settlement | HandOver

@@ -134,9 +134,11 @@ class Consumer:
         self._spawn()
 
     def stop(self) -> None:
-        """Lease no more. Jobs in flight go on to their end."""
+        """Lease no more. Jobs in flight go on to their end; those that are settled later, without a slot."""
         knew_more = self._timer is not None
         self._rest()
+        for slot in self.slots:
+            slot.dismiss()
         if knew_more:
             # What this one knew of delayed jobs came from a marker that nobody else has seen.
             self._around.waits.pass_on(self.queue, self._next_at_s)
@@ -191,6 +193,7 @@ class Consumer:
 
     def _place(self, lease: Lease) -> None:
         slot = Slot(lease.token)
+        slot.dismissed = self._stopped
         self.slots.add(slot)
         slot.task = self._around.tasks.create_task(self._run(slot, lease))
 
@@ -240,6 +243,8 @@ class Consumer:
             return None
         found = await self._executor.execute(slot, lease, self._may_lease)
         slot.lease = None
+        if slot.spent:
+            slot.token, slot.spent = self._around.token(), False
         if isinstance(found, Lease):
             return found
         if found is not None:

@@ -14,7 +14,7 @@ from toril.core.destinations.base import Chance, Destination
 from toril.core.lease import Lease, Next
 from toril.core.outcome import Answered, Outcome
 from toril.core.ports import LeaseStore, Outbound, OutboundPool
-from toril.core.verdict import Complete, Fail, Verdict
+from toril.core.verdict import Complete, Fail, HandOver, Verdict
 from toril.engine.settler import Settler
 from toril.engine.slot import Slot
 
@@ -45,7 +45,7 @@ class Executor:
         """Work on one lease.
 
         Returns the next lease where settling brought one, that there was none, or None when nobody looked: the
-        lease was lost or given back, or `slot.doubtful` says that the answer of the settling got lost.
+        lease was lost, given back or handed over, or `slot.doubtful` says that the answer of the settling got lost.
         """
         verdict = await self._admit(lease)
         if verdict is None:
@@ -98,7 +98,7 @@ class Executor:
 
     def _tell(self, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
         # Successes at debug: thousands a second would cost more than the work they tell of.
-        tell = log.debug if isinstance(verdict, Complete) else log.info
+        tell = log.debug if isinstance(verdict, (Complete, HandOver)) else log.info
         tell(
             "attempt",
             queue=lease.queue,

@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
+from collections.abc import Callable
 
 import structlog
 
-from toril.core.destinations.base import Chance
-from toril.core.destinations.socket_worker import RULES
+from toril.core.destinations.base import Chance, LeaseRules
 from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreTimeout
 from toril.core.lease import NOTHING, Lease, NoJob
-from toril.core.ports import LeasedQueues, Now, PullStore, PullStores
+from toril.core.ports import LeasedQueues, PullStore, PullStores
 from toril.core.pull import Action, Ask, Extended, Released
 from toril.core.verdict import Complete, Fail, Retry
-from toril.engine.shared_waits import SharedWaits
+from toril.engine.consumer import Surroundings
+from toril.engine.handovers import Handovers
 
 log = structlog.get_logger(__name__)
 
@@ -51,16 +52,36 @@ class Pull:
         self.stir.set()
 
 
+Rules = Callable[[str], LeaseRules]
+
+
 class Pulls:
-    """The pull workers of one process."""
+    """The pull workers of one process.
+
+    Args:
+        stores: lease and settle.
+        leased: which queues have leases that nobody renews.
+        around: what all who lease share.
+        handovers: told of jobs that are settled here.
+        rules: what holds for the jobs of a queue, by its registered worker.
+        chance: of backoffs.
+    """
 
     def __init__(
-        self, stores: PullStores, leased: LeasedQueues, waits: SharedWaits, *, now: Now, chance: Chance
+        self,
+        stores: PullStores,
+        leased: LeasedQueues,
+        around: Surroundings,
+        handovers: Handovers,
+        rules: Rules,
+        chance: Chance,
     ) -> None:
         self._stores = stores
         self._leased = leased
-        self._waits = waits
-        self._now = now
+        self._waits = around.waits
+        self._handovers = handovers
+        self._rules = rules
+        self._now = around.now
         self._chance = chance
         self._waiting: set[Pull] = set()
         self._closed = False
@@ -78,7 +99,7 @@ class Pulls:
     async def lease(self, pull: Pull) -> list[Lease]:
         """Jobs as soon as there is one, as many as there are and were asked for; none when the time is over."""
         ask = pull.ask
-        store = self._stores.of(pull.queue, RULES, ask.lock_ms, ask.worker)
+        store = self._stores.of(pull.queue, self._rules(pull.queue), ask.lock_ms, ask.worker)
         until = asyncio.get_running_loop().time() + ask.wait_ms / 1000
         self._waiting.add(pull)
         try:
@@ -165,7 +186,7 @@ class Pulls:
             JobRefused: it cannot complete, as it has children that are not done.
         """
         lock_ms = action.lock_ms if isinstance(action, Extended) else None
-        store = self._stores.of(queue, RULES, lock_ms)
+        store = self._stores.of(queue, self._rules(queue), lock_ms)
         lease = await store.held(job_id.encode(errors="replace"), token)
         tried = False
         while True:
@@ -179,9 +200,11 @@ class Pulls:
             except LeaseLost:
                 if not tried:
                     raise
-                return
+                break
             else:
-                return
+                break
+        if not isinstance(action, Extended):
+            await self._handovers.tell(lease)
 
     async def _write(self, store: PullStore, lease: Lease, action: Action) -> None:
         match action:
@@ -217,7 +240,7 @@ class Pulls:
 
     async def _sweep(self, queue: str) -> None:
         try:
-            lapsed = await self._stores.of(queue, RULES).recover_lapsed(round(_SWEEP_S * 900))
+            lapsed = await self._stores.of(queue, self._rules(queue)).recover_lapsed(round(_SWEEP_S * 900))
         except (StoreError, JobRefused) as exc:
             log.debug("pulls.sweep_failed", queue=queue, error=exc.message)
             return

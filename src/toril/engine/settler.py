@@ -15,7 +15,8 @@ import structlog
 from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreTimeout, StoreUnavailable
 from toril.core.lease import Lease, Next
 from toril.core.ports import LeaseStore
-from toril.core.verdict import Complete, Fail, Retry, Verdict
+from toril.core.verdict import Complete, Fail, HandOver, Retry, Settlement, Verdict
+from toril.engine.handovers import Handovers
 from toril.engine.slot import Slot
 
 log = structlog.get_logger(__name__)
@@ -30,15 +31,21 @@ class Settler:
 
     Args:
         patience_s: how long to go on trying while Redis is away. After two lock durations the job is not ours.
+        handovers: keep the slots of jobs that are settled later.
     """
 
-    def __init__(self, patience_s: float) -> None:
+    def __init__(self, patience_s: float, handovers: Handovers) -> None:
         self._patience_s = patience_s
+        self._handovers = handovers
 
     async def settle(
         self, store: LeaseStore, slot: Slot, lease: Lease, verdict: Verdict, may_lease: Callable[[], bool]
     ) -> Next | None:
         """Write a verdict; the next lease where there was one. A lost lease writes nothing."""
+        if isinstance(verdict, HandOver):
+            if not lease.lost:
+                await self._handovers.hold(store, slot, lease, verdict)
+            return None
         loop = asyncio.get_running_loop()
         tries = 0
         while not lease.lost:
@@ -92,7 +99,7 @@ class Settler:
                     raise
                 await asyncio.sleep(_pause_s(tries))
 
-    async def _write(self, store: LeaseStore, lease: Lease, verdict: Verdict, *, fetch_next: bool) -> Next | None:
+    async def _write(self, store: LeaseStore, lease: Lease, verdict: Settlement, *, fetch_next: bool) -> Next | None:
         match verdict:
             case Complete():
                 return await store.complete(lease, verdict, fetch_next=fetch_next)

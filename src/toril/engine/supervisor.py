@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import structlog
 
-from toril.core.destinations.base import Destination
+from toril.core.destinations.base import Destination, LeaseRules
+from toril.core.destinations.socket_worker import RULES
 from toril.core.policy import EnginePolicy
 from toril.core.ports import Presence
 from toril.engine.consumer import Consumer
@@ -42,6 +43,8 @@ class Supervisor:
         self._presence = presence
         self._forget = forget
         self._running: dict[str, Consumer] = {}
+        # Of all registered workers, also of those that other processes have all the slots of.
+        self._destinations: dict[str, Destination] = {}
         # Replaced or removed, with jobs still in flight.
         self._retiring: set[Consumer] = set()
         # Workers on sockets, as many of them per queue as there are.
@@ -55,6 +58,11 @@ class Supervisor:
         self._retiring = {consumer for consumer in self._retiring if consumer.slots or consumer.in_doubt}
         return [*self._running.values(), *self._seated, *self._retiring]
 
+    def rules(self, queue: str) -> LeaseRules:
+        """What a queue's registered worker asks for; BullMQ's defaults where there is none."""
+        destination = self._destinations.get(queue)
+        return RULES if destination is None else destination.lease_rules
+
     def queues(self) -> list[str]:
         """The queues that are worked on here."""
         return list(self._running)
@@ -66,6 +74,7 @@ class Supervisor:
         nothing.
         """
         self._retire(destination.queue)
+        self._destinations[destination.queue] = destination
         if self._stopping:
             return
         slots = share(destination.concurrency, destination.queue, self._policy.process, self._policy.processes)
@@ -78,6 +87,7 @@ class Supervisor:
 
     def stop(self, queue: str) -> None:
         """Work on this queue no more; jobs in flight end."""
+        self._destinations.pop(queue, None)
         if self._retire(queue):
             self._leave(queue)
             log.info("consumer.stopped", queue=queue)

@@ -7,6 +7,7 @@ imported by toril itself.
 
 from toril.testing.blobs import FakeBlobs
 from toril.testing.clock import FakeClock
+from toril.testing.handovers import FakeLeasedQueues, FakeSettledNews
 from toril.testing.leases import FakeLeaseStore
 from toril.testing.ledger import FakeLedger
 from toril.testing.outbound import FakeOutbound, FakePool, answered
@@ -19,6 +20,7 @@ __all__ = [
     "FakeBlobs",
     "FakeClock",
     "FakeLeaseStore",
+    "FakeLeasedQueues",
     "FakeLedger",
     "FakeMarkerWaits",
     "FakeOutbound",
@@ -26,5 +28,6 @@ __all__ = [
     "FakePresence",
     "FakeRates",
     "FakeRegistry",
+    "FakeSettledNews",
     "answered",
 ]

@@ -212,6 +212,24 @@ class FakeLeaseStore:
 
         return await self._call("extend", step)
 
+    async def hand_over(self, lease: Lease, lock_ms: int) -> float | None:
+        """Let the lock last for `lock_ms` from now, or as long as its holder has asked for meanwhile."""
+
+        def step() -> float | None:
+            if not self._holds(lease):
+                return None
+            if self.active[lease.job_id][1] <= self._now() + self._lock_s:
+                self.active[lease.job_id] = (lease.token, self._now() + lock_ms / 1000)
+            return self.active[lease.job_id][1] - self._now()
+
+        return await self._call("hand_over", step)
+
+    async def left_s(self, lease: Lease) -> float | None:
+        """For how long the lock holds yet; None when it is not ours any more."""
+        return await self._call(
+            "left_s", lambda: self.active[lease.job_id][1] - self._now() if self._holds(lease) else None
+        )
+
     async def recover_stalled(self) -> list[bytes]:
         """Put jobs that were active at the last check, and have no lock, back to the head of the queue."""
 

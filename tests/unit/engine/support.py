@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from toril.core.destinations.base import OutboundRequest
 from toril.core.destinations.push_worker import attempt_failed
+from toril.core.handover import read_handover
 from toril.core.lease import Lease
 from toril.core.outcome import Answered, Outcome
 from toril.core.policy import EnginePolicy
@@ -16,9 +17,19 @@ from toril.core.verdict import Complete, Verdict
 from toril.core.worker import Endpoint, Limiter, WorkerSpec
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
+from toril.engine.handovers import Handovers
 from toril.engine.settler import Settler
 from toril.engine.shared_waits import SharedWaits
-from toril.testing import FakeClock, FakeLeaseStore, FakeMarkerWaits, FakeOutbound, FakePresence, answered
+from toril.testing import (
+    FakeClock,
+    FakeLeasedQueues,
+    FakeLeaseStore,
+    FakeMarkerWaits,
+    FakeOutbound,
+    FakePresence,
+    FakeSettledNews,
+    answered,
+)
 
 LOCK_S = 30.0
 POLICY = EnginePolicy(lock_s=LOCK_S, poll_interval_s=10.0, stalled_interval_s=30.0, grace_s=5.0)
@@ -42,7 +53,9 @@ class Desk(Struct):
         return OutboundRequest(b"POST / HTTP/1.1\r\n", lease.job_id, self.timeout_s)
 
     def judge(self, lease: Lease, outcome: Outcome, chance: Callable[[], float]) -> Verdict:
-        """200 completes; the rest fails the attempt."""
+        """200 completes, 202 hands over as a push worker's does; the rest fails the attempt."""
+        if isinstance(outcome, Answered) and (handover := read_handover(outcome)) is not None:
+            return handover
         if isinstance(outcome, Answered) and outcome.status == 200:
             return Complete(b'"done"')
         return attempt_failed(lease, type(outcome).__name__, "trace", chance)
@@ -79,6 +92,12 @@ class Endpoints:
                 found.set_result(self._default)
 
 
+def patient(patience_s: float) -> Settler:
+    """A settler for jobs that nobody settles later."""
+    handovers = Handovers(FakeLeasedQueues(), FakeSettledNews(), instance_id="instance", now=lambda: 0.0)
+    return Settler(patience_s, handovers)
+
+
 class Bench:
     """One consumer and its surroundings. `lot` adds and looks after its jobs, `endpoints` answers."""
 
@@ -95,7 +114,10 @@ class Bench:
         self.around = Surroundings(
             tasks=tasks, waits=SharedWaits(self.waits), presence=self.presence, now=clock, instance_id="instance"
         )
-        self.settler = Settler(patience_s)
+        self.leased = FakeLeasedQueues()
+        self.news = FakeSettledNews()
+        self.handovers = Handovers(self.leased, self.news, instance_id="instance", now=clock)
+        self.settler = Settler(patience_s, self.handovers)
         self.destination = Desk(concurrency=limit)
         self.executor = Executor(self.destination, self.store, self.outbound, self.settler, lambda: 0.5)
         self.consumer = Consumer(self.destination, limit, self.store, self.executor, self.around)

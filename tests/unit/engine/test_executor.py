@@ -4,11 +4,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.unit.engine.support import LOCK_S, Desk, Endpoints, turns
+from tests.unit.engine.support import LOCK_S, Desk, Endpoints, patient, turns
 from toril.core.lease import Lease, NoJob
 from toril.core.outcome import Outcome, TimedOut
 from toril.engine.executor import Executor
-from toril.engine.settler import Settler
 from toril.engine.slot import Slot
 from toril.testing import FakeClock, FakeLeaseStore, FakeOutbound, answered
 
@@ -20,7 +19,7 @@ class Room:
         self.store = FakeLeaseStore("orders", now=clock, lock_s=LOCK_S)
         self.endpoints = Endpoints()
         self.outbound = FakeOutbound(self.endpoints)
-        self.executor = Executor(Desk(timeout_s=20.0), self.store, self.outbound, Settler(2 * LOCK_S), lambda: 0.5)
+        self.executor = Executor(Desk(timeout_s=20.0), self.store, self.outbound, patient(2 * LOCK_S), lambda: 0.5)
         self.slot = Slot(b"token:1")
 
     async def lease(self, job_id: str = "1", **job: Any) -> Lease:

@@ -2,13 +2,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.unit.engine.support import POLICY, Desk, Endpoints, turns, until
+from tests.unit.engine.support import POLICY, Desk, Endpoints, patient, turns, until
 from toril.core.destinations.base import Destination
 from toril.core.ports import Outbound
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
 from toril.engine.seats import Seats
-from toril.engine.settler import Settler
 from toril.engine.shared_waits import SharedWaits
 from toril.engine.supervisor import Supervisor
 from toril.testing import FakeClock, FakeLeaseStore, FakeMarkerWaits, FakeOutbound, FakePool, FakePresence
@@ -76,7 +75,7 @@ class Hall:
 
     def _make(self, destination: Destination, slots: int, outbound: Outbound) -> Consumer:
         store = self.store(destination.queue)
-        executor = Executor(destination, store, outbound, Settler(60.0), lambda: 0.5)
+        executor = Executor(destination, store, outbound, patient(60.0), lambda: 0.5)
         self.made.append(Consumer(destination, slots, store, executor, self._around))
         return self.made[-1]
 

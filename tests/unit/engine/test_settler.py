@@ -4,11 +4,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.unit.engine.support import LOCK_S
+from tests.unit.engine.support import LOCK_S, patient
 from toril.core.errors import ConnectionLost, LeaseLost, StoreError, StoreRefused, StoreTimeout
 from toril.core.lease import Lease, NoJob
 from toril.core.verdict import Complete, Fail, Retry
-from toril.engine.settler import Settler
 from toril.engine.slot import Slot
 from toril.testing import FakeClock, FakeLeaseStore
 
@@ -24,7 +23,7 @@ class Desk:
         self.store = store
         self.slot = slot
         self.lease = lease
-        self.settler = Settler(PATIENCE_S)
+        self.settler = patient(PATIENCE_S)
         self.may_lease = True
 
     async def settle(self, verdict: Any = DONE) -> Any:

@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.engine.support import POLICY, Desk, Endpoints, turns, until
+from tests.unit.engine.support import POLICY, Desk, Endpoints, patient, turns, until
 from toril.core.destinations.base import Destination
 from toril.core.policy import EnginePolicy
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
-from toril.engine.settler import Settler
 from toril.engine.shared_waits import SharedWaits
 from toril.engine.supervisor import Supervisor, share
 from toril.testing import FakeClock, FakeLeaseStore, FakeMarkerWaits, FakeOutbound, FakePresence
@@ -60,7 +59,7 @@ class Fleet:
 
     def _make(self, destination: Destination, slots: int) -> Consumer:
         store = self.store(destination.queue)
-        executor = Executor(destination, store, self.outbound, Settler(60.0), lambda: 0.5)
+        executor = Executor(destination, store, self.outbound, patient(60.0), lambda: 0.5)
         self.made.append(Consumer(destination, slots, store, executor, self._around))
         return self.made[-1]
 

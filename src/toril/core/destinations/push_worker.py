@@ -13,6 +13,7 @@ from msgspec import Raw
 
 from toril.core.backoff import delay_ms
 from toril.core.destinations.base import Chance, OutboundRequest
+from toril.core.handover import read_handover
 from toril.core.headers import request_head
 from toril.core.lease import Lease
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
@@ -82,8 +83,10 @@ class PushWorker:
         return OutboundRequest(head, body, self.spec.endpoint.timeout_s)
 
     def judge(self, lease: Lease, outcome: Outcome, chance: Chance) -> Verdict:
-        """2xx completes; all else fails the attempt, which is retried while job and policy allow it."""
+        """2xx completes, or hands the job over; all else fails the attempt, to be retried as job and policy allow."""
         match outcome:
+            case Answered(status=202) if (handover := read_handover(outcome)) is not None:
+                return handover
             case Answered(status=status) if 200 <= status < 300:
                 returnvalue, fault = returned(outcome)
                 if fault is None:

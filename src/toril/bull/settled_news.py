@@ -1,0 +1,55 @@
+"""Tells other instances of jobs of theirs that were settled here. Called by `toril.engine.handovers`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from toril.bull.connection import Link, Links
+from toril.bull.wire import pack
+from toril.core.errors import StoreError
+from toril.core.policy import StorePolicy
+
+_BLOCK_S = 5
+_PATIENCE_S = 10.0
+_RETRY_S = 0.25
+# What nobody has fetched by then is of no use: its reader is gone, or has looked by itself.
+_LIFE_MS = 60_000
+_decode = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
+
+
+class SettledNewsLists:
+    """A list per instance, `toril:settled:{instance}`: queues and ids, which its instance fetches as they come."""
+
+    def __init__(self, links: Links, policy: StorePolicy, instance_id: str) -> None:
+        self._links = links
+        self._key = _key(instance_id.encode())
+        self._following = Link(
+            lambda: links.of(self._key).address, policy, name="toril:settled", patience_s=_PATIENCE_S
+        )
+
+    async def tell(self, instance: bytes, queue: str, job_id: bytes) -> None:
+        """Tell an instance."""
+        key = _key(instance)
+        await self._links.of(key).pipeline(
+            [pack("RPUSH", key, msgspec.msgpack.encode((queue, job_id))), pack("PEXPIRE", key, _LIFE_MS)]
+        )
+
+    async def follow(self, heard: Callable[[str, bytes], None]) -> None:
+        """Listen until cancelled, on a connection of its own, as listening blocks."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._following.run(), name="redis:settled")
+            while True:
+                try:
+                    found = await self._following.call("BLPOP", self._key, _BLOCK_S)
+                except StoreError:
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+                if found is not None:
+                    heard(*_decode(found[1]))
+
+
+def _key(instance: bytes) -> bytes:
+    return b"toril:settled:" + instance
