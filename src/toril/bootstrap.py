@@ -15,6 +15,7 @@ import structlog
 
 from toril import __version__
 from toril.adapters.httptools_outbound import HttptoolsOutbound
+from toril.adapters.redis_attempts import RedisAttempts
 from toril.adapters.redis_rates import RedisRates
 from toril.adapters.redis_registry import RedisRegistry
 from toril.bull.cluster import ClusterLinks
@@ -33,13 +34,17 @@ from toril.bull.schedulers import Schedulers
 from toril.bull.scripts import Scripts
 from toril.bull.settled_news import SettledNewsLists
 from toril.bull.wire import SlotMoved, Wire
+from toril.core.attempt import attempt_of
 from toril.core.destinations.base import Destination
 from toril.core.destinations.push_worker import PushWorker
 from toril.core.egress import Egress
 from toril.core.errors import StoreError, StoreUnavailable
+from toril.core.lease import Lease
+from toril.core.outcome import Outcome
 from toril.core.policy import GatewayPolicy, RedisAddress, Settings
 from toril.core.ports import Outbound
 from toril.core.queue_name import NameRules
+from toril.core.verdict import Verdict
 from toril.core.worker import read_worker
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
@@ -96,6 +101,7 @@ class Instance:
         self._following = Link(self._registry_address, store, name="toril:registry", patience_s=_FOLLOW_PATIENCE_S)
         self._scripts = Scripts(self._links)
         self._registry = RedisRegistry(self._registry_command, self._following.call, store)
+        self._attempts = RedisAttempts(self._near_key, store.queue_prefix)
         self._markers = Markers(self._links, store, tasks)
         self._presence = PresenceConnections(settings.redis, store, tasks)
         self._events = EventStreams(self._links, store, tasks)
@@ -129,7 +135,7 @@ class Instance:
         self._reconciler = Reconciler(self._registry, self.supervisor, self._destination)
         self._following.on_reconnect(self._reconciler.missed)
         self._tokens = Tokens(settings.gateway.auth_tokens, settings.gateway.tokens)
-        self._admission = Admission(self._tokens, RedisRates(self._rates_command))
+        self._admission = Admission(self._tokens, RedisRates(self._near_key))
         self.gateway = self._gateway()
 
     def start(self) -> None:
@@ -141,6 +147,7 @@ class Instance:
             ("presence", self._presence.run()),
             ("supervisor", self.supervisor.run()),
             ("pulls", self._pulls.run()),
+            ("attempts", self._attempts.run()),
             ("handovers", self._handovers.run()),
             ("reconciler", self._reconciler.run()),
             ("admission", self._admission.run()),
@@ -207,8 +214,9 @@ class Instance:
     async def _registry_command(self, *args: str | bytes | int | float) -> Any:
         return await self._links.of(self.settings.store.worker_hash.encode()).call(*args)
 
-    async def _rates_command(self, *args: str | bytes | int | float) -> Any:
-        key = str(args[3]).encode()
+    async def _near_key(self, *args: str | bytes | int | float) -> Any:
+        """A command on the node of its key: the first one of an EVAL, or what stands behind the command's name."""
+        key = str(args[3] if args[0] in ("EVAL", "EVALSHA") else args[1]).encode()
         try:
             return await self._links.of(key).call(*args)
         except SlotMoved:  # nothing ran
@@ -221,8 +229,14 @@ class Instance:
 
     def _consumer(self, destination: Destination, slots: int, outbound: Outbound | None = None) -> Consumer:
         leases = self._leases.of(destination.queue, destination.lease_rules)
-        executor = Executor(destination, leases, outbound or self._outbound, self._settler, random.random)
+        if outbound is None:
+            executor = Executor(destination, leases, self._outbound, self._settler, random.random, self._attempted)
+        else:
+            executor = Executor(destination, leases, outbound, self._settler, random.random)
         return Consumer(destination, slots, leases, executor, self._around)
+
+    def _attempted(self, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
+        self._attempts.note(lease.queue, attempt_of(lease, outcome, verdict, time.time()))
 
     def _gateway(self) -> Gateway:
         policy, prefix = self.settings.gateway, self.settings.store.queue_prefix
@@ -245,7 +259,9 @@ class Instance:
                 *SchedulerRoutes(self._schedulers, names=names, max_body_bytes=limit).routes(),
                 *JobRoutes(inspector, inspector, actions, names=names, prefix=prefix, max_body_bytes=limit).routes(),
                 *LeaseRoutes(self._pulls, names=names, prefix=prefix, max_body_bytes=limit).routes(),
-                *WorkerRoutes(self._registry, names=names, egress=self._egress, max_body_bytes=limit).routes(),
+                *WorkerRoutes(
+                    self._registry, self._attempts, names=names, egress=self._egress, max_body_bytes=limit
+                ).routes(),
                 *EventRoutes(self._events, inspector, actions, names=names).routes(),
                 *OpsRoutes(__version__, self.faults).routes(),
                 *DocsRoutes(

@@ -220,6 +220,34 @@ async def test_removing_what_is_not_there_announces_nothing(writable: WorkerRegi
     assert await writable.position() == position
 
 
+async def test_a_worker_is_paused_and_goes_on_and_both_are_announced_once(writable: WorkerRegistry) -> None:
+    await writable.put("orders", DOCUMENT)
+    for paused in (True, False):
+        before = await writable.position()
+        for _ in range(2):
+            assert await writable.pause("orders", paused=paused) is True
+            assert await writable.paused() == ({"orders"} if paused else set())
+        after, queues, _ = await writable.changed_since(before)
+        assert (after, queues) == (await writable.position(), ["orders"])
+    assert await writable.all() == {"orders": DOCUMENT}
+
+
+async def test_a_pause_outlives_a_new_document_and_ends_with_a_removal(writable: WorkerRegistry) -> None:
+    await writable.put("orders", DOCUMENT)
+    await writable.pause("orders", paused=True)
+    await writable.put("orders", b"{}")
+    assert await writable.paused() == {"orders"}
+    await writable.remove("orders")
+    assert await writable.paused() == set()
+
+
+async def test_what_is_not_registered_cannot_be_paused(writable: WorkerRegistry) -> None:
+    position = await writable.position()
+    assert await writable.pause("orders", paused=True) is False
+    assert await writable.paused() == set()
+    assert await writable.position() == position
+
+
 # What BullMQ Proxy instances on the same Redis see, and what they leave
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import redis
 
-from tests.support.endpoint import Answer, Call, Endpoint, StartEndpoint, no_content, reply_json
+from tests.support.endpoint import Answer, Call, Endpoint, StartEndpoint, no_content, reply_json, respond
 from tests.support.gateway import Gateway, job, worker
 from tests.support.toril import StartToril, TorilProcess
 from tests.support.valkey import StartValkey
@@ -257,6 +257,70 @@ class TestChange:
             canary()
             assert endpoint.calls == []
             assert gateway.counts(queue)["waiting"] == 2
+
+
+class TestLooking:
+    """`GET /workers/{queue}`, `POST …/pause` and `…/resume`."""
+
+    def test_a_worker_is_shown_with_its_last_attempts_and_without_secrets(
+        self, gateway: Gateway, endpoint: Endpoint, queue: str
+    ) -> None:
+        endpoint.behaviour = lambda call: respond(503, "Busy") if call.number == 0 else reply_json("fine")
+        gateway.register(queue, endpoint.url, headers={"x-key": "s3cret"}, timeout=5000, concurrency=2)
+        began = time.time()
+        job_id = gateway.add_one(queue, attempts=2)
+        gateway.finished(queue, job_id)
+        answer = gateway.http.get(f"/workers/{queue}")
+        assert "s3cret" not in answer.text
+        shown = answer.json()
+        recent = shown.pop("recent")
+        assert shown == {
+            "queue": queue,
+            "endpoint": {"url": endpoint.url, "method": "POST", "headers": {"x-key": "(hidden)"}, "timeout": 5000},
+            "opts": {"concurrency": 2},
+            "state": "running",
+        }
+        assert [(one["jobId"], one["outcome"], one["status"]) for one in recent] == [
+            (job_id, "completed", 200),
+            (job_id, "retried", 503),
+        ]
+        assert all(0 <= one["durationMs"] < 5000 and one["at"] >= began * 1000 - 1000 for one in recent)
+
+    def test_a_paused_worker_takes_no_jobs_until_it_is_resumed(
+        self, gateway: Gateway, endpoint: Endpoint, queue: str, store: redis.Redis, canary: Callable[[], None]
+    ) -> None:
+        gateway.register(queue, endpoint.url)
+        gateway.finished(queue, gateway.add_one(queue))
+        document = store.hget(HASH, queue)
+        for _ in range(2):
+            assert gateway.http.post(f"/workers/{queue}/pause").status_code == 204
+        assert gateway.http.get(f"/workers/{queue}").json()["state"] == "paused"
+        canary()
+        job_id = gateway.add_one(queue)
+        canary()
+        assert len(endpoint.calls) == 1
+        # Neither the queue nor what is shared with BullMQ Proxy has changed: others may work on it.
+        assert (store.hget(HASH, queue), store.hexists(f"bull:{queue}:meta", "paused")) == (document, 0)
+        gateway.register(queue, endpoint.at("/other"))
+        canary()
+        assert len(endpoint.calls) == 1
+        assert gateway.http.post(f"/workers/{queue}/resume").status_code == 204
+        gateway.finished(queue, job_id)
+        assert endpoint.calls[1].target == "/other"
+        assert gateway.http.get(f"/workers/{queue}").json()["state"] == "running"
+
+    def test_a_worker_that_cannot_run_says_why(self, gateway: Gateway, queue: str, store: redis.Redis) -> None:
+        write_like_bullmq_proxy(store, queue, '{"queue":"x"}')
+        try:
+            shown = gateway.http.get(f"/workers/{queue}").json()
+            assert (shown["state"], shown["reason"], shown["recent"]) == ("invalid", "endpoint is required", [])
+        finally:
+            write_like_bullmq_proxy(store, queue, None)
+
+    @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("POST", "/pause"), ("POST", "/resume")])
+    def test_nobody_is_not_found(self, gateway: Gateway, queue: str, method: str, path: str) -> None:
+        answer = gateway.http.request(method, f"/workers/{queue}{path}")
+        assert (answer.status_code, answer.json()["code"]) == (404, "worker_not_found")
 
 
 class TestOtherInstances:

@@ -25,12 +25,24 @@ redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[3], '*', 'worker', ARGV[1])
 return 1
 """
 
-# KEYS[1] hash of documents, KEYS[2] stream; ARGV[1] queue, ARGV[2] stream length.
+# KEYS[1] hash of documents, KEYS[2] stream, KEYS[3] set of paused workers; ARGV[1] queue, ARGV[2] stream length.
 # Returns 1, or 0 when there was no such document; then nothing is announced.
 _REMOVE = """
 redis.call('XLEN', KEYS[2])
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('SREM', KEYS[3], ARGV[1])
 redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[2], '*', 'worker', ARGV[1])
+return 1
+"""
+
+# KEYS as above; ARGV[1] queue, ARGV[2] stream length, ARGV[3] SADD or SREM. What is so already is not announced again.
+# Returns 1, or 0 when there is no such document; then nothing is written.
+_PAUSE = """
+redis.call('XLEN', KEYS[2])
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
+if redis.call(ARGV[3], KEYS[3], ARGV[1]) == 1 then
+  redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[2], '*', 'worker', ARGV[1])
+end
 return 1
 """
 
@@ -43,6 +55,8 @@ class RedisRegistry:
         self._following = following
         self._hash = policy.worker_hash
         self._stream = policy.worker_stream
+        # Ours alone, and in a cluster on the hash's node, as it has the same hash tag.
+        self._paused = f"toril:paused:{policy.worker_hash}"
         self._max_len = policy.worker_stream_max_len
 
     async def put(self, queue: str, document: bytes) -> None:
@@ -51,7 +65,19 @@ class RedisRegistry:
 
     async def remove(self, queue: str) -> bool:
         """Remove a document and announce it, in one step; False when there was none."""
-        return bool(await self._command("EVAL", _REMOVE, 2, self._hash, self._stream, queue, self._max_len))
+        keys = (self._hash, self._stream, self._paused)
+        return bool(await self._command("EVAL", _REMOVE, 3, *keys, queue, self._max_len))
+
+    async def pause(self, queue: str, *, paused: bool) -> bool:
+        """Pause a worker, or let it go on, and announce it, in one step; False when there is none."""
+        keys = (self._hash, self._stream, self._paused)
+        how = "SADD" if paused else "SREM"
+        return bool(await self._command("EVAL", _PAUSE, 3, *keys, queue, self._max_len, how))
+
+    async def paused(self) -> set[str]:
+        """The queues whose worker is paused."""
+        members = await self._command("SMEMBERS", self._paused)
+        return {name for member in members if (name := _text(member)) is not None}
 
     async def all(self) -> dict[str, bytes]:
         """Every document whose queue name is text."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from toril.core.access import RateLimit
 from toril.core.actions import Dependencies, Metrics, QueueState, RateLimitState
+from toril.core.attempt import Attempt
 from toril.core.blob import Blob, BlobRef, Kept
 from toril.core.destinations.base import Destination, LeaseRules, OutboundRequest
 from toril.core.event import Event, Position
@@ -94,6 +95,18 @@ class WorkerRegistry(Protocol):
         """Remove a document and announce it, atomically; False (and nothing announced) when there was none."""
         ...
 
+    async def pause(self, queue: str, *, paused: bool) -> bool:
+        """Pause a worker, or let it go on, in the whole fleet, and announce it, atomically. Idempotent.
+
+        Touches neither the queue nor the document; a pause outlives a new document and ends with `remove`. False (and
+        nothing written) when there is no such worker.
+        """
+        ...
+
+    async def paused(self) -> set[str]:
+        """The queues whose worker is paused."""
+        ...
+
     async def all(self) -> dict[str, bytes]:
         """Every document."""
         ...
@@ -112,6 +125,18 @@ class WorkerRegistry(Protocol):
         Returns the new position, the queues named, and whether some announcements may have been trimmed away
         unseen, so that only comparing everything tells.
         """
+        ...
+
+
+class RecentAttempts(Protocol):
+    """The last attempts of each registered worker, known to the whole fleet."""
+
+    def note(self, queue: str, attempt: Attempt) -> None:
+        """Remember one. Costs nothing worth measuring; others see it within two seconds."""
+        ...
+
+    async def recent(self, queue: str) -> list[bytes]:
+        """The newest twenty as JSON, the newest first."""
         ...
 
 

@@ -24,6 +24,7 @@ from toril.core.stored_job import Keep
 METHODS = ("POST", "PUT", "PATCH")
 DEFAULT_TIMEOUT_S = 3.0
 MAX_CONCURRENCY = 10_000
+HIDDEN = "(hidden)"
 
 
 class Endpoint(Struct, frozen=True):
@@ -80,6 +81,23 @@ def read_worker(document: bytes, names: NameRules) -> WorkerSpec:
     if policy is not None and policy.secrets:
         _leave_signature_to_us(endpoint)
     return _with_options(WorkerSpec(queue, endpoint, policy=policy), opts)
+
+
+def shown_worker(queue: str, document: bytes, names: NameRules, *, paused: bool) -> dict[str, Any]:
+    """A worker's document as callers may see it: the values of its headers are hidden, its policy left out.
+
+    `state` is `running`, `paused`, or `invalid` where somebody has stored what cannot run; `reason` says why.
+    """
+    try:
+        read_worker(document, names)
+    except InvalidRequest as exc:
+        return {"queue": queue, "endpoint": None, "opts": None, "state": "invalid", "reason": exc.message}
+    parsed = decode_json(document)
+    endpoint = parsed["endpoint"]
+    if endpoint.get("headers") is not None:
+        endpoint = endpoint | {"headers": dict.fromkeys(endpoint["headers"], HIDDEN)}
+    state = "paused" if paused else "running"
+    return {"queue": queue, "endpoint": endpoint, "opts": parsed.get("opts") or {}, "state": state}
 
 
 def _require(parsed: dict[str, Any], fields: tuple[str, ...]) -> None:

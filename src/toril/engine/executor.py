@@ -21,10 +21,17 @@ from toril.engine.slot import Slot
 log = structlog.get_logger(__name__)
 
 
-class Executor:
-    """Takes a lease through its attempt to its settlement."""
+Told = Callable[[Lease, Outcome, Verdict], None]
 
-    __slots__ = ("_chance", "_destination", "_outbound", "_pool", "_settler", "_store")
+
+def _nobody(lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
+    pass
+
+
+class Executor:
+    """Takes a lease through its attempt to its settlement. `told` hears what came of each attempt."""
+
+    __slots__ = ("_chance", "_destination", "_outbound", "_pool", "_settler", "_store", "_told")
 
     def __init__(
         self,
@@ -33,12 +40,14 @@ class Executor:
         outbound: Outbound,
         settler: Settler,
         chance: Chance,
+        told: Told = _nobody,
     ) -> None:
         self._destination = destination
         self._store = store
         self._outbound = outbound
         self._settler = settler
         self._chance = chance
+        self._told = told
         self._pool: OutboundPool | None = None
 
     async def execute(self, slot: Slot, lease: Lease, may_lease: Callable[[], bool]) -> Next | None:
@@ -53,7 +62,8 @@ class Executor:
             if outcome is None:
                 return None
             verdict = self._destination.judge(lease, outcome, self._chance)
-            self._tell(lease, outcome, verdict)
+            self._log(lease, outcome, verdict)
+            self._told(lease, outcome, verdict)
         return await self._settler.settle(self._store, slot, lease, verdict, may_lease)
 
     async def release(self, lease: Lease) -> None:
@@ -96,7 +106,7 @@ class Executor:
         finally:
             slot.attempting = False
 
-    def _tell(self, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
+    def _log(self, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
         # Successes at debug: thousands a second would cost more than the work they tell of.
         tell = log.debug if isinstance(verdict, (Complete, HandOver)) else log.info
         tell(

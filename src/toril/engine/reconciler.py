@@ -36,7 +36,8 @@ class Reconciler:
         self._registry = registry
         self._supervisor = supervisor
         self._read = read
-        self._running: dict[str, bytes] = {}
+        # The document of each worker, and whether it is paused.
+        self._running: dict[str, tuple[bytes, bool]] = {}
         self._missed = True
         self.in_step = False
 
@@ -57,36 +58,37 @@ class Reconciler:
                     self._missed = True
                 if self._missed or loop.time() - compared_at > COMPARE_S:
                     self._missed = False
-                    self._compare(await self._registry.all())
+                    self._compare(await self._registry.all(), await self._registry.paused())
                     compared_at = loop.time()
                     self.in_step = True
                 position, queues, gap = await self._registry.changed_since(position)
                 if gap:
                     self._missed = True
                 elif queues:
-                    self._apply(queues, await self._registry.some(queues))
+                    self._apply(queues, await self._registry.some(queues), await self._registry.paused())
             except StoreError as exc:
                 log.debug("reconciler.failed", error=exc.message)
                 position = None
                 await asyncio.sleep(_RETRY_S)
 
-    def _compare(self, documents: dict[str, bytes]) -> None:
-        self._apply({*self._running, *documents}, documents)
+    def _compare(self, documents: dict[str, bytes], paused: set[str]) -> None:
+        self._apply({*self._running, *documents}, documents, paused)
 
-    def _apply(self, queues: Iterable[str], documents: dict[str, bytes]) -> None:
+    def _apply(self, queues: Iterable[str], documents: dict[str, bytes], paused: set[str]) -> None:
         for queue in queues:
             document = documents.get(queue)
-            if document == self._running.get(queue):
+            wanted = None if document is None else (document, queue in paused)
+            if wanted == self._running.get(queue):
                 continue
-            if document is None:
+            if wanted is None:
                 del self._running[queue]
                 self._supervisor.stop(queue)
                 continue
             # Remembered also where it cannot run: it is complained of once.
-            self._running[queue] = document
-            self._start(queue, document)
+            self._running[queue] = wanted
+            self._start(queue, *wanted)
 
-    def _start(self, queue: str, document: bytes) -> None:
+    def _start(self, queue: str, document: bytes, paused: bool) -> None:
         try:
             destination = self._read(document)
             if destination.queue != queue:
@@ -100,4 +102,7 @@ class Reconciler:
             log.exception("worker.cannot_run", queue=queue)
             self._supervisor.stop(queue)
             return
-        self._supervisor.start(destination)
+        if paused:
+            self._supervisor.pause(destination)
+        else:
+            self._supervisor.start(destination)

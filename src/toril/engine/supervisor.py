@@ -85,6 +85,11 @@ class Supervisor:
         consumer.look()
         log.info("consumer.started", queue=destination.queue, slots=slots)
 
+    def pause(self, destination: Destination) -> None:
+        """Work on a destination's queue no more for now; jobs in flight end."""
+        self.stop(destination.queue)
+        self._destinations[destination.queue] = destination
+
     def stop(self, queue: str) -> None:
         """Work on this queue no more; jobs in flight end."""
         self._destinations.pop(queue, None)

@@ -1,15 +1,16 @@
-"""`/workers`: register, list and remove the HTTP endpoints that work on queues."""
+"""`/workers`: register, list, look at, pause and remove the HTTP endpoints that work on queues."""
 
 from __future__ import annotations
 
 import msgspec
 
 from toril.core.access import Right
+from toril.core.actions import Nothing, read_action
 from toril.core.egress import Egress
 from toril.core.errors import InvalidRequest, WorkerNotFound
-from toril.core.ports import WorkerRegistry
+from toril.core.ports import RecentAttempts, WorkerRegistry
 from toril.core.queue_name import NameRules
-from toril.core.worker import check_host, read_worker
+from toril.core.worker import check_host, read_worker, shown_worker
 from toril.gateway import shapes, wire
 from toril.gateway.description import OK_TEXT, About, Reply
 from toril.gateway.routing import Access, Answer, Request, Route
@@ -24,8 +25,17 @@ _REMOVE = About((OK_TEXT,), errors=(WorkerNotFound,))
 class WorkerRoutes:
     """Writes the fleet's registry; every instance, this one included, follows it."""
 
-    def __init__(self, registry: WorkerRegistry, *, names: NameRules, egress: Egress, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        registry: WorkerRegistry,
+        attempts: RecentAttempts,
+        *,
+        names: NameRules,
+        egress: Egress,
+        max_body_bytes: int,
+    ) -> None:
         self._registry = registry
+        self._attempts = attempts
         self._names = names
         self._egress = egress
         self._max_body_bytes = max_body_bytes
@@ -36,6 +46,12 @@ class WorkerRoutes:
             Route("POST", "/workers", Access.TOKEN, self.register, Right.WORKERS_MANAGE, about=_REGISTER),
             Route("GET", "/workers", Access.TOKEN, self.all, Right.WORKERS_READ, about=_ALL),
             Route("DELETE", "/workers/{queue}", Access.TOKEN, self.remove, Right.WORKERS_MANAGE, about=_REMOVE),
+            Route("POST", "/workers", Access.TOKEN, self.register, Right.WORKERS_MANAGE),
+            Route("GET", "/workers", Access.TOKEN, self.all, Right.WORKERS_READ),
+            Route("DELETE", "/workers/{queue}", Access.TOKEN, self.remove, Right.WORKERS_MANAGE),
+            Route("GET", "/workers/{queue}", Access.TOKEN, self.one, Right.WORKERS_READ, own=True),
+            Route("POST", "/workers/{queue}/pause", Access.TOKEN, self.pause, Right.WORKERS_MANAGE, own=True),
+            Route("POST", "/workers/{queue}/resume", Access.TOKEN, self.resume, Right.WORKERS_MANAGE, own=True),
         ]
 
     async def register(self, request: Request) -> Answer:
@@ -64,3 +80,27 @@ class WorkerRoutes:
         if not await self._registry.remove(request.segment(1)):
             raise WorkerNotFound
         return wire.OK
+
+    async def one(self, request: Request) -> Answer:
+        """A worker as it is registered, without what may be secret; whether it runs; and its last attempts."""
+        queue = request.segment(1)
+        document = (await self._registry.some([queue])).get(queue)
+        if document is None:
+            raise WorkerNotFound
+        shown = shown_worker(queue, document, self._names, paused=queue in await self._registry.paused())
+        recent = wire.array(await self._attempts.recent(queue))
+        return wire.json_answer(b'%b,"recent":%b}' % (_encode(shown)[:-1], recent))
+
+    async def pause(self, request: Request) -> Answer:
+        """Let the worker take no more jobs, in the whole fleet; those in flight end."""
+        return await self._pause(request, paused=True)
+
+    async def resume(self, request: Request) -> Answer:
+        """Let it take jobs again."""
+        return await self._pause(request, paused=False)
+
+    async def _pause(self, request: Request, *, paused: bool) -> Answer:
+        read_action(await request.body(self._max_body_bytes), Nothing)
+        if not await self._registry.pause(request.segment(1), paused=paused):
+            raise WorkerNotFound
+        return wire.NO_CONTENT

@@ -5,6 +5,7 @@ fakes and real adapters), works in memory, and can be told to fail the way the r
 imported by toril itself.
 """
 
+from toril.testing.attempts import FakeAttempts
 from toril.testing.blobs import FakeBlobs
 from toril.testing.clock import FakeClock
 from toril.testing.handovers import FakeLeasedQueues, FakeSettledNews
@@ -17,6 +18,7 @@ from toril.testing.registry import FakeRegistry
 from toril.testing.waits import FakeMarkerWaits
 
 __all__ = [
+    "FakeAttempts",
     "FakeBlobs",
     "FakeClock",
     "FakeLeaseStore",

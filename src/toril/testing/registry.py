@@ -20,6 +20,7 @@ class FakeRegistry:
 
     def __init__(self, *, max_len: int = 100, follow_s: float = 5.0) -> None:
         self.documents: dict[str, bytes] = {}
+        self.paused_queues: set[str] = set()
         self._max_len = max_len
         self._follow_s = follow_s
         self._announcements: list[tuple[int, str]] = []
@@ -60,8 +61,24 @@ class FakeRegistry:
         await self._reach()
         if self.documents.pop(queue, None) is None:
             return False
+        self.paused_queues.discard(queue)
         self.announce(queue)
         return True
+
+    async def pause(self, queue: str, *, paused: bool) -> bool:
+        """Pause a worker, or let it go on, and announce it; False when there is none."""
+        await self._reach()
+        if queue not in self.documents:
+            return False
+        if paused is not (queue in self.paused_queues):
+            self.paused_queues.symmetric_difference_update({queue})
+            self.announce(queue)
+        return True
+
+    async def paused(self) -> set[str]:
+        """The queues whose worker is paused."""
+        await self._reach()
+        return set(self.paused_queues)
 
     async def all(self) -> dict[str, bytes]:
         """Every document."""

@@ -1,3 +1,4 @@
+import base64
 import json
 from typing import Any
 
@@ -11,7 +12,7 @@ from toril.core.errors import InvalidRequest
 from toril.core.policy import EgressPolicy
 from toril.core.queue_name import NameRules
 from toril.core.stored_job import Keep
-from toril.core.worker import MAX_CONCURRENCY, Endpoint, Limiter, WorkerSpec, check_host, read_worker
+from toril.core.worker import MAX_CONCURRENCY, Endpoint, Limiter, WorkerSpec, check_host, read_worker, shown_worker
 
 ENDPOINT = {"url": "http://127.0.0.1:3000/charge", "method": "POST"}
 
@@ -364,3 +365,30 @@ def test_headers_that_signing_sets_cannot_be_registered_with_it(name: str) -> No
     assert read(given).endpoint.headers == ((name, "mine"),)
     fault = fault_of(given | {"policy": {"signing": {"secrets": [SECRET]}}})
     assert fault.message == f"Invalid header {name}, signing sets it"
+
+
+class TestWhatIsShown:
+    """Of a worker that somebody looks at."""
+
+    DOCUMENT = (
+        b'{"queue":"orders","endpoint":{"url":"http://a/","method":"POST","headers":{"authorization":"Bearer s3cret"},'
+        b'"timeout":500},"opts":{"concurrency":3},"policy":{"signing":{"secrets":["whsec_%b"]}}}'
+        % base64.b64encode(b"s3cret" * 6)
+    )
+
+    def test_nothing_that_may_be_secret(self) -> None:
+        shown = shown_worker("orders", self.DOCUMENT, NameRules(), paused=False)
+        headers = {"authorization": "(hidden)"}
+        assert shown == {
+            "queue": "orders",
+            "endpoint": {"url": "http://a/", "method": "POST", "headers": headers, "timeout": 500},
+            "opts": {"concurrency": 3},
+            "state": "running",
+        }
+
+    def test_whether_it_is_paused(self) -> None:
+        assert shown_worker("orders", self.DOCUMENT, NameRules(), paused=True)["state"] == "paused"
+
+    def test_why_it_cannot_run(self) -> None:
+        shown = shown_worker("orders", b'{"queue":"orders"}', NameRules(), paused=False)
+        assert (shown["state"], shown["reason"], shown["endpoint"]) == ("invalid", "endpoint is required", None)

@@ -24,6 +24,10 @@ class Ledger:
         self.running[destination.queue] = destination.url
         self.orders.append(("start", destination.queue))
 
+    def pause(self, destination: Destination) -> None:
+        self.running.pop(destination.queue, None)
+        self.orders.append(("pause", destination.queue))
+
     def stop(self, queue: str) -> None:
         self.running.pop(queue, None)
         self.orders.append(("stop", queue))
@@ -222,3 +226,39 @@ async def test_a_document_that_breaks_its_reader_stops_no_other_worker(clock: Fa
             await made.registry.put("c", b"c http://c")
             await turns()
             assert made.running.keys() == {"b", "c"}
+
+
+async def test_a_paused_worker_does_not_run_until_it_is_resumed(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        await made.registry.put("a", b"a http://a")
+        await turns()
+        for paused in (True, True, False, False):
+            await made.registry.pause("a", paused=paused)
+            await turns()
+        assert made.ledger.orders == [("start", "a"), ("pause", "a"), ("start", "a")]
+        assert made.running == {"a": "http://a"}
+
+
+async def test_a_paused_worker_stays_so_with_another_document_and_after_a_start(clock: FakeClock) -> None:
+    made = Following()
+    made.registry.documents = {"a": b"a http://1"}
+    await made.registry.pause("a", paused=True)
+    async with following(made):
+        assert made.running == {}
+        await made.registry.put("a", b"a http://2")
+        await turns()
+        assert made.running == {}
+        await made.registry.pause("a", paused=False)
+        await turns()
+        assert made.running == {"a": "http://2"}
+
+
+async def test_a_worker_that_is_removed_and_registered_again_runs(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        await made.registry.put("a", b"a http://a")
+        await made.registry.pause("a", paused=True)
+        await turns()
+        await made.registry.remove("a")
+        await made.registry.put("a", b"a http://a")
+        await turns()
+        assert made.running == {"a": "http://a"}
