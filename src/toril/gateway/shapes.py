@@ -316,6 +316,27 @@ class Worker(Struct, forbid_unknown_fields=True):
     policy: WorkerPolicy | None = None
 
 
+class ShownAttempt(Struct):
+    """One attempt: what became of the job, the answer's status (null where there was none), when it began (ms)."""
+
+    jobId: str  # noqa: N815
+    outcome: Literal["completed", "retried", "failed", "later"]
+    status: int | None
+    durationMs: int  # noqa: N815
+    at: int
+
+
+class ShownWorker(Struct):
+    """A worker as it is registered, the values of its headers hidden, and its last attempts, the newest first."""
+
+    queue: str
+    endpoint: WorkerEndpoint | None
+    opts: WorkerOptions | None
+    state: Literal["running", "paused", "invalid"]
+    recent: list[ShownAttempt]
+    reason: str | UnsetType = UNSET
+
+
 class LogText(Struct, forbid_unknown_fields=True):
     """A line for a job's log."""
 

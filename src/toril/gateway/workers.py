@@ -12,7 +12,7 @@ from toril.core.ports import RecentAttempts, WorkerRegistry
 from toril.core.queue_name import NameRules
 from toril.core.worker import check_host, read_worker, shown_worker
 from toril.gateway import shapes, wire
-from toril.gateway.description import OK_TEXT, About, Reply
+from toril.gateway.description import DONE, OK_TEXT, About, Reply
 from toril.gateway.routing import Access, Answer, Request, Route
 
 _encode = msgspec.json.Encoder().encode
@@ -20,6 +20,8 @@ _encode = msgspec.json.Encoder().encode
 _REGISTER = About((OK_TEXT,), body=shapes.Worker)
 _ALL = About((Reply(dict[str, str], "The endpoints' URLs by queue"),))
 _REMOVE = About((OK_TEXT,), errors=(WorkerNotFound,))
+_ONE = About((Reply(shapes.ShownWorker, "The worker"),), errors=(WorkerNotFound,))
+_PAUSE = About((DONE,), body=Nothing, body_required=False, errors=(WorkerNotFound,))
 
 
 class WorkerRoutes:
@@ -46,13 +48,15 @@ class WorkerRoutes:
             Route("POST", "/workers", Access.TOKEN, self.register, Right.WORKERS_MANAGE, about=_REGISTER),
             Route("GET", "/workers", Access.TOKEN, self.all, Right.WORKERS_READ, about=_ALL),
             Route("DELETE", "/workers/{queue}", Access.TOKEN, self.remove, Right.WORKERS_MANAGE, about=_REMOVE),
-            Route("POST", "/workers", Access.TOKEN, self.register, Right.WORKERS_MANAGE),
-            Route("GET", "/workers", Access.TOKEN, self.all, Right.WORKERS_READ),
-            Route("DELETE", "/workers/{queue}", Access.TOKEN, self.remove, Right.WORKERS_MANAGE),
-            Route("GET", "/workers/{queue}", Access.TOKEN, self.one, Right.WORKERS_READ, own=True),
-            Route("POST", "/workers/{queue}/pause", Access.TOKEN, self.pause, Right.WORKERS_MANAGE, own=True),
-            Route("POST", "/workers/{queue}/resume", Access.TOKEN, self.resume, Right.WORKERS_MANAGE, own=True),
-        ]
+            Route("GET", "/workers/{queue}", Access.TOKEN, self.one, Right.WORKERS_READ, own=True, about=_ONE),
+            *(
+                Route(
+                    "POST", f"/workers/{{queue}}/{action}", Access.TOKEN, handler, Right.WORKERS_MANAGE,
+                    own=True, about=_PAUSE,
+                )
+                for action, handler in (("pause", self.pause), ("resume", self.resume))
+            ),
+        ]  # fmt: skip
 
     async def register(self, request: Request) -> Answer:
         """Register an endpoint as the worker of a queue, in place of the one that was."""
