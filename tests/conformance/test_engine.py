@@ -159,7 +159,7 @@ async def test_every_job_ends_however_often_the_connections_break(
                 proxy.cut()  # no connection goes on that has lost bytes: TCP would not do that
                 proxy.deaf = proxy.mute = False
             await until(lambda: _is(finished(world), JOBS), 30)
-            await until(lambda: _is(world.link.call("LLEN", world.keys.key("active")), 0), 10)
+            await until(lambda: _is(world.link.call("LLEN", world.keys.key("active")), 0), 30)
             assert await world.link.call("KEYS", world.keys.key("*:lock")) == []
             assert len(engine.outbound.requests) >= JOBS
             assert engine.link.connects > 5
@@ -171,7 +171,7 @@ async def test_without_trouble_each_job_is_pushed_once(valkey: ValkeyProcess, qu
     async with real_world(valkey, queue) as world, engine_on(valkey.port) as engine:
         engine.work_on(queue, 10)
         await add_jobs(world, 500)
-        await until(lambda: _is(finished(world), 500), 10)
+        await until(lambda: _is(finished(world), 500), 30)
         assert len(engine.outbound.requests) == 500
         assert engine.outbound.most_in_flight <= 10
 
@@ -190,7 +190,7 @@ async def test_two_instances_share_a_queue_and_push_each_job_once(valkey: Valkey
             engine.outbound.answering = endpoint
             engine.work_on(queue, 5)
         await add_jobs(world, 600)
-        await until(lambda: _is(finished(world), 600), 10)
+        await until(lambda: _is(finished(world), 600), 30)
         assert len(one.outbound.requests) + len(other.outbound.requests) == 600
         assert min(len(one.outbound.requests), len(other.outbound.requests)) > 0
 
@@ -209,7 +209,7 @@ async def test_a_job_longer_than_its_lock_is_pushed_once(valkey: ValkeyProcess, 
             engine.outbound.answering = endpoint
             engine.work_on(queue, 1)
         await world.add("long")
-        await until(lambda: _is(finished(world), 1), 15)
+        await until(lambda: _is(finished(world), 1), 30)
         assert await world.places(b"long") == ["completed"]
         assert len(one.outbound.requests) + len(other.outbound.requests) == 1
 
@@ -221,7 +221,7 @@ async def test_the_job_of_an_instance_that_vanished_is_pushed_by_another(valkey:
         await world.lapse(b"orphan")
         async with engine_on(valkey.port) as engine:
             engine.work_on(queue, 1)
-            await until(lambda: _is(finished(world), 1), 10)
+            await until(lambda: _is(finished(world), 1), 30)
             assert len(engine.outbound.requests) == 1
 
 

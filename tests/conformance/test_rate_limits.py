@@ -8,7 +8,7 @@ from typing import Protocol
 
 import pytest
 
-from tests.conformance.bull.links import address_of, up
+from tests.conformance.bull.links import PATIENT, address_of, up
 from tests.conformance.holding import held
 from tests.support.valkey import ValkeyProcess
 from toril.adapters.redis_rates import RedisRates
@@ -49,7 +49,7 @@ class RedisPlace:
 
 @asynccontextmanager
 async def on_valkey(valkey: ValkeyProcess) -> AsyncIterator[RedisPlace]:
-    async with up(address_of(valkey)) as link:
+    async with up(address_of(valkey), PATIENT) as link:
         yield RedisPlace(link)
 
 
@@ -81,22 +81,22 @@ async def test_as_many_as_the_limit_says_pass_at_once(place: Place, most: int) -
 
 
 async def test_who_is_over_is_told_how_long_it_takes_and_then_passes(place: Place) -> None:
-    limit = RateLimit(2, 0.4)
+    limit = RateLimit(2, 1.0)
     assert await passed(lambda: place.rates.spend("shop", limit), 2) == 2
     wait_s = await place.rates.spend("shop", limit)
-    assert 0 < wait_s <= 0.2
+    assert 0 < wait_s <= 0.5
     await place.pass_time(wait_s)
     assert await place.rates.spend("shop", limit) == 0
     assert await place.rates.spend("shop", limit) > 0, "one interval frees one request, not all"
 
 
 async def test_what_is_refused_is_not_counted(place: Place) -> None:
-    limit = RateLimit(1, 0.3)
+    limit = RateLimit(1, 1.0)
     assert await place.rates.spend("shop", limit) == 0
     waits = [await place.rates.spend("shop", limit) for _ in range(20)]
     assert min(waits) > 0
-    assert max(waits) <= 0.3
-    await place.pass_time(0.3)
+    assert max(waits) <= 1.0
+    await place.pass_time(1.0)
     assert await place.rates.spend("shop", limit) == 0
 
 

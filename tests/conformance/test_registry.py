@@ -152,10 +152,8 @@ async def test_whoever_follows_is_told_at_once(place: Place) -> None:
     following = asyncio.ensure_future(place.registry.changed_since(position))
     await asyncio.sleep(0.05)
     assert not following.done()
-    began = asyncio.get_running_loop().time()
     await place.put("orders", DOCUMENT)
-    assert (await following)[1] == ["orders"]
-    assert asyncio.get_running_loop().time() - began < 0.5
+    assert (await following)[1] == ["orders"], "not the empty answer that comes after a second"
 
 
 async def test_whoever_follows_in_vain_is_told_so_after_a_while(place: Place) -> None:
@@ -163,7 +161,7 @@ async def test_whoever_follows_in_vain_is_told_so_after_a_while(place: Place) ->
     position = await place.registry.position()
     began = asyncio.get_running_loop().time()
     assert await place.registry.changed_since(position) == (position, [], False)
-    assert 0.9 < asyncio.get_running_loop().time() - began < 3
+    assert 0.9 < asyncio.get_running_loop().time() - began < 10
 
 
 @pytest.mark.parametrize(("changes", "gap"), [(MAX_LEN - 1, False), (MAX_LEN, True), (MAX_LEN + 3, True)])
@@ -324,7 +322,7 @@ async def test_following_goes_on_after_a_broken_connection(start_valkey: Callabl
         client_id = await link.call("CLIENT", "LIST", "TYPE", "normal")
         blocked = next(line for line in client_id.decode().splitlines() if "cmd=xread" in line)
         await link.call("CLIENT", "KILL", "ID", blocked.split("id=")[1].split(" ")[0])
-        assert await asyncio.wait_for(asyncio.wait([broken]), 3)
+        assert await asyncio.wait_for(asyncio.wait([broken]), 10)
         assert broken.exception() is not None
         await until(lambda: following.is_up)
         await registry.put("orders", DOCUMENT)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from tests.conformance.bull.links import QUICK, address_of
+from tests.conformance.bull.links import PATIENT, address_of
 from tests.support.valkey import ValkeyProcess
 from toril.bull.connection import Link, linked
 from toril.bull.keys import QueueKeys
@@ -234,7 +234,7 @@ async def real_world(valkey: ValkeyProcess, queue: str) -> AsyncIterator[RealWor
     async def prepare(wire: Wire) -> None:
         await scripts[0].load(wire)
 
-    link = Link(address_of(valkey), QUICK, prepare=prepare)
+    link = Link(address_of(valkey), PATIENT, prepare=prepare)
     scripts.append(Scripts(link))
     failure: Exception | None = None
     async with linked(link):

@@ -123,7 +123,7 @@ class TestDev:
         first.process.wait()
         second = start_dev()
         assert second.gateway.job("kept", job_id)["data"] == {"n": 1}
-        eventually(lambda: first.process.survivors() == [], timeout_s=5, what="the first Valkey to be gone")
+        eventually(lambda: first.process.survivors() == [], what="the first Valkey to be gone")
         assert second.gateway.add_one("kept") != job_id
 
     def test_it_listens_where_the_environment_says(self, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ class TestDemo:
             rest, _ = process.communicate(timeout=20)
             assert process.returncode != 0, "an unfinished demo is no success"
             assert "Traceback" not in first + rest
-            eventually(lambda: family.alive() == [], timeout_s=5, what="its Valkey to be gone")
+            eventually(lambda: family.alive() == [], what="its Valkey to be gone")
             assert list(tmp_path.iterdir()) == [], "it cleans up after itself"
         finally:
             process.kill()

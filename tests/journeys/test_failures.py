@@ -174,7 +174,7 @@ class TestReasons:
             assert part in entry
         durations = [float(ms) for ms in re.findall(r"(\d+(?:\.\d+)?) ?ms\b", entry)]
         durations += [float(s) * 1000 for s in re.findall(r"(\d+(?:\.\d+)?) ?s\b", entry)]
-        assert any(110 <= duration <= 1500 for duration in durations), entry
+        assert any(110 <= duration <= 10_000 for duration in durations), entry
         assert len(entry) < 10_000, "only the first part of the body belongs there"
 
     def test_the_stacktrace_holds_no_registered_header(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
@@ -258,7 +258,7 @@ class TestTimeouts:
         gateway.register(queue, endpoint.url, timeout=400)
         done = gateway.finished(queue, gateway.add_one(queue))
         assert done["failedReason"] == ABORTED
-        assert 390 <= done["finishedOn"] - done["processedOn"] <= 1500
+        assert 390 <= done["finishedOn"] - done["processedOn"] <= 2900, "not the default of three seconds"
         assert endpoint.url in done["stacktrace"][0]
         eventually(lambda: endpoint.gone(endpoint.calls[0]), what="the connection to be closed")
 
@@ -267,14 +267,14 @@ class TestTimeouts:
         gateway.register(queue, endpoint.url)
         done = gateway.finished(queue, gateway.add_one(queue))
         assert done["failedReason"] == ABORTED
-        assert 2950 <= done["finishedOn"] - done["processedOn"] <= 4000
+        assert 2950 <= done["finishedOn"] - done["processedOn"] <= 9000
 
     def test_the_timeout_is_for_each_request(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
         endpoint.behaviour = lambda call: hang() if call.number == 0 else reply_json("second")
         gateway.register(queue, endpoint.url, timeout=300)
         done = gateway.finished(queue, gateway.add_one(queue, attempts=2))
         assert done["returnvalue"] == "second"
-        assert 295 <= gaps_ms(endpoint.calls)[0] <= 1200
+        assert 295 <= gaps_ms(endpoint.calls)[0] <= 2900, "not the default of three seconds"
 
     def test_an_answer_in_time_is_not_aborted(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
         endpoint.behaviour = lambda _: reply_json("in time").after(3.5)
@@ -295,7 +295,7 @@ def test_a_hung_endpoint_does_not_hold_up_another_queue(
     black_hole.wait_for_calls(50)
     began = time.monotonic()
     gateway.add(fine, *(job() for _ in range(200)))
-    gateway.wait_for_counts(fine, completed=200)
-    assert time.monotonic() - began < 5
+    gateway.wait_for_counts(fine, 30, completed=200)
+    assert time.monotonic() - began < 30, "and not when the others time out"
     assert black_hole.open_calls == 50
     gateway.unregister(hung)

@@ -15,6 +15,7 @@ from tests.support.gateway import TOKEN, Gateway, job
 from tests.support.sockets import socket_to
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
+from tests.support.waiting import eventually
 
 
 def lease(gateway: Gateway, queue: str, **ask: Any) -> list[dict[str, Any]]:
@@ -105,7 +106,7 @@ class TestLease:
             began = time.monotonic()
             worker.finish(worker.jobs(1)[0], "done")
             assert gateway.finished(queue, job_id)["returnvalue"] == "done"
-            assert time.monotonic() - began < 6
+            assert time.monotonic() - began < 9, "and not only when it polls"
 
     def test_a_client_that_hangs_up_takes_none(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
         body = b'{"wait_ms":60000}'
@@ -312,18 +313,20 @@ class TestLapsing:
         lease(gateway, queue, lock_ms=1000)
         lapsed_at = time.monotonic() + 1.0
         (again,) = lease(gateway, queue, wait_ms=20_000, lock_ms=1000)
-        assert time.monotonic() - lapsed_at < 6  # 4 and what a busy machine adds
+        assert time.monotonic() - lapsed_at < 12  # 4 and what a busy machine adds; 30 without a sweep
         assert (again["job"]["id"], again["job"]["stalledCounter"]) == (job_id, 1)
         # A second stall fails it, as BullMQ has it, when somebody would take it.
-        assert lease(gateway, queue, wait_ms=6000) == []
+        eventually(
+            lambda: lease(gateway, queue, wait_ms=2000) == [] and stored(gateway, queue, job_id).get("finishedOn")
+        )
         done = gateway.finished(queue, job_id)
         assert done["failedReason"] == "job stalled more than allowable limit"
 
     def test_an_extended_lease_lasts(self, gateway: Gateway, queue: str) -> None:
         job_id = gateway.add_one(queue)
-        (held,) = lease(gateway, queue, lock_ms=1500)
+        (held,) = lease(gateway, queue, lock_ms=2500)
         assert end(gateway, queue, held, "extend", {"lock_ms": 20_000}) == 204
-        assert lease(gateway, queue, wait_ms=5000) == []
+        assert lease(gateway, queue, wait_ms=6000) == []
         assert end(gateway, queue, held, "complete") == 204
         assert stored(gateway, queue, job_id)["stalledCounter"] == 0
 
@@ -346,6 +349,6 @@ class TestLapsing:
         waiting = threading.Thread(target=lambda: found.append(lease(toril.gateway, "orders", wait_ms=60_000)))
         waiting.start()
         time.sleep(0.5)  # let it wait; were it late, it would be refused, and the thread's assertion fail
-        assert toril.terminate().took_s < 5
+        assert toril.terminate().took_s < 15
         waiting.join(10)
         assert found == [[]]

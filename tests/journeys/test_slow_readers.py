@@ -292,7 +292,7 @@ class TestListeners:
             eventually(lambda: len(reader.seen) == 4_000)
             ended = toril.terminate()
         assert ended.code == 0
-        assert ended.took_s < 8
+        assert ended.took_s < 15
 
 
 class TestCommands:
@@ -312,7 +312,7 @@ class TestCommands:
                     began = time.monotonic()
                     answer = other.command("add", "n", 1, None)
                     assert "ok" in answer, answer
-                    assert time.monotonic() - began < 3
+                    assert time.monotonic() - began < 8
                     peak.look()
             assert toril.status("/ready") == 200
             grown_mb = peak.look()

@@ -86,10 +86,10 @@ class TestReloading:
         toril = start(old)
         assert (status(toril, "old"), status(toril, "new")) == (200, 401)
         write(file, old, new)
-        eventually(lambda: status(toril, "new") == 200, timeout_s=5, what="the new token to count")
+        eventually(lambda: status(toril, "new") == 200, what="the new token to count")
         assert status(toril, "old") == 200
         write(file, new)
-        eventually(lambda: status(toril, "old") == 401, timeout_s=5, what="the old token to count no more")
+        eventually(lambda: status(toril, "old") == 401, what="the old token to count no more")
         assert (status(toril, "new"), status(toril, TOKEN)) == (200, 200)
         assert [line["tokens"] for line in lines(toril, "tokens.reloaded")] == [2, 1]
 
@@ -97,22 +97,22 @@ class TestReloading:
         toril = start(READER)
         assert status(toril, "reader-secret") == 200
         write(file, token("reader", ["jobs:add"]))
-        eventually(lambda: status(toril, "reader-secret") == 403, timeout_s=5, what="the right to be gone")
+        eventually(lambda: status(toril, "reader-secret") == 403, what="the right to be gone")
 
     def test_a_broken_file_changes_nothing_and_says_why_once(
         self, start: Callable[..., TorilProcess], file: Path
     ) -> None:
         toril = start(READER)
         write(file, ALL, {"name": "broken", "sha256": "a-secret", "allow": ["*"], "queues": ["*"]})
-        (line,) = eventually(lambda: lines(toril, "tokens.kept"), timeout_s=5)
+        (line,) = eventually(lambda: lines(toril, "tokens.kept"))
         assert line["level"] == "error"
         assert "number 2 (broken): sha256" in line["faults"][0]
         toril.send(signal.SIGHUP)
-        eventually(lambda: len(lines(toril, "tokens.kept")) == 2, timeout_s=5)
+        eventually(lambda: len(lines(toril, "tokens.kept")) == 2)
         assert (status(toril, "reader-secret"), status(toril, "all-secret")) == (200, 401)
         assert "a-secret" not in toril.log()
         write(file, ALL)
-        eventually(lambda: status(toril, "all-secret") == 200, timeout_s=5)
+        eventually(lambda: status(toril, "all-secret") == 200)
         assert status(toril, "reader-secret") == 401
 
     def test_sighup_reads_it_again_in_all_processes(self, start: Callable[..., TorilProcess], file: Path) -> None:
@@ -120,7 +120,7 @@ class TestReloading:
         eventually(lambda: len(lines(toril, "listening")) == 2, timeout_s=20)
         pids = {line["pid"] for line in lines(toril, "listening")}
         toril.send(signal.SIGHUP)
-        eventually(lambda: len(lines(toril, "tokens.reloaded")) == 2, timeout_s=5)
+        eventually(lambda: len(lines(toril, "tokens.reloaded")) == 2)
         assert toril.running
         assert pids == set(toril.children())
 
@@ -128,7 +128,7 @@ class TestReloading:
         toril = start(READER, args=("--processes", "2"))
         eventually(lambda: len(lines(toril, "listening")) == 2, timeout_s=20)
         write(file, ALL)
-        eventually(lambda: len(lines(toril, "tokens.reloaded")) == 2, timeout_s=5)
+        eventually(lambda: len(lines(toril, "tokens.reloaded")) == 2)
         assert {status(toril, "all-secret") for _ in range(20)} == {200}
         assert {status(toril, "reader-secret") for _ in range(20)} == {401}
 
@@ -150,7 +150,7 @@ class TestReloading:
     def test_sighup_without_a_file_ends_nothing(self, valkey: ValkeyProcess, start_toril: StartToril) -> None:
         toril = start_toril(valkey)
         toril.send(signal.SIGHUP)
-        eventually(lambda: lines(toril, "tokens.reloaded"), timeout_s=5)
+        eventually(lambda: lines(toril, "tokens.reloaded"))
         assert toril.client.get("/workers").status_code == 200
 
     def test_auth_tokens_of_the_file_are_read_again_too(
@@ -221,7 +221,7 @@ class TestTheEndOfAToken:
             assert socket.command("getWorkers")["code"] == "forbidden"
             assert socket.command("pause") == {}
             write(file, token("shop", ["queues:read"], ["orders*"]))
-            eventually(lambda: lines(toril, "tokens.reloaded"), timeout_s=5)
+            eventually(lambda: lines(toril, "tokens.reloaded"))
             assert socket.command("getWorkers") == {"ok": []}
             assert socket.command("resume")["code"] == "forbidden"
         toril.client.delete("/workers/orders")

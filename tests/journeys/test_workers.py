@@ -11,7 +11,7 @@ import httpx
 import pytest
 import redis
 
-from tests.support.endpoint import Answer, Call, Endpoint, StartEndpoint, no_content, reply_json, respond
+from tests.support.endpoint import Answer, Call, Endpoint, StartEndpoint, hang, no_content, reply_json, respond
 from tests.support.gateway import Gateway, job, worker
 from tests.support.toril import StartToril, TorilProcess
 from tests.support.valkey import StartValkey
@@ -141,7 +141,7 @@ class TestChange:
         old.wait_for_calls(1)
         gateway.register(queue, new.url)
         later = gateway.add_one(queue)
-        assert gateway.finished(queue, later, timeout_s=3)["returnvalue"] == "new"
+        assert gateway.finished(queue, later)["returnvalue"] == "new"
         assert old.open_calls == 1
         gate.open()
         assert gateway.finished(queue, in_flight)["returnvalue"] == "old"
@@ -534,8 +534,8 @@ class TestLeases:
         valkey = start_valkey()
         store = valkey.client()
         toril = start_toril(valkey, env={"TORIL_LOCK": "1s", "TORIL_STALLED_INTERVAL": "60s"})
-        endpoint = start_endpoint(lambda _: reply_json("too late").after(8))
-        toril.gateway.register("lost", endpoint.url, timeout=30_000)
+        endpoint = start_endpoint(lambda _: hang())
+        toril.gateway.register("lost", endpoint.url, timeout=60_000)
         job_id = toril.gateway.add_one("lost")
         (call,) = endpoint.wait_for_calls(1)
         lock = f"bull:lost:{job_id}:lock"
@@ -544,7 +544,7 @@ class TestLeases:
         else:
             store.set(lock, "somebody-else:0")
         before = store.hgetall(f"bull:lost:{job_id}")
-        eventually(lambda: endpoint.gone(call), timeout_s=5, what="the attempt to be cancelled")
+        eventually(lambda: endpoint.gone(call), what="the attempt to be cancelled")
         toril.gateway.register("probe", start_endpoint().url)
         toril.gateway.finished("probe", toril.gateway.add_one("probe"))
         assert store.hgetall(f"bull:lost:{job_id}") == before
@@ -712,4 +712,4 @@ def test_a_hundred_changes_in_a_row_leave_the_worker_working(gateway: Gateway, e
         gateway.register(queue, endpoint.at(f"/{number}"))
     began = time.monotonic()
     gateway.finished(queue, gateway.add_one(queue))
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8, "and not only when it polls"

@@ -62,6 +62,8 @@ class TorilProcess:
             "REDIS_URL": redis_url,
             "AUTH_TOKENS": TOKEN,
             "TORIL_LOG_FORMAT": "json",
+            # On a busy machine a healthy Redis may take longer than the default: tests of that limit set it themselves.
+            "TORIL_REDIS_COMMAND_TIMEOUT": "10s",
         }
         self._env = {name: value for name, value in (base | dict(env or {})).items() if value is not None}
         self._command = [sys.executable, "-m", "toril", *command, "--port", str(self.port), *args]

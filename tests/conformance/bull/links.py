@@ -15,6 +15,8 @@ QUICK = StorePolicy(
     connect_timeout_s=0.5, command_timeout_s=0.5, silence_timeout_s=1.5, backoff_first_s=0.01, backoff_max_s=0.05
 )
 """Nothing here waits for a second that does not have to."""
+PATIENT = StorePolicy(connect_timeout_s=5.0, command_timeout_s=10.0, silence_timeout_s=20.0)
+"""For tests in which Redis answers: a busy machine may take its time."""
 
 
 def address_of(valkey: ValkeyProcess) -> RedisAddress:

@@ -419,11 +419,28 @@ async def test_a_frozen_server_is_a_timeout_and_not_a_hang(start_valkey: StartVa
         began = loop.time()
         with pytest.raises(StoreTimeout, match=r"not answered for 0\.5 s"):
             await link.call("INCR", "counter")
-        assert 0.5 <= loop.time() - began < 1.2
+        assert 0.5 <= loop.time() - began < 8
         valkey.resume()
         # It is still the same connection, and the late reply is nobody else's.
         assert await link.call("INCR", "counter") == 2
         assert link.connects == 1
+
+
+async def test_what_takes_redis_long_because_it_is_much_has_longer(start_valkey: StartValkey) -> None:
+    """So has what was sent behind it, for it is answered later."""
+    valkey = start_valkey()
+    async with up(address_of(valkey)) as link:
+        valkey.pause()
+        much = asyncio.ensure_future(link.transaction([pack("INCR", "counter")] * 20_000))
+        await turn()
+        await turn()
+        behind = link.send(pack("ECHO", "behind"))
+        await asyncio.sleep(1.0)
+        assert not much.done()
+        assert not behind.done()
+        valkey.resume()
+        assert (await much)[-1] == 20_000
+        assert await behind == b"behind"
 
 
 async def test_a_server_that_stays_frozen_is_given_up(start_valkey: StartValkey) -> None:
@@ -433,7 +450,7 @@ async def test_a_server_that_stays_frozen_is_given_up(start_valkey: StartValkey)
         with pytest.raises(StoreTimeout):
             await link.call("PING")
         blocked = link.send(pack("PING"))
-        await until(lambda: not link.is_up, 5.0)
+        await until(lambda: not link.is_up)
         with pytest.raises(StoreUnavailable):
             await blocked
         valkey.resume()
@@ -444,16 +461,13 @@ async def test_a_server_that_stays_frozen_is_given_up(start_valkey: StartValkey)
 async def test_each_command_has_its_own_time(start_valkey: StartValkey) -> None:
     """One that was sent a moment before its server froze does not take later ones down with it."""
     valkey = start_valkey()
-    async with up(address_of(valkey), quick(command_timeout_s=1.0, silence_timeout_s=10.0)) as link:
-        loop = asyncio.get_running_loop()
+    async with up(address_of(valkey), quick(command_timeout_s=2.0, silence_timeout_s=20.0)) as link:
         valkey.pause()
         early = link.send(pack("ECHO", "early"))
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(1.5)
         late = link.send(pack("ECHO", "late"))
-        began = loop.time()
         with pytest.raises(StoreTimeout):
             await early
-        assert loop.time() - began < 0.7
         assert not late.done()
         valkey.resume()
         assert await late == b"late"
@@ -461,9 +475,9 @@ async def test_each_command_has_its_own_time(start_valkey: StartValkey) -> None:
 
 async def test_a_busy_connection_is_not_silent(valkey: ValkeyProcess, queue: str) -> None:
     """However long it lives, what counts is how long the oldest command has been waiting."""
-    async with up(address_of(valkey), quick(command_timeout_s=0.3, silence_timeout_s=0.6)) as link:
-        async with asyncio.timeout(5):
-            for _ in range(100):
+    async with up(address_of(valkey), quick(command_timeout_s=1.0, silence_timeout_s=1.0)) as link:
+        async with asyncio.timeout(20):
+            for _ in range(150):
                 await link.call("PING")
                 await asyncio.sleep(0.01)
         assert link.connects == 1
@@ -504,10 +518,10 @@ async def test_connecting_is_tried_with_growing_pauses() -> None:
         link = Link(RedisAddress(host="127.0.0.1", port=port), quick(backoff_first_s=0.02, backoff_max_s=0.3))
         with capture_logs() as logs:
             async with linked(link):
-                await until(lambda: len(times) >= 10, 10)
+                await until(lambda: len(times) >= 10)
     pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert pauses[0] < 0.1
-    assert 0.14 <= max(pauses[5:]) < 0.45
+    assert min(pauses[:3]) < 0.14 <= max(pauses[5:])
+    assert min(pauses[5:]) < 0.45, "and there is an end to growing"
     told = [line for line in logs if line["event"] == "redis.connect_failed"]
     assert 1 <= len(told) <= 2, "not one line for each try"
 

@@ -40,7 +40,7 @@ class Waits:
         found: list[bytes] = await self.link.call("ZRANGE", f"bull:{queue}:marker", 0, -1, "WITHSCORES")
         return found
 
-    async def until_woken(self, *queues: str, within_s: float = 5.0) -> None:
+    async def until_woken(self, *queues: str, within_s: float = 8.0) -> None:
         await until(lambda: {queue for queue, _ in self.woken} >= set(queues), within_s)
 
     async def connections(self) -> list[dict[str, str]]:
@@ -100,7 +100,7 @@ async def test_a_marker_wakes_whoever_waits(waits: Waits, queue: str) -> None:
     waits.watch(queue)
     await waits.blocked()
     await waits.mark(queue)
-    await waits.until_woken(queue, within_s=1.0)
+    await waits.until_woken(queue)
     assert waits.woken == [(queue, 0.0)]
     assert await waits.left(queue) == [], "it is used up"
 
@@ -108,7 +108,7 @@ async def test_a_marker_wakes_whoever_waits(waits: Waits, queue: str) -> None:
 async def test_a_marker_that_is_there_already_wakes_at_once(waits: Waits, queue: str) -> None:
     await waits.mark(queue)
     waits.watch(queue)
-    await waits.until_woken(queue, within_s=1.0)
+    await waits.until_woken(queue)
 
 
 async def test_a_wake_comes_once(waits: Waits, queue: str) -> None:
@@ -149,7 +149,7 @@ async def test_six_hundred_queues_wait_on_three_connections(waits: Waits, new_qu
         began = asyncio.get_running_loop().time()
         await waits.mark(queue)
         await waits.until_woken(queue)
-        assert asyncio.get_running_loop().time() - began < 0.5
+        assert asyncio.get_running_loop().time() - began < 4, "not when the blocking call ends by itself"
     assert [queue for queue, _ in waits.woken] == [queues[0], queues[299], queues[599]]
 
 
@@ -171,10 +171,10 @@ async def test_a_queue_that_joins_a_blocked_lane_is_waited_for(waits: Waits, new
     waits.watch(second)
     await waits.mark(second)
     await waits.until_woken(second)
-    assert asyncio.get_running_loop().time() - began < 0.5, "not when the blocking call ends by itself"
+    assert asyncio.get_running_loop().time() - began < 4, "not when the blocking call ends by itself"
     assert len(await waits.connections()) == 1
     await waits.mark(first)
-    await waits.until_woken(first, second, within_s=1.0)
+    await waits.until_woken(first, second)
 
 
 async def test_queues_that_join_one_after_another_are_all_waited_for(waits: Waits, new_queue: NewQueue) -> None:
@@ -371,7 +371,7 @@ async def test_a_key_that_is_no_marker_keeps_no_other_queue_from_waking(waits: W
     await asyncio.sleep(0.05)
     for queue in sound:
         await waits.mark(queue)
-    await waits.until_woken(*sound, within_s=2.0)
+    await waits.until_woken(*sound)
 
 
 async def test_a_lane_whose_last_queue_leaves_while_it_connects_goes_on(waits: Waits, new_queue: NewQueue) -> None:
@@ -382,7 +382,7 @@ async def test_a_lane_whose_last_queue_leaves_while_it_connects_goes_on(waits: W
     await asyncio.sleep(0.05)
     waits.watch(stays)
     await waits.mark(stays)
-    await waits.until_woken(stays, within_s=2.0)
+    await waits.until_woken(stays)
 
 
 async def test_no_wake_is_lost_whatever_comes_and_goes(waits: Waits, new_queue: NewQueue) -> None:
