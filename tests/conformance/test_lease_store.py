@@ -13,13 +13,14 @@ from tests.conformance.worlds import LOCK_S, FakeWorld, World, real_world
 from toril.core.errors import JobRefused, LeaseLost
 from toril.core.lease import NOTHING, Lease, NoJob
 from toril.core.ports import LeaseStore
-from toril.core.verdict import Complete, Fail, Retry
+from toril.core.verdict import Complete, Fail, Retry, Snooze
 from toril.core.worker import Limiter
 
 DONE = Complete(b'{"ok":true}')
 FAILED = Fail("Bad Gateway", "Error: Bad Gateway\n    at POST")
 AGAIN = Retry(0, "Bad Gateway", "Error: again")
 LATER = Retry(5000, "Bad Gateway", "Error: later")
+SNOOZED = Snooze(5000, "not now")
 
 
 @pytest.fixture(params=["fake", "valkey"])
@@ -43,6 +44,7 @@ SETTLEMENTS: dict[str, Settle] = {
     "fail": lambda store, lease: store.fail(lease, FAILED, fetch_next=True),
     "retry": lambda store, lease: store.retry(lease, AGAIN, fetch_next=True),
     "delay": lambda store, lease: store.retry(lease, LATER, fetch_next=True),
+    "snooze": lambda store, lease: store.snooze(lease, SNOOZED, fetch_next=True),
     "release": lambda store, lease: store.release(lease),
 }
 
@@ -152,6 +154,25 @@ async def test_a_retry_may_wait_for_its_time(world: World) -> None:
     assert await world.places(job_id) == ["delayed"]
     await world.pass_time(5.1)
     assert (await taken(world.store)).attempt == 2
+
+
+async def test_a_snoozed_job_waits_for_its_time_and_has_spent_no_attempt(world: World) -> None:
+    job_id = await world.add("a", opts={"attempts": 1})
+    before = await world.fields(job_id)
+    assert not isinstance(await world.store.snooze(await taken(world.store), SNOOZED, fetch_next=True), Lease)
+    assert await world.places(job_id) == ["delayed"]
+    after = await world.fields(job_id)
+    assert {b"failedReason", b"stacktrace"} & set(after) == {b"failedReason", b"stacktrace"} & set(before)
+    await world.pass_time(5.1)
+    lease = await taken(world.store)
+    assert (lease.job_id, lease.attempt) == (job_id, 1)
+
+
+async def test_a_snooze_of_no_time_comes_back_all_the_same(world: World) -> None:
+    job_id = await world.add("a")
+    await world.store.snooze(await taken(world.store), Snooze(0, "not now"), fetch_next=False)
+    await world.pass_time(0.1)
+    assert (await taken(world.store)).job_id == job_id
 
 
 async def test_a_released_job_is_next_and_has_spent_no_attempt(world: World) -> None:

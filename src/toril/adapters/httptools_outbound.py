@@ -19,9 +19,11 @@ from typing import cast
 import httptools
 
 from toril.adapters.connecting import Connector, Resolve, TlsContext, look_up
+from toril.core.blob import StreamedBody
 from toril.core.destinations.base import OutboundRequest
 from toril.core.egress import Egress
-from toril.core.outcome import Answered, CutOff, Outcome, TimedOut
+from toril.core.errors import StoreError
+from toril.core.outcome import BODY_UNREADABLE, Answered, CutOff, Outcome, TimedOut
 
 IDLE_S = 4.0
 """How long an unused connection is kept: less than the five seconds after which most servers close theirs."""
@@ -35,7 +37,7 @@ class HttptoolsOutbound:
 
     Args:
         connect_timeout_s: for name lookup, TCP and TLS together; the request's own timeout still covers all.
-        max_response_bytes: an answer with a larger body is cut off.
+        max_response_bytes: an answer with a larger body is cut off, or taken without the rest of it (`truncate`).
         egress: which addresses may be connected to; None is for URLs that the operator has chosen, or toril itself.
         resolve: looks names up.
     """
@@ -46,7 +48,10 @@ class HttptoolsOutbound:
         max_response_bytes: int,
         egress: Egress | None = None,
         resolve: Resolve = look_up,
+        *,
+        truncate: bool = False,
     ) -> None:
+        self.truncate = truncate
         self.connect_timeout_s = connect_timeout_s
         self.max_response_bytes = max_response_bytes
         self.egress = egress
@@ -79,15 +84,19 @@ class HttpPool:
         """
         started = perf_counter()
         body = request.body
-        data = b"%bcontent-length: %d\r\n\r\n%b" % (request.head, len(body), body)
+        if request.framed:
+            data = b"%b\r\n%b" % (request.head, body)
+        else:
+            size = len(body) if request.stream is None else request.stream.size_bytes
+            data = b"%bcontent-length: %d\r\n\r\n%b" % (request.head, size, body)
         while (connection := self._take()) is not None:
-            outcome = await connection.exchange(data, started, request.timeout_s)
+            outcome = await connection.exchange(data, started, request)
             if outcome is not None:
                 return outcome
         made = await self._connector.connect(self._connection, started, request.timeout_s)
         if not isinstance(made, _Connection):
             return made
-        outcome = await made.exchange(data, started, request.timeout_s)
+        outcome = await made.exchange(data, started, request)
         if outcome is not None:
             return outcome
         return CutOff("ECONNRESET", "The connection was closed before an answer came", perf_counter() - started)
@@ -130,20 +139,27 @@ class HttpPool:
         self._sweep = self._loop.call_later(IDLE_S, self._close_idle) if self._idle else None
 
     def _connection(self) -> _Connection:
-        return _Connection(self._loop, self.give_back, self._outbound.max_response_bytes)
+        outbound = self._outbound
+        return _Connection(self._loop, self.give_back, outbound.max_response_bytes, truncate=outbound.truncate)
 
 
 class _Connection(asyncio.Protocol):
     """One connection, one exchange at a time. The methods named on_… are what httptools' parser calls."""
 
     __slots__ = (
-        "_answer", "_began", "_body", "_ended_headers", "_give_back", "_headers", "_loop", "_max_bytes", "_parser",
-        "_reason", "_size", "_started", "_transport", "idle_since",
+        "_answer", "_began", "_body", "_ended_headers", "_give_back", "_head_only", "_headers", "_loop", "_max_bytes",
+        "_parser", "_reason", "_resumed", "_sending", "_size", "_started", "_transport", "_truncate", "idle_since",
     )  # fmt: skip
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, give_back: Callable[[_Connection], None], max_bytes: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        give_back: Callable[[_Connection], None],
+        max_bytes: int,
+        *,
+        truncate: bool = False,
     ) -> None:
+        self._truncate = truncate
         self._loop = loop
         self._give_back = give_back
         self._max_bytes = max_bytes
@@ -152,6 +168,9 @@ class _Connection(asyncio.Protocol):
         self._answer: asyncio.Future[Outcome | None] | None = None
         self._started = 0.0
         self.idle_since = 0.0
+        self._head_only = False
+        self._sending = False
+        self._resumed: asyncio.Future[None] | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -167,21 +186,52 @@ class _Connection(asyncio.Protocol):
         """Whether another exchange can be tried."""
         return self._transport is not None and not self._transport.is_closing()
 
-    async def exchange(self, data: bytes, started: float, timeout_s: float) -> Outcome | None:
+    async def exchange(self, data: bytes, started: float, request: OutboundRequest) -> Outcome | None:
         """Send a request and wait for its answer; None when the connection was gone before any of it came."""
         assert self._transport is not None  # noqa: S101 - set by connection_made, before anybody has this object
         self._started = started
+        self._head_only = request.head_only
         answer: asyncio.Future[Outcome | None] = self._loop.create_future()
         self._answer = answer
         self._transport.write(data)
-        timer = self._loop.call_later(started + timeout_s - perf_counter(), self._time_out)
+        timer = self._loop.call_later(started + request.timeout_s - perf_counter(), self._time_out)
         try:
+            if request.stream is not None:
+                await self._send(request.stream, answer, started + request.timeout_s - perf_counter())
             return await answer
         finally:
             timer.cancel()
             if self._answer is answer:  # cancelled: what comes now must not be taken for another answer
                 self._answer = None
                 self.abort()
+
+    async def _send(self, body: StreamedBody, answer: asyncio.Future[Outcome | None], patience_s: float) -> None:
+        """Send a body piece by piece, as fast as the receiver takes it and for as long as it has not answered."""
+        self._sending = True
+        try:
+            async with asyncio.timeout(patience_s):
+                async for piece in body.open():
+                    if answer.done() or self._transport is None:
+                        return
+                    self._transport.write(piece)
+                    if self._resumed is not None:
+                        await asyncio.wait((self._resumed, answer), return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            return  # as `_time_out` has said, or says now
+        except StoreError as exc:
+            self._cut_off(BODY_UNREADABLE, exc.message)
+            return
+        self._sending = False
+
+    def pause_writing(self) -> None:
+        """Part of asyncio.Protocol."""
+        self._resumed = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """Part of asyncio.Protocol."""
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None and not resumed.done():
+            resumed.set_result(None)
 
     def abort(self) -> None:
         """Close at once."""
@@ -249,6 +299,8 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser."""
+        if self._ended_headers:
+            return  # a trailer: it describes a framing that ends here
         self._size += len(name) + len(value)
         if self._size > MAX_HEADER_BYTES:
             self._cut_off("ERR_HEADERS_TOO_LARGE", f"The answer's headers are larger than {MAX_HEADER_BYTES} bytes")
@@ -259,10 +311,16 @@ class _Connection(asyncio.Protocol):
         """Called by the parser."""
         self._ended_headers = True
         self._size = 0
+        if self._head_only and self._parser.get_status_code() >= 200:
+            self._finish()  # the parser would wait for a body, so this connection can carry no other exchange
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser for each piece."""
         self._size += len(body)
+        if self._size > self._max_bytes and self._truncate:
+            self._body.append(body[: len(body) - (self._size - self._max_bytes)])
+            self._finish(truncated=True)
+            return
         if self._size > self._max_bytes:
             self._cut_off("ERR_BODY_TOO_LARGE", f"The answer's body is larger than {self._max_bytes} bytes")
             return
@@ -276,7 +334,7 @@ class _Connection(asyncio.Protocol):
             return
         self._finish()
 
-    def _finish(self) -> None:
+    def _finish(self, *, truncated: bool = False) -> None:
         if self._answer is None:
             return
         body = self._body
@@ -286,9 +344,11 @@ class _Connection(asyncio.Protocol):
             self._headers,
             body[0] if len(body) == 1 else b"".join(body),
             self._elapsed_s(),
+            truncated=truncated,
         )
         self._forget()
-        if self._parser.should_keep_alive() and self.is_open:
+        whole = not (truncated or self._head_only or self._sending)
+        if whole and self._parser.should_keep_alive() and self.is_open:
             self._give_back(self)
         else:
             self.abort()

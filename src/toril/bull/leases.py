@@ -23,7 +23,7 @@ from toril.core.destinations.base import LeaseRules
 from toril.core.errors import LeaseLost, StoreError, WrongLockToken
 from toril.core.lease import NOTHING, Lease, Next, NoJob
 from toril.core.stored_job import Fields, Keep, StoredOptions, read_options
-from toril.core.verdict import Complete, Fail, Retry
+from toril.core.verdict import Complete, Fail, Retry, Snooze
 
 _pack = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
@@ -169,12 +169,22 @@ class Leases:
             push = "RPUSH" if lease.options.lifo else "LPUSH"
             arguments = pack(keys.prefix, self._now_ms(), push, lease.job_id, lease.token, changes)
             return self._settled(await self._run(scripts.retry_job, head + _without_count(arguments)), lease, False)
+        return await self._delay(lease, verdict.after_ms, changes, fetch_next=fetch_next, spend=True)
+
+    async def snooze(self, lease: Lease, verdict: Snooze, *, fetch_next: bool) -> Next | None:
+        """Move the job to delayed for `after_ms`; no attempt is spent."""
+        return await self._delay(lease, max(1, verdict.after_ms), b"", fetch_next=fetch_next, spend=False)
+
+    async def _delay(
+        self, lease: Lease, after_ms: int, changes: bytes, *, fetch_next: bool, spend: bool
+    ) -> Next | None:
+        keys, scripts = self._keys, self._book.scripts
         head = scripts.move_to_delayed.head(
             (*keys.keys("marker", "active", "prioritized", "delayed"), keys.key(lease.job_id),
              *keys.keys("events", "meta", "stalled", "wait", "limiter", "pc")), 9
         )  # fmt: skip
         arguments = pack(
-            keys.prefix, self._now_ms(), lease.job_id, lease.token, verdict.after_ms, "0", changes,
+            keys.prefix, self._now_ms(), lease.job_id, lease.token, after_ms, "0" if spend else "1", changes,
             "1" if fetch_next else "0", self._head().lease_options(lease.token),
         )  # fmt: skip
         reply = await self._run(scripts.move_to_delayed, head + _without_count(arguments))

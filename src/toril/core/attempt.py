@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from toril.core.lease import Lease
 from toril.core.outcome import Answered, Outcome
-from toril.core.verdict import Complete, Fail, HandOver, Retry, Verdict
+from toril.core.verdict import Complete, DeadLetter, Fail, HandOver, Retry, Snooze, Verdict
 
 
 class Attempt(Struct, frozen=True, rename="camel"):
@@ -32,6 +32,10 @@ def attempt_of(lease: Lease, outcome: Outcome, verdict: Verdict, now_s: float) -
             became = "failed"
         case HandOver():
             became = "later"
+        case Snooze():
+            became = "snoozed"
+        case DeadLetter():
+            became = "dead_lettered"
         case _:
             assert_never(verdict)
     return Attempt(

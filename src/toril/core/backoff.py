@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from toril.core.target import RetryPolicy
+
 
 class Backoff(Struct, frozen=True):
     """BullMQ's backoff of a job: `delay_ms` for each retry, or doubled each time.
@@ -38,3 +40,13 @@ def delay_ms(backoff: Backoff | None, attempt: int, chance: Callable[[], float])
     if backoff.jitter > 0:
         whole = math.floor(chance() * whole * backoff.jitter + whole * (1 - backoff.jitter))
     return max(0, round(whole))
+
+
+def wait_s(policy: RetryPolicy, attempt: int, chance: Callable[[], float]) -> float:
+    """Seconds to wait after the given failed attempt of a delivery (1-based), never more than `policy.max_s`.
+
+    `chance` gives a float in [0, 1); with jitter the wait spreads evenly over (whole * (1 - jitter), whole].
+    """
+    # 2 ** 1024 does not fit a float, and no wait is doubled sixty times
+    factor = 2.0 ** min(attempt - 1, 60) if policy.backoff == "exponential" else 1.0
+    return min(policy.base_s * factor, policy.max_s) * (1.0 - policy.jitter * chance())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from msgspec import Struct
@@ -41,6 +42,13 @@ class BlobRef(Struct, frozen=True):
 
     name: str
     size_bytes: int
+
+
+class StreamedBody(Struct, eq=False):
+    """A body that is read while it is sent; `open` begins anew each time it is called."""
+
+    size_bytes: int
+    open: Callable[[], AsyncIterator[bytes]]
 
 
 def reference(folder: str, job_id: str, part: str, body: bytes) -> BlobRef:

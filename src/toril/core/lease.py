@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from toril.core.blob import StreamedBody
+from toril.core.delivery import Begun
 from toril.core.stored_job import Fields, StoredOptions
 
 MIN_LOCK_MS = 1000
@@ -11,8 +13,16 @@ MAX_LOCK_MS = 24 * 3600 * 1000
 """How long a lease may be that its holder renews by itself."""
 
 
+class Entry(Struct, eq=False):
+    """What a journal has prepared for an attempt: the ledger's row, the body (None: there is none), the signature."""
+
+    begun: Begun
+    body: bytes | StreamedBody | None
+    signature: bytes = b""
+
+
 class Lease(Struct, eq=False, kw_only=True):
-    """A job that is ours while its lock in Redis holds `token`.
+    """A job that is ours while its lock in Redis holds `token`. `entry` is there where attempts are journaled.
 
     `renewed_at` is the event loop's time of the last renewal. `lost` is set by the lease keeper when the lock is
     not ours any more; nothing may be written from then on. `handed_over` says that whom it was sent to renews it.
@@ -27,6 +37,7 @@ class Lease(Struct, eq=False, kw_only=True):
     renewed_at: float = 0.0
     lost: bool = False
     handed_over: bool = False
+    entry: Entry | None = None
 
     @property
     def attempt(self) -> int:

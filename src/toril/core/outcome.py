@@ -8,15 +8,22 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+BODY_UNREADABLE = "ERR_BODY"
+"""The code of an attempt that was cut off because its own body could not be read to the end."""
+
 
 class Answered(Struct):
-    """The receiver sent a whole response. Header names are as sent; `reason` may be empty."""
+    """The receiver sent a whole response. Header names are as sent; `reason` may be empty.
+
+    `truncated`: the body was longer, and whoever asked wants no more of it.
+    """
 
     status: int
     reason: str
     headers: list[tuple[bytes, bytes]]
     body: bytes
     duration_s: float
+    truncated: bool = False
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""

@@ -14,6 +14,7 @@ from toril.core.access import RateLimit
 from toril.core.actions import Dependencies, Metrics, QueueState, RateLimitState
 from toril.core.attempt import Attempt
 from toril.core.blob import Blob, BlobRef, Kept
+from toril.core.breaker import Admission, Breaker
 from toril.core.destinations.base import Destination, LeaseRules, OutboundRequest
 from toril.core.event import Event, Position
 from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree
@@ -23,7 +24,8 @@ from toril.core.outcome import ConnectFailed, CutOff, Outcome, TimedOut
 from toril.core.scheduler import SchedulerSpec
 from toril.core.stored_job import Fields
 from toril.core.streaming import StreamHead, StreamRequest
-from toril.core.verdict import Complete, Fail, Retry
+from toril.core.target import BreakerPolicy
+from toril.core.verdict import Complete, Fail, Retry, Snooze
 
 if TYPE_CHECKING:  # what pull workers say is judged by destinations, which need a port themselves
     from toril.core.pull import Action, Ask
@@ -164,6 +166,10 @@ class LeaseStore(Protocol):
 
     async def fail(self, lease: Lease, verdict: Fail, *, fetch_next: bool) -> Next | None:
         """Move the job to failed; raises as `complete`."""
+        ...
+
+    async def snooze(self, lease: Lease, verdict: Snooze, *, fetch_next: bool) -> Next | None:
+        """Move the job to delayed for `after_ms`, spending no attempt; raises as `complete`."""
         ...
 
     async def release(self, lease: Lease) -> None:
@@ -329,6 +335,18 @@ class Pulling(Protocol):
 
     async def settle(self, queue: str, job_id: str, token: bytes, action: Action) -> None:
         """Do what the worker that holds this token says; raises `LeaseLost`, `WrongLockToken` and `JobRefused`."""
+        ...
+
+
+class QueueHolds(Protocol):
+    """Keeps workers from taking a queue's jobs for a while."""
+
+    async def hold(self, queue: str, for_ms: int) -> None:
+        """Nothing starts for so long, from now on. Idempotent: the last hold counts."""
+        ...
+
+    async def let_go(self, queue: str) -> None:
+        """End a hold, and what a rate limit has counted so far. Idempotent."""
         ...
 
 
@@ -623,6 +641,10 @@ class BlobStore(Protocol):
 class Bodies(Protocol):
     """Keeps bodies, those over a threshold in the blob store; `toril.intake.spill` tells more."""
 
+    @property
+    def threshold_bytes(self) -> int:
+        """What is longer does not stay inline, if there is a store."""
+
     async def keep(self, folder: str, job_id: str, part: str, body: bytes) -> bytes | BlobRef:
         """The body itself, or its reference once it is safely stored. Idempotent. Raises `BlobsUnavailable`."""
         ...
@@ -633,4 +655,31 @@ class Bodies(Protocol):
 
     def stream(self, kept: bytes | Kept) -> AsyncIterator[bytes]:
         """The body that was kept, piece by piece; raises as `whole`, before the last piece."""
+        ...
+
+
+class Breakers(Protocol):
+    """The circuit breakers of targets, shared by the whole fleet; `toril.core.breaker` says what each call does.
+
+    Each call is one atomic step, by one clock.
+    """
+
+    async def admit(self, target: str, policy: BreakerPolicy, probe: str, probe_for_s: float) -> Admission:
+        """Whether an attempt may be made now. As a probe it is known by this id, and counts as gone after so long."""
+        ...
+
+    async def failed(self, target: str, policy: BreakerPolicy, probe: str | None) -> Breaker:
+        """An attempt (this probe, if it was one) speaks against the target; the breaker as it is then."""
+        ...
+
+    async def passed(self, target: str, policy: BreakerPolicy, probe: str) -> Breaker:
+        """A probe speaks for the target; the breaker as it is then."""
+        ...
+
+    async def left(self, target: str, policy: BreakerPolicy, probe: str) -> None:
+        """A probe says nothing: its place is free."""
+        ...
+
+    async def read(self, target: str, policy: BreakerPolicy) -> tuple[Breaker, int]:
+        """The breaker as it is, and how many failures count now. An open one stays so until somebody asks to pass."""
         ...

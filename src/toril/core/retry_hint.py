@@ -43,7 +43,7 @@ def read_hint(answer: Answered, now_s: float, most_ms: int | None) -> RetryHint:
     least_ms = 0
     retry_after = answer.header(b"retry-after") if most_ms is not None else None
     if retry_after is not None and most_ms is not None:
-        wanted_ms = _retry_after_ms(retry_after, now_s)
+        wanted_ms = retry_after_ms(retry_after, now_s)
         if wanted_ms is None:
             notes.append(f"retry-after was ignored, {_shown(retry_after)} is neither seconds nor a date")
         else:
@@ -56,7 +56,8 @@ def _whole(value: bytes) -> int | None:
     return number if number is not None and number <= MAX_SAFE_INTEGER else None
 
 
-def _retry_after_ms(value: bytes, now_s: float) -> int | None:
+def retry_after_ms(value: bytes, now_s: float) -> int | None:
+    """Milliseconds until when a `Retry-After` wants us back; None for a value of no use."""
     text = value.strip()
     if text.isdigit():
         return int(text[:16]) * 1000  # more digits than that are capped all the same

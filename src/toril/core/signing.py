@@ -59,10 +59,31 @@ def message_id(queue: bytes, job_id: bytes, added_at_ms: bytes) -> bytes:
     return b"%b@%b" % (key.encode(), added_at_ms)
 
 
+class Signer:
+    """Signs one message whose body comes piece by piece."""
+
+    def __init__(self, secrets: Sequence[Secret], message: bytes, at_s: int) -> None:
+        self._message = message
+        self._at_s = at_s
+        before = b"%b.%d." % (message, at_s)
+        self._codes = [hmac.new(secret.key, before, hashlib.sha256) for secret in secrets]
+
+    def update(self, piece: bytes) -> None:
+        """The next piece of the body."""
+        for code in self._codes:
+            code.update(piece)
+
+    def headers(self) -> bytes:
+        """The three headers as they stand in a request's head, one signature for each secret."""
+        return _headers(self._message, self._at_s, [code.digest() for code in self._codes])
+
+
 def signature_headers(secrets: Sequence[Secret], message: bytes, at_s: int, body: bytes) -> bytes:
-    """The three headers as they stand in a request's head, one signature for each secret."""
+    """The three headers for a body that is at hand."""
     signed = b"%b.%d.%b" % (message, at_s, body)
-    signatures = b" ".join(
-        b"v1," + base64.b64encode(hmac.digest(secret.key, signed, hashlib.sha256)) for secret in secrets
-    )
+    return _headers(message, at_s, [hmac.digest(secret.key, signed, hashlib.sha256) for secret in secrets])
+
+
+def _headers(message: bytes, at_s: int, digests: Sequence[bytes]) -> bytes:
+    signatures = b" ".join(b"v1," + base64.b64encode(digest) for digest in digests)
     return b"webhook-id: %b\r\nwebhook-timestamp: %d\r\nwebhook-signature: %b\r\n" % (message, at_s, signatures)

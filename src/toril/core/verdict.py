@@ -36,7 +36,21 @@ class HandOver(Struct):
     reason: str | None = None
 
 
-Settlement = Complete | Retry | Fail
+class Snooze(Struct):
+    """Try again after `after_ms`; no attempt is spent."""
+
+    after_ms: int
+    reason: str
+
+
+class DeadLetter(Struct):
+    """The job leaves the queue, and a person has to look. `reason` says why in a word, `error` what happened last."""
+
+    reason: str
+    error: str
+
+
+Settlement = Complete | Retry | Fail | Snooze | DeadLetter
 """What ends an attempt."""
 
 Verdict = Settlement | HandOver

@@ -15,7 +15,7 @@ import structlog
 from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreTimeout, StoreUnavailable
 from toril.core.lease import Lease, Next
 from toril.core.ports import LeaseStore
-from toril.core.verdict import Complete, Fail, HandOver, Retry, Settlement, Verdict
+from toril.core.verdict import Complete, DeadLetter, Fail, HandOver, Retry, Settlement, Snooze, Verdict
 from toril.engine.handovers import Handovers
 from toril.engine.slot import Slot
 
@@ -68,7 +68,7 @@ class Settler:
                 return None
             except JobRefused as exc:
                 log.warning("settle.refused", queue=lease.queue, job_id=_shown(lease), error=exc.message)
-                if isinstance(verdict, Fail):
+                if isinstance(verdict, Fail | DeadLetter):
                     return None
                 # A job with failed or pending children cannot complete, and as with BullMQ's worker it fails.
                 verdict = Fail(exc.message, f"UnrecoverableError: {exc.message}")
@@ -107,6 +107,11 @@ class Settler:
                 return await store.retry(lease, verdict, fetch_next=fetch_next)
             case Fail():
                 return await store.fail(lease, verdict, fetch_next=fetch_next)
+            case Snooze():
+                return await store.snooze(lease, verdict, fetch_next=fetch_next)
+            case DeadLetter(reason=reason, error=error):
+                # To Redis it is a failed job; the ledger knows more.
+                return await store.fail(lease, Fail(reason, error), fetch_next=fetch_next)
             case _:
                 assert_never(verdict)
 

@@ -7,8 +7,10 @@ imported by toril itself.
 
 from toril.testing.attempts import FakeAttempts
 from toril.testing.blobs import FakeBlobs
+from toril.testing.breakers import FakeBreakers
 from toril.testing.clock import FakeClock
 from toril.testing.handovers import FakeLeasedQueues, FakeSettledNews
+from toril.testing.holds import FakeHolds
 from toril.testing.leases import FakeLeaseStore
 from toril.testing.ledger import FakeLedger
 from toril.testing.outbound import FakeOutbound, FakePool, answered
@@ -20,7 +22,9 @@ from toril.testing.waits import FakeMarkerWaits
 __all__ = [
     "FakeAttempts",
     "FakeBlobs",
+    "FakeBreakers",
     "FakeClock",
+    "FakeHolds",
     "FakeLeaseStore",
     "FakeLeasedQueues",
     "FakeLedger",

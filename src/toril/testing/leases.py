@@ -14,7 +14,7 @@ from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError,
 from toril.core.lease import NOTHING, Lease, Next, NoJob
 from toril.core.ports import LeaseStore, Now
 from toril.core.stored_job import read_options
-from toril.core.verdict import Complete, Fail, Retry
+from toril.core.verdict import Complete, Fail, Retry, Snooze
 from toril.core.worker import Limiter
 
 T = TypeVar("T")
@@ -186,6 +186,17 @@ class FakeLeaseStore:
             return self._next(lease.token) if fetch_next else None
 
         return await self._call("fail", step)
+
+    async def snooze(self, lease: Lease, verdict: Snooze, *, fetch_next: bool) -> Next | None:
+        """Move the job to delayed, spending no attempt."""
+
+        def step() -> Next | None:
+            self._require(lease)
+            del self.active[lease.job_id]
+            self._delay(lease.job_id, max(1, verdict.after_ms) / 1000)
+            return self._next(lease.token) if fetch_next else None
+
+        return await self._call("snooze", step)
 
     async def release(self, lease: Lease) -> None:
         """Give the job back to the head of the queue, spending no attempt."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from toril.core.blob import StreamedBody
 from toril.core.lease import Lease
 from toril.core.outcome import Outcome
 from toril.core.stored_job import Keep
@@ -20,13 +21,18 @@ Chance = Callable[[], float]
 class OutboundRequest(Struct):
     """One request. For HTTP/1.1 `head` is the request line and headers without framing and without the empty line.
 
-    A worker on a socket gets the `body` alone; `job_id` is what it reports progress on.
+    A worker on a socket gets the `body` alone; `job_id` is what it reports progress on. A `framed` head says itself
+    how long the body is, and nothing is added to it. The answer to a request with `head_only` (HEAD) has no body,
+    whatever its headers say. A `stream` is sent in place of the body and read meanwhile, anew for each connection.
     """
 
     head: bytes
     body: bytes
     timeout_s: float
     job_id: bytes = b""
+    framed: bool = False
+    head_only: bool = False
+    stream: StreamedBody | None = None
 
 
 class LeaseRules(Protocol):

@@ -1,0 +1,183 @@
+"""One delivery as a visible pipeline: pass the breaker → begin in the ledger → attempt → judge → end in the ledger →
+settle.
+
+Each step in the ledger is committed before the next thing happens. While the ledger is away a job is held: its lock is
+renewed, it is neither attempted nor settled, and nothing is judged twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from msgspec import Struct
+
+from toril.core.breaker import Go
+from toril.core.delivery import Begun, DeadLettered, End, PutBack, Refused
+from toril.core.destinations.base import Chance
+from toril.core.destinations.target import Target
+from toril.core.errors import BlobLost, BlobsUnavailable, LedgerUnavailable, StoreError
+from toril.core.lease import Lease, Next
+from toril.core.ports import LeaseStore, Outbound
+from toril.core.verdict import Complete, DeadLetter, Snooze
+from toril.core.verdict import Settlement as Verdict
+from toril.engine.admission import BreakerGate
+from toril.engine.executor import Executor, Told
+from toril.engine.journal import Journal
+from toril.engine.settler import Settler
+from toril.engine.slot import Slot
+
+log = structlog.get_logger(__name__)
+
+BODY_LOST = "body_lost"
+"""The reason of what is dead-lettered because its body is gone from the blob store."""
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 2.0
+_BODIES_AWAY_MS = 5000
+_GONE = Complete(b"null")
+
+
+class Books(Struct, frozen=True):
+    """What one target's executor asks before and tells after each attempt, who else hears of it, and its chance."""
+
+    journal: Journal
+    gate: BreakerGate
+    chance: Chance
+    told: Told
+
+
+class DeliveryExecutor(Executor):
+    """Takes a lease of a target's queue through its attempt, its record and its settlement."""
+
+    __slots__ = ("_gate", "_journal", "_target")
+
+    def __init__(self, target: Target, store: LeaseStore, outbound: Outbound, settler: Settler, books: Books) -> None:
+        super().__init__(target, store, outbound, settler, books.chance, books.told)
+        self._target = target
+        self._journal = books.journal
+        self._gate = books.gate
+
+    async def execute(self, slot: Slot, lease: Lease, may_lease: Callable[[], bool]) -> Next | None:
+        """Work on one lease; returns as `Executor.execute`."""
+        token = self._journal.token(lease)
+        try:
+            admission = await self._gate.admit(token)
+        except StoreError as exc:
+            log.debug("breaker.unknown", queue=lease.queue, error=exc.message)
+            admission = None
+        if not isinstance(admission, Go):
+            await self.release(lease)
+            return None
+        verdict: Verdict | None = None
+        told = not admission.probe
+        try:
+            begun = await self._begin(slot, lease, token)
+            if isinstance(begun, Begun):
+                verdict, told = await self._make(slot, lease, begun, token, as_probe=admission.probe)
+            elif isinstance(begun, Refused):
+                verdict = _GONE  # over already, or never accepted here: its job leaves the queue
+        finally:
+            if not told:
+                await self._gate.leave(token)
+        if verdict is None:
+            return None
+        return await self._settler.settle(self._store, slot, lease, verdict, may_lease)
+
+    async def release(self, lease: Lease) -> None:
+        """Give a job back to the head of its queue. An attempt that has begun is recorded as given back first."""
+        if lease.entry is not None:
+            change = self._journal.given_back(lease.entry.begun)
+            try:
+                await self._journal.end(change, _GONE)
+            except LedgerUnavailable as exc:
+                # Whoever takes the job next finds the attempt under way, and records it as lost.
+                log.debug("journal.not_given_back", queue=lease.queue, error=exc.message)
+            lease.entry = None
+        await super().release(lease)
+
+    async def _make(
+        self, slot: Slot, lease: Lease, begun: Begun, token: str, *, as_probe: bool
+    ) -> tuple[Verdict | None, bool]:
+        """The attempt; what the job comes to (None: nothing is to be written), and whether the breaker was told."""
+        try:
+            await self._journal.prepare(lease, begun)
+        except (BlobsUnavailable, BlobLost) as exc:
+            return await self._unmade(slot, lease, begun, exc), not as_probe
+        # Cancelled in this very moment: the ledger knows, and nothing is sent.
+        outcome = None if lease.lost else await self._attempt(slot, lease)
+        if outcome is None:
+            return None, not as_probe
+        verdict = self._target.judge(lease, outcome, self._chance)
+        self._log(lease, outcome, verdict)
+        self._told(lease, outcome, verdict)
+        await self._gate.tell(token, outcome, as_probe=as_probe)
+        change = await self._journal.ending(begun, outcome, verdict)
+        return await self._end(slot, lease, change, verdict), True
+
+    async def _unmade(self, slot: Slot, lease: Lease, begun: Begun, exc: BlobsUnavailable | BlobLost) -> Verdict | None:
+        """The body cannot be read: later, if the store is away; never, if it is gone."""
+        started_at_s = begun.delivery.started_at_s or begun.delivery.updated_at_s
+        log.warning("delivery.no_body", queue=lease.queue, job_id=begun.delivery.job_id, error=exc.message)
+        if isinstance(exc, BlobLost):
+            change = self._journal.unmade(begun, DeadLettered(BODY_LOST), exc.message, started_at_s)
+            return await self._end(slot, lease, change, DeadLetter(BODY_LOST, exc.message))
+        again_at_s = started_at_s + _BODIES_AWAY_MS / 1000
+        change = self._journal.unmade(begun, PutBack(again_at_s, "its body cannot be read"), exc.message, started_at_s)
+        return await self._end(slot, lease, change, Snooze(_BODIES_AWAY_MS, exc.message))
+
+    async def _begin(self, slot: Slot, lease: Lease, token: str) -> Begun | Refused | None:
+        """Begin in the ledger, however long that takes; None when the lease was lost or given back meanwhile."""
+        tries = 0
+        while not lease.lost:
+            try:
+                return await self._journal.begin(lease, token)
+            except LedgerUnavailable as exc:
+                tries += 1
+                self._complain(lease, tries, exc)
+                if not await self._pause(slot, lease, tries):
+                    return None
+        return None
+
+    async def _end(self, slot: Slot, lease: Lease, change: End, verdict: Verdict) -> Verdict | None:
+        """Record in the ledger, however long that takes, and say what the job comes to.
+
+        None: nothing is to be written any more, as the lease was lost or given back.
+        """
+        tries = 0
+        while not lease.lost:
+            try:
+                ended = await self._journal.end(change, verdict)
+            except LedgerUnavailable as exc:
+                tries += 1
+                self._complain(lease, tries, exc)
+                if not await self._pause(slot, lease, tries):
+                    return None
+            else:
+                lease.entry = None
+                if ended is None:
+                    await self.release(lease)
+                return ended
+        return None
+
+    async def _pause(self, slot: Slot, lease: Lease, tries: int) -> bool:
+        """Wait before asking the ledger again. The job may be broken off meanwhile; False when it was."""
+        slot.attempting = True
+        try:
+            await asyncio.sleep(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(tries - 1, 10)))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if slot.attempting or task is None:
+                raise  # not by break_off: the process is going down
+            task.uncancel()
+            if not lease.lost:
+                await self.release(lease)
+            return False
+        finally:
+            slot.attempting = False
+        return True
+
+    def _complain(self, lease: Lease, tries: int, exc: LedgerUnavailable) -> None:
+        if tries == 1:
+            log.warning("ledger.unavailable", queue=lease.queue, hint="the job is held", error=exc.message)

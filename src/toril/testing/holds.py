@@ -1,0 +1,21 @@
+"""`QueueHolds` in memory."""
+
+from __future__ import annotations
+
+
+class FakeHolds:
+    """`held` has the milliseconds of each queue that is held, `log` everything that was asked for."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, int] = {}
+        self.log: list[tuple[str, str]] = []
+
+    async def hold(self, queue: str, for_ms: int) -> None:
+        """Nothing starts for so long."""
+        self.held[queue] = for_ms
+        self.log.append(("hold", queue))
+
+    async def let_go(self, queue: str) -> None:
+        """End a hold."""
+        self.held.pop(queue, None)
+        self.log.append(("let_go", queue))
