@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version as installed
 from typing import Any
@@ -34,6 +34,9 @@ from toril.bull.schedulers import Schedulers
 from toril.bull.scripts import Scripts
 from toril.bull.settled_news import SettledNewsLists
 from toril.bull.wire import SlotMoved, Wire
+from toril.config.logs import set_level
+from toril.config.reloading import ConfigFile, Reloading
+from toril.config.rollout import Plan
 from toril.core.attempt import attempt_of
 from toril.core.destinations.base import Destination
 from toril.core.destinations.push_worker import PushWorker
@@ -67,6 +70,7 @@ from toril.gateway.leases import LeaseRoutes
 from toril.gateway.ops import OpsRoutes
 from toril.gateway.queue_actions import QueueActionRoutes
 from toril.gateway.queues import QueueRoutes
+from toril.gateway.reloads import ReloadRoutes
 from toril.gateway.schedulers import SchedulerRoutes
 from toril.gateway.sockets.events import EventSocketRoutes
 from toril.gateway.sockets.queue import QueueSocketRoutes
@@ -81,10 +85,25 @@ _SETTLE_PATIENCE_LOCKS = 2
 
 
 class Instance:
-    """One process of toril, wired up. `gateway` is the ASGI application."""
+    """One process of toril, wired up. `gateway` is the ASGI application.
 
-    def __init__(self, settings: Settings, tasks: asyncio.TaskGroup) -> None:
+    Args:
+        settings: what to run with, as it was read.
+        config: what it was read from, to be followed; None never changes.
+        spread: makes the processes beside this one read it again too.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tasks: asyncio.TaskGroup,
+        config: ConfigFile | None = None,
+        spread: Callable[[], None] | None = None,
+    ) -> None:
         self.settings = settings
+        self._reloading = Reloading(
+            config or ConfigFile({}, None, lambda _: settings), settings, self._take_over, spread
+        )
         store, engine = settings.store, settings.engine
         self._tasks = tasks
         self._eviction_checked = False
@@ -151,15 +170,21 @@ class Instance:
             ("handovers", self._handovers.run()),
             ("reconciler", self._reconciler.run()),
             ("admission", self._admission.run()),
+            ("config", self._reloading.run()),
         ):
             self._tasks.create_task(work, name=name)
         self._warn_of_no_tokens(self.settings.gateway)
 
-    def renew_tokens(self, policy: GatewayPolicy) -> None:
-        """From now on these tokens are known. What goes on with others is ended."""
-        self._tokens.replace(policy.auth_tokens, policy.tokens)
-        self._admission.recheck()
-        self._warn_of_no_tokens(policy)
+    def _take_over(self, plan: Plan) -> None:
+        """From now on run with these settings, in all that a reload can change."""
+        settings, self.settings = plan.settings, plan.settings
+        if not {"tokens", "auth_tokens"}.isdisjoint(plan.applied):
+            # What goes on with tokens that are gone is ended.
+            self._tokens.replace(settings.gateway.auth_tokens, settings.gateway.tokens)
+            self._admission.recheck()
+            self._warn_of_no_tokens(settings.gateway)
+        if "log.level" in plan.applied:
+            set_level(settings.log.level)
 
     def _warn_of_no_tokens(self, policy: GatewayPolicy) -> None:
         if not any(policy.auth_tokens) and not policy.tokens:
@@ -264,6 +289,7 @@ class Instance:
                 ).routes(),
                 *EventRoutes(self._events, inspector, actions, names=names).routes(),
                 *OpsRoutes(__version__, self.faults).routes(),
+                *ReloadRoutes(self._reloading).routes(),
                 *DocsRoutes(
                     __version__, lambda: (self.gateway.table.routes, self.gateway.socket_table.routes)
                 ).routes(),
@@ -284,11 +310,13 @@ class _StoppedError(Exception):
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Instance]:
-    """A running instance for the length of a block. Draining it is the caller's business."""
+async def running(
+    settings: Settings, config: ConfigFile | None = None, spread: Callable[[], None] | None = None
+) -> AsyncIterator[Instance]:
+    """A running instance for the length of a block, made like an `Instance`. Draining it is the caller's business."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            instance = Instance(settings, tasks)
+            instance = Instance(settings, tasks, config, spread)
             instance.start()
             yield instance
             tasks.create_task(_stop())

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -95,12 +96,8 @@ def _count(text: str) -> int:
 
 
 def _serve(options: argparse.Namespace, given: Sequence[str]) -> int:
-    config = ConfigFile(os.environ, options.config)
+    config = ConfigFile(os.environ, options.config, partial(_with_options, options))
     settings = config.read()
-    if options.host is not None:
-        settings = msgspec.structs.replace(settings, host=options.host)
-    if options.port is not None:
-        settings = msgspec.structs.replace(settings, port=options.port)
     configure(settings.log)
     inherited = os.environ.get(SOCKET_VARIABLE)
     if inherited is not None:
@@ -122,6 +119,12 @@ def _serve(options: argparse.Namespace, given: Sequence[str]) -> int:
     if options.processes > 1:
         return Processes(given, sock, options.processes).run()
     return _run(settings, sock, config)
+
+
+def _with_options(options: argparse.Namespace, settings: Settings) -> Settings:
+    """What the command line says goes over what was read."""
+    said = {name: getattr(options, name) for name in ("host", "port") if getattr(options, name) is not None}
+    return msgspec.structs.replace(settings, **said)
 
 
 def _run(settings: Settings, sock: socket.socket, config: ConfigFile, lifeline: int | None = None) -> int:

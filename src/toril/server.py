@@ -2,7 +2,7 @@
 
 SIGTERM and SIGINT: new work is refused and nothing more is leased at once; jobs in flight have the grace period
 to end, and their workers can report on them meanwhile; what is left is given back. A second signal ends it now.
-SIGHUP: the tokens of the configuration file are read again.
+SIGHUP: the configuration is read again, as far as that goes without a restart.
 """
 
 from __future__ import annotations
@@ -126,14 +126,16 @@ async def serve(
 
     Args:
         started: called when it listens.
-        config: what the settings come from, to be followed: when it changes, or at SIGHUP, its tokens are read anew.
-        lifeline: a descriptor whose end means the same as SIGTERM, because whoever held it is gone.
+        config: what the settings come from, to be followed: it is read anew when it changes, or at SIGHUP.
+        lifeline: a descriptor whose end means the same as SIGTERM, because whoever held it is gone. Who has one is a
+            child of several, and its parent passes SIGHUP on to all of them.
     """
     stop = asyncio.Event()
     if lifeline is not None:
         asyncio.get_running_loop().add_reader(lifeline, _orphaned, lifeline, stop)
     with _signals(stop, config):
-        async with running(settings) as instance, _following(config, instance):
+        spread = None if lifeline is None else partial(_tell_parent, os.getppid())
+        async with running(settings, config, spread) as instance:
             await instance.check()
             async with listening(instance.gateway, sock, settings.gateway.max_body_bytes):
                 log.info("listening", url=url_of(sock), redis=str(settings.redis), pid=os.getpid())
@@ -151,18 +153,9 @@ def _orphaned(lifeline: int, stop: asyncio.Event) -> None:
     stop.set()
 
 
-@asynccontextmanager
-async def _following(config: ConfigFile | None, instance: Instance) -> AsyncIterator[None]:
-    """Keep the tokens of an instance as the configuration has them, for the length of a block."""
-    if config is None:
-        yield
-        return
-    async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(config.follow(instance.renew_tokens), name="config")
-        try:
-            yield
-        finally:
-            following.cancel()
+def _tell_parent(parent: int) -> None:
+    if os.getppid() == parent:  # which may have died, and somebody else have its number
+        os.kill(parent, signal.SIGHUP)
 
 
 @contextmanager

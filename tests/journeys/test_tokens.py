@@ -91,7 +91,7 @@ class TestReloading:
         write(file, new)
         eventually(lambda: status(toril, "old") == 401, what="the old token to count no more")
         assert (status(toril, "new"), status(toril, TOKEN)) == (200, 200)
-        assert [line["tokens"] for line in lines(toril, "tokens.reloaded")] == [2, 1]
+        assert [line["applied"] for line in lines(toril, "config.reloaded")] == [["tokens"]] * 2
 
     def test_rights_change_with_the_file(self, start: Callable[..., TorilProcess], file: Path) -> None:
         toril = start(READER)
@@ -104,11 +104,11 @@ class TestReloading:
     ) -> None:
         toril = start(READER)
         write(file, ALL, {"name": "broken", "sha256": "a-secret", "allow": ["*"], "queues": ["*"]})
-        (line,) = eventually(lambda: lines(toril, "tokens.kept"))
+        (line,) = eventually(lambda: lines(toril, "config.kept"))
         assert line["level"] == "error"
         assert "number 2 (broken): sha256" in line["faults"][0]
         toril.send(signal.SIGHUP)
-        eventually(lambda: len(lines(toril, "tokens.kept")) == 2)
+        eventually(lambda: len(lines(toril, "config.kept")) == 2)
         assert (status(toril, "reader-secret"), status(toril, "all-secret")) == (200, 401)
         assert "a-secret" not in toril.log()
         write(file, ALL)
@@ -120,7 +120,7 @@ class TestReloading:
         eventually(lambda: len(lines(toril, "listening")) == 2, timeout_s=20)
         pids = {line["pid"] for line in lines(toril, "listening")}
         toril.send(signal.SIGHUP)
-        eventually(lambda: len(lines(toril, "tokens.reloaded")) == 2)
+        eventually(lambda: len(lines(toril, "config.reloaded")) == 2)
         assert toril.running
         assert pids == set(toril.children())
 
@@ -128,7 +128,7 @@ class TestReloading:
         toril = start(READER, args=("--processes", "2"))
         eventually(lambda: len(lines(toril, "listening")) == 2, timeout_s=20)
         write(file, ALL)
-        eventually(lambda: len(lines(toril, "tokens.reloaded")) == 2)
+        eventually(lambda: len(lines(toril, "config.reloaded")) == 2)
         assert {status(toril, "all-secret") for _ in range(20)} == {200}
         assert {status(toril, "reader-secret") for _ in range(20)} == {401}
 
@@ -150,7 +150,7 @@ class TestReloading:
     def test_sighup_without_a_file_ends_nothing(self, valkey: ValkeyProcess, start_toril: StartToril) -> None:
         toril = start_toril(valkey)
         toril.send(signal.SIGHUP)
-        eventually(lambda: lines(toril, "tokens.reloaded"))
+        eventually(lambda: lines(toril, "config.reloaded"))
         assert toril.client.get("/workers").status_code == 200
 
     def test_auth_tokens_of_the_file_are_read_again_too(
@@ -221,7 +221,7 @@ class TestTheEndOfAToken:
             assert socket.command("getWorkers")["code"] == "forbidden"
             assert socket.command("pause") == {}
             write(file, token("shop", ["queues:read"], ["orders*"]))
-            eventually(lambda: lines(toril, "tokens.reloaded"))
+            eventually(lambda: lines(toril, "config.reloaded"))
             assert socket.command("getWorkers") == {"ok": []}
             assert socket.command("resume")["code"] == "forbidden"
         toril.client.delete("/workers/orders")

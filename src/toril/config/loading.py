@@ -5,27 +5,35 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import yaml
+from msgspec.structs import replace
 from redis.asyncio.connection import parse_url
 
+from toril.config.secret_files import SecretFiles
 from toril.config.settings import SETTINGS, Setting
+from toril.config.targets import targets
 from toril.config.tokens import Faults
 from toril.core.errors import ConfigInvalid
 from toril.core.policy import RedisAddress, Settings
 
 
-def load(environment: Mapping[str, str], file: Path | None = None) -> Settings:
+def load(environment: Mapping[str, str], file: Path | None = None, secrets: SecretFiles | None = None) -> Settings:
     """The settings of this process.
+
+    Args:
+        secrets: reads the files that hold secrets.
 
     Raises:
         ConfigInvalid: with every fault, each naming the key or the variable.
     """
     faults: list[str] = []
-    given = _from_file(file, faults) if file is not None else {}
+    files = secrets if secrets is not None else SecretFiles()
+    given = _from_file(file, faults, files) if file is not None else {}
     given |= _from_environment(environment, faults)
     settings = _assemble(given)
     faults.extend(_contradictions(settings))
@@ -46,7 +54,7 @@ def _from_environment(environment: Mapping[str, str], faults: list[str]) -> dict
     return given
 
 
-def _from_file(file: Path, faults: list[str]) -> dict[str, Any]:
+def _from_file(file: Path, faults: list[str], secrets: SecretFiles) -> dict[str, Any]:
     try:
         document = yaml.safe_load(file.read_text())
     except (OSError, UnicodeDecodeError) as exc:
@@ -68,6 +76,7 @@ def _from_file(file: Path, faults: list[str]) -> dict[str, Any]:
         return {}
     given: dict[str, Any] = {}
     known = {setting.key: setting for setting in SETTINGS}
+    known["targets"] = replace(known["targets"], parse=partial(targets, secrets=secrets))
     sections = {key.partition(".")[0] for key in known if "." in key}
     for key, value in _flat(document, sections):
         setting = known.get(key)

@@ -1,6 +1,7 @@
-"""Reads the tokens of the configuration file again when it changes, or when told to. Everything else needs a restart.
+"""Reads the configuration again when a file of it changes, or when told to, and hands on what applies.
 
-A file that is not valid as a whole changes nothing. Called by `toril.server`.
+Watched are the configuration file and the secret files that it names. What is not valid as a whole changes nothing.
+`toril.config.rollout` says what applies at once and what has to wait. Called by `toril.bootstrap`.
 """
 
 from __future__ import annotations
@@ -12,76 +13,175 @@ from pathlib import Path
 import structlog
 
 from toril.config.loading import load
+from toril.config.rollout import Plan, plan
+from toril.config.secret_files import SecretFiles, State, state_of
 from toril.core.errors import ConfigInvalid
-from toril.core.policy import GatewayPolicy, Settings
+from toril.core.policy import Settings
+from toril.core.rollout import Rollout
 
 log = structlog.get_logger(__name__)
 
 POLL_S = 1.0
 # A file that is written in place, and not renamed into it, is whole when it has stopped changing.
 _SETTLED_S = 0.1
-_State = tuple[int, int, int] | None
+
+
+def _as_read(settings: Settings) -> Settings:
+    return settings
 
 
 class ConfigFile:
-    """The configuration of a process: the environment, and a file that may change."""
+    """The configuration of a process: the environment, a file, and the secret files that it names, all of which may
+    change.
 
-    def __init__(self, environment: Mapping[str, str], file: Path | None) -> None:
+    Args:
+        adapt: what the command line makes of the settings that were read; a reload never takes that back.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        file: Path | None,
+        adapt: Callable[[Settings], Settings] = _as_read,
+    ) -> None:
         self._environment = environment
         self._file = file
-        self._seen: _State = None
+        self._adapt = adapt
+        self._secrets = SecretFiles()
+        self._seen: dict[Path, State] = {}
         self._asked = asyncio.Event()
+
+    @property
+    def vanished(self) -> list[str]:
+        """The secret files that are gone, and whose last secrets still count."""
+        return sorted(map(str, self._secrets.vanished))
 
     def read(self) -> Settings:
         """The settings as they are now.
 
         Raises:
-            ConfigInvalid: with every fault.
+            ConfigInvalid: with every fault. What was read before goes on counting.
         """
         # Looked at before it is read: what changes in between is a change.
-        self._seen = self._state()
-        return load(self._environment, self._file)
+        seen = self._states()
+        if self._file is not None:
+            seen[self._file] = state_of(self._file)
+        secrets = SecretFiles(self._secrets)
+        try:
+            settings = self._adapt(load(self._environment, self._file, secrets))
+        except ConfigInvalid:
+            # It may be mended by a secret file that comes.
+            self._seen = seen | secrets.seen
+            raise
+        self._secrets = secrets
+        self._seen = {file: state for file, state in seen.items() if file == self._file} | secrets.seen
+        return settings
 
     def ask(self) -> None:
         """Read it again, changed or not."""
         self._asked.set()
 
-    async def follow(self, apply: Callable[[GatewayPolicy], None]) -> None:
-        """Hand the tokens to `apply` whenever they have been read anew, until cancelled."""
+    async def changed(self) -> None:
+        """Wait until a file has changed and is whole, or somebody has asked."""
         while True:
             try:
                 async with asyncio.timeout(POLL_S):
                     await self._asked.wait()
+                break
             except TimeoutError:
-                if self._state() == self._seen:
-                    continue
-            self._asked.clear()
-            await self._settle()
-            try:
-                # Off the loop: a YAML file of a thousand tokens takes a third of a second to read.
-                policy = (await asyncio.to_thread(self.read)).gateway
-            except ConfigInvalid as exc:
-                log.error("tokens.kept", faults=exc.faults, hint="the tokens known before go on counting")
-            except Exception:  # a task boundary: whatever the file holds, the process goes on
-                log.exception("tokens.kept", hint="the tokens known before go on counting")
-            else:
-                apply(policy)
-                log.info("tokens.reloaded", tokens=len(policy.tokens), auth_tokens=len(policy.auth_tokens))
-
-    async def _settle(self) -> None:
-        state = self._state()
+                if self._states() != self._seen:
+                    break
+        self._asked.clear()
+        state = self._states()
         while True:
             await asyncio.sleep(_SETTLED_S)
-            now = self._state()
-            if now == state:
+            before, state = state, self._states()
+            if before == state:
                 return
-            state = now
 
-    def _state(self) -> _State:
-        if self._file is None:
-            return None
-        try:
-            found = self._file.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+    def _states(self) -> dict[Path, State]:
+        return {file: state_of(file) for file in self._seen}
+
+
+class Reloading:
+    """Keeps what runs as the configuration has it, as far as that goes without a restart.
+
+    Args:
+        config: where it comes from. It has been read once.
+        running: what was read.
+        apply: takes over what runs from now on.
+        spread: makes the processes beside this one read it too.
+    """
+
+    def __init__(
+        self,
+        config: ConfigFile,
+        running: Settings,
+        apply: Callable[[Plan], None],
+        spread: Callable[[], None] | None = None,
+    ) -> None:
+        self.rollout = Rollout()
+        self._config = config
+        self._running = running
+        self._wanted = running
+        self._apply = apply
+        self._spread = spread
+        # Two reloads at once could apply an older state behind a newer one.
+        self._one_at_a_time = asyncio.Lock()
+        self._vanished: list[str] = []
+
+    async def run(self) -> None:
+        """Follow the configuration until cancelled."""
+        while True:
+            await self._config.changed()
+            try:
+                await self._reload()
+            except ConfigInvalid:
+                continue  # which has been said
+            except Exception:  # a task boundary: whatever the file holds, the process goes on
+                log.exception("config.kept", hint="what was read before goes on counting")
+
+    async def reload(self) -> Rollout:
+        """Read everything anew, here and in the processes beside this one.
+
+        Raises:
+            ConfigInvalid: with every fault; nothing has changed.
+        """
+        rollout = await self._reload()
+        if self._spread is not None:
+            self._spread()
+        return rollout
+
+    async def _reload(self) -> Rollout:
+        async with self._one_at_a_time:
+            try:
+                # Off the loop: a YAML file of a thousand tokens takes a third of a second to read.
+                wanted = await asyncio.to_thread(self._config.read)
+            except ConfigInvalid as exc:
+                log.error("config.kept", faults=exc.faults, hint="what was read before goes on counting")
+                raise
+            self._tell_vanished()
+            anew = plan(self._wanted, wanted)
+            next_one = plan(self._running, wanted)
+            before = self.rollout
+            if next_one.applied:
+                self._apply(next_one)
+            self._wanted, self._running = wanted, next_one.settings
+            self.rollout = Rollout(
+                generation=before.generation + bool(anew.applied or anew.pending),
+                applied=next_one.applied,
+                pending=next_one.pending,
+                secrets_kept=tuple(self._vanished),
+            )
+            log.info("config.reloaded", generation=self.rollout.generation, applied=list(next_one.applied))
+            if next_one.pending and next_one.pending != before.pending:
+                log.warning(
+                    "config.pending_rollout", keys=list(next_one.pending), hint="not applied; a restart rolls them out"
+                )
+            return self.rollout
+
+    def _tell_vanished(self) -> None:
+        vanished = self._config.vanished
+        if vanished and vanished != self._vanished:
+            log.warning("secret.vanished", files=vanished, hint="the secrets last read go on counting")
+        self._vanished = vanished

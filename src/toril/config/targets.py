@@ -1,7 +1,6 @@
 """The `targets:` of the configuration file: every fault at once, each with the target's name and key.
 
-Secret files are read here, once; what they hold is never in a fault. Called by `toril.config.settings` as the parser
-of one setting.
+Secret files are read here; what they hold is never in a fault. Called by `toril.config.loading`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from toril.config.secret_files import SecretFiles
 from toril.config.sections import Section
 from toril.config.tokens import Faults
 from toril.core.access import RateLimit
@@ -39,12 +39,11 @@ _CLASSES = {f"{digit}xx": range(digit * 100, digit * 100 + 100) for digit in (3,
 _SCHEMES = ("none", "bearer", "basic", "header", "passthrough")
 _WITH_SECRET = ("bearer", "basic", "header")
 _TOKEN = re.compile(r"[\x21-\x7e]+\Z")
-_MAX_SECRET_BYTES = 64 * 1024
 _YEAR_S = 366 * 86400.0
 
 
-def targets(value: Any) -> tuple[TargetSpec, ...]:
-    """What a mapping of names to targets says.
+def targets(value: Any, secrets: SecretFiles | None = None) -> tuple[TargetSpec, ...]:
+    """What a mapping of names to targets says, with the secrets that its files hold.
 
     Raises:
         ValueError: it is no mapping.
@@ -53,13 +52,14 @@ def targets(value: Any) -> tuple[TargetSpec, ...]:
     if not isinstance(value, Mapping):
         raise ValueError("it must be a mapping of names to targets")  # noqa: TRY004 - as settings
     faults: list[str] = []
-    found = [_target(str(name), entry, faults) for name, entry in value.items()]
+    files = secrets if secrets is not None else SecretFiles()
+    found = [_target(str(name), entry, faults, files) for name, entry in value.items()]
     if faults:
         raise Faults(faults)
     return tuple(spec for spec in found if spec is not None)
 
 
-def _target(name: str, entry: Any, faults: list[str]) -> TargetSpec | None:
+def _target(name: str, entry: Any, faults: list[str], files: SecretFiles) -> TargetSpec | None:
     if not _NAME.match(name):
         faults.append(f"{name[:80]!r}: a target's name is 1 to 64 letters, digits, dots, hyphens or underscores")
         return None
@@ -74,8 +74,8 @@ def _target(name: str, entry: Any, faults: list[str]) -> TargetSpec | None:
         rate_limit=_rate_limit(section),
         retry=_retry(section),
         breaker=_breaker(section),
-        auth=_auth(section),
-        signing=_signing(section),
+        auth=_auth(section, files),
+        signing=_signing(section, files),
         retention=_retention(section),
     )
 
@@ -130,7 +130,7 @@ def _breaker(target: Section) -> BreakerPolicy:
     )
 
 
-def _auth(target: Section) -> TargetAuth:
+def _auth(target: Section, files: SecretFiles) -> TargetAuth:
     section = target.section("auth", ("scheme", "secret_file", "header"))
     if section is None:
         return TargetAuth()
@@ -147,16 +147,24 @@ def _auth(target: Section) -> TargetAuth:
             section.faults.append(f"{section.path}.secret_file: the scheme {scheme} has no secret")
         return TargetAuth(scheme=scheme)
     file = section.need("secret_file", _text)
-    secret = section.need("secret_file", lambda value: _secret(scheme, _read(value))) if file is not None else None
+    secret = (
+        section.need("secret_file", lambda value: _secret(scheme, files.read(Path(value))))
+        if file is not None
+        else None
+    )
     return TargetAuth(scheme=scheme, secret=secret or "", secret_file=file, header=header)
 
 
-def _signing(target: Section) -> Signing | None:
+def _signing(target: Section, files: SecretFiles) -> Signing | None:
     section = target.section("signing", ("secret_file",))
     if section is None:
         return None
     file = section.need("secret_file", _text)
-    secrets = section.need("secret_file", signing_secrets) if file is not None else None
+    secrets = (
+        section.need("secret_file", lambda value: _signing_secrets(value, files.read(Path(value))))
+        if file is not None
+        else None
+    )
     return None if file is None or secrets is None else Signing(secret_file=file, secrets=secrets)
 
 
@@ -172,22 +180,9 @@ def _retention(target: Section) -> Retention:
     )
 
 
-def auth_secret(auth: TargetAuth) -> str:
-    """The secret as its file has it now.
-
-    Raises:
-        ValueError: the file cannot be read, or holds nothing that can be sent.
-    """
-    return _secret(auth.scheme, _read(auth.secret_file))
-
-
-def signing_secrets(file: Any) -> tuple[Secret, ...]:
-    """The secrets of a file, one per line.
-
-    Raises:
-        ValueError: the file cannot be read, or holds something else.
-    """
-    lines = [line.strip() for line in _read(file).splitlines() if line.strip()]
+def _signing_secrets(file: str, text: str) -> tuple[Secret, ...]:
+    """The secrets of a file, one per line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not 1 <= len(lines) <= MAX_SECRETS:
         raise ValueError(f"the file {file} must hold 1 to {MAX_SECRETS} secrets, one per line")
     secrets = []
@@ -200,16 +195,6 @@ def signing_secrets(file: Any) -> tuple[Secret, ...]:
     if len(set(secrets)) < len(secrets):
         raise ValueError(f"the file {file} holds the same secret twice")
     return tuple(secrets)
-
-
-def _read(file: Any) -> str:
-    try:
-        with Path(_text(file)).open("rb") as opened:
-            return opened.read(_MAX_SECRET_BYTES).decode().strip()
-    except OSError as exc:
-        raise ValueError(f"the file {file} cannot be read: {exc.strerror}") from exc
-    except UnicodeDecodeError:
-        raise ValueError(f"the file {file} holds no text") from None
 
 
 def _secret(scheme: str, text: str) -> str:

@@ -70,7 +70,7 @@ class RateLimit(Struct, frozen=True, forbid_unknown_fields=True):
 class Caller:
     """Whoever shows a token: the token's name, its rights, and the queues (by globs) that they hold for."""
 
-    __slots__ = ("_all_queues", "_pattern", "everything", "name", "rate_limit", "rights")
+    __slots__ = ("_pattern", "all_queues", "everything", "globs", "name", "rate_limit", "rights")
 
     def __init__(
         self,
@@ -80,17 +80,18 @@ class Caller:
         rate_limit: RateLimit | None = None,
     ) -> None:
         globs = tuple(queues)
+        self.globs = globs
         self.name = name
         self.rights = allowed
         self.rate_limit = rate_limit
-        self._all_queues = "*" in globs
+        self.all_queues = "*" in globs
         # The hot path asks nothing more of a token that may do everything.
-        self.everything = allowed == ALL and self._all_queues and rate_limit is None
+        self.everything = allowed == ALL and self.all_queues and rate_limit is None
         self._pattern = re.compile("|".join(translate(glob) for glob in globs) or r"(?!)")
 
     def sees(self, queue: str) -> bool:
         """Whether any of its rights can hold for this queue."""
-        return self._all_queues or self._pattern.match(queue) is not None
+        return self.all_queues or self._pattern.match(queue) is not None
 
     def may(self, right: Right | None, queue: str | None = None) -> bool:
         """Whether it has a right (any at all, for None) on a queue, or on what belongs to no queue."""

@@ -29,7 +29,7 @@
     ├── NoResponse                  409  no_response
     ├── JobRefused                  409  wrong_state
     │   └── LeaseLost               409  lease_lost
-    └── ConfigInvalid               -    config_invalid
+    └── ConfigInvalid               422  config_invalid
 
 Expected results of work (a refused connection, a timeout) are values, see `toril.core.outcome`; these are not.
 """
@@ -264,7 +264,12 @@ class ConfigInvalid(TorilError):
     """The configuration is not valid. All faults are listed, not only the first."""
 
     code = "config_invalid"
+    status = 422
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
+
+    def details(self) -> dict[str, Any]:
+        """Every fault for itself."""
+        return {"faults": self.faults}

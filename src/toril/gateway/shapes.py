@@ -357,6 +357,17 @@ class Ready(Struct):
     reasons: list[str] | UnsetType = UNSET
 
 
+class Reloaded(Struct):
+    """What a reload came to: how many different configurations this process has read, the keys that have changed now,
+    those that need a restart and are not applied, and the secret files that are gone, whose last secrets still count.
+    """
+
+    config_generation: int
+    applied: list[str]
+    pending_rollout: list[str]
+    secrets_kept: list[str]
+
+
 class Problem(Struct):
     """What is wrong (RFC 9457). `code` is stable, `detail` is for people."""
 
