@@ -33,6 +33,7 @@ from toril.bull.producer import Producer
 from toril.bull.schedulers import Schedulers
 from toril.bull.scripts import Scripts
 from toril.bull.settled_news import SettledNewsLists
+from toril.bull.upkeep import Upkeep
 from toril.bull.wire import SlotMoved, Wire
 from toril.config.logs import set_level
 from toril.config.reloading import ConfigFile, Reloading
@@ -75,6 +76,7 @@ from toril.gateway.schedulers import SchedulerRoutes
 from toril.gateway.sockets.events import EventSocketRoutes
 from toril.gateway.sockets.queue import QueueSocketRoutes
 from toril.gateway.sockets.worker import WorkerSocketRoutes
+from toril.gateway.upkeep import UpkeepRoutes
 from toril.gateway.workers import WorkerRoutes
 
 log = structlog.get_logger(__name__)
@@ -279,6 +281,7 @@ class Instance:
                     producer, inspector, names=names, prefix=prefix, max_body_bytes=limit, now=time.time
                 ).routes(),
                 *QueueActionRoutes(control, inspector, names=names, forget=producer.forget).routes(),
+                *UpkeepRoutes(Upkeep(self._scripts, prefix), control, names=names).routes(),
                 *JobActionRoutes(actions, names=names, max_body_bytes=limit).routes(),
                 *FlowRoutes(flows, names=names, prefix=prefix, max_body_bytes=limit, now=time.time).routes(),
                 *SchedulerRoutes(self._schedulers, names=names, max_body_bytes=limit).routes(),

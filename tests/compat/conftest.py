@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.compat.nodejs import Node
+from tests.compat.nodejs import LiveNode, Node
 from tests.support.valkey import ValkeyProcess
+
+for checks in ("queue", "job", "others"):
+    pytest.register_assert_rewrite(f"tests.compat.parity_{checks}")
 
 FOLDER = Path(__file__).parent / "node"
 
@@ -38,3 +41,11 @@ def node(request: pytest.FixtureRequest, node_modules: Path, valkey: ValkeyProce
     """One major of Node BullMQ on the shared Valkey."""
     with ExitStack() as stack:
         yield Node(request.param, valkey.url, node_modules, stack)
+
+
+@pytest.fixture(scope="session", params=["5", "6"], ids=["bullmq5", "bullmq6"])
+def live(request: pytest.FixtureRequest, node_modules: Path, valkey: ValkeyProcess) -> Iterator[LiveNode]:
+    """One major of Node BullMQ on the shared Valkey, in one process for all tests."""
+    with LiveNode(request.param, valkey.url, node_modules) as node:
+        node.wait_for(1, "ready")
+        yield node

@@ -91,6 +91,12 @@ class Script:
 
         return eventually(probe, timeout_s=timeout_s, what=f"{count} lines with {kind!r}")
 
+    def send(self, message: Any) -> None:
+        """Write a line of JSON to its input."""
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(message) + "\n")
+        self._process.stdin.flush()
+
     def stop(self) -> None:
         """Close its input, which ends it in good order; by force if it does not."""
         process = self._process
@@ -116,3 +122,39 @@ class Script:
     def _read_errors(self) -> None:
         assert self._process.stderr
         self._errors.extend(self._process.stderr)
+
+
+class LiveNode(Script):
+    """A process that calls methods of BullMQ's classes, for as long as tests run: no start-up for each call."""
+
+    def __init__(self, version: str, redis_url: str, folder: Path) -> None:
+        super().__init__(["node", "serve.mjs", version, redis_url, "-"], folder)
+        self.version = version
+        self._asked = 0
+
+    def ask(self, kind: str, queue: str, method: str, *args: Any, job: str = "") -> Any:
+        """What a method (or a property) of an object gives: a `Queue`, a `Job` by its id, or another class."""
+        self._asked += 1
+        asked = self._asked
+        self.send({"n": asked, "kind": kind, "queue": queue, "id": job, "method": method, "args": list(args)})
+
+        def answered() -> Fact | None:
+            return next((fact for fact in reversed(list(self._facts)) if fact.get("n") == asked), None)
+
+        fact = eventually(answered, timeout_s=20.0, what=f"{kind}.{method}")
+        assert fact is not None
+        if "error" in fact:
+            raise NodeError(fact["error"])
+        return fact["ok"]
+
+    def queue(self, name: str, method: str, *args: Any) -> Any:
+        """Call a method of a queue."""
+        return self.ask("Queue", name, method, *args)
+
+    def job(self, queue: str, job_id: str, method: str, *args: Any) -> Any:
+        """Call a method of a job."""
+        return self.ask("Job", queue, method, *args, job=job_id)
+
+
+class NodeError(Exception):
+    """What a method threw."""

@@ -47,6 +47,12 @@ EXPECTED: dict[tuple[str, str], Right | None] = {
     ("PUT", "/queues/{}/jobs/{}/data"): Right.JOBS_MANAGE,
     ("PUT", "/queues/{}/jobs/{}/priority"): Right.JOBS_MANAGE,
     ("PUT", "/queues/{}/jobs/{}/delay"): Right.JOBS_MANAGE,
+    ("DELETE", "/queues/{}/jobs/{}/logs"): Right.JOBS_MANAGE,
+    ("DELETE", "/queues/{}/jobs/{}/children"): Right.JOBS_MANAGE,
+    ("POST", "/queues/{}/jobs/{}/detach"): Right.JOBS_MANAGE,
+    ("GET", "/queues/{}/deduplication/{}"): Right.JOBS_READ,
+    ("DELETE", "/queues/{}/deduplication/{}"): Right.JOBS_MANAGE,
+    ("GET", "/queues/{}/priorities"): Right.QUEUES_READ,
     ("POST", "/queues/{}/lease"): Right.JOBS_LEASE,
     ("POST", "/queues/{}/settle"): Right.JOBS_LEASE,
     ("GET", "/queues"): Right.QUEUES_READ,
@@ -56,7 +62,17 @@ EXPECTED: dict[tuple[str, str], Right | None] = {
     ("GET", "/queues/{}/metrics"): Right.QUEUES_READ,
     **{
         ("POST", f"/queues/{{}}/{action}"): Right.QUEUES_MANAGE
-        for action in ("pause", "resume", "drain", "clean", "obliterate", "retry", "promote")
+        for action in (
+            "pause",
+            "resume",
+            "drain",
+            "clean",
+            "obliterate",
+            "retry",
+            "promote",
+            "trim-events",
+            "remove-orphans",
+        )
     },
     **{
         (method, f"/queues/{{}}/{limit}"): Right.QUEUES_MANAGE

@@ -127,10 +127,13 @@ class _Queue:
         if deduplication is not None:
             options["de"] = deduplication
             dedup_key = f"{self._prefix}de:{deduplication['id']}"
-        shown: tuple[str | None, str | None, dict[str, str] | None] = (None, None, None)
+        shown: tuple[str | None, str | None, dict[str, Any] | None] = (None, None, None)
         if parent is not None:
             options["parent"] = {"id": parent.id, "queue": parent.qualified}
-            shown = (parent.key, f"{parent.key}:dependencies", {"id": parent.id, "queueKey": parent.qualified})
+            # What becomes of the parent when this one fails is read from here; Node writes it to both places.
+            on_failure = {short: True for long, short in _SHORT.items() if options.get(long)}
+            named = {"id": parent.id, "queueKey": parent.qualified, **on_failure}
+            shown = (parent.key, f"{parent.key}:dependencies", named)
         fields = _pack((self._prefix, placed.id, job.name, timestamp_ms, *shown, None, dedup_key))
         arguments = (fields, bytes(job.data), _pack({_SHORT.get(key, key): value for key, value in options.items()}))
         if job.children:

@@ -59,8 +59,9 @@ class Schedulers:
     async def get(self, queue: str, scheduler_id: str) -> tuple[Fields, int] | None:
         """A scheduler's hash, and when it makes the next job (milliseconds); None where there is none."""
         keys = QueueKeys(self._prefix, queue)
-        flat, score = await self._scripts.call(self._scripts.get_scheduler, keys, keys.keys("repeat"), scheduler_id)
-        return None if score is None else (fields_of(flat), int(float(score)))
+        reply = await self._scripts.call(self._scripts.get_scheduler, keys, keys.keys("repeat"), scheduler_id)
+        # The script says {nil, nil} of one that is not there, which Lua makes an empty reply of.
+        return (fields_of(reply[0]), int(float(reply[1]))) if reply else None
 
     async def all(self, queue: str, start: int, end: int) -> tuple[list[tuple[str, Fields, int]], int]:
         """Schedulers from the first to the last (inclusive), the next to make a job first; and how many there are."""

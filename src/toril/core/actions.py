@@ -66,6 +66,18 @@ class PromoteJobs(_Asked, frozen=True):
     count: Positive | None = None
 
 
+class TrimEvents(_Asked, frozen=True):
+    """Keep the newest `maxLength` events of the queue."""
+
+    maxLength: Count  # noqa: N815 - BullMQ's spelling
+
+
+class RemoveOrphans(_Asked, frozen=True):
+    """Remove jobs that are in no state, about `limit` at most."""
+
+    limit: Positive | None = None
+
+
 class Concurrency(_Asked, frozen=True):
     """How many jobs may be active at once, everywhere."""
 

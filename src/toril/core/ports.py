@@ -498,6 +498,42 @@ class SchedulerStore(Protocol):
         ...
 
 
+class QueueUpkeep(Protocol):
+    """What BullMQ's Queue and Job offer beside the daily work. What names a job raises `JobNotFound`."""
+
+    async def counts_per_priority(self, queue: str, priorities: Sequence[int]) -> list[int]:
+        """How many jobs wait with each of these priorities; 0 is none."""
+        ...
+
+    async def deduplicated(self, queue: str, key: str) -> bytes | None:
+        """The id of the job that holds a deduplication key."""
+        ...
+
+    async def forget_deduplication(self, queue: str, key: str) -> bool:
+        """Remove a deduplication key; False where there is none."""
+        ...
+
+    async def trim_events(self, queue: str, most: int) -> int:
+        """Keep so many of the newest events; how many are gone."""
+        ...
+
+    async def remove_orphans(self, queue: str, most: int | None) -> int:
+        """Remove jobs that are in no state, about `most`; how many those were. Not atomic, and idempotent."""
+        ...
+
+    async def clear_logs(self, queue: str, job_id: str, keep: int) -> None:
+        """Remove a job's log lines but the newest `keep`."""
+        ...
+
+    async def remove_children(self, queue: str, job_id: str) -> None:
+        """Remove the children of a job that nobody has begun with."""
+        ...
+
+    async def detach(self, queue: str, job_id: str) -> bool:
+        """Let a job's parent wait for it no longer; False where none does."""
+        ...
+
+
 class EventFollower(Protocol):
     """A listener's place in the events of a queue."""
 

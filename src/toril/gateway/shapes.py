@@ -179,6 +179,18 @@ class QueueMetrics(Struct):
     failed: QueueMetricsPoints
 
 
+class DeduplicationHolder(Struct):
+    """The job that holds a deduplication key."""
+
+    jobId: str  # noqa: N815
+
+
+class Detached(Struct):
+    """Whether a parent waited for the job."""
+
+    detached: bool
+
+
 class LeasedJob(Struct):
     """A job, and the lock token that settles it."""
 
