@@ -1,59 +1,19 @@
 """The Go client, `clients/go`: its own tests against a real toril, and its examples as programs."""
 
-import os
-import shutil
 import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 
 import pytest
 
+from tests.clients.toolchains import COMPILING_S, GO_FOLDER, GoTool
 from tests.support.gateway import TOKEN, job
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
-
-FOLDER = Path(__file__).parents[2] / "clients/go"
-INSTALLED = "/usr/local/go/bin"  # where Go's own installer puts it, often without a word in PATH
-COMPILING_S = 240
-
-
-class GoTool:
-    """The `go` command, run in the client's folder."""
-
-    def __init__(self, program: str) -> None:
-        self._folder = str(Path(program).parent)
-        self.env = os.environ | {"PATH": f"{self._folder}{os.pathsep}{os.environ.get('PATH', '')}"}
-
-    def run(self, *command: str, **env: str) -> str:
-        """What a command prints; it must succeed."""
-        done = subprocess.run(
-            command, cwd=FOLDER, env=self.env | env, check=False, capture_output=True, text=True, timeout=COMPILING_S
-        )
-        assert done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout[-8000:]}\n{done.stderr[-8000:]}"
-        return done.stdout
-
-    @cached_property
-    def flags(self) -> list[str]:
-        """`-race`, where there is a C compiler for it; for all that is built, so that it is built once."""
-        enabled = self.run("go", "env", "CGO_ENABLED").strip() == "1"
-        return ["-race"] if enabled and shutil.which(self.run("go", "env", "CC").split()[0]) else []
-
-
-@pytest.fixture(scope="module")
-def go() -> GoTool:
-    """Go, or the reason why there is none; CI must not skip this."""
-    program = shutil.which("go") or shutil.which("go", path=INSTALLED)
-    if program is None:
-        reason = "go is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(f"{reason}, and CI must not skip this")
-        pytest.skip(reason)
-    return GoTool(program)
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +54,9 @@ def test_its_own_tests_pass_against_a_real_toril(go: GoTool, toril: TorilProcess
 def test_the_examples_of_the_readme_do_what_it_says(
     examples: Path, toril: TorilProcess, queue: str, tmp_path: Path
 ) -> None:
-    readme = (FOLDER / "README.md").read_text()
+    readme = (GO_FOLDER / "README.md").read_text()
     for name in ("add", "worker"):
-        code = (FOLDER / "examples" / name / "main.go").read_text()
+        code = (GO_FOLDER / "examples" / name / "main.go").read_text()
         shown = next(block for block in readme.split("```go\n")[1:] if f"// examples/{name}/main.go" in block)
         shown = shown.partition("```")[0].partition("\n")[2].strip()
         assert shown in code, f"README.md shows another {name} than examples/{name}"

@@ -3,15 +3,22 @@
 import asyncio
 import gzip
 import json
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from tests.support.endpoint import Answer, Call, Endpoint, in_chunks, reply_json, respond
+from tests.clients.toolchains import COMPILING_S, PACKAGE, GoTool, run
+from tests.support.endpoint import Answer, Call, Endpoint, hang, in_chunks, reply_json, respond
+from tests.support.proxied import READY, Proxied, running
+from tests.support.toril import TorilProcess
+from tests.support.valkey import ValkeyProcess
+from tests.support.waiting import eventually
 from toril_client.proxq import AsyncProxqTransport, ProxqTransport, async_openai_client, openai_client
 
 SPEECH = bytes(range(256)) * 40
@@ -174,3 +181,138 @@ async def test_it_works_with_plain_httpx_in_async_code_too(start_endpoint: Calla
     async with httpx.AsyncClient(transport=AsyncProxqTransport()) as client:
         answered = await client.post(server.at("/any"), json={})
     assert (answered.status_code, answered.content) == (418, b"short")
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[Endpoint]:
+    """What stands behind toril."""
+    with Endpoint(answer) as server:
+        yield server
+    for error in server.errors:
+        raise error
+
+
+@pytest.fixture(scope="module")
+def proxied(
+    valkey: ValkeyProcess, backend: Endpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TorilProcess]:
+    """A toril in front of it."""
+    folder = tmp_path_factory.mktemp("openai")
+    upstreams = [{"prefix": "/v1", "url": backend.at("/v1")}]
+    with running(valkey.url, folder, Proxied(folder, upstreams, queue=f"q-{folder.name}")) as toril:
+        yield toril
+
+
+@pytest.fixture
+def client(proxied: TorilProcess) -> Iterator[openai.OpenAI]:
+    """The SDK behind toril."""
+    with openai_client(proxied.url + "/v1", api_key="sk-1", max_retries=0) as made:
+        yield made
+
+
+def test_a_completion_through_toril(client: openai.OpenAI, backend: Endpoint) -> None:
+    seen = len(backend.calls)
+    raw = client.chat.completions.with_raw_response.create(model="m", messages=[{"role": "user", "content": "hello"}])
+    assert raw.parse().choices[0].message.content == "you said hello"
+    assert "x-proxq-source" not in raw.headers
+    assert len(backend.calls) == seen + 1
+
+
+def test_a_packed_answer_is_unpacked_by_the_sdk(client: openai.OpenAI) -> None:
+    assert ask(client, "gzip").choices[0].message.content == "unpacked"
+
+
+@pytest.mark.parametrize(("status", "kind"), [("429", openai.RateLimitError), ("500", openai.InternalServerError)])
+def test_errors_come_as_the_upstream_gave_them(
+    client: openai.OpenAI, status: str, kind: type[openai.APIStatusError]
+) -> None:
+    with pytest.raises(kind) as raised:
+        ask(client, status)
+    assert raised.value.request_id == "req_42"
+    assert raised.value.body == {"message": f"no: {status}", "type": "t", "param": None, "code": "c"}
+
+
+def test_errors_are_retried_by_the_sdk_as_ever(proxied: TorilProcess, backend: Endpoint) -> None:
+    seen = len(backend.calls)
+    with (
+        openai_client(proxied.url + "/v1", api_key="sk-1", max_retries=1) as client,
+        pytest.raises(openai.RateLimitError),
+    ):
+        ask(client, "429")
+    assert len(backend.calls) == seen + 2
+
+
+def test_the_wrong_key_is_the_upstreams_to_refuse(proxied: TorilProcess) -> None:
+    with openai_client(proxied.url + "/v1", api_key="sk-2") as client, pytest.raises(openai.AuthenticationError):
+        ask(client, "hello")
+
+
+def test_binary_answers_and_multipart_requests(client: openai.OpenAI) -> None:
+    assert client.audio.speech.create(model="m", voice="alloy", input="x").read() == SPEECH
+    assert client.files.create(file=("a.bin", b"\xfe" * 1234), purpose="batch").bytes == 1234
+
+
+def test_a_stream_comes_piece_by_piece(client: openai.OpenAI) -> None:
+    assert [part.choices[0].delta.content for part in ask(client, "hello", stream=True)] == ["a", "b"]
+
+
+async def test_the_async_client_does_the_same_many_at_once(proxied: TorilProcess) -> None:
+    async with async_openai_client(proxied.url + "/v1", api_key="sk-1", max_retries=0) as client:
+
+        async def say(text: str) -> str | None:
+            made = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": text}])
+            return made.choices[0].message.content
+
+        texts = [f"text {number}" for number in range(30)]
+        assert await asyncio.gather(*map(say, texts)) == [f"you said {text}" for text in texts]
+        messages: Any = [{"role": "user", "content": "hello"}]
+        stream = await client.chat.completions.create(model="m", messages=messages, stream=True)
+        assert [part.choices[0].delta.content async for part in stream] == ["a", "b"]
+
+
+def test_a_timeout_cancels_the_job_in_toril(
+    start_toril: Callable[..., TorilProcess],
+    valkey: ValkeyProcess,
+    start_endpoint: Callable[..., Endpoint],
+    tmp_path: Path,
+) -> None:
+    """The upstream sees its connection closed."""
+    server = start_endpoint(lambda _: hang())
+    config = Proxied(tmp_path, [{"prefix": "/v1", "url": server.url}], queue=f"q-{tmp_path.name}")
+    toril = start_toril(valkey, READY, **config.arguments)
+    with (
+        openai_client(toril.url + "/v1", api_key="sk-1", max_retries=0) as client,
+        pytest.raises(openai.APITimeoutError),
+    ):
+        ask(client, "hello", timeout=1)
+    (call,) = server.wait_for_calls(1)
+    eventually(lambda: server.gone(call), what="the upstream call to be given up")
+
+
+@pytest.mark.node
+def test_the_typescript_client_through_toril(package: Path, proxied: TorilProcess) -> None:
+    program = PACKAGE / "build/test/openai.journey.js"
+    for runtime in (["node"], ["node_modules/.bin/bun", "run"]):
+        printed = run(*runtime, str(program), env={"PROXQ": proxied.url})
+        assert json.loads(printed) == {
+            "said": "you said hello",
+            "many": [f"you said {number}" for number in range(20)],
+            "pieces": ["a", "b"],
+            "error": [429, "req_42", "c"],
+            "speech": len(SPEECH),
+            "file": 1234,
+        }
+
+
+@pytest.mark.timeout(COMPILING_S)
+def test_what_proxqs_own_go_client_does_works(go: GoTool, proxied: TorilProcess, tmp_path: Path) -> None:
+    """Its RoundTripper, rebuilt on net/http: it branches on nothing but the source header."""
+    program = tmp_path / "roundtrip"
+    go.run("go", "build", *go.flags, "-o", str(program), str(Path(__file__).with_name("roundtrip.go")))
+    done = subprocess.run([program, proxied.url], check=True, capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout) == {
+        "hello": [200, "you said hello", "application/json"],
+        "gzip": [200, "unpacked", "application/json"],
+        "429": [429, "no: 429", "req_42"],
+        "stream": [200, "ab", "text/event-stream"],
+    }

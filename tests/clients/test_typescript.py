@@ -15,6 +15,7 @@ from typing import Self
 
 import pytest
 
+from tests.clients.toolchains import PACKAGE, run
 from tests.support.gateway import TOKEN
 from tests.support.ports import free_port
 from tests.support.toril import TorilProcess
@@ -22,37 +23,7 @@ from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
 from toril_client import Client, NewJob
 
-PACKAGE = Path(__file__).parents[2] / "clients/typescript"
-INSTALL = ("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
 NATIVE_SOCKETS = "--experimental-websocket"
-
-
-def run(*command: str, env: Mapping[str, str] | None = None, timeout_s: float = 110) -> str:
-    """Run a command in the package to its end; what it printed."""
-    done = subprocess.run(
-        command, cwd=PACKAGE, env=os.environ | dict(env or {}), check=False, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout_s,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout[-8000:]}"
-    return done.stdout
-
-
-@pytest.fixture(scope="session")
-def package() -> Path:
-    """The package, with its tools installed as locked, and library, examples and tests compiled."""
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            reason = f"{program} is not installed"
-            if os.environ.get("CI"):
-                pytest.fail(f"{reason}, and CI must not skip this")
-            pytest.skip(reason)
-    installed, lock = PACKAGE / "node_modules/.package-lock.json", PACKAGE / "package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        run(*INSTALL)
-    for folder in ("dist", "build"):
-        shutil.rmtree(PACKAGE / folder, ignore_errors=True)
-    run("npm", "run", "--silent", "build:test")
-    return PACKAGE
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -64,6 +64,7 @@ class _Conversation:
     jobs_url: str | None
     wait_s: float | None
     direct_streams: bool
+    chunks: Callable[[bytes], Any]
     job_url: str | None = None
     _waited: Iterator[float] = field(default_factory=lambda: iter(_PAUSES_S))
 
@@ -176,7 +177,11 @@ class _Conversation:
         request = self.request
         headers = [(name, value) for name, value in request.headers.raw if name.lower() != b"content-length"]
         return type(request)(
-            request.method, request.url, headers=headers, content=_Once(request.content), extensions=request.extensions
+            request.method,
+            request.url,
+            headers=headers,
+            content=self.chunks(request.content),
+            extensions=request.extensions,
         )
 
     def _error(self, name: str, message: str) -> Exception:
@@ -187,17 +192,14 @@ class _Conversation:
         return isinstance(exc, _library(self.request).TransportError)
 
 
-class _Once:
-    """A body of one piece, whose length is not said."""
+def _in_chunks(content: bytes) -> Iterator[bytes]:
+    """A body whose length is not said."""
+    yield content
 
-    def __init__(self, content: bytes) -> None:
-        self._content = content
 
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._content
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._content
+async def _in_async_chunks(content: bytes) -> AsyncIterator[bytes]:
+    """The same for a client that awaits it."""
+    yield content
 
 
 def _library(request: Any) -> Any:
@@ -243,7 +245,7 @@ class ProxqTransport:
         """Part of httpx's transport API."""
         if self._inner is None:
             self._inner = _library(request).HTTPTransport()
-        conversation = _Conversation(request, *self._options)
+        conversation = _Conversation(request, *self._options, _in_chunks)
         steps = conversation.steps()
         try:
             return self._carry_out(steps)
@@ -308,7 +310,7 @@ class AsyncProxqTransport:
         """Part of httpx's transport API."""
         if self._inner is None:
             self._inner = _library(request).AsyncHTTPTransport()
-        conversation = _Conversation(request, *self._options)
+        conversation = _Conversation(request, *self._options, _in_async_chunks)
         try:
             return await self._carry_out(conversation.steps())
         except BaseException:
