@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import http.client
-import shutil
-import subprocess
-from pathlib import Path
 
 import msgspec
 
+from benchmarks.compiling import built
 from benchmarks.processes import Child, ProcessError
-
-_SOURCE = Path(__file__).with_suffix(".c")
-_BINARY = Path(__file__).parent / "bin" / "endpoint"
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -33,7 +28,7 @@ class Endpoint:
     """A running endpoint on a free loopback port."""
 
     def __init__(self) -> None:
-        self._child = Child("endpoint", [str(_built())])
+        self._child = Child("endpoint", [str(built("endpoint"))], speaks=True)
         words = self._child.first_line().split()
         if len(words) != 2:
             raise ProcessError(f"the endpoint did not start: {self._child.said()}")
@@ -64,22 +59,3 @@ class Endpoint:
     def _call(self, method: str, path: str) -> bytes:
         self._connection.request(method, path)
         return self._connection.getresponse().read()
-
-
-def _built() -> Path:
-    """The endpoint's binary, compiled if it is missing or older than its source."""
-    if _BINARY.exists() and _BINARY.stat().st_mtime > _SOURCE.stat().st_mtime:
-        return _BINARY
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        raise ProcessError("push, latency and idle need a C compiler for their endpoint: apt-get install gcc libc6-dev")
-    _BINARY.parent.mkdir(exist_ok=True)
-    result = subprocess.run(
-        [compiler, "-O2", "-Wall", "-Wextra", "-o", str(_BINARY), str(_SOURCE)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode != 0:
-        raise ProcessError(f"endpoint.c does not compile:\n{result.stderr}")
-    return _BINARY

@@ -39,7 +39,9 @@ class Ended(NamedTuple):
 class Child:
     """One server process of ours, from start to stop."""
 
-    def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None, *, speaks: bool = False
+    ) -> None:
         self.name = name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
@@ -47,7 +49,7 @@ class Child:
             cwd=ROOT,
             env=environment(env),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if name == "endpoint" else self._log,
+            stdout=subprocess.PIPE if speaks else self._log,
             stderr=self._log,
             start_new_session=True,
         )
@@ -57,7 +59,7 @@ class Child:
         return self._process.pid
 
     def first_line(self) -> str:
-        """The first line of the endpoint's stdout (the only child whose stdout is piped)."""
+        """The first line of the stdout of a child that `speaks`."""
         assert self._process.stdout is not None
         return self._process.stdout.readline().decode().strip()
 

@@ -2,15 +2,18 @@
 
     python -m benchmarks.sockets [--seconds 5] [--rounds 3] [--listeners 1000] [--idle 10000]
 
-The load comes from this process, by `benchmarks.frames`, and the server is another one. Beside the work figure stands
+The load comes from this process, by `benchmarks.frames`, and the server is another one; the worker is a program in C
+(`socket_worker.c`), because one in Python would take as much of a core as the server. Beside the work figure stands
 its ceiling: BullMQ's own settle-and-lease script, called bare.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,8 +22,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from benchmarks.compiling import built
 from benchmarks.frames import FrameClient, frame
-from benchmarks.processes import exit_on_sigterm
+from benchmarks.processes import Child, ProcessError, exit_on_sigterm
 from benchmarks.procfs import cpu_s, pss_kb
 from benchmarks.servers import TORIL, start_target, start_valkey
 from benchmarks.target import Target
@@ -72,21 +76,43 @@ def commands(bench: Bench, fn: str, args: str, seconds: float) -> tuple[float, f
 def work(bench: Bench, jobs: int) -> tuple[float, float]:
     """Jobs a second through one socket at concurrency 100."""
     queue = f"bench-work-{time.time_ns()}"
-    batch = [{"name": "n", "data": {"n": 1}, "opts": {"removeOnComplete": True}}] * 1000
+    batch = [{"name": "n", "data": {"n": 1}}] * 1000
     for _ in range(jobs // 1000):
         bench.http.post(f"/queues/{queue}/jobs", json=batch).raise_for_status()
-    client = bench.open(f"/ws/queues/{queue}/process/{_CONCURRENCY}")
-    began, before, done = time.perf_counter(), bench.cpu_s(), 0
-    while done < jobs:
-        # One write a reply, as workers do: gathered, all jobs would move through the server in one wave.
-        for payload in client.receive():
-            number = payload[6 : payload.index(b",")]
-            client.send(frame(b'{"id":%b,"data":{"result":null}}' % number))
-            done += 1
-    took_s = time.perf_counter() - began
-    rate = done / took_s, (bench.cpu_s() - before) / done
-    client.close()
-    return rate
+    path = f"/ws/queues/{queue}/process/{_CONCURRENCY}"
+    before = bench.cpu_s()
+    command = [str(built("socket_worker")), str(bench.port), path, _TOKEN, str(jobs)]
+    worker = Child("socket_worker", command, speaks=True)
+    try:
+        took_us = worker.first_line()
+        if not took_us.isdecimal():
+            raise ProcessError(f"the worker ended early: {worker.said()}")
+        cost_s = (bench.cpu_s() - before) / jobs
+        _completed(bench, queue, jobs)
+    finally:
+        worker.stop()
+    return jobs / (int(took_us) / 1e6), cost_s
+
+
+def _completed(bench: Bench, queue: str, jobs: int) -> None:
+    """Wait until the last answers are in Redis: all jobs have completed, and none twice."""
+    deadline = time.monotonic() + 10
+    while (counts := bench.http.get(f"/queues/{queue}/jobs").json()["counts"])["completed"] != jobs:
+        if time.monotonic() > deadline:
+            raise ProcessError(f"of {jobs} jobs that were answered there are {counts}")
+
+
+def settling(redis_url: str, jobs: int) -> tuple[float, float]:
+    """Jobs a second, and Redis' CPU seconds for each, when BullMQ's script settles and leases them, called bare."""
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "benchmarks.ceiling_script", "settle", "--redis", redis_url,
+            "--queue", f"bench-bare-{time.time_ns()}", "--jobs", str(jobs), "--depth", str(_CONCURRENCY),
+        ],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    answer = json.loads(done.stdout)
+    return answer["per_s"], answer["store_us"] / 1e6
 
 
 def fan_out(bench: Bench, listeners: int, events: int) -> tuple[float, float]:
@@ -151,6 +177,8 @@ def main() -> int:
             )
         rate, cost_s = median(lambda: work(bench, arguments.jobs), arguments.rounds)
         print(f"work: one socket, concurrency {_CONCURRENCY}: {rate:,.0f} jobs/s, server {cost_s * 1e6:.1f} µs")
+        rate, cost_s = median(lambda: settling(f"{redis_url}/0", arguments.jobs), arguments.rounds)
+        print(f"its ceiling: BullMQ's script alone: {rate:,.0f} jobs/s, Redis {cost_s * 1e6:.1f} µs")
         rate, cost_s = median(lambda: fan_out(bench, arguments.listeners, 100), arguments.rounds)
         print(f"events: to {arguments.listeners} listeners: {rate:,.0f} deliveries/s, server {cost_s * 1e6:.1f} µs")
         for name, path in (("commands", "/ws/queues/idle-one"), ("work", "/ws/queues/idle-two/process/10")):

@@ -4,6 +4,9 @@ A message that is too large, or is no WebSocket frame, ends the socket with a cl
 then closes the connection at once; the client is still sending, so its kernel gets a reset and the code is lost. Here
 what still comes is read and dropped until nothing has come for a moment, for a few seconds at most.
 
+Texts, which is what nearly everything is, are put into frames here: the library checks and copies more than a server
+that neither masks nor compresses needs, at a sixth of what a job over a socket costs.
+
 A client that answers no ping is gone, or has stopped reading. uvicorn closes its connection when all has been sent,
 which may be never; here that has a moment.
 """
@@ -11,10 +14,23 @@ which may be never; here that has a moment.
 from __future__ import annotations
 
 from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
 _LINGER_S = 5.0
+_FIN_TEXT = 0x81  # RFC 6455 5.2: the whole message in one frame, and it is text
 _QUIET_S = 0.5
+
+
+def text_frame(payload: bytes) -> bytes:
+    """One whole text message as a server sends it (RFC 6455 5.2): unmasked."""
+    size = len(payload)
+    if size < 126:
+        return b"%c%c%b" % (_FIN_TEXT, size, payload)
+    if size < 65536:
+        return b"%c\x7e%b%b" % (_FIN_TEXT, size.to_bytes(2), payload)
+    return b"%c\x7f%b%b" % (_FIN_TEXT, size.to_bytes(8), payload)
 
 
 class LingeringSocketProtocol(WebSocketsSansIOProtocol):
@@ -30,6 +46,14 @@ class LingeringSocketProtocol(WebSocketsSansIOProtocol):
 
     async def send(self, message: ASGISendEvent) -> None:
         """Called with what the application sends. A handshake that was answered with a refusal is complete, too."""
+        if message["type"] == "websocket.send" and self.conn.state is State.OPEN and not self.close_sent:
+            text = message.get("text")
+            if text is not None:
+                await self.writable.wait()
+                if self.disconnected or self.conn.state is not State.OPEN:
+                    raise ClientDisconnected
+                self.transport.write(text_frame(text.encode()))
+                return
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
             self.handshake_complete = True

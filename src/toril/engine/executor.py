@@ -6,6 +6,7 @@ Called by a consumer's slots. One executor per consumer; it has the connections 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import structlog
@@ -31,7 +32,7 @@ def _nobody(lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
 class Executor:
     """Takes a lease through its attempt to its settlement. `told` hears what came of each attempt."""
 
-    __slots__ = ("_chance", "_destination", "_outbound", "_pool", "_settler", "_store", "_told")
+    __slots__ = ("_chance", "_destination", "_outbound", "_pool", "_settler", "_store", "_tells_all", "_told")
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Executor:
         self._settler = settler
         self._chance = chance
         self._told = told
+        self._tells_all = log.is_enabled_for(logging.DEBUG)
         self._pool: OutboundPool | None = None
 
     async def execute(self, slot: Slot, lease: Lease, may_lease: Callable[[], bool]) -> Next | None:
@@ -107,8 +109,12 @@ class Executor:
             slot.attempting = False
 
     def _log(self, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
-        # Successes at debug: thousands a second would cost more than the work they tell of.
-        tell = log.debug if isinstance(verdict, (Complete, HandOver)) else log.info
+        # Successes at debug: thousands a second would cost more than the work they tell of, and so does collecting what
+        # nobody is told.
+        went_well = isinstance(verdict, (Complete, HandOver))
+        if went_well and not self._tells_all:
+            return
+        tell = log.debug if went_well else log.info
         tell(
             "attempt",
             queue=lease.queue,

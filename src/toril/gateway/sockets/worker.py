@@ -148,12 +148,11 @@ class _Line:
         held = _Held(request.job_id.decode(errors="replace"), asyncio.get_running_loop().create_future())
         self._held[number] = held
         try:
-            limit_s = None if math.isinf(request.timeout_s) else request.timeout_s
-            async with asyncio.timeout(limit_s):
-                await self._socket.send(b'{"id":%d,"data":{"type":"process","payload":%b}}' % (number, request.body))
-                done = await held.answer
-                if held.reports:
-                    await asyncio.wait(held.reports)
+            if math.isinf(request.timeout_s):
+                done = await self._answered(number, held, request.body)
+            else:
+                async with asyncio.timeout(request.timeout_s):
+                    done = await self._answered(number, held, request.body)
         except TimeoutError:
             self._call_off(number, b"timeout")
             return TimedOut("answer", perf_counter() - began)
@@ -163,6 +162,13 @@ class _Line:
         finally:
             self._held.pop(number, None)
         return Replied(done.result, done.error, perf_counter() - began)
+
+    async def _answered(self, number: int, held: _Held, payload: bytes) -> Done:
+        await self._socket.send(b'{"id":%d,"data":{"type":"process","payload":%b}}' % (number, payload))
+        done = await held.answer
+        if held.reports:
+            await asyncio.wait(held.reports)
+        return done
 
     def close(self) -> None:
         """Nothing to let go: the socket is its handler's."""
