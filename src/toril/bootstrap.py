@@ -12,12 +12,16 @@ from importlib.metadata import version as installed
 from typing import Any
 
 import structlog
+from starlette.types import ASGIApp
 
 from toril import __version__
 from toril.adapters.httptools_outbound import HttptoolsOutbound
+from toril.adapters.obstore_blobs import S3Access, open_blobs
 from toril.adapters.redis_attempts import RedisAttempts
 from toril.adapters.redis_rates import RedisRates
 from toril.adapters.redis_registry import RedisRegistry
+from toril.bootstrap_proxy import Proxy, Shared
+from toril.bull.cancelling import Cancelling
 from toril.bull.cluster import ClusterLinks
 from toril.bull.connection import Link
 from toril.bull.control import Control
@@ -41,12 +45,13 @@ from toril.config.rollout import Plan
 from toril.core.attempt import attempt_of
 from toril.core.destinations.base import Destination
 from toril.core.destinations.push_worker import PushWorker
+from toril.core.destinations.upstream import UpstreamDestination
 from toril.core.egress import Egress
 from toril.core.errors import StoreError, StoreUnavailable
 from toril.core.lease import Lease
 from toril.core.outcome import Outcome
 from toril.core.policy import GatewayPolicy, RedisAddress, Settings
-from toril.core.ports import Outbound
+from toril.core.ports import BlobStore, Outbound
 from toril.core.queue_name import NameRules
 from toril.core.verdict import Verdict
 from toril.core.worker import read_worker
@@ -78,6 +83,7 @@ from toril.gateway.sockets.queue import QueueSocketRoutes
 from toril.gateway.sockets.worker import WorkerSocketRoutes
 from toril.gateway.upkeep import UpkeepRoutes
 from toril.gateway.workers import WorkerRoutes
+from toril.intake.spill import Spill
 
 log = structlog.get_logger(__name__)
 
@@ -157,7 +163,13 @@ class Instance:
         self._following.on_reconnect(self._reconciler.missed)
         self._tokens = Tokens(settings.gateway.auth_tokens, settings.gateway.tokens)
         self._admission = Admission(self._tokens, RedisRates(self._near_key))
+        self._producer = Producer(
+            self._scripts, store.queue_prefix, f"bullmq:{installed('bullmq')}", cache=store.queue_cache_size
+        )
+        self._cancelling = Cancelling(self._links, self._scripts, store, self._break_off)
         self.gateway = self._gateway()
+        self._proxy = self._wire_proxy() if settings.proxy.upstreams else None
+        self.app: ASGIApp = self.gateway if self._proxy is None else self._proxy.door
 
     def start(self) -> None:
         """Connect and begin to work. Does not wait for Redis: until it is there, requests get 503."""
@@ -175,6 +187,11 @@ class Instance:
             ("config", self._reloading.run()),
         ):
             self._tasks.create_task(work, name=name)
+        if self._proxy is not None:
+            for name, work in (("cancelling", self._cancelling.run()), *self._proxy.tasks()):
+                self._tasks.create_task(work, name=name)
+            for destination in self._proxy.destinations:
+                self.supervisor.start(destination)
         self._warn_of_no_tokens(self.settings.gateway)
 
     def _take_over(self, plan: Plan) -> None:
@@ -189,7 +206,8 @@ class Instance:
             set_level(settings.log.level)
 
     def _warn_of_no_tokens(self, policy: GatewayPolicy) -> None:
-        if not any(policy.auth_tokens) and not policy.tokens:
+        has_api = self._proxy is None or self.settings.proxy.api_path is not None
+        if has_api and not any(policy.auth_tokens) and not policy.tokens:
             log.warning(
                 "auth.no_tokens", hint="no API token is configured (AUTH_TOKENS, tokens): every request is refused"
             )
@@ -209,9 +227,20 @@ class Instance:
     async def drain(self) -> None:
         """Take no new work, finish what is in flight within the grace period, give the rest back."""
         self.gateway.drain()
+        if self._proxy is not None:
+            self._proxy.door.draining = True
         self._events.close()
         self._pulls.close()
-        await self.supervisor.drain()
+        if self._proxy is None:
+            await self.supervisor.drain()
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.supervisor.drain())
+            tasks.create_task(self._proxy.drain())
+
+    def tunnels(self, target: bytes) -> bool:
+        """Whether a WebSocket to this raw target is only passed on to an upstream."""
+        return self._proxy is not None and self._proxy.door.tunnels(target)
 
     async def faults(self) -> list[str]:
         """What keeps this instance from moving work; empty when it is ready."""
@@ -255,6 +284,8 @@ class Instance:
         return PushWorker(spec, self.settings.store.queue_prefix, f"toril/{__version__}", time.time)
 
     def _consumer(self, destination: Destination, slots: int, outbound: Outbound | None = None) -> Consumer:
+        if isinstance(destination, UpstreamDestination) and self._proxy is not None:
+            outbound = self._proxy.outbound
         leases = self._leases.of(destination.queue, destination.lease_rules)
         if outbound is None:
             executor = Executor(destination, leases, self._outbound, self._settler, random.random, self._attempted)
@@ -265,12 +296,32 @@ class Instance:
     def _attempted(self, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
         self._attempts.note(lease.queue, attempt_of(lease, outcome, verdict, time.time()))
 
+    def _break_off(self, queue: str, job_id: bytes) -> None:
+        if not self.supervisor.cancelled(queue, job_id):
+            self._around.note_cancelled(queue, job_id)
+
+    def _wire_proxy(self) -> Proxy:
+        inspector = Inspector(self._scripts, self.settings.store.queue_prefix)
+        shared = Shared(
+            self._scripts,
+            self._producer,
+            self._cancelling,
+            Control(self._scripts, inspector, self.settings.store.queue_prefix, time.time),
+            self._events,
+            Spill(self._blobs(), self.settings.payloads.threshold_bytes),
+        )
+        return Proxy(self.settings, shared, self.gateway)
+
+    def _blobs(self) -> BlobStore | None:
+        payloads = self.settings.payloads
+        if payloads.url is None:
+            return None
+        return open_blobs(payloads.url, S3Access(endpoint=payloads.endpoint, region=payloads.region))
+
     def _gateway(self) -> Gateway:
         policy, prefix = self.settings.gateway, self.settings.store.queue_prefix
         inspector = Inspector(self._scripts, prefix)
-        producer = Producer(
-            self._scripts, prefix, f"bullmq:{installed('bullmq')}", cache=self.settings.store.queue_cache_size
-        )
+        producer = self._producer
         control = Control(self._scripts, inspector, prefix, time.time)
         actions = JobActions(self._scripts, prefix, time.time)
         flows = Flows(self._scripts, producer, inspector, actions, prefix)

@@ -16,6 +16,7 @@ import msgspec
 import uvloop
 
 from toril import __version__
+from toril.config.loading import config_file
 from toril.config.logs import configure
 from toril.config.reloading import ConfigFile
 from toril.config.tokens import Faults, line
@@ -96,7 +97,7 @@ def _count(text: str) -> int:
 
 
 def _serve(options: argparse.Namespace, given: Sequence[str]) -> int:
-    config = ConfigFile(os.environ, options.config, partial(_with_options, options))
+    config = ConfigFile(os.environ, config_file(options.config, os.environ), partial(_with_options, options))
     settings = config.read()
     configure(settings.log)
     inherited = os.environ.get(SOCKET_VARIABLE)
@@ -151,7 +152,7 @@ def _demo(options: argparse.Namespace, given: Sequence[str]) -> int:
 
 
 def _check_config(options: argparse.Namespace, given: Sequence[str]) -> int:
-    settings = ConfigFile(os.environ, options.config).read()
+    settings = ConfigFile(os.environ, config_file(options.config, os.environ)).read()
     policy = settings.gateway
     print(f"The configuration is valid: listens on {settings.host}:{settings.port}, Redis at {settings.redis}.")
     now = time.time()

@@ -137,7 +137,7 @@ async def serve(
         spread = None if lifeline is None else partial(_tell_parent, os.getppid())
         async with running(settings, config, spread) as instance:
             await instance.check()
-            async with listening(instance.gateway, sock, settings.gateway.max_body_bytes):
+            async with listening(instance.app, sock, settings.gateway.max_body_bytes, instance.tunnels):
                 log.info("listening", url=url_of(sock), redis=str(settings.redis), pid=os.getpid())
                 if started is not None:
                     started(instance)

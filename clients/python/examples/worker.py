@@ -2,16 +2,14 @@
 
 import os
 
-from toril_client import Client, Task
-
-toril = Client(os.environ["TORIL"], os.environ["TOKEN"])
+from toril_client import Task, Worker
 
 
-@toril.worker(os.environ.get("QUEUE", "orders"), concurrency=10)
 async def charge(task: Task) -> dict[str, int]:
     print("charging", task.data["amount"])
     await task.progress(50)
     return {"charged": task.data["amount"]}
 
 
-charge.run_forever()
+worker = Worker(os.environ["TORIL"], os.environ["TOKEN"], os.environ.get("QUEUE", "orders"), charge, concurrency=10)
+worker.run_forever()

@@ -133,6 +133,10 @@ class Leases:
         """Move the job to completed; the next one under the same token if asked to."""
         kept = lease.options.keep_completed or self._rules.keep_completed or _KEEP_ALL
         heads = self._head()
+        if verdict.fields:
+            packed = heads.complete_with_fields(lease, self._now_ms(), verdict, self._finish(lease, kept), fetch_next)
+            reply = await self._run(self._book.scripts.move_to_finished, packed)
+            return self._settled(reply, lease, fetch_next)
         packed = heads.complete(lease, self._now_ms(), verdict.returnvalue, self._finish(lease, kept), fetch_next)
         reply = await self._run(self._book.scripts.move_to_finished, packed)
         return self._settled(reply, lease, fetch_next)
@@ -337,6 +341,7 @@ class _Heads:
         "_prefix",
         "_take",
         "_tokens",
+        "_with_fields_before",
         "_worker",
     )
 
@@ -355,6 +360,9 @@ class _Heads:
         )
         before, _, after = head.partition(b"$1\r\n\0\r\n")
         self._complete_before, self._complete_after = before, after
+        # The same call with a ninth argument: one more of everything that it consists of.
+        count, _, rest = before.partition(b"\r\n")
+        self._with_fields_before = b"*%d\r\n%b" % (int(count[1:]) + 1, rest)
         # The packed options of a take and of a settle, by token and retention: a slot keeps its token.
         self._tokens: dict[bytes, bytes] = {}
         self._finish: dict[tuple[bytes, Keep, int, tuple[bool, ...]], bytes] = {}
@@ -369,11 +377,27 @@ class _Heads:
         options = self.lease_options(token)
         return b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (self._take, len(now_ms), now_ms, len(options), options)
 
-    def complete(self, lease: Lease, now_ms: bytes, returnvalue: bytes, options: bytes, fetch_next: bool) -> bytes:
+    def complete_with_fields(
+        self, lease: Lease, now_ms: bytes, verdict: Complete, options: bytes, fetch_next: bool
+    ) -> bytes:
+        """The call that completes a job and writes more fields of its hash."""
+        call = self.complete(lease, now_ms, verdict.returnvalue, options, fetch_next, self._with_fields_before)
+        fields = _pack_texts(verdict.fields)
+        return b"%b$%d\r\n%b\r\n" % (call, len(fields), fields)
+
+    def complete(
+        self,
+        lease: Lease,
+        now_ms: bytes,
+        returnvalue: bytes,
+        options: bytes,
+        fetch_next: bool,
+        before: bytes | None = None,
+    ) -> bytes:
         """The call that completes a job."""
         job_id, prefix = lease.job_id, self._prefix
         return _COMPLETE % (
-            self._complete_before,
+            before or self._complete_before,
             len(prefix) + len(job_id), prefix, job_id,
             self._complete_after,
             len(job_id), job_id,

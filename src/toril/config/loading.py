@@ -4,22 +4,53 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import yaml
 from msgspec.structs import replace
 from redis.asyncio.connection import parse_url
 
+from toril.config.proxy_settings import DEFAULT, PROXY_SETTINGS
 from toril.config.secret_files import SecretFiles
 from toril.config.settings import SETTINGS, Setting
 from toril.config.targets import targets
 from toril.config.tokens import Faults
+from toril.config.upstreams import collisions, completed
 from toril.core.errors import ConfigInvalid
 from toril.core.policy import RedisAddress, Settings
+
+_S = TypeVar("_S", bound=msgspec.Struct)
+
+# Settings that mean nothing without upstreams.
+_OF_A_PROXY = frozenset(setting.key for setting in PROXY_SETTINGS)
+_ALL = (*SETTINGS, *PROXY_SETTINGS)
+
+
+PROXQ_FILE = "PROXQ_CONFIG"
+_HERE = Path("config.yaml")
+_NAMES_UPSTREAMS = re.compile(r"""^["']?upstreams["']?\s*:""", re.MULTILINE)
+
+
+def config_file(given: Path | None, environment: Mapping[str, str]) -> Path | None:
+    """The configuration file: the one that is given, else the one that `PROXQ_CONFIG` names.
+
+    Else, as proxq does, `config.yaml` in the current folder; but only if it has upstreams, because any program may have
+    a file of that name.
+    """
+    if given is not None:
+        return given
+    named = environment.get(PROXQ_FILE)
+    if named:
+        return Path(named)
+    try:
+        return _HERE if _NAMES_UPSTREAMS.search(_HERE.read_text()) else None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def load(environment: Mapping[str, str], file: Path | None = None, secrets: SecretFiles | None = None) -> Settings:
@@ -34,8 +65,12 @@ def load(environment: Mapping[str, str], file: Path | None = None, secrets: Secr
     faults: list[str] = []
     files = secrets if secrets is not None else SecretFiles()
     given = _from_file(file, faults, files) if file is not None else {}
+    as_proxq = file is not None and environment.get(PROXQ_FILE) == str(file)
+    has_proxy = as_proxq or not _OF_A_PROXY.isdisjoint(given)
     given |= _from_environment(environment, faults)
     settings = _assemble(given)
+    if has_proxy and not settings.proxy.upstreams and not any("upstreams" in fault for fault in faults):
+        faults.append(f"{file} has no upstreams: the async proxy needs at least one upstream")
     faults.extend(_contradictions(settings))
     if faults:
         raise ConfigInvalid(faults)
@@ -44,7 +79,7 @@ def load(environment: Mapping[str, str], file: Path | None = None, secrets: Secr
 
 def _from_environment(environment: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
     given: dict[str, Any] = {}
-    for setting in SETTINGS:
+    for setting in _ALL:
         # An empty variable counts as unset, as in BullMQ Proxy.
         name = next((name for name in setting.env if environment.get(name)), None)
         if name is not None:
@@ -75,7 +110,7 @@ def _from_file(file: Path, faults: list[str], secrets: SecretFiles) -> dict[str,
         faults.append(f"{file} must hold a mapping of settings")
         return {}
     given: dict[str, Any] = {}
-    known = {setting.key: setting for setting in SETTINGS}
+    known = {setting.key: setting for setting in _ALL}
     known["targets"] = replace(known["targets"], parse=partial(targets, secrets=secrets))
     sections = {key.partition(".")[0] for key in known if "." in key}
     for key, value in _flat(document, sections):
@@ -89,6 +124,8 @@ def _from_file(file: Path, faults: list[str], secrets: SecretFiles) -> dict[str,
 
 def _flat(document: dict[Any, Any], sections: set[str]) -> Iterable[tuple[str, Any]]:
     for key, value in document.items():
+        if key in sections and value is None:
+            continue  # a section with nothing in it
         if key in sections and isinstance(value, dict):
             yield from ((f"{key}.{inner}", inner_value) for inner, inner_value in value.items())
         else:
@@ -103,7 +140,8 @@ def _unknown(file: Path, key: str, known: Iterable[str]) -> str:
 def _parse(setting: Setting, value: Any, where: str, given: dict[str, Any], faults: list[str]) -> None:
     try:
         parsed = setting.parse(value)
-        given[setting.key] = _address(parsed) if setting.key == "redis.url" else parsed
+        if parsed is not DEFAULT:
+            given[setting.key] = _address(parsed) if setting.key == "redis.url" else parsed
     except Faults as exc:
         faults.extend(f"{where}, {fault}" for fault in exc.faults)
     except ValueError as exc:
@@ -139,7 +177,14 @@ def _assemble(given: dict[str, Any]) -> Settings:
     sections: dict[str, dict[str, Any]] = {}
     # A URL says all about the address; the single settings are for where there is none.
     address = given.pop("redis.url", None)
-    for setting in SETTINGS:
+    proxied = "upstreams" in given
+    listen = given.pop("listenAddress", ("127.0.0.1", 8080) if proxied else None)
+    if listen is not None:
+        given = {"host": listen[0] or "0.0.0.0", "port": listen[1]} | given  # noqa: S104 - `:8080` says so
+    redis = given.pop("redis.addr", None)
+    if redis is not None:
+        given = {"redis.host": redis[0] or "127.0.0.1", "redis.port": redis[1]} | given
+    for setting in _ALL:
         if setting.key in given:
             section, _, field = setting.target.rpartition(".")
             sections.setdefault(section, {})[field] = given[setting.key]
@@ -149,9 +194,16 @@ def _assemble(given: dict[str, Any]) -> Settings:
         address = msgspec.structs.replace(address, cluster=cluster)
         settings = msgspec.structs.replace(settings, redis=address)
     for section, fields in sections.items():
-        replaced = msgspec.structs.replace(getattr(settings, section), **fields)
-        settings = msgspec.structs.replace(settings, **{section: replaced})
-    return settings
+        settings = _replaced(settings, section.split("."), fields)
+    return msgspec.structs.replace(settings, proxy=completed(settings.proxy, given))
+
+
+def _replaced(struct: _S, path: list[str], fields: dict[str, Any]) -> _S:
+    """A struct with fields of one of its inner structs replaced; `path` leads there."""
+    if not path:
+        return msgspec.structs.replace(struct, **fields)
+    inner = _replaced(getattr(struct, path[0]), path[1:], fields)
+    return msgspec.structs.replace(struct, **{path[0]: inner})
 
 
 def _contradictions(settings: Settings) -> list[str]:
@@ -177,6 +229,15 @@ def _contradictions(settings: Settings) -> list[str]:
         path = getattr(settings.redis, name)
         if path is not None and not Path(path).is_file():
             faults.append(f"redis.{name}: {path} is not a file")
+    if settings.proxy.upstreams:
+        faults.extend(_proxy_contradictions(settings))
+    return faults
+
+
+def _proxy_contradictions(settings: Settings) -> list[str]:
+    faults = collisions(settings.proxy)
+    if settings.redis.cluster and _hash_tag(f"{settings.store.queue_prefix}:{settings.proxy.queue}") is None:
+        faults.append("with redis.cluster, queue needs a hash tag, such as {default}")
     return faults
 
 

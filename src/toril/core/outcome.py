@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from toril.core.blob import BlobRef
+
 BODY_UNREADABLE = "ERR_BODY"
 """The code of an attempt that was cut off because its own body could not be read to the end."""
 
@@ -15,7 +17,8 @@ BODY_UNREADABLE = "ERR_BODY"
 class Answered(Struct):
     """The receiver sent a whole response. Header names are as sent; `reason` may be empty.
 
-    `truncated`: the body was longer, and whoever asked wants no more of it.
+    `truncated`: the body was longer, and whoever asked wants no more of it. A body that was too large to keep
+    at hand is in the blob store (`blob`), and `body` is empty.
     """
 
     status: int
@@ -24,6 +27,7 @@ class Answered(Struct):
     body: bytes
     duration_s: float
     truncated: bool = False
+    blob: BlobRef | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""

@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from toril.core.access import Grant
 from toril.core.target import DeliveryPolicy, PayloadPolicy, TargetSpec
+from toril.core.upstream import ProxyPolicy
 
 
 class RedisAddress(Struct, frozen=True, kw_only=True):
@@ -114,4 +115,5 @@ class Settings(Struct, frozen=True, kw_only=True):
     targets: tuple[TargetSpec, ...] = ()
     payloads: PayloadPolicy = field(default_factory=PayloadPolicy)
     delivery: DeliveryPolicy = field(default_factory=DeliveryPolicy)
+    proxy: ProxyPolicy = field(default_factory=ProxyPolicy)
     log: LogPolicy = field(default_factory=LogPolicy)

@@ -89,8 +89,8 @@ class CallbackPolicy(Struct, frozen=True, kw_only=True):
 class ProxyPolicy(Struct, frozen=True, kw_only=True):
     """The async proxy. Without upstreams there is none.
 
-    `api_path` is where the queues API is: None takes it away. Answers with a body larger than `inline_bytes` do not
-    go into Redis. With `owner_only`, only who sends the same `Authorization` as the submission sees a job.
+    `api_path` is where the queues API is: None takes it away. With `owner_only`, only who sends the same
+    `Authorization` as the submission sees a job.
     """
 
     upstreams: tuple[Upstream, ...] = ()
@@ -100,7 +100,6 @@ class ProxyPolicy(Struct, frozen=True, kw_only=True):
     retention_s: float = 3600.0
     api_path: str | None = None
     owner_only: bool = False
-    inline_bytes: int = 1024 * 1024
     cache: CachePolicy = CachePolicy()
     callback: CallbackPolicy = CallbackPolicy()
 

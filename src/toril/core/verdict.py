@@ -6,9 +6,14 @@ from msgspec import Struct
 
 
 class Complete(Struct):
-    """Move the job to completed; `returnvalue` is JSON text."""
+    """Move the job to completed; `returnvalue` is JSON text.
+
+    `fields` are more fields of the job's hash to write in the same step, names and values in turn: what is too large
+    for the `completed` event, which repeats the return value.
+    """
 
     returnvalue: bytes
+    fields: tuple[bytes, ...] = ()
 
 
 class Retry(Struct):

@@ -32,12 +32,14 @@ log = structlog.get_logger(__name__)
 _RETRY_S = 0.25
 _LONGEST_TIMER_S = 3600.0
 _LONGEST_LIMIT_S = 30.0
+_ON_ITS_WAY_S = 5.0
+_MOST_CANCELLED = 1000
 
 
 class Surroundings:
     """What every consumer of a process shares."""
 
-    __slots__ = ("_id", "_tokens", "now", "presence", "tasks", "waits")
+    __slots__ = ("_id", "_tokens", "cancelled", "now", "presence", "tasks", "waits")
 
     def __init__(
         self, *, tasks: asyncio.TaskGroup, waits: SharedWaits, presence: Presence, now: Now, instance_id: str
@@ -48,6 +50,22 @@ class Surroundings:
         self.now = now
         self._id = instance_id
         self._tokens = 0
+        # Cancelled jobs that nobody here was known to have, and when: their lease may still be on its way.
+        self.cancelled: dict[tuple[str, bytes], float] = {}
+
+    def note_cancelled(self, queue: str, job_id: bytes) -> None:
+        """A job was cancelled that nobody here has, as far as is known."""
+        now = asyncio.get_running_loop().time()
+        self.cancelled[queue, job_id] = now
+        for key, since in list(self.cancelled.items()):
+            if since > now - _ON_ITS_WAY_S and len(self.cancelled) <= _MOST_CANCELLED:
+                break
+            del self.cancelled[key]
+
+    def was_cancelled(self, queue: str, job_id: bytes) -> bool:
+        """Whether that was noted a moment ago."""
+        since = self.cancelled.get((queue, job_id))
+        return since is not None and since > asyncio.get_running_loop().time() - _ON_ITS_WAY_S
 
     def token(self) -> bytes:
         """A lock token that no other slot of any process has, in BullMQ's form `uuid:n`."""
@@ -171,14 +189,25 @@ class Consumer:
 
     def lose(self, job_id: bytes) -> None:
         """A lease is not ours any more: break its attempt off and write nothing."""
-        for lease in self.in_flight:
-            if lease.job_id == job_id:
-                lease.lost = True
-                log.warning("lease.lost", queue=self.queue, job_id=job_id.decode(errors="replace"))
+        if self._let_go(job_id):
+            log.warning("lease.lost", queue=self.queue, job_id=job_id.decode(errors="replace"))
+
+    def cancel(self, job_id: bytes) -> bool:
+        """A job was cancelled, and its lock is gone: break its attempt off and write nothing. Whether it was here."""
+        here = self._let_go(job_id)
+        if here:
+            log.info("attempt.cancelled", queue=self.queue, job_id=job_id.decode(errors="replace"))
+        return here
+
+    def _let_go(self, job_id: bytes) -> bool:
+        found = [lease for lease in self.in_flight if lease.job_id == job_id]
+        for lease in found:
+            lease.lost = True
         self._waiting = [lease for lease in self._waiting if not lease.lost]
         for slot in self.slots:
             if slot.lease is not None and slot.lease.lost:
                 slot.break_off()
+        return bool(found)
 
     def adopt(self, lease: Lease) -> None:
         """Execute a lease that was found to be ours: now, or when a slot is free."""
@@ -238,6 +267,8 @@ class Consumer:
         """Execute one lease; the next one, if there is any."""
         lease.renewed_at = asyncio.get_running_loop().time()
         slot.lease = lease
+        if self._around.cancelled and await self._cancelled_meanwhile(lease):
+            return None
         if self._abandoned:
             await self._executor.release(lease)
             return None
@@ -256,6 +287,15 @@ class Consumer:
             return None
         self._looking += 1
         return await self._take(slot)
+
+    async def _cancelled_meanwhile(self, lease: Lease) -> bool:
+        """Whether the job was cancelled while the answer that leases it was under way."""
+        if not self._around.was_cancelled(self.queue, lease.job_id):
+            return False
+        try:
+            return lease.job_id in await self.store.extend([lease])
+        except StoreError:
+            return False
 
     async def _take(self, slot: Slot) -> Lease | None:
         """Take the next job; the caller has counted this look."""

@@ -119,6 +119,11 @@ class Supervisor:
         await consumer.abandon()
         self._leave(consumer.queue)
 
+    def cancelled(self, queue: str, job_id: bytes) -> bool:
+        """A job was cancelled: break its attempt off if it is here; whether it was."""
+        here = [consumer.cancel(job_id) for consumer in self.consumers() if consumer.queue == queue]
+        return any(here)
+
     def _retire(self, queue: str) -> bool:
         consumer = self._running.pop(queue, None)
         if consumer is None:

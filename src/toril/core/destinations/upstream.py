@@ -1,0 +1,161 @@
+"""An upstream of the async proxy: gets each recorded request as it was sent, and any answer completes the job.
+
+The rules are proxq's (wire/proxq.md, "Forwarding" and "Retries"). What a job returns is a summary; the answer itself
+is a field of its own, so that it is not repeated in BullMQ's events.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import msgspec
+from msgspec import Struct
+
+from toril.core.destinations.base import Chance, OutboundRequest
+from toril.core.envelope import RecordedResponse, decode_request, encode_response
+from toril.core.lease import Lease
+from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
+from toril.core.ports import Now
+from toril.core.proxied_job import RESPONSE_FIELD
+from toril.core.retry_hint import read_hint
+from toril.core.stored_job import Keep
+from toril.core.upstream import Upstream
+from toril.core.verdict import Complete, Fail, Retry, Verdict
+from toril.core.worker import Limiter
+
+NOT_A_REQUEST = "EINVAL"
+"""The code of a job that holds no recorded request: trying it again is useless."""
+
+LONGEST_BACKOFF_S = 24 * 3600.0
+MAX_RETRY_AFTER_MS = 3600 * 1000
+
+
+class UpstreamRules(Struct, frozen=True):
+    """How an upstream's jobs are leased and kept: both kinds for `keep`."""
+
+    keep: Keep
+    limiter: Limiter | None = None
+    # A gateway that is killed again and again loses no request: BullMQ's limit is for jobs that kill their worker.
+    max_stalled_count: int = 1_000
+
+    @property
+    def keep_completed(self) -> Keep:
+        """How long completed jobs stay."""
+        return self.keep
+
+    @property
+    def keep_failed(self) -> Keep:
+        """How long failed jobs stay."""
+        return self.keep
+
+
+class UpstreamDestination:
+    """Sends the jobs of one upstream's queue to it, up to `concurrency` at once."""
+
+    __slots__ = ("_concurrency", "_host", "_now", "_queue", "_rules", "upstream")
+
+    def __init__(self, upstream: Upstream, queue: str, concurrency: int, rules: UpstreamRules, now: Now) -> None:
+        self.upstream = upstream
+        self._queue = queue
+        self._concurrency = concurrency
+        self._rules = rules
+        self._now = now
+        self._host = b" HTTP/1.1\r\nhost: %b\r\n" % upstream.host
+
+    @property
+    def queue(self) -> str:
+        """The queue it takes jobs from."""
+        return self._queue
+
+    @property
+    def url(self) -> str:
+        """The upstream's URL."""
+        return self.upstream.url
+
+    @property
+    def concurrency(self) -> int:
+        """How many requests the upstream gets at once."""
+        return self._concurrency
+
+    @property
+    def lease_rules(self) -> UpstreamRules:
+        """How long ended jobs stay."""
+        return self._rules
+
+    def request(self, lease: Lease) -> OutboundRequest:
+        """The recorded request, with the upstream's `Host`; one without a head where the job holds none."""
+        try:
+            recorded = decode_request(lease.fields[b"data"])
+            line = b"%b %b%b" % (
+                recorded.method.encode("ascii"),
+                self.upstream.forwarded(recorded.target.encode("latin-1")),
+                self._host,
+            )
+        except (KeyError, ValueError):
+            return OutboundRequest(b"", b"", self.upstream.timeout_s, lease.job_id)
+        head = line + b"".join([b"%b: %b\r\n" % pair for pair in recorded.headers])
+        return OutboundRequest(
+            head,
+            recorded.body,
+            recorded.timeout_s or self.upstream.timeout_s,
+            lease.job_id,
+            framed=True,
+            head_only=recorded.method == "HEAD",
+        )
+
+    def judge(self, lease: Lease, outcome: Outcome, chance: Chance) -> Verdict:
+        """Any answer completes, save one that the operator wants tried again; else the attempt has failed."""
+        match outcome:
+            case Answered():
+                return self._answered(lease, outcome)
+            case TimedOut(phase="connect"):
+                reason = "no connection to the upstream could be made in time"
+            case TimedOut():
+                reason = f"the upstream did not answer within {outcome.duration_s:.3g} s"
+            case ConnectFailed():
+                reason = f"no connection to the upstream could be made: {outcome.code}"
+            case CutOff(code="EINVAL"):
+                return Fail(outcome.detail, f"Error: {outcome.detail}")
+            case CutOff():
+                reason = f"the upstream's answer was cut off: {outcome.code}"
+            case Replied():
+                raise TypeError("an upstream answers; only a socket replies")
+            case _:
+                assert_never(outcome)
+        detail = "" if isinstance(outcome, TimedOut) else f"\n    {outcome.detail}"
+        return self._failed(lease, reason, self._trace(lease, reason) + detail)
+
+    def _answered(self, lease: Lease, answer: Answered) -> Verdict:
+        if not 200 <= answer.status <= 599:
+            reason = f"the upstream's answer has the status {answer.status}, which cannot be passed on"
+            return self._failed(lease, reason, self._trace(lease, reason))
+        if answer.status in self.upstream.retry_on and lease.attempt <= self.upstream.max_retries:
+            hint = read_hint(answer, self._now(), MAX_RETRY_AFTER_MS)
+            reason = f"the upstream answered {answer.status}"
+            own_ms = self._backoff_ms(lease.attempt)
+            after_ms = own_ms if hint.instead_ms is None else hint.instead_ms
+            return Retry(max(after_ms, hint.least_ms), reason, self._trace(lease, reason))
+        size = len(answer.body) if answer.blob is None else answer.blob.size_bytes
+        recorded = RecordedResponse(
+            status=answer.status,
+            reason=answer.reason,
+            headers=answer.headers,
+            body=answer.body,
+            blob=answer.blob,
+        )
+        summary = msgspec.json.encode({"status": answer.status, "bytes": size})
+        return Complete(summary, (RESPONSE_FIELD, encode_response(recorded)))
+
+    def _failed(self, lease: Lease, reason: str, trace: str) -> Retry | Fail:
+        if lease.attempt > self.upstream.max_retries:
+            return Fail(reason, trace)
+        return Retry(self._backoff_ms(lease.attempt), reason, trace)
+
+    def _backoff_ms(self, attempt: int) -> int:
+        """The operator's delay, else n⁴ seconds after the n-th attempt."""
+        delay_s = self.upstream.retry_delay_s or min(float(attempt) ** 4, LONGEST_BACKOFF_S)
+        return round(delay_s * 1000)
+
+    def _trace(self, lease: Lease, reason: str) -> str:
+        name = lease.fields.get(b"name", b"").decode(errors="replace")
+        return f"Error: {reason}\n    at {self.upstream.origin}: {name}, attempt {lease.attempt}"

@@ -1,0 +1,92 @@
+"""What the rooms of the async proxy need of each other, as small Protocols; errors as in `toril.core.ports`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from toril.core.blob import BlobRef
+from toril.core.headers import Header
+from toril.core.proxied_job import ProxiedJob
+from toril.core.upstream import Upstream
+
+
+class Submission(Struct, kw_only=True):
+    """A request that was read whole and is to wait in its upstream's queue.
+
+    `headers` are those that the upstream gets; `key` is the caller's `Idempotency-Key`, `owner` tells callers apart,
+    `callback` is the URL that is told of the end (none: nobody is).
+    """
+
+    upstream: Upstream
+    method: str
+    target: bytes
+    headers: Sequence[Header]
+    body: bytes
+    timeout_s: float | None = None
+    key: bytes | None = None
+    owner: str = ""
+    callback: str | None = None
+
+
+class Submissions(Protocol):
+    """Accepts requests."""
+
+    def begin(self, upstream: Upstream) -> tuple[str, str]:
+        """A fresh job id, and the queue that it will be in; nothing is written."""
+        ...
+
+    async def accept(self, submission: Submission, job_id: str) -> str:
+        """Store it; the id of its job, which is another one where the same key has been used before.
+
+        Raises:
+            KeyReused: the key came with another request.
+            InvalidRequest: the callback's URL may not be called.
+        """
+        ...
+
+
+class ProxiedJobs(Protocol):
+    """Reads and cancels jobs of the async proxy by their id alone."""
+
+    async def find(self, job_id: str) -> ProxiedJob | None:
+        """What is known of it; None where there is none, or it has been forgotten."""
+        ...
+
+    async def response(self, job: ProxiedJob) -> bytes | None:
+        """The recorded response's JSON; None where there is none."""
+        ...
+
+    async def cancel(self, job: ProxiedJob) -> bool:
+        """Remove it, whatever state it is in; False where it is gone already. What it was doing is broken off."""
+        ...
+
+
+class Cancels(Protocol):
+    """Cancels jobs of any queue."""
+
+    async def cancel(self, queue: str, job_id: str) -> bool:
+        """Remove a job whatever state it is in, in one atomic step; False where there is none.
+
+        A worker that has it loses its lease with it: it can write nothing any more. Whichever instance it runs on
+        breaks its attempt off and frees its slot, at once where it can hear of it, else when it next renews its lock.
+        """
+        ...
+
+
+class Bodies(Protocol):
+    """Gives bodies back that were put away."""
+
+    def stream(self, kept: bytes | BlobRef) -> AsyncIterator[bytes]:
+        """The body piece by piece. Raises `BlobsUnavailable` and `BlobLost`."""
+        ...
+
+
+class Keeps(Protocol):
+    """Puts large bodies away."""
+
+    async def keep(self, folder: str, job_id: str, part: str, body: bytes) -> bytes | BlobRef:
+        """The body itself, or its reference once it is safely away. Raises `BlobsUnavailable`."""
+        ...

@@ -1,0 +1,65 @@
+"""Makes the requests of proxied jobs: what stands between a recorded request and its answer beside the connection.
+
+A pool like any other to the executor. An answer with a large body goes to the blob store before the job completes, so
+that Redis only ever holds its reference.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from msgspec.structs import replace
+
+from toril.core.blob import BlobRef
+from toril.core.destinations.base import OutboundRequest
+from toril.core.destinations.upstream import NOT_A_REQUEST
+from toril.core.errors import BlobsUnavailable
+from toril.core.outcome import Answered, CutOff, Outcome
+from toril.core.ports import Outbound, OutboundPool
+from toril.core.proxy_ports import Keeps
+
+FOLDER = "responses"
+
+
+class UpstreamCalls:
+    """An `Outbound` for upstreams.
+
+    Args:
+        outbound: makes the connections.
+        keeps: takes bodies that are too large to keep at hand.
+    """
+
+    def __init__(self, outbound: Outbound, keeps: Keeps) -> None:
+        self._outbound = outbound
+        self._keeps = keeps
+
+    def pool(self, url: str) -> OutboundPool:
+        """A pool for the origin of this URL."""
+        return _UpstreamPool(self._outbound.pool(url), self._keeps)
+
+
+class _UpstreamPool:
+    """Connections to one upstream."""
+
+    def __init__(self, pool: OutboundPool, keeps: Keeps) -> None:
+        self._pool = pool
+        self._keeps = keeps
+
+    async def send(self, request: OutboundRequest) -> Outcome:
+        """Make one request; the answer's body is at hand or in the blob store."""
+        if not request.head:
+            return CutOff(NOT_A_REQUEST, "the job holds no recorded request", 0.0)
+        outcome = await self._pool.send(request)
+        return await self._kept(request, outcome) if isinstance(outcome, Answered) else outcome
+
+    async def _kept(self, request: OutboundRequest, answer: Answered) -> Outcome:
+        began = perf_counter()
+        try:
+            kept = await self._keeps.keep(FOLDER, request.job_id.decode(), "response", answer.body)
+        except BlobsUnavailable as exc:
+            return CutOff("EBLOBS", exc.message, answer.duration_s + perf_counter() - began)
+        return replace(answer, body=b"", blob=kept) if isinstance(kept, BlobRef) else answer
+
+    def close(self) -> None:
+        """Let idle connections go."""
+        self._pool.close()

@@ -1,0 +1,173 @@
+"""The async proxy's door: every path is an upstream's, but for the jobs API and toril's own API under its prefix.
+
+A request is queued (202 and a job id) or goes past the queue. It decides nothing itself: `toril.core.matching` says
+which of the two, `Submissions` stores, `Direct` carries. Errors are proxq's (wire/proxq.md), all made in
+`toril.gateway.sourced`.
+"""
+
+from __future__ import annotations
+
+import structlog
+from msgspec import Struct
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from toril.core.durations import parse_duration_s
+from toril.core.errors import InvalidRequest, PayloadTooLarge, TorilError
+from toril.core.headers import Header, end_to_end, with_forwarding
+from toril.core.matching import Enqueue, Reason, match, stripped
+from toril.core.proxy_ports import Submission, Submissions
+from toril.core.upstream import ProxyPolicy
+from toril.gateway.direct import Direct
+from toril.gateway.exact import TARGET, raw_target
+from toril.gateway.proxy_jobs import ProxyJobs
+from toril.gateway.routing import Answer, Request
+from toril.gateway.sourced import own, own_error, redirect, send_own
+
+log = structlog.get_logger(__name__)
+
+TIMEOUT = b"x-proxq-timeout"
+_OPS = frozenset({b"/health", b"/ready", b"/metrics"})
+
+
+class Doors(Struct, frozen=True):
+    """Where a request may go.
+
+    `api` is toril's own application, `jobs` the jobs API, `direct` what carries requests past the queue.
+    """
+
+    api: ASGIApp
+    jobs: ProxyJobs
+    direct: Direct
+    submissions: Submissions
+
+
+class ProxyDoor:
+    """The ASGI application of an instance that has upstreams.
+
+    Args:
+        policy: the operator's.
+        doors: where requests go.
+    """
+
+    def __init__(self, policy: ProxyPolicy, doors: Doors) -> None:
+        self._policy = policy
+        self._doors = doors
+        self._jobs_path = policy.jobs_path.encode()
+        self._api_path = None if policy.api_path is None else policy.api_path.encode()
+        self._ops_path = policy.ops_path.encode()
+        self.draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        kind = scope["type"]
+        if kind not in ("http", "websocket"):
+            return
+        target = raw_target(scope)
+        path = target.partition(b"?")[0]
+        below = self._below_api(path)
+        if below is not None:
+            await self._doors.api(_moved(scope, below), receive, send)
+            return
+        try:
+            await self._proxied(scope, receive, send, target)
+        except TorilError as exc:
+            # Only what happens before an answer has begun comes here.
+            await send_own(_as_answer(exc), send, is_socket=kind == "websocket")
+
+    def _below_api(self, path: bytes) -> bytes | None:
+        """The path that toril's own application gets; None where the path is not its."""
+        if self._api_path is not None and _is_at(path, self._api_path):
+            return path[len(self._api_path) :] or b"/"
+        below = path[len(self._ops_path) :]
+        return below if _is_at(path, self._ops_path) and below in _OPS else None
+
+    async def _proxied(self, scope: Scope, receive: Receive, send: Send, target: bytes) -> None:
+        if scope["type"] == "http" and _is_at(target, self._jobs_path):
+            served = await self._doors.jobs.serve(scope, receive, send, target[len(self._jobs_path) :])
+            if served:
+                return
+        found = match(self._policy.upstreams, target, scope["headers"])
+        if found is None:
+            await send_own(own_error(502), send, is_socket=scope["type"] == "websocket")
+        elif self.draining:
+            await send_own(own_error(503, (b"retry-after", b"1")), send, is_socket=scope["type"] == "websocket")
+        elif isinstance(found, Enqueue):
+            await self._enqueue(scope, receive, send, found)
+        elif found.upstream.direct_mode == "redirect" and found.reason is not Reason.WEBSOCKET:
+            await send_own(redirect(found.upstream.origin.encode() + found.upstream.forwarded(found.target)), send)
+        else:
+            await self._doors.direct(scope, receive, send, found.upstream, found.target)
+
+    def tunnels(self, target: bytes) -> bool:
+        """Whether a WebSocket to this raw target is an upstream's, and not one of toril's own API."""
+        if self._below_api(target.partition(b"?")[0]) is not None:
+            return False
+        return any(stripped(upstream.raw_prefix, target) is not None for upstream in self._policy.upstreams)
+
+    async def _enqueue(self, scope: Scope, receive: Receive, send: Send, found: Enqueue) -> None:
+        submission = await self._read(scope, receive, found)
+        job_id, _ = self._doors.submissions.begin(found.upstream)
+        job_id = await self._doors.submissions.accept(submission, job_id)
+        await send_own(self._accepted(job_id), send)
+
+    async def _read(self, scope: Scope, receive: Receive, found: Enqueue) -> Submission:
+        """The whole request, as the upstream is to get it.
+
+        Raises:
+            PayloadTooLarge: its body is.
+            InvalidRequest: a header of ours does not say what it should.
+        """
+        given: list[Header] = scope["headers"]
+        timeout_s = _timeout_s(given)
+        body = await Request(scope, receive, []).body(found.upstream.max_body_bytes)
+        client = scope.get("client")
+        peer = client[0].encode() if client else b""
+        headers = [
+            pair for pair in with_forwarding(end_to_end(given), peer, scope["scheme"].encode()) if pair[0] != b"host"
+        ]
+        return Submission(
+            upstream=found.upstream,
+            method=scope["method"],
+            target=found.target,
+            headers=headers,
+            body=body,
+            timeout_s=timeout_s,
+        )
+
+    def _accepted(self, job_id: str) -> Answer:
+        location = b"%b/%b" % (self._jobs_path, job_id.encode())
+        return own(202, b'{"jobId":"%b"}' % job_id.encode(), (b"location", location), (b"retry-after", b"1"))
+
+
+def _is_at(path: bytes, prefix: bytes) -> bool:
+    return path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in (b"", b"/", b"?")
+
+
+def _moved(scope: Scope, path: bytes) -> Scope:
+    """The scope of a request that came below a prefix, as the application behind it knows its paths."""
+    moved = dict(scope)
+    moved["raw_path"] = path
+    moved["path"] = scope["path"][len(scope["path"]) - len(path) :] if b"%" not in path else scope["path"]
+    moved.pop(TARGET, None)
+    return moved
+
+
+def _timeout_s(headers: list[Header]) -> float | None:
+    for name, value in headers:
+        if name == TIMEOUT:
+            try:
+                return parse_duration_s(value.decode("latin-1").strip()) or None
+            except ValueError as exc:
+                raise InvalidRequest from exc
+    return None
+
+
+def _as_answer(error: TorilError) -> Answer:
+    match error:
+        case PayloadTooLarge():
+            return own_error(413)
+        case InvalidRequest():
+            return own_error(400)
+        case _:
+            log.warning("proxy.failed", error=error.message, code=error.code)
+            return own_error(500, (b"retry-after", b"1"))

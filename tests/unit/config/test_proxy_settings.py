@@ -1,0 +1,215 @@
+"""proxq's configuration file means here what it means there, and every fault is named at once."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from toril.config.loading import config_file, load
+from toril.config.proxy_settings import PROXY_SETTINGS
+from toril.config.upstreams import UPSTREAM_KEYS
+from toril.core.durations import parse_duration_s
+from toril.core.errors import ConfigInvalid
+from toril.core.policy import Settings
+from toril.core.upstream import DEFAULT_KEY_EXCLUDES, Upstream
+
+API = {"prefix": "/api", "url": "http://api:3000"}
+DOCUMENT = Path(__file__).parents[3] / "docs" / "proxy.md"
+
+PROXQ_YAML = """
+listenAddress: "0.0.0.0:9090"
+redis:
+  addr: "redis:6380"
+  password: "pw"
+  db: 3
+queue: "jobs"
+concurrency: 25
+jobsPath: "/q/__jobs"
+taskRetention: "2h30m"
+cache:
+  mode: "redis"
+  ttl: "10m"
+  maxEntries: 5
+  redisKeyPrefix: "px:"
+upstreams:
+  - prefix: "/api"
+    url: "http://api:3000"
+    timeout: "1m30s"
+    maxRetries: 3
+    retryDelay: "500ms"
+    maxBodySize: 100
+    directProxyThreshold: 50
+    directProxyMode: "redirect"
+    cacheKeyExcludeHeaders: ["Authorization", "X-Trace-ID"]
+    pathFilter:
+      mode: "whitelist"
+      patterns: ["^/api/slow"]
+  - prefix: "/ml"
+    url: "http://ml-service:8080/"
+"""
+
+
+def read(tmp_path: Path, document: Any, environment: dict[str, str] | None = None) -> Settings:
+    file = tmp_path / "proxq.yaml"
+    file.write_text(document if isinstance(document, str) else yaml.safe_dump(document))
+    return load(environment or {}, file)
+
+
+def faults_of(tmp_path: Path, document: Any) -> list[str]:
+    with pytest.raises(ConfigInvalid) as caught:
+        read(tmp_path, document)
+    return caught.value.faults
+
+
+def test_proxqs_file_is_read_as_it_is(tmp_path: Path) -> None:
+    settings = read(tmp_path, PROXQ_YAML)
+    assert (settings.host, settings.port) == ("0.0.0.0", 9090)
+    redis = settings.redis
+    assert (redis.host, redis.port, redis.password, redis.db) == ("redis", 6380, "pw", 3)
+    proxy = settings.proxy
+    assert (proxy.queue, proxy.concurrency, proxy.jobs_path, proxy.retention_s) == ("jobs", 25, "/q/__jobs", 9000)
+    assert (proxy.cache.mode, proxy.cache.ttl_s, proxy.cache.max_entries) == ("redis", 600, 5)
+    assert proxy.cache.redis_key_prefix == "px:"
+    first, second = proxy.upstreams
+    assert (first.timeout_s, first.max_retries, first.retry_delay_s) == (90, 3, 0.5)
+    assert (first.max_body_bytes, first.direct_threshold_bytes, first.direct_mode) == (100, 50, "redirect")
+    assert first.cache_key_excludes == {b"authorization", b"x-trace-id"}
+    assert first.path_filter.mode == "whitelist"
+    assert [pattern.pattern for pattern in first.path_filter.patterns] == ["^/api/slow"]
+    assert second == Upstream(prefix="/ml", url="http://ml-service:8080/")
+    assert second.cache_key_excludes == DEFAULT_KEY_EXCLUDES
+    assert (second.timeout_s, second.max_body_bytes, second.direct_threshold_bytes) == (300, 10485760, 10485760)
+
+
+def test_what_is_zero_or_empty_is_the_default(tmp_path: Path) -> None:
+    zero = {
+        "listenAddress": "", "redis": {"addr": "", "password": "", "db": 0}, "queue": "", "concurrency": 0,
+        "jobsPath": "", "taskRetention": "0", "cache": {"mode": "", "ttl": 0, "maxEntries": 0, "redisKeyPrefix": ""},
+        "upstreams": [API | {"timeout": "0", "maxRetries": 0, "retryDelay": "", "maxBodySize": 0, "directProxyMode": "",
+                             "cacheKeyExcludeHeaders": [], "pathFilter": {}}],
+    }  # fmt: skip
+    assert read(tmp_path, zero).proxy == read(tmp_path, {"upstreams": [API]}).proxy
+    assert (
+        read(tmp_path, "cache:\nredis:\nupstreams: [{prefix: /api, url: http://api:3000}]\n").proxy.cache.mode == "none"
+    )
+
+
+def test_a_threshold_of_zero_means_that_no_body_is_too_large_for_the_queue(tmp_path: Path) -> None:
+    (upstream,) = read(tmp_path, {"upstreams": [API | {"directProxyThreshold": 0}]}).proxy.upstreams
+    assert upstream.direct_threshold_bytes is None
+
+
+def test_a_proxy_listens_on_this_machine_only_until_told_otherwise(tmp_path: Path) -> None:
+    document = {"upstreams": [API]}
+    assert (read(tmp_path, document).host, read(tmp_path, document).port) == ("127.0.0.1", 8080)
+    assert read(tmp_path, document | {"listenAddress": ":81"}).host == "0.0.0.0"
+    assert read(tmp_path, document | {"listenAddress": "[::1]:81"}).host == "::1"
+    assert read(tmp_path, document | {"listenAddress": ":81"}, {"PORT": "82"}).port == 82
+
+
+def test_the_api_moves_below_its_path_and_is_off_where_an_upstream_takes_every_path(tmp_path: Path) -> None:
+    assert read(tmp_path, {"upstreams": [API]}).proxy.api_path == "/__toril"
+    everything = {"upstreams": [{"prefix": "/", "url": "http://api"}]}
+    assert read(tmp_path, everything).proxy.api_path is None
+    assert read(tmp_path, everything | {"apiPath": "/__q"}).proxy.api_path == "/__q"
+    assert read(tmp_path, {"upstreams": [API], "apiPath": "off"}).proxy.api_path is None
+
+
+@pytest.mark.parametrize(
+    ("document", "named"),
+    [
+        ({"upstreams": []}, ["at least one upstream"]),
+        ({"jobsPath": "/x"}, ["at least one upstream"]),
+        ({"upstreams": [{"url": "http://a"}]}, ["prefix is missing"]),
+        ({"upstreams": [{"prefix": "/api"}]}, ["/api", "url is missing"]),
+        ({"upstreams": [{"prefix": "/", "url": "http://a"}, API]}, ["/ takes every path"]),
+        ({"upstreams": [API, API]}, ["/api and /api"]),
+        ({"upstreams": [API, API | {"prefix": "/api/v2"}]}, ["/api and /api/v2"]),
+        ({"upstreams": [API], "jobsPath": "/api"}, ["/api", "jobsPath"]),
+        ({"upstreams": [API], "jobsPath": "/api/jobs"}, ["/api", "jobsPath /api/jobs"]),
+        ({"upstreams": [API | {"prefix": "/j/x"}], "jobsPath": "/j"}, ["/j/x", "jobsPath /j"]),
+        ({"upstreams": [API], "apiPath": "/api/x"}, ["/api", "apiPath /api/x"]),
+        ({"upstreams": [API], "apiPath": "/__jobs/x"}, ["jobsPath /__jobs", "apiPath /__jobs/x"]),
+        ({"upstreams": [API | {"pathFilter": {"patterns": ["(["]}}]}, ["'(['"]),
+        ({"upstreams": [API | {"pathFilter": {"mode": "grey"}}]}, ["'grey'"]),
+        ({"upstreams": [API | {"timeout": "5 parsecs"}]}, ["timeout", "'5 parsecs'"]),
+        ({"upstreams": [API | {"timeout": 30}]}, ["timeout", "'30'"]),
+        ({"upstreams": [API | {"maxRetries": "many"}]}, ["maxRetries", "'many'"]),
+        ({"upstreams": [API | {"maxRetires": 1}]}, ["maxRetires", "maxRetries"]),
+        ({"upstreams": [API | {"pathFilter": {"pattern": []}}]}, ["pathFilter.unknown key pattern", "patterns"]),
+        ({"upstreams": [API | {"url": "api:3000"}]}, ["url", "api:3000"]),
+        ({"upstreams": [API | {"directProxyMode": "tunnel"}]}, ["directProxyMode", "'tunnel'"]),
+        ({"upstreams": [API], "taskRetention": "1 hour"}, ["taskRetention", "'1 hour'"]),
+        ({"upstreams": [API], "concurrency": "ten"}, ["concurrency", "'ten'"]),
+        ({"upstreams": [API], "cache": {"mode": "disk"}}, ["cache.mode", "'disk'"]),
+        ({"upstreams": [API], "cache": {"maxentries": 3}}, ["cache.maxentries", "cache.maxEntries"]),
+        ({"upstreams": [API], "listenAdress": "x"}, ["listenAdress", "listenAddress"]),
+        ({"upstreams": [API], "listenAddress": "8080"}, ["listenAddress", "'8080'"]),
+        ({"upstreams": {"prefix": "/"}}, ["must be a list"]),
+    ],
+)  # fmt: skip
+def test_a_bad_file_is_refused_with_what_is_wrong(tmp_path: Path, document: Any, named: list[str]) -> None:
+    (fault,) = faults_of(tmp_path, document)
+    for part in named:
+        assert part in fault
+
+
+def test_similar_prefixes_that_are_not_nested_are_fine(tmp_path: Path) -> None:
+    assert len(read(tmp_path, {"upstreams": [API, API | {"prefix": "/api2"}]}).proxy.upstreams) == 2
+    assert read(tmp_path, {"upstreams": [{"prefix": "/", "url": "http://a"}], "jobsPath": "/x"}).proxy.jobs_path == "/x"
+
+
+def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
+    faults = faults_of(
+        tmp_path,
+        {"concurrency": "ten", "taskRetention": "x", "upstreams": [{"prefix": "api", "timeout": "y"}, {"url": "z"}]},
+    )
+    assert len(faults) == 7
+
+
+def test_the_file_is_the_one_that_is_given_or_that_proxq_would_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "config.yaml"
+    assert config_file(None, {}) is None
+    here.write_text("database: mine\n")
+    assert config_file(None, {}) is None
+    here.write_text("upstreams:\n  - prefix: /\n")
+    assert config_file(None, {}) == Path("config.yaml")
+    assert config_file(None, {"PROXQ_CONFIG": "/x.yaml"}) == Path("/x.yaml")
+    assert config_file(Path("/y.yaml"), {"PROXQ_CONFIG": "/x.yaml"}) == Path("/y.yaml")
+
+
+def test_a_file_that_proxq_config_names_needs_upstreams(tmp_path: Path) -> None:
+    file = tmp_path / "empty.yaml"
+    file.write_text("")
+    assert load({}, file).proxy.upstreams == ()
+    with pytest.raises(ConfigInvalid, match="at least one upstream"):
+        load({"PROXQ_CONFIG": str(file)}, file)
+
+
+def test_the_document_lists_every_key_with_its_default() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", DOCUMENT.read_text(), re.MULTILINE)
+    documented = {key: default.strip("` ") for key, default in rows}
+    keys = [setting.key for setting in PROXY_SETTINGS]
+    inner = [f"upstreams[].{key}" for key in UPSTREAM_KEYS]
+    assert [key for key in documented if key in keys or key.startswith("upstreams[]")] == [
+        key for key in documented if key in {*keys, *inner}
+    ]
+    assert {*keys, *inner} <= documented.keys()
+    for setting in PROXY_SETTINGS:
+        value: Any = Settings().proxy
+        if not setting.target.startswith("proxy."):
+            continue
+        for part in setting.target.split(".")[1:]:
+            value = getattr(value, part)
+        shown = documented[setting.key]
+        if isinstance(value, bool):
+            assert shown == str(value).lower()
+        elif isinstance(value, float):
+            assert parse_duration_s(shown) == value
+        elif setting.key not in ("upstreams", "apiPath", "callback.secrets"):
+            assert shown == str(value)
