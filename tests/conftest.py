@@ -15,6 +15,7 @@ import redis
 from tests.support.endpoint import Behaviour, Endpoint
 from tests.support.gateway import Gateway
 from tests.support.postgres import NoPostgres, PostgresProcess
+from tests.support.proxq import Backend, Proxq, StartProxq, started
 from tests.support.s3 import S3Server
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
@@ -136,6 +137,48 @@ def start_toril(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Call
             server = _watched(request, TorilProcess(store.url, log_path, **options))
             stack.callback(_retire, request, server)
             return server.start(wait_for)
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def backend() -> Iterator[Backend]:
+    """The upstream that proxied tests share; they keep apart by paths."""
+    with Endpoint() as endpoint:
+        yield Backend(endpoint)
+        for error in endpoint.errors:
+            raise error
+
+
+@pytest.fixture(scope="session")
+def shared_proxq(
+    request: pytest.FixtureRequest, valkey: ValkeyProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartProxq]:
+    """Starts a toril with a document of proxq's, once for all tests that name the same one."""
+    with ExitStack() as stack:
+        known: dict[str, Proxq] = {}
+
+        def shared(document: dict[str, Any]) -> Proxq:
+            key = repr(document)
+            if key not in known:
+                process, known[key] = started(tmp_path_factory.mktemp("proxq"), valkey, document)
+                stack.callback(_retire, request, _watched(request, process))
+                process.start("/__toril/ready")
+            return known[key]
+
+        yield shared
+
+
+@pytest.fixture
+def start_proxq(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StartProxq]:
+    """Starts a toril of the test's own with a document of proxq's on a Valkey."""
+    with ExitStack() as stack:
+
+        def start(store: ValkeyProcess, document: dict[str, Any], **options: Any) -> Proxq:
+            process, proxq = started(tmp_path, store, document, **options)
+            stack.callback(_retire, request, _watched(request, process))
+            process.start("/__toril/ready")
+            return proxq
 
         yield start
 

@@ -45,7 +45,6 @@ from toril.config.rollout import Plan
 from toril.core.attempt import attempt_of
 from toril.core.destinations.base import Destination
 from toril.core.destinations.push_worker import PushWorker
-from toril.core.destinations.upstream import UpstreamDestination
 from toril.core.egress import Egress
 from toril.core.errors import StoreError, StoreUnavailable
 from toril.core.lease import Lease
@@ -284,8 +283,8 @@ class Instance:
         return PushWorker(spec, self.settings.store.queue_prefix, f"toril/{__version__}", time.time)
 
     def _consumer(self, destination: Destination, slots: int, outbound: Outbound | None = None) -> Consumer:
-        if isinstance(destination, UpstreamDestination) and self._proxy is not None:
-            outbound = self._proxy.outbound
+        if outbound is None and self._proxy is not None:
+            outbound = self._proxy.outbound(destination)
         leases = self._leases.of(destination.queue, destination.lease_rules)
         if outbound is None:
             executor = Executor(destination, leases, self._outbound, self._settler, random.random, self._attempted)
@@ -301,14 +300,21 @@ class Instance:
             self._around.note_cancelled(queue, job_id)
 
     def _wire_proxy(self) -> Proxy:
-        inspector = Inspector(self._scripts, self.settings.store.queue_prefix)
+        prefix = self.settings.store.queue_prefix
+        inspector = Inspector(self._scripts, prefix)
+        actions = JobActions(self._scripts, prefix, time.time)
+        blobs = self._blobs()
         shared = Shared(
             self._scripts,
             self._producer,
+            Flows(self._scripts, self._producer, inspector, actions, prefix),
+            self._egress,
             self._cancelling,
-            Control(self._scripts, inspector, self.settings.store.queue_prefix, time.time),
+            Control(self._scripts, inspector, prefix, time.time),
             self._events,
-            Spill(self._blobs(), self.settings.payloads.threshold_bytes),
+            blobs,
+            Spill(blobs, self.settings.payloads.threshold_bytes),
+            self._near_key,
         )
         return Proxy(self.settings, shared, self.gateway)
 

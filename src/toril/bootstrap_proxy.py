@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Coroutine
 from typing import Any
 
@@ -12,27 +13,40 @@ from starlette.types import ASGIApp
 
 from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.adapters.httptools_streams import HttptoolsStreams
+from toril.adapters.memory_cache import MemoryCache
+from toril.adapters.redis_cache import RedisCache
+from toril.adapters.redis_key_book import RedisKeyBook
 from toril.bull.cancelling import Cancelling
 from toril.bull.control import Control
 from toril.bull.proxied_jobs import BullProxiedJobs
 from toril.bull.scripts import Scripts
+from toril.core.destinations.base import Destination
+from toril.core.destinations.callback import CallbackDestination
 from toril.core.destinations.upstream import UpstreamDestination, UpstreamRules
+from toril.core.egress import Egress
 from toril.core.policy import Settings
-from toril.core.ports import EventFeed, JobProducer
+from toril.core.ports import BlobStore, Command, EventFeed, FlowStore, JobProducer, Outbound
 from toril.core.stored_job import Keep
-from toril.core.upstream import queue_name
-from toril.engine.janitor import ProxyJanitor
+from toril.core.upstream import CachePolicy, callback_queue, queue_name
+from toril.engine.callback_calls import CallbackCalls
+from toril.engine.janitor import Leftovers, ProxyJanitor
+from toril.engine.sharing import Sharing
 from toril.engine.upstream_calls import UpstreamCalls
 from toril.gateway.passthrough import Passthrough
+from toril.gateway.proxied_requests import ProxiedRequests
 from toril.gateway.proxy import Doors, ProxyDoor
 from toril.gateway.proxy_jobs import ProxyJobs
+from toril.gateway.proxy_waits import ProxyWaits
 from toril.intake.spill import Spill
-from toril.intake.submissions import QueuedSubmissions
+from toril.intake.submissions import QueuedSubmissions, Stores
 
 CONNECT_S = 30.0
 """How long a connection to an upstream may take to be made, where its timeout does not end it before."""
 MAX_ANSWER_BYTES = 100 * 1024 * 1024
 """A larger answer fails the job, as in proxq."""
+MAX_CALLBACK_ANSWER_BYTES = 1024 * 1024
+LEAST_KEY_S = 24 * 3600.0
+"""How long an `Idempotency-Key` is known, where jobs are not known for longer."""
 
 
 class Shared(Struct, frozen=True):
@@ -40,10 +54,14 @@ class Shared(Struct, frozen=True):
 
     scripts: Scripts
     producer: JobProducer
+    flows: FlowStore
+    egress: Egress
     cancelling: Cancelling
     control: Control
     events: EventFeed
+    blobs: BlobStore | None
     spill: Spill
+    near_key: Command
 
 
 class Proxy:
@@ -59,20 +77,64 @@ class Proxy:
         policy, prefix = settings.proxy, settings.store.queue_prefix
         queues = {upstream.prefix: queue_name(policy.queue, upstream.prefix) for upstream in policy.upstreams}
         # BullMQ counts in whole seconds; what is a little too long is made exact by whoever reads a job.
-        rules = UpstreamRules(Keep(age=int(policy.retention_s) + 1))
-        self.destinations = [
+        rules = UpstreamRules(Keep(age=int(policy.retention_s) + 1), cached=policy.cache.mode != "none")
+        self.destinations: list[UpstreamDestination | CallbackDestination] = [
             UpstreamDestination(upstream, queues[upstream.prefix], policy.concurrency, rules, time.time)
             for upstream in policy.upstreams
         ]
-        self.outbound = UpstreamCalls(HttptoolsOutbound(CONNECT_S, MAX_ANSWER_BYTES), shared.spill)
+        self._upstreams = UpstreamCalls(
+            HttptoolsOutbound(CONNECT_S, MAX_ANSWER_BYTES), shared.spill, self._sharing(policy.cache, shared)
+        )
         jobs = BullProxiedJobs(
             shared.scripts, prefix, list(queues.values()), shared.cancelling, policy.retention_s, time.time
         )
-        submissions = QueuedSubmissions(shared.producer, policy.queue, os.urandom, time.time)
+        stores = Stores(
+            shared.producer,
+            shared.flows,
+            RedisKeyBook(shared.near_key, prefix, max(policy.retention_s, LEAST_KEY_S)),
+        )
+        waits = ProxyWaits(jobs, shared.events)
         self._passthrough = Passthrough(HttptoolsStreams(CONNECT_S))
         self._grace_s = settings.engine.grace_s
-        self.door = ProxyDoor(policy, Doors(api, ProxyJobs(jobs, shared.spill), self._passthrough, submissions))
-        self._janitor = ProxyJanitor(shared.control, list(queues.values()), policy.retention_s)
+        self.door = ProxyDoor(
+            policy,
+            Doors(
+                api,
+                ProxyJobs(jobs, shared.spill, waits, owner_only=policy.owner_only),
+                self._passthrough,
+                ProxiedRequests(policy, shared.egress),
+                QueuedSubmissions(stores, policy.queue, policy.callback.attempts, os.urandom, time.time),
+                waits,
+            ),
+        )
+        if policy.callback.secrets:
+            outbound = HttptoolsOutbound(settings.engine.connect_timeout_s, MAX_CALLBACK_ANSWER_BYTES, shared.egress)
+            self._callbacks = CallbackCalls(outbound, jobs, policy.callback.secrets, time.time)
+            self.destinations.append(CallbackDestination(callback_queue(policy.queue), policy.callback.timeout_s))
+        leftovers = None
+        if shared.blobs is not None:
+            leftovers = Leftovers(shared.blobs, jobs, policy.retention_s, time.time)
+        self._janitor = ProxyJanitor(shared.control, list(queues.values()), policy.retention_s, leftovers)
+
+    def _sharing(self, policy: CachePolicy, shared: Shared) -> Sharing | None:
+        match policy.mode:
+            case "none":
+                return None
+            case "memory":
+                return Sharing(MemoryCache(policy.ttl_s, policy.max_entries, time.monotonic), b"")
+            case "redis":
+                cache = RedisCache(shared.near_key, policy.redis_key_prefix, policy.ttl_s)
+                return Sharing(cache, uuid.uuid4().bytes)
+
+    def outbound(self, destination: Destination) -> Outbound | None:
+        """What makes the requests of a destination; None where it is none of the proxy's."""
+        match destination:
+            case UpstreamDestination():
+                return self._upstreams
+            case CallbackDestination():
+                return self._callbacks
+            case _:
+                return None
 
     async def drain(self) -> None:
         """Let what passes through end within the grace period, then break it off."""

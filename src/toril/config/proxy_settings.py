@@ -9,6 +9,7 @@ from typing import Any
 
 from toril.config.settings import Parse, Setting, boolean, choice, duration, integer, text
 from toril.config.upstreams import duration_s, is_zero, prefix, upstreams
+from toril.core.signing import MAX_SECRETS, Secret, read_secret
 
 
 class _Default:
@@ -45,11 +46,14 @@ def path_or_off(value: Any) -> str | None:
     return None if value is False or value == "off" else prefix(value)
 
 
-def texts(value: Any) -> tuple[str, ...]:
-    """A list of texts that are never repeated in an error."""
-    if not isinstance(value, list) or not all(isinstance(part, str) and part for part in value):
-        raise ValueError("it must be a list of texts")
-    return tuple(value)
+def secrets(value: Any) -> tuple[Secret, ...]:
+    """One or two secrets, which are never repeated in an error."""
+    if not isinstance(value, list) or len(value) > MAX_SECRETS:
+        raise ValueError(f"it must be a list of at most {MAX_SECRETS} secrets")
+    try:
+        return tuple(read_secret(part) for part in value)
+    except ValueError as exc:
+        raise ValueError(f"each {exc}") from exc
 
 
 PROXY_SETTINGS = (
@@ -66,7 +70,7 @@ PROXY_SETTINGS = (
     Setting("upstreams", "proxy.upstreams", upstreams),
     Setting("apiPath", "proxy.api_path", path_or_off),
     Setting("ownerOnly", "proxy.owner_only", boolean),
-    Setting("callback.secrets", "proxy.callback.secrets", texts),
+    Setting("callback.secrets", "proxy.callback.secrets", secrets),
     Setting("callback.timeout", "proxy.callback.timeout_s", or_default(duration())),
     Setting("callback.attempts", "proxy.callback.attempts", or_default(integer(1, 100))),
 )

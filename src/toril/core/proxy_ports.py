@@ -16,8 +16,8 @@ from toril.core.upstream import Upstream
 class Submission(Struct, kw_only=True):
     """A request that was read whole and is to wait in its upstream's queue.
 
-    `headers` are those that the upstream gets; `key` is the caller's `Idempotency-Key`, `owner` tells callers apart,
-    `callback` is the URL that is told of the end (none: nobody is).
+    `headers` are those that the upstream gets. `key` is an `Idempotency-Key`, which counts for its `caller` alone.
+    `owner` is whose job it is where only he may see it; `callback` is the URL that is told of the end, if any.
     """
 
     upstream: Upstream
@@ -27,6 +27,7 @@ class Submission(Struct, kw_only=True):
     body: bytes
     timeout_s: float | None = None
     key: bytes | None = None
+    caller: bytes = b""
     owner: str = ""
     callback: str | None = None
 
@@ -42,8 +43,7 @@ class Submissions(Protocol):
         """Store it; the id of its job, which is another one where the same key has been used before.
 
         Raises:
-            KeyReused: the key came with another request.
-            InvalidRequest: the callback's URL may not be called.
+            IdempotencyMismatch: the key came with another request.
         """
         ...
 
@@ -89,4 +89,47 @@ class Keeps(Protocol):
 
     async def keep(self, folder: str, job_id: str, part: str, body: bytes) -> bytes | BlobRef:
         """The body itself, or its reference once it is safely away. Raises `BlobsUnavailable`."""
+        ...
+
+
+class AnswerCache(Protocol):
+    """Keeps answers for a while, and says who asks for one that is not there."""
+
+    async def get(self, key: str) -> bytes | None:
+        """What is kept under this key."""
+        ...
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Keep this for the cache's time. Idempotent."""
+        ...
+
+    async def claim(self, key: str, who: bytes, for_s: float) -> bool:
+        """Be the one who asks, for so long, in one atomic step; False where somebody else is. Again to go on being it.
+
+        Only those who share the cache with others need it: within a process one flight is enough.
+        """
+        ...
+
+    async def release(self, key: str, who: bytes) -> None:
+        """Be it no more. Does nothing for who is not."""
+        ...
+
+
+class KeyEntry(Struct, frozen=True):
+    """What an `Idempotency-Key` stands for: a job, and a digest of its request. Settled once the job is stored."""
+
+    job_id: str
+    digest: str
+    settled: bool
+
+
+class KeyBook(Protocol):
+    """Remembers keys for a while."""
+
+    async def claim(self, name: str, job_id: str, digest: str) -> KeyEntry:
+        """The entry of this name: the one that is there, or this one from now on, in one atomic step."""
+        ...
+
+    async def settle(self, name: str, entry: KeyEntry) -> None:
+        """The job of this entry is stored: it is not to be stored again, even if it is gone. Idempotent."""
         ...

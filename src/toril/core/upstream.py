@@ -12,6 +12,8 @@ from urllib.parse import quote, urlsplit
 import msgspec
 from msgspec import Struct
 
+from toril.core.signing import Secret
+
 DEFAULT_KEY_EXCLUDES = frozenset(
     {b"x-request-id", b"x-forwarded-for", b"x-real-ip", b"x-forwarded-proto", b"x-forwarded-host"}
 )
@@ -81,7 +83,7 @@ class CachePolicy(Struct, frozen=True, kw_only=True):
 class CallbackPolicy(Struct, frozen=True, kw_only=True):
     """Where callers may have the end of a job told to: only with secrets, which sign what is sent."""
 
-    secrets: tuple[str, ...] = ()
+    secrets: tuple[Secret, ...] = ()
     timeout_s: float = 10.0
     attempts: int = 8
 
@@ -118,3 +120,8 @@ def queue_name(queue: str, prefix: str) -> str:
     Two upstreams never share one, and it holds no `:`, which BullMQ puts between the parts of its keys.
     """
     return quote(queue, safe=" {}!@$&'()*+,;=") + quote(prefix, safe="/{}!@$&'()*+,;=")
+
+
+def callback_queue(queue: str) -> str:
+    """The BullMQ queue of what is to be told to callers' URLs. No upstream's: theirs hold a slash."""
+    return quote(queue, safe=" {}!@$&'()*+,;=") + ".callbacks"

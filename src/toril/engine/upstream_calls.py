@@ -17,6 +17,7 @@ from toril.core.errors import BlobsUnavailable
 from toril.core.outcome import Answered, CutOff, Outcome
 from toril.core.ports import Outbound, OutboundPool
 from toril.core.proxy_ports import Keeps
+from toril.engine.sharing import Sharing
 
 FOLDER = "responses"
 
@@ -27,29 +28,39 @@ class UpstreamCalls:
     Args:
         outbound: makes the connections.
         keeps: takes bodies that are too large to keep at hand.
+        sharing: lets equal requests share an answer; None where no cache is on.
     """
 
-    def __init__(self, outbound: Outbound, keeps: Keeps) -> None:
+    def __init__(self, outbound: Outbound, keeps: Keeps, sharing: Sharing | None) -> None:
         self._outbound = outbound
         self._keeps = keeps
+        self._sharing = sharing
 
     def pool(self, url: str) -> OutboundPool:
         """A pool for the origin of this URL."""
-        return _UpstreamPool(self._outbound.pool(url), self._keeps)
+        return _UpstreamPool(self._outbound.pool(url), self._keeps, self._sharing)
 
 
 class _UpstreamPool:
     """Connections to one upstream."""
 
-    def __init__(self, pool: OutboundPool, keeps: Keeps) -> None:
+    def __init__(self, pool: OutboundPool, keeps: Keeps, sharing: Sharing | None) -> None:
         self._pool = pool
         self._keeps = keeps
+        self._sharing = sharing
 
     async def send(self, request: OutboundRequest) -> Outcome:
         """Make one request; the answer's body is at hand or in the blob store."""
         if not request.head:
             return CutOff(NOT_A_REQUEST, "the job holds no recorded request", 0.0)
-        outcome = await self._pool.send(request)
+        if self._sharing is None or not request.cache_key:
+            outcome = await self._pool.send(request)
+        else:
+            outcome = await self._sharing.answer(
+                request.cache_key,
+                lambda timeout_s: self._pool.send(replace(request, timeout_s=timeout_s)),
+                request.timeout_s,
+            )
         return await self._kept(request, outcome) if isinstance(outcome, Answered) else outcome
 
     async def _kept(self, request: OutboundRequest, answer: Answered) -> Outcome:

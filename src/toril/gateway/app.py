@@ -65,7 +65,7 @@ class Gateway:
         if isinstance(answer, Stream):
             revoked = asyncio.Event()
             with self._admission.staying(request, route, revoked.set):
-                await _send_stream(answer, receive, send, revoked)
+                await send_stream(answer, receive, send, revoked)
             return
         self._audit.request(request, route, answer.status)
         await _send(answer, send)
@@ -136,10 +136,17 @@ async def _send(answer: Answer, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
-async def _send_stream(stream: Stream, receive: Receive, send: Send, revoked: asyncio.Event) -> None:
+async def send_stream(
+    stream: Stream,
+    receive: Receive,
+    send: Send,
+    revoked: asyncio.Event | None = None,
+    headers: Iterable[Header] = (),
+) -> None:
     """Send the parts as they come, until there are no more, the caller hangs up, or may not listen any more."""
-    headers = [(b"content-type", stream.content_type), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    revoked = revoked or asyncio.Event()
+    fixed = [(b"content-type", stream.content_type), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+    await send({"type": "http.response.start", "status": 200, "headers": [*fixed, *headers]})
     async with asyncio.TaskGroup() as tasks:
         hanging_up = tasks.create_task(_hung_up(receive))
         sending = tasks.create_task(_send_parts(stream, send))

@@ -11,34 +11,36 @@ import structlog
 from msgspec import Struct
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from toril.core.durations import parse_duration_s
-from toril.core.errors import InvalidRequest, PayloadTooLarge, TorilError
-from toril.core.headers import Header, end_to_end, with_forwarding
+from toril.core.errors import IdempotencyMismatch, InvalidRequest, PayloadTooLarge, TorilError
 from toril.core.matching import Enqueue, Reason, match, stripped
-from toril.core.proxy_ports import Submission, Submissions
+from toril.core.proxy_ports import Submissions
 from toril.core.upstream import ProxyPolicy
 from toril.gateway.direct import Direct
 from toril.gateway.exact import TARGET, raw_target
+from toril.gateway.proxied_requests import ProxiedRequests, preferred_wait_s
 from toril.gateway.proxy_jobs import ProxyJobs
-from toril.gateway.routing import Answer, Request
+from toril.gateway.proxy_waits import ProxyWaits
+from toril.gateway.routing import Answer
 from toril.gateway.sourced import own, own_error, redirect, send_own
 
 log = structlog.get_logger(__name__)
 
-TIMEOUT = b"x-proxq-timeout"
 _OPS = frozenset({b"/health", b"/ready", b"/metrics"})
 
 
 class Doors(Struct, frozen=True):
     """Where a request may go.
 
-    `api` is toril's own application, `jobs` the jobs API, `direct` what carries requests past the queue.
+    `api` is toril's own application, `jobs` the jobs API, `direct` what carries requests past the queue. `requests` are
+    read and `submissions` stored, and `waits` is for those who wait for the answer itself.
     """
 
     api: ASGIApp
     jobs: ProxyJobs
     direct: Direct
+    requests: ProxiedRequests
     submissions: Submissions
+    waits: ProxyWaits
 
 
 class ProxyDoor:
@@ -105,34 +107,24 @@ class ProxyDoor:
         return any(stripped(upstream.raw_prefix, target) is not None for upstream in self._policy.upstreams)
 
     async def _enqueue(self, scope: Scope, receive: Receive, send: Send, found: Enqueue) -> None:
-        submission = await self._read(scope, receive, found)
-        job_id, _ = self._doors.submissions.begin(found.upstream)
-        job_id = await self._doors.submissions.accept(submission, job_id)
-        await send_own(self._accepted(job_id), send)
-
-    async def _read(self, scope: Scope, receive: Receive, found: Enqueue) -> Submission:
-        """The whole request, as the upstream is to get it.
-
-        Raises:
-            PayloadTooLarge: its body is.
-            InvalidRequest: a header of ours does not say what it should.
-        """
-        given: list[Header] = scope["headers"]
-        timeout_s = _timeout_s(given)
-        body = await Request(scope, receive, []).body(found.upstream.max_body_bytes)
-        client = scope.get("client")
-        peer = client[0].encode() if client else b""
-        headers = [
-            pair for pair in with_forwarding(end_to_end(given), peer, scope["scheme"].encode()) if pair[0] != b"host"
-        ]
-        return Submission(
-            upstream=found.upstream,
-            method=scope["method"],
-            target=found.target,
-            headers=headers,
-            body=body,
-            timeout_s=timeout_s,
-        )
+        doors = self._doors
+        submission = await doors.requests.read(scope, receive, found)
+        job_id, queue = doors.submissions.begin(found.upstream)
+        wait_s = preferred_wait_s(scope["headers"])
+        if not wait_s:
+            job_id = await doors.submissions.accept(submission, job_id)
+            await send_own(self._accepted(job_id), send)
+            return
+        # First listen, then store: what ends at once is heard.
+        async with doors.waits.listening(queue, job_id) as ending:
+            accepted = await doors.submissions.accept(submission, job_id)
+            if accepted == job_id:
+                job = await doors.waits.ended(job_id, ending, wait_s)
+            else:  # the same key has been used before
+                known = await doors.jobs.find(accepted)
+                job = None if known is None else await doors.waits.until_ended(known, wait_s)
+        if job is None or not await doors.jobs.replayed(job, scope, send):
+            await send_own(self._accepted(accepted), send)
 
     def _accepted(self, job_id: str) -> Answer:
         location = b"%b/%b" % (self._jobs_path, job_id.encode())
@@ -152,22 +144,14 @@ def _moved(scope: Scope, path: bytes) -> Scope:
     return moved
 
 
-def _timeout_s(headers: list[Header]) -> float | None:
-    for name, value in headers:
-        if name == TIMEOUT:
-            try:
-                return parse_duration_s(value.decode("latin-1").strip()) or None
-            except ValueError as exc:
-                raise InvalidRequest from exc
-    return None
-
-
 def _as_answer(error: TorilError) -> Answer:
     match error:
         case PayloadTooLarge():
             return own_error(413)
         case InvalidRequest():
-            return own_error(400)
+            return own_error(400, detail=error.message if error.field is not None else None)
+        case IdempotencyMismatch():
+            return own_error(422, detail=error.message)
         case _:
             log.warning("proxy.failed", error=error.message, code=error.code)
             return own_error(500, (b"retry-after", b"1"))

@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
-from msgspec import Raw
+import msgspec
+from msgspec import Raw, Struct
 
+from toril.core.destinations.callback import CallbackOrder
 from toril.core.envelope import RecordedRequest, encode_request
-from toril.core.job import JobOptions, JobSpec
-from toril.core.ports import JobProducer, Now
+from toril.core.errors import IdempotencyMismatch
+from toril.core.flow import FlowJob, FlowOptions
+from toril.core.job import BackoffOption, JobOptions, JobSpec
+from toril.core.ports import FlowStore, JobProducer, Now
 from toril.core.proxied_job import job_name, new_id
-from toril.core.proxy_ports import Submission
-from toril.core.upstream import Upstream, queue_name
+from toril.core.proxy_ports import KeyBook, Submission
+from toril.core.upstream import Upstream, callback_queue, queue_name
+
+_FIRST_PAUSE_MS = 1000.0
+
+
+class Stores(Struct, frozen=True):
+    """Where submissions go: jobs alone, jobs with a callback that waits for them, and what keys stand for."""
+
+    producer: JobProducer
+    flows: FlowStore
+    keys: KeyBook
 
 
 class QueuedSubmissions:
     """Stores each request in its upstream's queue.
 
     Args:
-        producer: adds jobs.
+        stores: where.
         queue: what the operator calls the queue; each upstream has one of its own below it.
+        callback_attempts: how often the end of a job is told.
         chance: that many random bytes.
         now: the wall clock.
     """
 
-    def __init__(self, producer: JobProducer, queue: str, chance: Callable[[int], bytes], now: Now) -> None:
-        self._producer = producer
+    def __init__(
+        self, stores: Stores, queue: str, callback_attempts: int, chance: Callable[[int], bytes], now: Now
+    ) -> None:
+        self._stores = stores
         self._queue = queue
+        self._callback_attempts = callback_attempts
         self._chance = chance
         self._now = now
 
@@ -36,7 +55,26 @@ class QueuedSubmissions:
         return new_id(self._chance(16), queue), queue
 
     async def accept(self, submission: Submission, job_id: str) -> str:
-        """Store it; the id of its job."""
+        """Store it; the id of its job, which is another one where the same key has been used before.
+
+        Raises:
+            IdempotencyMismatch: the key came with another request.
+        """
+        if submission.key is None:
+            await self._store(submission, job_id)
+            return job_id
+        name = _digest(submission.upstream.prefix.encode(), submission.caller, submission.key)
+        digest = _digest(submission.method.encode(), submission.target, submission.body)
+        entry = await self._stores.keys.claim(name, job_id, digest)
+        if entry.digest != digest:
+            raise IdempotencyMismatch
+        if not entry.settled:
+            # Also where it was somebody else's to store: he may have died. The same id again is no second job.
+            await self._store(submission, entry.job_id)
+            await self._stores.keys.settle(name, entry)
+        return entry.job_id
+
+    async def _store(self, submission: Submission, job_id: str) -> None:
         recorded = RecordedRequest(
             method=submission.method,
             target=submission.target.decode("latin-1"),
@@ -45,10 +83,34 @@ class QueuedSubmissions:
             timeout_s=submission.timeout_s,
         )
         upstream = submission.upstream
-        job = JobSpec(
-            job_name(submission.method, submission.target, submission.owner),
-            Raw(encode_request(recorded)),
-            JobOptions(jobId=job_id, attempts=upstream.max_retries + 1),
+        queue = queue_name(self._queue, upstream.prefix)
+        name = job_name(submission.method, submission.target, submission.owner)
+        data, attempts = Raw(encode_request(recorded)), upstream.max_retries + 1
+        now_ms = int(self._now() * 1000)
+        if submission.callback is None:
+            await self._stores.producer.add(
+                queue, [JobSpec(name, data, JobOptions(jobId=job_id, attempts=attempts))], now_ms
+            )
+            return
+        # A job that failed has ended too; without this its parent would wait for ever.
+        opts = FlowOptions(jobId=job_id, attempts=attempts, ignoreDependencyOnFailure=True)
+        callback = FlowJob(
+            "callback",
+            callback_queue(self._queue),
+            Raw(msgspec.json.encode(CallbackOrder(submission.callback, job_id))),
+            FlowOptions(
+                jobId=job_id,
+                attempts=self._callback_attempts,
+                backoff=BackoffOption("exponential", _FIRST_PAUSE_MS),
+            ),
+            [FlowJob(name, queue, data, opts)],
         )
-        await self._producer.add(queue_name(self._queue, upstream.prefix), [job], int(self._now() * 1000))
-        return job_id
+        await self._stores.flows.add([callback], now_ms)
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    return digest.hexdigest()

@@ -24,6 +24,7 @@ class OutboundRequest(Struct):
     A worker on a socket gets the `body` alone; `job_id` is what it reports progress on. A `framed` head says itself
     how long the body is, and nothing is added to it. The answer to a request with `head_only` (HEAD) has no body,
     whatever its headers say. A `stream` is sent in place of the body and read meanwhile, anew for each connection.
+    Requests with the same `cache_key` may share an answer; one without shares none.
     """
 
     head: bytes
@@ -33,6 +34,7 @@ class OutboundRequest(Struct):
     framed: bool = False
     head_only: bool = False
     stream: StreamedBody | None = None
+    cache_key: str = ""
 
 
 class LeaseRules(Protocol):

@@ -11,6 +11,7 @@ from typing import assert_never
 import msgspec
 from msgspec import Struct
 
+from toril.core.caching import cache_key
 from toril.core.destinations.base import Chance, OutboundRequest
 from toril.core.envelope import RecordedResponse, decode_request, encode_response
 from toril.core.lease import Lease
@@ -35,6 +36,8 @@ class UpstreamRules(Struct, frozen=True):
 
     keep: Keep
     limiter: Limiter | None = None
+    # Whether equal requests may share an answer.
+    cached: bool = False
     # A gateway that is killed again and again loses no request: BullMQ's limit is for jobs that kill their worker.
     max_stalled_count: int = 1_000
 
@@ -86,14 +89,16 @@ class UpstreamDestination:
         """The recorded request, with the upstream's `Host`; one without a head where the job holds none."""
         try:
             recorded = decode_request(lease.fields[b"data"])
-            line = b"%b %b%b" % (
-                recorded.method.encode("ascii"),
-                self.upstream.forwarded(recorded.target.encode("latin-1")),
-                self._host,
-            )
+            method = recorded.method.encode("ascii")
+            target = self.upstream.forwarded(recorded.target.encode("latin-1"))
         except (KeyError, ValueError):
             return OutboundRequest(b"", b"", self.upstream.timeout_s, lease.job_id)
+        line = b"%b %b%b" % (method, target, self._host)
         head = line + b"".join([b"%b: %b\r\n" % pair for pair in recorded.headers])
+        key = ""
+        if self._rules.cached:
+            url = self.upstream.origin.encode() + target
+            key = cache_key(method, url, recorded.headers, recorded.body, self.upstream.cache_key_excludes)
         return OutboundRequest(
             head,
             recorded.body,
@@ -101,6 +106,7 @@ class UpstreamDestination:
             lease.job_id,
             framed=True,
             head_only=recorded.method == "HEAD",
+            cache_key=key,
         )
 
     def judge(self, lease: Lease, outcome: Outcome, chance: Chance) -> Verdict:

@@ -1,0 +1,112 @@
+"""Tells a URL of the caller's that a proxied job has ended, signed as Standard Webhooks has it.
+
+The job of a callback is the parent of the job it tells of, so BullMQ itself wakes it in the same step that ends the
+other one, however that ends: completed, failed or cancelled.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, assert_never
+from urllib.parse import quote, urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from toril.core.destinations.base import Chance, OutboundRequest
+from toril.core.destinations.push_worker import attempt_failed
+from toril.core.headers import request_head
+from toril.core.lease import Lease
+from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
+from toril.core.proxied_job import ProxiedJob
+from toril.core.signing import Secret, signature_headers
+from toril.core.stored_job import Keep
+from toril.core.verdict import Complete, Verdict
+from toril.core.worker import Limiter
+
+HEADER = b"x-toril-callback"
+"""The header of a submission that names the URL."""
+
+_URL_SAFE = "!#$%&'()*+,/:;=?@[]~"
+
+
+class CallbackOrder(Struct, frozen=True):
+    """The data of a callback's job: which job's end to tell, and where."""
+
+    url: str
+    job: str
+
+
+class CallbackRules(Struct, frozen=True):
+    """How jobs of callbacks are leased and kept: those that failed stay to be looked at."""
+
+    limiter: Limiter | None = None
+    max_stalled_count: int = 1_000
+    keep_completed: Keep | None = Keep(0)
+    keep_failed: Keep | None = Keep(1000)
+
+
+class CallbackDestination:
+    """Tells of ended jobs. Which URL a job has to tell is in its data; what to tell is read when the time has come."""
+
+    __slots__ = ("_queue", "_rules", "_timeout_s")
+
+    concurrency = 20
+    url = ""
+
+    def __init__(self, queue: str, timeout_s: float) -> None:
+        self._queue = queue
+        self._timeout_s = timeout_s
+        self._rules = CallbackRules()
+
+    @property
+    def queue(self) -> str:
+        """The queue it takes jobs from."""
+        return self._queue
+
+    @property
+    def lease_rules(self) -> CallbackRules:
+        """How its jobs are kept."""
+        return self._rules
+
+    def request(self, lease: Lease) -> OutboundRequest:
+        """The order itself: what is sent is not known before the ended job has been read."""
+        return OutboundRequest(b"", lease.fields.get(b"data", b""), self._timeout_s, lease.job_id)
+
+    def judge(self, lease: Lease, outcome: Outcome, chance: Chance) -> Verdict:
+        """A 2xx answer is all there is to wish for; else it is tried again, as often as the job allows."""
+        match outcome:
+            case Answered(status=status) if 200 <= status < 300:
+                return Complete(b"null")
+            case Answered():
+                reason = f"the callback was answered {outcome.status}"
+            case TimedOut():
+                reason = "the callback was not answered in time"
+            case ConnectFailed() | CutOff():
+                reason = f"{outcome.code}: {outcome.detail}"
+            case Replied():
+                raise TypeError("a callback answers; only a socket replies")
+            case _:
+                assert_never(outcome)
+        return attempt_failed(lease, reason, f"Error: {reason}", chance)
+
+
+def callback_request(
+    order: CallbackOrder, job: ProxiedJob | None, secrets: tuple[Secret, ...], now_s: float, timeout_s: float
+) -> OutboundRequest:
+    """`POST` with `{"type","timestamp","data"}`: `job.completed`, `job.failed`, or `job.cancelled` where it is gone."""
+    data: dict[str, Any] = (
+        {"id": order.job, "status": "cancelled"} if job is None else msgspec.json.decode(job.as_json())
+    )
+    # When it ended, so that every attempt says the same; a cancelled one has left nothing that says when.
+    ended_s = int(now_s) if job is None else job.finished_at_ms // 1000
+    at = datetime.fromtimestamp(ended_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    body = msgspec.json.encode({"type": f"job.{data['status']}", "timestamp": at, "data": data})
+    parts = urlsplit(order.url)
+    path = quote(parts.path or "/", safe=_URL_SAFE)
+    target = f"{path}?{quote(parts.query, safe=_URL_SAFE)}" if parts.query else path
+    host = parts.netloc.encode("idna" if not parts.netloc.isascii() else "ascii")
+    headers = [(b"content-type", b"application/json"), (b"user-agent", b"toril")]
+    head = request_head(b"POST", target.encode(), host, headers)
+    head += signature_headers(secrets, order.job.encode(), int(now_s), body)
+    return OutboundRequest(head, body, timeout_s)

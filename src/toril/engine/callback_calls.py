@@ -1,0 +1,52 @@
+"""Makes the requests of callbacks: reads how the job ended, and tells its URL. An `Outbound` to the executor."""
+
+from __future__ import annotations
+
+import msgspec
+
+from toril.core.destinations.base import OutboundRequest
+from toril.core.destinations.callback import CallbackOrder, callback_request
+from toril.core.errors import StoreError
+from toril.core.outcome import CutOff, Outcome
+from toril.core.ports import Now, Outbound, OutboundPool
+from toril.core.proxy_ports import ProxiedJobs
+from toril.core.signing import Secret
+
+_read = msgspec.json.Decoder(CallbackOrder).decode
+
+
+class CallbackCalls:
+    """Tells callers' URLs.
+
+    Args:
+        outbound: connects only where callers may have something sent to.
+        jobs: how a job ended.
+        secrets: sign what is sent.
+        now: the wall clock.
+    """
+
+    def __init__(self, outbound: Outbound, jobs: ProxiedJobs, secrets: tuple[Secret, ...], now: Now) -> None:
+        self._outbound = outbound
+        self._jobs = jobs
+        self._secrets = secrets
+        self._now = now
+
+    def pool(self, url: str) -> OutboundPool:
+        """One for all URLs: each has its own, so there is no connection to keep."""
+        return self
+
+    async def send(self, request: OutboundRequest) -> Outcome:
+        """Carry out one order."""
+        try:
+            order = _read(request.body)
+            job = await self._jobs.find(order.job)
+        except (msgspec.DecodeError, StoreError) as exc:
+            return CutOff("ESTORE", str(exc), 0.0)
+        pool = self._outbound.pool(order.url)
+        try:
+            return await pool.send(callback_request(order, job, self._secrets, self._now(), request.timeout_s))
+        finally:
+            pool.close()
+
+    def close(self) -> None:
+        """There is nothing to let go."""

@@ -1,0 +1,113 @@
+"""Reads a request to the async proxy: what the upstream is to get of it, and what it asks toril itself for."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from starlette.types import Receive, Scope
+
+from toril.core.destinations.callback import HEADER as CALLBACK
+from toril.core.durations import parse_duration_s
+from toril.core.egress import Egress
+from toril.core.errors import InvalidRequest
+from toril.core.headers import Header, end_to_end, with_forwarding
+from toril.core.matching import Enqueue
+from toril.core.proxy_ports import Submission
+from toril.core.upstream import ProxyPolicy
+from toril.core.worker import check_url
+from toril.gateway.routing import Request
+
+TIMEOUT = b"x-proxq-timeout"
+KEY = b"idempotency-key"
+MOST_PREFERRED_S = 300.0
+_MOST_KEY_BYTES = 255
+_WAIT = re.compile(rb"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
+
+
+class ProxiedRequests:
+    """Reads requests.
+
+    Args:
+        policy: the operator's.
+        egress: where callbacks may go.
+    """
+
+    def __init__(self, policy: ProxyPolicy, egress: Egress) -> None:
+        self._owner_only = policy.owner_only
+        self._has_callbacks = bool(policy.callback.secrets)
+        self._egress = egress
+
+    async def read(self, scope: Scope, receive: Receive, found: Enqueue) -> Submission:
+        """The whole request.
+
+        Raises:
+            PayloadTooLarge: its body is.
+            InvalidRequest: a header of ours does not say what it should; with a field where proxq has no such header.
+        """
+        given: Sequence[Header] = scope["headers"]
+        asked = {name: value for name, value in given if name in (TIMEOUT, KEY, CALLBACK, b"authorization")}
+        timeout_s = _timeout_s(asked[TIMEOUT]) if TIMEOUT in asked else None
+        key = asked.get(KEY)
+        if key is not None and not 0 < len(key) <= _MOST_KEY_BYTES:
+            raise InvalidRequest(
+                f"Idempotency-Key must have 1 to {_MOST_KEY_BYTES} characters", field="idempotency-key"
+            )
+        callback = self._callback(asked.get(CALLBACK)) if self._has_callbacks else None
+        body = await Request(scope, receive, []).body(found.upstream.max_body_bytes)
+        return Submission(
+            upstream=found.upstream,
+            method=scope["method"],
+            target=found.target,
+            headers=self._forwarded(scope),
+            body=body,
+            timeout_s=timeout_s,
+            key=key,
+            caller=asked.get(b"authorization", b""),
+            owner=owner_of(given) if self._owner_only else "",
+            callback=callback,
+        )
+
+    def _forwarded(self, scope: Scope) -> list[Header]:
+        """The headers that the upstream gets, without its `Host`."""
+        client = scope.get("client")
+        peer = client[0].encode() if client else b""
+        headers = with_forwarding(end_to_end(scope["headers"]), peer, scope["scheme"].encode())
+        ours = (b"host", CALLBACK) if self._has_callbacks else (b"host",)
+        return [pair for pair in headers if pair[0] not in ours]
+
+    def _callback(self, value: bytes | None) -> str | None:
+        if value is None:
+            return None
+        url = value.decode("latin-1")
+        try:
+            check_url(url)
+        except InvalidRequest as exc:
+            raise InvalidRequest(f"X-Toril-Callback: {exc.message}", field="x-toril-callback") from exc
+        refusal = self._egress.refuses_host(urlsplit(url).hostname or "")
+        if refusal is not None:
+            raise InvalidRequest(f"X-Toril-Callback: {refusal}", field="x-toril-callback")
+        return url
+
+
+def owner_of(headers: Sequence[Header]) -> str:
+    """What tells callers apart by their `Authorization`, without saying what that is."""
+    value = b"\n".join(value for name, value in headers if name == b"authorization")
+    return hashlib.sha256(b"toril owner\n" + value).hexdigest()[:32]
+
+
+def preferred_wait_s(headers: Sequence[Header]) -> float:
+    """How long the client would wait for the answer itself: `Prefer: wait=10` (RFC 7240); 0 is not at all."""
+    for name, value in headers:
+        if name == b"prefer" and (found := _WAIT.search(value)):
+            return min(float(found[1]), MOST_PREFERRED_S)
+    return 0.0
+
+
+def _timeout_s(value: bytes) -> float | None:
+    try:
+        return parse_duration_s(value.decode("latin-1").strip()) or None
+    except ValueError as exc:
+        raise InvalidRequest from exc

@@ -1,0 +1,209 @@
+"""What the async proxy does beyond proxq: waits, events, callbacks, idempotency keys, owners, large answers."""
+
+import base64
+import hashlib
+import hmac
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.endpoint import Call, drop, hang, respond
+from tests.support.proxq import Backend, Proxq, StartProxq
+from tests.support.valkey import ValkeyProcess
+from tests.support.waiting import eventually
+
+KEY = b"0123456789abcdef0123456789abcdef"
+SECRET = "whsec_" + base64.b64encode(KEY).decode()
+
+
+@pytest.fixture
+def proxq(shared_proxq: StartProxq, backend: Backend) -> Proxq:
+    return shared_proxq(
+        {
+            "callback": {"secrets": [SECRET], "timeout": "20s", "attempts": 3},
+            "upstreams": [
+                {"prefix": "/api", "url": backend.url},
+                {"prefix": "/other", "url": backend.url},
+            ],
+        }
+    )
+
+
+def test_who_prefers_to_wait_gets_the_answer_itself(proxq: Proxq, backend: Backend) -> None:
+    path = backend.path(respond(201, "Made", [("x-up", "1")], b"at once").after(0.2))
+    answer = proxq.send("POST", f"/api{path}", [("Prefer", "wait=30")], b"x")
+    assert (answer.status, answer.body, answer.value("x-up"), answer.is_ours) == (201, b"at once", "1", False)
+    assert backend.calls(path)[0].header("prefer") == "wait=30"
+
+
+def test_who_has_waited_long_enough_gets_the_job(proxq: Proxq, backend: Backend) -> None:
+    path = backend.path(hang())
+    accepted = proxq.send("GET", f"/api{path}", [("Prefer", "respond-async, wait=1")])
+    proxq.cancel(accepted.job_id)
+
+
+def test_who_waits_for_what_fails_gets_the_job(proxq: Proxq, backend: Backend) -> None:
+    accepted = proxq.send("GET", f"/api{backend.path(drop())}", [("Prefer", "wait=30")])
+    assert proxq.status(accepted.job_id).json["status"] == "failed"
+
+
+def test_a_status_can_be_waited_for(proxq: Proxq, backend: Backend) -> None:
+    gate = backend.endpoint.gate()
+
+    async def behave(_: Call) -> Any:
+        await gate.passed()
+        return respond()
+
+    path = backend.path(behave)
+    job_id = proxq.submit("GET", f"/api{path}")
+    backend.called(path)
+    assert proxq.send("GET", f"/__jobs/{job_id}?wait=1").json["status"] == "running"
+    gate.open()
+    assert proxq.send("GET", f"/__jobs/{job_id}?wait=30").json["status"] == "completed"
+    assert proxq.send("GET", f"/__jobs/{job_id}?wait=30").json["status"] == "completed"
+
+
+def test_states_come_as_events(proxq: Proxq, backend: Backend) -> None:
+    gate = backend.endpoint.gate()
+
+    async def behave(_: Call) -> Any:
+        await gate.passed()
+        return respond()
+
+    path = backend.path(behave)
+    job_id = proxq.submit("GET", f"/api{path}")
+    backend.called(path)
+    with socket.create_connection(("127.0.0.1", proxq.port), timeout=30) as connection:
+        head = f"GET /__jobs/{job_id} HTTP/1.1\r\nhost: a\r\naccept: text/event-stream\r\n\r\n"
+        connection.sendall(head.encode())
+        received = b""
+        while b'"running"}\n\n' not in received:
+            received += connection.recv(4096)
+        gate.open()
+        while b"event: completed" not in received or b"0\r\n\r\n" not in received:
+            part = connection.recv(4096)
+            assert part, received
+            received += part
+    assert b"x-proxq-source: proxq" in received
+    assert b"content-type: text/event-stream" in received
+
+
+def test_an_idempotency_key_stands_for_one_job(proxq: Proxq, backend: Backend) -> None:
+    path = backend.path()
+    key = [("Idempotency-Key", path), ("Authorization", "Bearer one")]
+    first = proxq.submit("POST", f"/api{path}", key, b"body")
+    assert proxq.submit("POST", f"/api{path}", key, b"body") == first
+    other = proxq.send("POST", f"/api{path}", key, b"another body")
+    assert (other.status, other.is_ours) == (422, True)
+    # Another caller's key, and another upstream's, is another one.
+    assert proxq.submit("POST", f"/api{path}", [key[0], ("Authorization", "Bearer two")], b"body") != first
+    assert proxq.submit("POST", f"/other{path}", key, b"body") != first
+    proxq.is_in(first, "completed")
+    assert proxq.submit("POST", f"/api{path}", key, b"body") == first
+    backend.called(path, 3)
+    assert backend.calls(path)[0].header("idempotency-key") == path
+    # A cancelled job is not brought back.
+    proxq.cancel(first)
+    assert proxq.submit("POST", f"/api{path}", key, b"body") == first
+    assert proxq.status(first).status == 404
+    assert len(backend.calls(path)) == 3
+    answer = proxq.send("GET", f"/api{path}", [("Idempotency-Key", "")])
+    assert (answer.status, answer.is_ours) == (400, True)
+
+
+@pytest.mark.parametrize(("end", "status"), [(respond(), "completed"), (drop(), "failed"), (hang(), "cancelled")])
+def test_the_end_of_a_job_is_told_to_a_url_and_signed(proxq: Proxq, backend: Backend, end: Any, status: str) -> None:
+    told, path = backend.path(respond(204, "No Content")), backend.path(end)
+    headers = [("X-Toril-Callback", f"http://127.0.0.1:{backend.endpoint.port}{told}")]
+    job_id = proxq.submit("GET", f"/api{path}", headers)
+    if status == "cancelled":
+        backend.called(path)
+        proxq.cancel(job_id)
+    (call,) = backend.called(told)
+    body = json.loads(call.body)
+    assert (call.method, body["type"]) == ("POST", f"job.{status}")
+    assert (body["data"]["id"], body["data"]["status"]) == (job_id, status)
+    assert call.header("webhook-id") == job_id
+    signed = f"{job_id}.{call.header('webhook-timestamp')}.".encode() + call.body
+    signature = base64.b64encode(hmac.digest(KEY, signed, hashlib.sha256)).decode()
+    assert call.header("webhook-signature") == f"v1,{signature}"
+    assert backend.called(path)[0].header("x-toril-callback") is None
+
+
+def test_a_callback_is_tried_again(proxq: Proxq, backend: Backend) -> None:
+    told = backend.path(lambda _: respond(500 if len(backend.calls(told)) < 2 else 200, "X"))
+    headers = [("X-Toril-Callback", f"http://127.0.0.1:{backend.endpoint.port}{told}")]
+    proxq.submit("GET", f"/api{backend.path()}", headers)
+    assert len({call.body for call in backend.called(told, 2)}) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["nowhere", "ftp://example.com/", "http://user:pw@example.com/", "http://169.254.169.254/"]
+)
+def test_a_callback_that_may_not_be_called_is_refused(proxq: Proxq, backend: Backend, url: str) -> None:
+    path = backend.path()
+    answer = proxq.send("GET", f"/api{path}", [("X-Toril-Callback", url)])
+    assert (answer.status, answer.is_ours, answer.json["code"]) == (400, True, "BAD_REQUEST")
+    assert "X-Toril-Callback" in answer.json["message"]
+    assert backend.calls(path) == []
+
+
+def test_without_secrets_the_header_is_one_like_any_other(shared_proxq: StartProxq, backend: Backend) -> None:
+    proxq = shared_proxq({"jobsPath": "/my/jobs", "upstreams": [{"prefix": "/", "url": backend.url}]})
+    path = backend.path(respond())
+    proxq.replayed("GET", path, [("X-Toril-Callback", "whatever")])
+    assert backend.calls(path)[0].header("x-toril-callback") == "whatever"
+
+
+def test_only_the_owner_sees_a_job(shared_proxq: StartProxq, backend: Backend) -> None:
+    proxq = shared_proxq({"ownerOnly": True, "upstreams": [{"prefix": "/", "url": backend.url}]})
+    mine, other = [("Authorization", "Bearer mine")], [("Authorization", "Bearer other")]
+    job_id = proxq.submit("GET", backend.path(), mine)
+
+    def status(headers: list[tuple[str, str]]) -> int:
+        return proxq.send("GET", f"/__jobs/{job_id}", headers).status
+
+    eventually(
+        lambda: proxq.send("GET", f"/__jobs/{job_id}", mine).json["status"] == "completed", timeout_s=20, what="the end"
+    )
+    for headers in (other, [], [("Authorization", "Bearer min")]):
+        assert status(headers) == 404
+        assert proxq.content(job_id, headers=headers).status == 404
+        assert proxq.send("DELETE", f"/__jobs/{job_id}", headers).status == 404
+    assert (status(mine), proxq.content(job_id, headers=mine).status) == (200, 200)
+    assert proxq.send("DELETE", f"/__jobs/{job_id}", mine).status == 200
+    nobodys = proxq.submit("GET", backend.path())
+    assert proxq.status(nobodys).status == 200
+    assert proxq.send("GET", f"/__jobs/{nobodys}", mine).status == 404
+
+
+def test_a_large_answer_is_in_a_file_and_not_in_redis(
+    start_proxq: StartProxq, start_valkey: Any, backend: Backend, tmp_path: Path
+) -> None:
+    store: ValkeyProcess = start_valkey()
+    folder = tmp_path / "bodies"
+    proxq = start_proxq(
+        store,
+        {
+            "payloads": {"url": f"file://{folder}", "threshold": 1000},
+            "taskRetention": "3s",
+            "upstreams": [{"prefix": "/", "url": backend.url}],
+        },
+    )
+    body = bytes(range(256)) * 8000
+    path = backend.path(respond(200, "OK", [("x-up", "1")], body))
+    job_id = proxq.submit("GET", path)
+    proxq.is_in(job_id, "completed")
+    client = store.client()
+    assert sum(client.memory_usage(key) or 0 for key in client.keys("*")) < 100_000
+    answer = proxq.content(job_id)
+    assert (answer.body, answer.headers) == (body, (("x-up", "1"), ("content-length", str(len(body)))))
+    assert proxq.content(job_id, "HEAD").value("content-length") == str(len(body))
+    assert [file for file in folder.rglob("*") if file.is_file()]
+    eventually(
+        lambda: not [file for file in folder.rglob("*") if file.is_file()], timeout_s=60, what="the file to be removed"
+    )
+    assert proxq.status(job_id).status == 404
