@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.conformance.servers import proxied
 from tests.support.gateway import TOKEN, Gateway
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
+from tests.support.waiting import eventually
 from toril_client import (
     AsyncClient,
     Client,
@@ -201,6 +203,47 @@ async def test_a_plain_function_works_in_a_thread(toril: TorilProcess, queue: st
     assert threading.main_thread() not in threads
 
 
+async def test_a_decorated_function_is_a_worker(toril: TorilProcess, queue: str) -> None:
+    with Client(toril.url, TOKEN) as blocking:
+
+        @blocking.worker(queue, concurrency=2)
+        async def double(task: Task) -> int:
+            return int(task.data) * 2
+
+        async with AsyncClient(toril.url, TOKEN) as client, working(double):
+            job = await client.add(queue, "n", 21)
+            assert await client.result(queue, job.id) == 42
+
+
+async def test_a_worker_of_a_server_that_ends_finishes_and_goes_on_with_another(
+    start_valkey: Callable[..., ValkeyProcess], start_toril: Callable[..., TorilProcess]
+) -> None:
+    """Both stand behind one address, as behind a load balancer."""
+    store = start_valkey()
+    ending, staying = [await asyncio.to_thread(start_toril, store) for _ in range(2)]
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work(task: Task) -> str:
+        begun.set()
+        await go_on.wait()
+        return f"{task.data} done"
+
+    async with proxied("127.0.0.1", ending.port) as balancer, AsyncClient(staying.url, TOKEN) as client:
+        worker = Worker(f"http://127.0.0.1:{balancer.port}", TOKEN, "orders", work)
+        async with working(worker):
+            first = await client.add("orders", "n", "first", attempts=1)
+            await asyncio.wait_for(begun.wait(), 20)
+            balancer.send_to(staying.port)
+            ending.send(signal.SIGTERM)
+            await asyncio.to_thread(eventually, lambda: ending.status("/ready") != 200)
+            second = await client.add("orders", "n", "second")
+            go_on.set()
+            assert await client.result("orders", first.id) == "first done"
+            assert await client.result("orders", second.id) == "second done"
+            assert (await asyncio.to_thread(ending.wait)).code == 0
+        assert (await client.get("orders", first.id)).attempts_made == 1
+
+
 async def test_a_worker_that_is_refused_says_why(toril: TorilProcess, queue: str) -> None:
     for token, name, code in (("wrong", queue, "unauthorized"), (TOKEN, "ab", "invalid_request")):
         with pytest.raises(TorilError) as caught:
@@ -282,7 +325,7 @@ def test_repeating_an_add_does_not_duplicate(
 ) -> None:
     """Redis freezes after it got the command: the answer is 503, the job may be there, and the client repeats."""
     store = start_valkey()
-    toril = start_toril(store)
+    toril = start_toril(store, env={"TORIL_REDIS_COMMAND_TIMEOUT": "500ms"})
     with Client(toril.url, TOKEN) as client:
         client.add("orders", "first", 1)
         store.pause()
@@ -314,29 +357,3 @@ def test_a_pushed_job_is_read_and_answered(toril: TorilProcess, gateway: Gateway
         with pytest.raises(TorilError) as caught:
             PushedJob.from_body(body)
         assert caught.value.code == "invalid_request"
-
-
-def test_a_worker_program_ends_in_good_order(toril: TorilProcess, queue: str, tmp_path: Any) -> None:
-    """The first example of the README, run as a program of its own."""
-    import subprocess  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-    from pathlib import Path  # noqa: PLC0415
-
-    example = Path(__file__).parents[2] / "clients/python/examples/worker.py"
-    environment = {
-        "TORIL": toril.url, "TOKEN": TOKEN, "QUEUE": queue, "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": str(example.parents[1] / "src"),
-    }  # fmt: skip
-    with subprocess.Popen(
-        [sys.executable, str(example)], env=environment, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            with Client(toril.url, TOKEN) as client:
-                job = client.add(queue, "charge", {"amount": 42})
-                assert client.result(queue, job.id) == {"charged": 42}
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0
-            assert process.stdout is not None
-            assert "charging 42" in process.stdout.read()
-        finally:
-            process.kill()

@@ -92,6 +92,10 @@ class Proxy:
                     writer.write(data)
         writer.transport.abort()
 
+    def send_to(self, port: int) -> None:
+        """New connections go to another port from now on."""
+        self._port = port
+
     def cut(self) -> None:
         """Break all connections at once."""
         for writer in list(self._writers):

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from tests.support.endpoint import Answer, Call, Endpoint, StartEndpoint, reply_json, respond
-from tests.support.gateway import Gateway, job
+from tests.support.gateway import PLAIN, Gateway, job
 from tests.support.toril import StartToril, TorilProcess
 from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
@@ -25,7 +25,7 @@ def end(gateway: Gateway, queue: str, call: Call, action: str, **body: Any) -> t
     """End a pushed job with the token that came with it; the status, and the problem where there is one."""
     url = f"{gateway.url}/queues/{queue}/jobs/{call.job['id']}/{action}"
     headers = {"authorization": f"Bearer {call.token}"}
-    answer = httpx.post(url, content=json.dumps(body), headers=headers, trust_env=False, timeout=20)
+    answer = httpx.post(url, content=json.dumps(body), headers=headers, trust_env=False, timeout=20, verify=PLAIN)
     return answer.status_code, None if answer.status_code == 204 else answer.json()
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import redis
 
-from tests.support.gateway import TOKEN, Gateway, job
+from tests.support.gateway import PLAIN, TOKEN, Gateway, job
 from tests.support.sockets import socket_to
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
@@ -32,7 +32,7 @@ def end(gateway: Gateway, queue: str, held: dict[str, Any], action: str, body: A
     job_id = change.get("id", held["job"]["id"])
     answer = httpx.post(
         f"{gateway.http.base_url}/queues/{queue}/jobs/{job_id}/{action}".replace("//queues", "/queues"),
-        content=content, headers=headers, trust_env=False, timeout=20,
+        content=content, headers=headers, trust_env=False, timeout=20, verify=PLAIN,
     )  # fmt: skip
     return answer.status_code if answer.status_code == 204 else (answer.status_code, answer.json())
 

@@ -2,14 +2,16 @@
 
 import os
 
-from toril_client import Task, Worker
+from toril_client import Client, Task
+
+toril = Client(os.environ["TORIL"], os.environ["TOKEN"])
 
 
+@toril.worker(os.environ.get("QUEUE", "orders"), concurrency=10)
 async def charge(task: Task) -> dict[str, int]:
     print("charging", task.data["amount"])
     await task.progress(50)
     return {"charged": task.data["amount"]}
 
 
-worker = Worker(os.environ["TORIL"], os.environ["TOKEN"], os.environ.get("QUEUE", "orders"), charge, concurrency=10)
-worker.run_forever()
+charge.run_forever()

@@ -53,6 +53,8 @@ Handler = Callable[[Task], Awaitable[Any] | Any]
 class Worker:
     """Consumes a queue over a socket.
 
+    `handler` is the function itself, to be called by tests.
+
     Args:
         url: toril's, `http://…`.
         token: an API token.
@@ -70,7 +72,7 @@ class Worker:
         base = url.rstrip("/").replace("http", "ws", 1)
         self._address = f"{base}/ws/queues/{quote(queue, safe='')}/process/{concurrency}?{urlencode(query)}"
         self._headers = {"authorization": f"Bearer {token}"}
-        self._handler = handler
+        self.handler = handler
         self._stopping = False
         self._socket: ClientConnection | None = None
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -158,10 +160,10 @@ class Worker:
     async def _reply(self, task: Task) -> dict[str, Any]:
         error: dict[str, Any]
         try:
-            if inspect.iscoroutinefunction(self._handler):
-                result = await self._handler(task)
+            if inspect.iscoroutinefunction(self.handler):
+                result = await self.handler(task)
             else:
-                result = await asyncio.to_thread(self._handler, task)
+                result = await asyncio.to_thread(self.handler, task)
                 if inspect.isawaitable(result):
                     result = await result
             json.dumps(result)  # what cannot be sent fails the job, not the worker
