@@ -712,3 +712,45 @@ async def test_the_lock_of_an_unsettled_job_lapses_and_is_lost(clock: FakeClock)
         made.endpoints.open()
         await turns()
         assert made.store.completed == {}
+
+
+async def test_a_cancelled_job_is_broken_off_frees_its_slot_and_nothing_is_written(clock: FakeClock) -> None:
+    async with bench(clock, 1) as made:
+        for job_id in ("1", "2"):
+            made.store.add(job_id)
+        made.consumer.look()
+        await made.until(lambda: made.attempted == [b"1"])
+        made.store.lapse(b"1")
+        assert made.consumer.cancel(b"1")
+        await made.until(lambda: made.attempted == [b"1", b"2"])
+        assert made.store.completed == {}
+        assert not made.consumer.cancel(b"1")
+
+
+async def test_a_job_that_is_cancelled_while_its_lease_is_on_its_way_is_not_sent(clock: FakeClock) -> None:
+    async with bench(clock, 1) as made:
+        made.store.answer_after_s = lambda: 0.05
+        made.store.add("1")
+        made.consumer.look()
+        await made.until(lambda: b"1" in made.store.active)
+        made.store.lapse(b"1")
+        assert not made.consumer.cancel(b"1")
+        made.around.note_cancelled("orders", b"1")
+        made.store.add("2")
+        await made.until(lambda: made.attempted == [b"2"], 5.0)
+        # Noted for a moment only, and believed only where the lock is gone too.
+        made.endpoints.open()
+        made.around.note_cancelled("orders", b"3")
+        made.store.add("3")
+        await made.until(lambda: made.attempted == [b"2", b"3"], 5.0)
+
+
+async def test_what_was_cancelled_long_ago_is_forgotten(clock: FakeClock) -> None:
+    async with bench(clock) as made:
+        made.around.note_cancelled("orders", b"1")
+        assert made.around.was_cancelled("orders", b"1")
+        await asyncio.sleep(6.0)
+        assert not made.around.was_cancelled("orders", b"1")
+        for number in range(1500):
+            made.around.note_cancelled("orders", b"%d" % number)
+        assert len(made.around.cancelled) <= 1001

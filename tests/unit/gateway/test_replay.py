@@ -1,0 +1,54 @@
+"""Which headers a replayed answer goes out with."""
+
+import pytest
+
+from toril.core.envelope import RecordedResponse
+from toril.gateway.proxied_requests import preferred_wait_s
+from toril.gateway.replay import sent_headers
+
+
+def headers_of(
+    status: int, headers: list[tuple[bytes, bytes]], size: int, *, is_head: bool = False
+) -> list[tuple[bytes, bytes]]:
+    return sent_headers(RecordedResponse(status=status, reason="", headers=headers), size, is_head=is_head)
+
+
+def test_a_true_length_stays_where_it_is() -> None:
+    headers = [(b"A", b"1"), (b"Content-Length", b"3"), (b"B", b"2")]
+    assert headers_of(200, headers, 3) == headers
+
+
+def test_a_length_that_is_not_true_or_not_there_is_made() -> None:
+    assert headers_of(200, [(b"Content-Length", b"9"), (b"A", b"1")], 3) == [(b"A", b"1"), (b"content-length", b"3")]
+    assert headers_of(200, [(b"Transfer-Encoding", b"chunked"), (b"A", b"1")], 3) == [
+        (b"A", b"1"),
+        (b"content-length", b"3"),
+    ]
+
+
+def test_the_answer_to_head_says_how_long_the_body_would_be() -> None:
+    assert headers_of(200, [(b"Content-Length", b"9")], 0, is_head=True) == [(b"Content-Length", b"9")]
+    assert headers_of(200, [(b"Content-Length", b"9")], 0) == [(b"content-length", b"0")]
+
+
+def test_where_there_can_be_no_content_no_length_is_made() -> None:
+    assert headers_of(204, [(b"Content-Length", b"0"), (b"A", b"1")], 0) == [(b"A", b"1")]
+    assert headers_of(304, [(b"Content-Length", b"9")], 0) == [(b"Content-Length", b"9")]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (b"wait=10", 10),
+        (b"respond-async, wait=10", 10),
+        (b"respond-async; wait = 5", 5),
+        (b"WAIT=3", 3),
+        (b"wait=99999", 300),
+        (b"wait", 0),
+        (b"wait=soon", 0),
+        (b"await=3", 0),
+        (b"return=minimal", 0),
+    ],
+)
+def test_how_long_a_client_would_wait(value: bytes, seconds: float) -> None:
+    assert preferred_wait_s([(b"prefer", value)]) == seconds
