@@ -17,6 +17,8 @@ from starlette.types import ASGIApp
 from toril import __version__
 from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.adapters.obstore_blobs import S3Access, open_blobs
+from toril.adapters.prometheus_exposition import PrometheusExposition
+from toril.adapters.prometheus_meter import PrometheusMeter
 from toril.adapters.redis_attempts import RedisAttempts
 from toril.adapters.redis_rates import RedisRates
 from toril.adapters.redis_registry import RedisRegistry
@@ -25,6 +27,7 @@ from toril.bull.cancelling import Cancelling
 from toril.bull.cluster import ClusterLinks
 from toril.bull.connection import Link
 from toril.bull.control import Control
+from toril.bull.depths import Depths
 from toril.bull.events import EventStreams
 from toril.bull.flows import Flows
 from toril.bull.inspector import Inspector
@@ -57,6 +60,8 @@ from toril.core.worker import read_worker
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
 from toril.engine.handovers import Handovers
+from toril.engine.loop_lag import LoopLag
+from toril.engine.measures import Measures
 from toril.engine.pulls import Pulls
 from toril.engine.reconciler import Reconciler
 from toril.engine.seats import Seats
@@ -72,6 +77,7 @@ from toril.gateway.flows import FlowRoutes
 from toril.gateway.job_actions import JobActionRoutes
 from toril.gateway.jobs import JobRoutes
 from toril.gateway.leases import LeaseRoutes
+from toril.gateway.metrics import MetricsRoutes
 from toril.gateway.ops import OpsRoutes
 from toril.gateway.queue_actions import QueueActionRoutes
 from toril.gateway.queues import QueueRoutes
@@ -119,18 +125,26 @@ class Instance:
             settings.gateway.max_queue_name_length,
             store.queue_prefix if settings.redis.cluster else None,
         )
+        self._meter = PrometheusMeter(settings.metrics.max_queues, time.time, settings.metrics.folder, engine.process)
+        self._measures = Measures(self._meter, time.time)
         self._links: Link | ClusterLinks = (
-            ClusterLinks(settings.redis, store, tasks, self._prepare)
+            ClusterLinks(settings.redis, store, tasks, self._prepare, self._meter)
             if settings.redis.cluster
-            else Link(settings.redis, store, prepare=self._prepare)
+            else Link(settings.redis, store, prepare=self._prepare, meter=self._meter)
         )
-        self._following = Link(self._registry_address, store, name="toril:registry", patience_s=_FOLLOW_PATIENCE_S)
+        self._following = Link(
+            self._registry_address,
+            store,
+            name="toril:registry",
+            patience_s=_FOLLOW_PATIENCE_S,
+            meter=self._meter,
+        )
         self._scripts = Scripts(self._links)
         self._registry = RedisRegistry(self._registry_command, self._following.call, store)
         self._attempts = RedisAttempts(self._near_key, store.queue_prefix)
-        self._markers = Markers(self._links, store, tasks)
-        self._presence = PresenceConnections(settings.redis, store, tasks)
-        self._events = EventStreams(self._links, store, tasks)
+        self._markers = Markers(self._links, store, tasks, self._meter)
+        self._presence = PresenceConnections(settings.redis, store, tasks, self._meter)
+        self._events = EventStreams(self._links, store, tasks, self._meter)
         self._schedulers = Schedulers(self._scripts, store.queue_prefix, lambda: int(time.time() * 1000))
         self._leases = LeaseBook(
             self._scripts,
@@ -148,15 +162,16 @@ class Instance:
         self._handovers = Handovers(
             leased, SettledNewsLists(self._links, store, instance_id), instance_id=instance_id, now=time.time
         )
-        self._settler = Settler(engine.lock_s * _SETTLE_PATIENCE_LOCKS, self._handovers)
+        self._settler = Settler(engine.lock_s * _SETTLE_PATIENCE_LOCKS, self._handovers, self._measures)
         self._around = Surroundings(
             tasks=tasks,
             waits=SharedWaits(self._markers),
             presence=self._presence,
             now=time.time,
             instance_id=instance_id,
+            measures=self._measures,
         )
-        self.supervisor = Supervisor(self._consumer, engine, self._presence, self._markers.forget)
+        self.supervisor = Supervisor(self._consumer, engine, self._presence, self._markers.forget, self._measures)
         self._pulls = Pulls(self._leases, leased, self._around, self._handovers, self.supervisor.rules, random.random)
         self._reconciler = Reconciler(self._registry, self.supervisor, self._destination)
         self._following.on_reconnect(self._reconciler.missed)
@@ -166,6 +181,14 @@ class Instance:
             self._scripts, store.queue_prefix, f"bullmq:{installed('bullmq')}", cache=store.queue_cache_size
         )
         self._cancelling = Cancelling(self._links, self._scripts, store, self._break_off)
+        self._exposition = PrometheusExposition(
+            self._meter,
+            Depths(Inspector(self._scripts, store.queue_prefix), time.time),
+            self._links.check,
+            lambda: {consumer.queue for consumer in self.supervisor.consumers()},
+            version=__version__,
+            most_queues=settings.metrics.max_queues,
+        )
         self.gateway = self._gateway()
         self._proxy = self._wire_proxy() if settings.proxy.upstreams else None
         self.app: ASGIApp = self.gateway if self._proxy is None else self._proxy.door
@@ -184,6 +207,8 @@ class Instance:
             ("reconciler", self._reconciler.run()),
             ("admission", self._admission.run()),
             ("config", self._reloading.run()),
+            ("metrics", self._exposition.run()),
+            ("loop-lag", LoopLag(self._meter).run()),
         ):
             self._tasks.create_task(work, name=name)
         if self._proxy is not None:
@@ -350,6 +375,7 @@ class Instance:
                 *EventRoutes(self._events, inspector, actions, names=names).routes(),
                 *OpsRoutes(__version__, self.faults).routes(),
                 *ReloadRoutes(self._reloading).routes(),
+                *MetricsRoutes(self._exposition).routes(),
                 *DocsRoutes(
                     __version__, lambda: (self.gateway.table.routes, self.gateway.socket_table.routes)
                 ).routes(),
@@ -362,6 +388,7 @@ class Instance:
                     Seats(self._consumer, self.supervisor), inspector, names=names, prefix=prefix
                 ).routes(),
             ],
+            self._meter,
         )
 
 

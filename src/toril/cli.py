@@ -22,7 +22,14 @@ from toril.config.reloading import ConfigFile
 from toril.config.tokens import Faults, line
 from toril.core.errors import ConfigInvalid, StoreError
 from toril.core.policy import Settings
-from toril.processes import COUNT_VARIABLE, NUMBER_VARIABLE, PARENT_VARIABLE, SOCKET_VARIABLE, Processes
+from toril.processes import (
+    COUNT_VARIABLE,
+    FOLDER_VARIABLE,
+    NUMBER_VARIABLE,
+    PARENT_VARIABLE,
+    SOCKET_VARIABLE,
+    Processes,
+)
 from toril.server import bind, serve
 
 
@@ -108,7 +115,8 @@ def _serve(options: argparse.Namespace, given: Sequence[str]) -> int:
             processes=int(os.environ[COUNT_VARIABLE]),
         )
         lifeline = int(os.environ[PARENT_VARIABLE])
-        settings = msgspec.structs.replace(settings, engine=engine)
+        metrics = msgspec.structs.replace(settings.metrics, folder=os.environ[FOLDER_VARIABLE])
+        settings = msgspec.structs.replace(settings, engine=engine, metrics=metrics)
         return _run(settings, socket.socket(fileno=int(inherited)), config, lifeline)
     try:
         sock = bind(settings.host, settings.port)

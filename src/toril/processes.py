@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from types import FrameType
@@ -23,6 +24,7 @@ SOCKET_VARIABLE = "TORIL_CHILD_SOCKET"
 PARENT_VARIABLE = "TORIL_CHILD_PARENT"
 NUMBER_VARIABLE = "TORIL_CHILD_NUMBER"
 COUNT_VARIABLE = "TORIL_CHILD_COUNT"
+FOLDER_VARIABLE = "TORIL_CHILD_FOLDER"
 
 _TICK_S = 0.05
 _LONGEST_PAUSE_S = 10.0
@@ -54,9 +56,15 @@ class Processes:
         self._stopping = False
         # Nothing is ever written to it: a child that reads its end has lost its parent, even to `kill -9`.
         self._lifeline, self._alive = os.pipe()
+        self._folder = ""
 
     def run(self) -> int:
         """Run until told to stop; the exit status: 0 when every child ended well."""
+        # Where the children leave what they have measured, for whichever of them is asked.
+        with tempfile.TemporaryDirectory(prefix="toril-", ignore_cleanup_errors=True) as self._folder:
+            return self._run()
+
+    def _run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, self._pass_on)
@@ -89,6 +97,7 @@ class Processes:
             PARENT_VARIABLE: str(self._lifeline),
             NUMBER_VARIABLE: str(number),
             COUNT_VARIABLE: str(len(self._children)),
+            FOLDER_VARIABLE: self._folder,
         }
         # A child that does not handle SIGHUP yet would end by it: it inherits the mask, and is sent it when it does.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})

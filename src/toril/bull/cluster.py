@@ -17,7 +17,9 @@ from redis.crc import key_slot
 
 from toril.bull.connection import Link, Prepare
 from toril.core.errors import StoreError, StoreUnavailable
+from toril.core.metrics import UNMETERED
 from toril.core.policy import RedisAddress, StorePolicy
+from toril.core.ports import Meter
 
 log = structlog.get_logger(__name__)
 
@@ -34,8 +36,16 @@ class ClusterLinks:
         prepare: runs on each new connection.
     """
 
-    def __init__(self, seed: RedisAddress, policy: StorePolicy, tasks: asyncio.TaskGroup, prepare: Prepare) -> None:
+    def __init__(
+        self,
+        seed: RedisAddress,
+        policy: StorePolicy,
+        tasks: asyncio.TaskGroup,
+        prepare: Prepare,
+        meter: Meter = UNMETERED,
+    ) -> None:
         self._seed = seed
+        self._meter = meter
         self._policy = policy
         self._tasks = tasks
         self._prepare = prepare
@@ -118,7 +128,7 @@ class ClusterLinks:
     def _open(self, address: tuple[str, int]) -> tuple[Link, asyncio.Task[None]]:
         host, port = address
         node = msgspec.structs.replace(self._seed, host=host, port=port, path=None, db=0)
-        link = Link(node, self._policy, prepare=self._prepare)
+        link = Link(node, self._policy, prepare=self._prepare, meter=self._meter)
         return link, self._tasks.create_task(link.run(), name=f"redis:{host}:{port}")
 
 

@@ -21,7 +21,9 @@ import structlog
 
 from toril.bull.wire import Argument, Reply, Wire, as_error, pack
 from toril.core.errors import StoreError, StoreRefused, StoreTimeout, StoreUnavailable
+from toril.core.metrics import REDIS_RECONNECTS, UNMETERED
 from toril.core.policy import RedisAddress, StorePolicy
+from toril.core.ports import Meter
 
 Prepare = Callable[[Wire], Awaitable[None]]
 Locate = Callable[[], RedisAddress]
@@ -66,6 +68,7 @@ class Link:
         name: what `CLIENT SETNAME` gets.
         prepare: runs on each new connection before anybody else may use it.
         patience_s: overrides the command timeout, for connections whose commands block.
+        meter: told when the connection was made again.
     """
 
     def __init__(
@@ -76,12 +79,14 @@ class Link:
         name: str = "toril",
         prepare: Prepare | None = None,
         patience_s: float | None = None,
+        meter: Meter = UNMETERED,
     ) -> None:
         self._locate: Locate = (lambda: address) if isinstance(address, RedisAddress) else address
         self.name = name
         self.connects = 0
         self._policy = policy
         self._prepare = prepare
+        self._meter = meter
         self._command_timeout_s = policy.command_timeout_s if patience_s is None else patience_s
         self._silence_timeout_s = max(policy.silence_timeout_s, self._command_timeout_s)
         self._wire: Wire | None = None
@@ -241,6 +246,7 @@ class Link:
         self._up.set()
         if self.connects > 1:
             log.info("redis.reconnected", address=str(address), name=self.name)
+            self._meter.count(REDIS_RECONNECTS, (_role(self.name),))
             for listener in self._listeners:
                 listener()
         return wire
@@ -268,6 +274,13 @@ def tls_context(address: RedisAddress) -> ssl.SSLContext:
     if address.cert_file is not None:
         context.load_cert_chain(address.cert_file, address.key_file)
     return context
+
+
+def _role(name: str) -> str:
+    """What a connection is for, in a word: names of single lanes and queues would be too many."""
+    if name == "toril":
+        return "commands"
+    return name.removeprefix("toril:").partition("-")[0] if name.startswith("toril:") else "presence"
 
 
 _MULTI = pack("MULTI")

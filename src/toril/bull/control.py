@@ -79,17 +79,12 @@ class Control:
         """The queue as it is now."""
         keys = self._keys(queue)
         counts = await self._inspector.counts(queue, STATES)
-        meta, set_aside, *ends = await self._pipeline(
+        meta, set_aside = await self._pipeline(
             keys,
             pack("HMGET", keys.key("meta"), "paused", "concurrency", "max", "duration"),
             pack("LLEN", keys.key("paused")),
-            # Jobs come in at one end and go out at the other, or at the same one (`lifo`): the oldest is at either.
-            pack("LRANGE", keys.key("wait"), 0, 0),
-            pack("LRANGE", keys.key("wait"), -1, -1),
-            pack("LRANGE", keys.key("paused"), -1, -1),
-            pack("ZRANGE", keys.key("prioritized"), 0, 0),
-            pack("ZRANGE", keys.key("prioritized"), -1, -1),
         )
+        since_ms = await self._inspector.oldest_waiting_since_ms(queue)
         paused, concurrency, most, duration = meta
         return QueueState(
             name=queue,
@@ -98,20 +93,9 @@ class Control:
             concurrency=None if concurrency is None else int(concurrency),
             rate_limit=_limit(most, duration),
             workers=await self.workers(queue),
-            oldest_waiting_age_ms=await self._age(keys, [job_id for end in ends for job_id in end]),
+            oldest_waiting_age_ms=None if since_ms is None else max(0, int(self._now() * 1000) - since_ms),
             split=bool(set_aside and counts["waiting"]),
         )
-
-    async def _age(self, keys: QueueKeys, ids: Sequence[bytes]) -> int | None:
-        if not ids:
-            return None
-        commands = [pack("HMGET", keys.key(job_id), "timestamp", "delay") for job_id in ids]
-        since = [
-            int(timestamp) + int(delay or 0)
-            for timestamp, delay in await self._pipeline(keys, *commands)
-            if timestamp is not None
-        ]
-        return max(0, int(self._now() * 1000) - min(since)) if since else None
 
     async def pause(self, queue: str) -> None:
         """No worker takes jobs any more."""

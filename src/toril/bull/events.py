@@ -20,7 +20,9 @@ from toril.bull.keys import QueueKeys
 from toril.bull.wire import SlotMoved, Wire, pack
 from toril.core.errors import StoreError, StoreRefused
 from toril.core.event import GAP, Event, Position, position_of
+from toril.core.metrics import UNMETERED
 from toril.core.policy import StorePolicy
+from toril.core.ports import Meter
 from toril.core.stored_job import json_or_text, text_json
 
 log = structlog.get_logger(__name__)
@@ -42,8 +44,9 @@ _ENDS = frozenset({"completed", "failed", "removed"})
 class EventStreams:
     """The event streams of one process. A connection is made when the first listener comes."""
 
-    def __init__(self, links: Links, policy: StorePolicy, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, links: Links, policy: StorePolicy, tasks: asyncio.TaskGroup, meter: Meter = UNMETERED) -> None:
         self.links = links
+        self.meter = meter
         self.policy = policy
         self.tasks = tasks
         self.closed = asyncio.Event()
@@ -280,6 +283,7 @@ class _Reader:
             name="toril:events",
             prepare=self._prepare,
             patience_s=_BLOCK_MS / 1000 + 5,
+            meter=streams.meter,
         )
         self._link.on_reconnect(self._doubt)
         for work in (self._link.run(), self._run(), self._interrupt()):

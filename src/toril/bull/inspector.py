@@ -55,6 +55,30 @@ class Inspector:
         )
         return dict(zip(states, replies, strict=True))
 
+    async def oldest_waiting_since_ms(self, queue: str) -> int | None:
+        """Since when (wall clock) the job has been waiting that has waited longest; None where none waits."""
+        keys = self._keys(queue)
+        ends = await self._link(keys).pipeline(
+            [
+                # Jobs come in at one end and go out at the other, or at the same one (`lifo`): the oldest is at either.
+                pack("LRANGE", keys.key("wait"), 0, 0),
+                pack("LRANGE", keys.key("wait"), -1, -1),
+                pack("LRANGE", keys.key("paused"), -1, -1),
+                pack("ZRANGE", keys.key("prioritized"), 0, 0),
+                pack("ZRANGE", keys.key("prioritized"), -1, -1),
+            ]
+        )
+        ids = [job_id for end in ends for job_id in end]
+        if not ids:
+            return None
+        commands = [pack("HMGET", keys.key(job_id), "timestamp", "delay") for job_id in ids]
+        since = [
+            int(timestamp) + int(delay or 0)
+            for timestamp, delay in await self._link(keys).pipeline(commands)
+            if timestamp is not None
+        ]
+        return min(since, default=None)
+
     async def jobs(
         self, queue: str, states: Sequence[str], window: tuple[int, int], *, oldest_first: bool
     ) -> list[tuple[bytes, Fields]]:

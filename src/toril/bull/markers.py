@@ -22,7 +22,9 @@ from toril.bull.connection import Link, Links
 from toril.bull.keys import QueueKeys
 from toril.bull.wire import ReplyError, SlotMoved, Wire, pack
 from toril.core.errors import ConnectionLost, StoreError, StoreTimeout
+from toril.core.metrics import UNMETERED
 from toril.core.policy import StorePolicy
+from toril.core.ports import Meter
 
 BLOCK_S = 10
 RECENT_S = 10.0
@@ -36,8 +38,9 @@ Wake = Callable[[float], None]
 class Markers:
     """The waits of one process. Run `run()`; then `watch` and `unwatch` from the event loop."""
 
-    def __init__(self, links: Links, policy: StorePolicy, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, links: Links, policy: StorePolicy, tasks: asyncio.TaskGroup, meter: Meter = UNMETERED) -> None:
         self._links = links
+        self._meter = meter
         self._policy = policy
         self._tasks = tasks
         # By slot group: on one server there is one, in a cluster one call may only name keys of one slot.
@@ -113,6 +116,7 @@ class Markers:
             name=f"toril:{lane.name}",
             prepare=lane.prepare,
             patience_s=BLOCK_S + 5,
+            meter=self._meter,
         )
         self._tasks.create_task(link.run(), name=f"redis:{lane.name}")
         self._tasks.create_task(lane.run(link), name=f"markers:{lane.name}")

@@ -12,7 +12,9 @@ from collections import OrderedDict
 
 from toril.bull.connection import Link
 from toril.bull.keys import QueueKeys
+from toril.core.metrics import UNMETERED
 from toril.core.policy import RedisAddress, StorePolicy
+from toril.core.ports import Meter
 
 _SWEEP_S = 5.0
 
@@ -20,8 +22,11 @@ _SWEEP_S = 5.0
 class PresenceConnections:
     """At most `presence_connections` named connections; the queues that were active last have them."""
 
-    def __init__(self, address: RedisAddress, policy: StorePolicy, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, address: RedisAddress, policy: StorePolicy, tasks: asyncio.TaskGroup, meter: Meter = UNMETERED
+    ) -> None:
         self._address = address
+        self._meter = meter
         self._policy = policy
         self._tasks = tasks
         self._held: OrderedDict[str, tuple[asyncio.Task[None], float]] = OrderedDict()
@@ -39,7 +44,7 @@ class PresenceConnections:
         if len(self._held) >= self._policy.presence_connections:
             self.gone(next(iter(self._held)))
         name = QueueKeys(self._policy.queue_prefix, queue).client_name()
-        link = Link(self._address, self._policy, name=name)
+        link = Link(self._address, self._policy, name=name, meter=self._meter)
         self._held[queue] = (self._tasks.create_task(link.run(), name=f"presence:{queue}"), now)
 
     def gone(self, queue: str) -> None:

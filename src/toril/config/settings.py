@@ -192,6 +192,7 @@ SETTINGS = (
     Setting("delivery.lease", "delivery.lease_s", duration(0.1), ("TORIL_DELIVERY_LEASE",)),
     Setting("delivery.recover_every", "delivery.recover_every_s", duration(0.1), ("TORIL_RECOVER_EVERY",)),
     Setting("delivery.janitor_every", "delivery.janitor_every_s", duration(0.1), ("TORIL_JANITOR_EVERY",)),
+    Setting("metrics.max_queues", "metrics.max_queues", integer(1, 10_000), ("TORIL_METRICS_MAX_QUEUES",)),
     Setting("log.level", "log.level", choice("debug", "info", "warning", "error"), ("TORIL_LOG_LEVEL",)),
     Setting("log.format", "log.format", choice("auto", "human", "json"), ("TORIL_LOG_FORMAT",)),
 )

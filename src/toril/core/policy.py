@@ -95,6 +95,13 @@ class EgressPolicy(Struct, frozen=True, kw_only=True):
     deny: tuple[str, ...] = ()
 
 
+class MetricsPolicy(Struct, frozen=True, kw_only=True):
+    """How many queues `/metrics` shows by name, and where the processes of an instance leave what they measure."""
+
+    max_queues: int = 100
+    folder: str | None = None
+
+
 class LogPolicy(Struct, frozen=True, kw_only=True):
     """How log lines look. `auto` is human on a terminal and JSON otherwise."""
 
@@ -116,4 +123,5 @@ class Settings(Struct, frozen=True, kw_only=True):
     payloads: PayloadPolicy = field(default_factory=PayloadPolicy)
     delivery: DeliveryPolicy = field(default_factory=DeliveryPolicy)
     proxy: ProxyPolicy = field(default_factory=ProxyPolicy)
+    metrics: MetricsPolicy = field(default_factory=MetricsPolicy)
     log: LogPolicy = field(default_factory=LogPolicy)

@@ -20,6 +20,7 @@ from toril.core.event import Event, Position
 from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree
 from toril.core.job import JobSpec
 from toril.core.lease import Lease, Next
+from toril.core.metrics import Metric, QueueDepth
 from toril.core.outcome import ConnectFailed, CutOff, Outcome, TimedOut
 from toril.core.scheduler import SchedulerSpec
 from toril.core.stored_job import Fields
@@ -245,6 +246,40 @@ class SettledNews(Protocol):
 
     async def follow(self, heard: Callable[[str, bytes], None]) -> None:
         """Call this with the queue and the id of each job that we are told of, until cancelled."""
+        ...
+
+
+class Meter(Protocol):
+    """Keeps what is measured. Cheap enough for every request and every job; never waits, never fails.
+
+    The metrics stand in `toril.core.metrics`; labels are given in the order that they have there.
+    """
+
+    def count(self, metric: Metric, labels: tuple[str, ...] = (), by: float = 1.0) -> None:
+        """Add to a counter, or to a gauge, which may fall."""
+        ...
+
+    def observe(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
+        """Put a value into a histogram, in seconds."""
+        ...
+
+
+class QueueDepths(Protocol):
+    """Reads how full queues are."""
+
+    async def read(self, queues: Sequence[str]) -> list[QueueDepth]:
+        """The depths of these queues, in their order."""
+        ...
+
+
+class Exposition(Protocol):
+    """Everything measured, as a text for whoever collects it."""
+
+    async def text(self, sees: Callable[[str], bool]) -> tuple[bytes, bytes]:
+        """The content type, and the text: of all processes of the instance, whichever is asked. Never raises.
+
+        Queues that the caller may not see are among the `other` ones.
+        """
         ...
 
 

@@ -196,6 +196,18 @@ def render(queue: bytes, job_id: bytes, fields: Fields, options: bytes) -> bytes
     return text + _rarer(fields) + b"}"
 
 
+def added_ms(fields: Fields) -> int:
+    """When a job was added (wall clock); 0 where that cannot be read."""
+    added = fields.get(b"timestamp", b"")
+    return int(added) if added.isdigit() else 0
+
+
+def due_ms(fields: Fields) -> int:
+    """When a job could begin: when it was added, and its delay over."""
+    delay = fields.get(b"delay", b"")
+    return added_ms(fields) + (int(delay) if delay.isdigit() else 0)
+
+
 def _rarer(fields: Fields) -> bytes:
     parts = [
         b',"%b":%b' % (shown, as_json(stored)) for name, shown, as_json in _RARER_FIELDS if (stored := fields.get(name))

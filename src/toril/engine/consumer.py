@@ -24,6 +24,7 @@ from toril.core.errors import ConnectionLost, StoreError, StoreTimeout
 from toril.core.lease import Lease, NoJob
 from toril.core.ports import LeaseStore, Now, Presence
 from toril.engine.executor import Executor
+from toril.engine.measures import UNMEASURED, Measures
 from toril.engine.shared_waits import SharedWaits
 from toril.engine.slot import Slot
 
@@ -39,15 +40,23 @@ _MOST_CANCELLED = 1000
 class Surroundings:
     """What every consumer of a process shares."""
 
-    __slots__ = ("_id", "_tokens", "cancelled", "now", "presence", "tasks", "waits")
+    __slots__ = ("_id", "_tokens", "cancelled", "measures", "now", "presence", "tasks", "waits")
 
     def __init__(
-        self, *, tasks: asyncio.TaskGroup, waits: SharedWaits, presence: Presence, now: Now, instance_id: str
+        self,
+        *,
+        tasks: asyncio.TaskGroup,
+        waits: SharedWaits,
+        presence: Presence,
+        now: Now,
+        instance_id: str,
+        measures: Measures = UNMEASURED,
     ) -> None:
         self.tasks = tasks
         self.waits = waits
         self.presence = presence
         self.now = now
+        self.measures = measures
         self._id = instance_id
         self._tokens = 0
         # Cancelled jobs that nobody here was known to have, and when: their lease may still be on its way.
@@ -190,6 +199,7 @@ class Consumer:
     def lose(self, job_id: bytes) -> None:
         """A lease is not ours any more: break its attempt off and write nothing."""
         if self._let_go(job_id):
+            self._around.measures.lost(self.queue)
             log.warning("lease.lost", queue=self.queue, job_id=job_id.decode(errors="replace"))
 
     def cancel(self, job_id: bytes) -> bool:

@@ -110,7 +110,7 @@ class DeliveryExecutor(Executor):
         if outcome is None:
             return None, not as_probe
         verdict = self._target.judge(lease, outcome, self._chance)
-        self._log(lease, outcome, verdict)
+        self._note(lease, outcome, verdict)
         self._told(lease, outcome, verdict)
         await self._gate.tell(token, outcome, as_probe=as_probe)
         change = await self._journal.ending(begun, outcome, verdict)

@@ -13,6 +13,7 @@ import structlog
 
 from toril.core.destinations.base import Chance, Destination
 from toril.core.lease import Lease, Next
+from toril.core.metrics import word
 from toril.core.outcome import Answered, Outcome
 from toril.core.ports import LeaseStore, Outbound, OutboundPool
 from toril.core.verdict import Complete, Fail, HandOver, Verdict
@@ -32,7 +33,9 @@ def _nobody(lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
 class Executor:
     """Takes a lease through its attempt to its settlement. `told` hears what came of each attempt."""
 
-    __slots__ = ("_chance", "_destination", "_outbound", "_pool", "_settler", "_store", "_tells_all", "_told")
+    __slots__ = (
+        "_chance", "_destination", "_labels", "_outbound", "_pool", "_settler", "_store", "_tells_all", "_told",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Executor:
         self._chance = chance
         self._told = told
         self._tells_all = log.is_enabled_for(logging.DEBUG)
+        self._labels = (word(type(destination)), destination.queue)
         self._pool: OutboundPool | None = None
 
     async def execute(self, slot: Slot, lease: Lease, may_lease: Callable[[], bool]) -> Next | None:
@@ -64,7 +68,7 @@ class Executor:
             if outcome is None:
                 return None
             verdict = self._destination.judge(lease, outcome, self._chance)
-            self._log(lease, outcome, verdict)
+            self._note(lease, outcome, verdict)
             self._told(lease, outcome, verdict)
         return await self._settler.settle(self._store, slot, lease, verdict, may_lease)
 
@@ -94,6 +98,7 @@ class Executor:
         """Make the request; None when the attempt was broken off."""
         if self._pool is None:
             self._pool = self._outbound.pool(self._destination.url)
+        self._settler.measures.began(self._labels, lease)
         slot.attempting = True
         try:
             return await self._pool.send(self._destination.request(lease))
@@ -108,7 +113,9 @@ class Executor:
         finally:
             slot.attempting = False
 
-    def _log(self, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
+    def _note(self, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
+        """Measure and log one attempt."""
+        self._settler.measures.attempted(self._labels, outcome, verdict)
         # Successes at debug: thousands a second would cost more than the work they tell of, and so does collecting what
         # nobody is told.
         went_well = isinstance(verdict, (Complete, HandOver))

@@ -17,8 +17,9 @@ import structlog
 from toril.core.destinations.base import Chance, LeaseRules
 from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreTimeout
 from toril.core.lease import NOTHING, Lease, NoJob
+from toril.core.metrics import word
 from toril.core.ports import LeasedQueues, PullStore, PullStores
-from toril.core.pull import Action, Ask, Extended, Released
+from toril.core.pull import Action, Ask, Extended, Failed, Finished, Released
 from toril.core.verdict import Complete, Fail, Retry
 from toril.engine.consumer import Surroundings
 from toril.engine.handovers import Handovers
@@ -29,6 +30,7 @@ _SWEEP_S = 1.5
 _GROUP = 25
 _POLL_S = 10.0
 _LONGEST_LIMIT_S = 30.0
+_KIND = "pull_worker"
 
 
 class Pull:
@@ -76,6 +78,7 @@ class Pulls:
         rules: Rules,
         chance: Chance,
     ) -> None:
+        self._measures = around.measures
         self._stores = stores
         self._leased = leased
         self._waits = around.waits
@@ -172,6 +175,7 @@ class Pulls:
                 await store.schedule_next(found)
             deferred = found.fields.get(b"defa")
             if not deferred:
+                self._measures.began((_KIND, found.queue), found)
                 return found
             # Decided elsewhere: a child of it failed, or it stalled too often.
             reason = deferred.decode(errors="replace")
@@ -214,7 +218,8 @@ class Pulls:
                     raise LeaseLost
             case Released():
                 await store.release(lease)
-            case _:
+                self._measures.reported((_KIND, lease.queue), lease, "none", "release")
+            case Finished() | Failed():
                 verdict = action.verdict(lease, self._chance)
                 match verdict:
                     case Complete():
@@ -223,6 +228,9 @@ class Pulls:
                         await store.retry(lease, verdict, fetch_next=False)
                     case Fail():
                         await store.fail(lease, verdict, fetch_next=False)
+                came = "result" if isinstance(action, Finished) else "error"
+                self._measures.reported((_KIND, lease.queue), lease, came, word(type(verdict)))
+                self._measures.settled(lease, verdict)
 
     async def run(self) -> None:
         """Bring back what has lapsed, until cancelled."""
@@ -245,4 +253,5 @@ class Pulls:
             log.debug("pulls.sweep_failed", queue=queue, error=exc.message)
             return
         for job_id in lapsed:
+            self._measures.stalled(queue)
             log.warning("job.stalled", queue=queue, job_id=job_id.decode(errors="replace"))

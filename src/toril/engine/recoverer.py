@@ -16,6 +16,7 @@ from toril.core.errors import StoreError
 from toril.core.policy import EnginePolicy
 from toril.core.ports import Presence
 from toril.engine.consumer import Consumer
+from toril.engine.measures import UNMEASURED, Measures
 
 log = structlog.get_logger(__name__)
 
@@ -31,10 +32,18 @@ class Recoverer:
         consumers: asked anew for each sweep.
         policy: the intervals.
         presence: told which queues have jobs in flight.
+        measures: told of stalled jobs.
     """
 
-    def __init__(self, consumers: Callable[[], Iterable[Consumer]], policy: EnginePolicy, presence: Presence) -> None:
+    def __init__(
+        self,
+        consumers: Callable[[], Iterable[Consumer]],
+        policy: EnginePolicy,
+        presence: Presence,
+        measures: Measures = UNMEASURED,
+    ) -> None:
         self._consumers = consumers
+        self._measures = measures
         self._policy = policy
         self._presence = presence
 
@@ -82,6 +91,7 @@ class Recoverer:
             log.debug("recoverer.stalled_failed", queue=consumer.queue, error=exc.message)
             return
         for job_id in stalled:
+            self._measures.stalled(consumer.queue)
             log.warning("job.stalled", queue=consumer.queue, job_id=job_id.decode(errors="replace"))
 
     async def _adopting(self) -> None:

@@ -12,11 +12,20 @@ from typing import TypeVar, assert_never
 
 import structlog
 
-from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreTimeout, StoreUnavailable
+from toril.core.errors import (
+    ConnectionLost,
+    JobRefused,
+    LeaseLost,
+    StoreError,
+    StoreTimeout,
+    StoreUnavailable,
+    TorilError,
+)
 from toril.core.lease import Lease, Next
 from toril.core.ports import LeaseStore
 from toril.core.verdict import Complete, DeadLetter, Fail, HandOver, Retry, Settlement, Snooze, Verdict
 from toril.engine.handovers import Handovers
+from toril.engine.measures import UNMEASURED, Measures
 from toril.engine.slot import Slot
 
 log = structlog.get_logger(__name__)
@@ -32,11 +41,13 @@ class Settler:
     Args:
         patience_s: how long to go on trying while Redis is away. After two lock durations the job is not ours.
         handovers: keep the slots of jobs that are settled later.
+        measures: told of jobs that end, and of leases that are lost; executors tell it of attempts.
     """
 
-    def __init__(self, patience_s: float, handovers: Handovers) -> None:
+    def __init__(self, patience_s: float, handovers: Handovers, measures: Measures = UNMEASURED) -> None:
         self._patience_s = patience_s
         self._handovers = handovers
+        self.measures = measures
 
     async def settle(
         self, store: LeaseStore, slot: Slot, lease: Lease, verdict: Verdict, may_lease: Callable[[], bool]
@@ -55,13 +66,13 @@ class Settler:
                 tries += 1
                 slot.doubtful |= isinstance(exc, (ConnectionLost, StoreTimeout))
                 if loop.time() - lease.renewed_at > self._patience_s:
-                    log.warning("lease.lost", queue=lease.queue, job_id=_shown(lease), error=exc.message)
+                    self._lost(lease, exc)
                     return None
                 await asyncio.sleep(_pause_s(tries))
             except LeaseLost as exc:
                 # After a try without an answer this is most likely our own doing; what that try brought is unknown.
                 if not slot.doubtful:
-                    log.warning("lease.lost", queue=lease.queue, job_id=_shown(lease), error=exc.message)
+                    self._lost(lease, exc)
                 return None
             except StoreError as exc:
                 log.error("settle.failed", queue=lease.queue, job_id=_shown(lease), error=exc.message)
@@ -75,8 +86,13 @@ class Settler:
             else:
                 # Our lock was still there, so no try before this one was carried out.
                 slot.doubtful = False
+                self.measures.settled(lease, verdict)
                 return found
         return None
+
+    def _lost(self, lease: Lease, why: TorilError) -> None:
+        self.measures.lost(lease.queue)
+        log.warning("lease.lost", queue=lease.queue, job_id=_shown(lease), error=why.message)
 
     async def release(self, store: LeaseStore, lease: Lease) -> None:
         """Give a job back to the head of its queue."""

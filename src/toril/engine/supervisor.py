@@ -17,6 +17,7 @@ from toril.core.policy import EnginePolicy
 from toril.core.ports import Presence
 from toril.engine.consumer import Consumer
 from toril.engine.lease_keeper import LeaseKeeper
+from toril.engine.measures import UNMEASURED, Measures
 from toril.engine.recoverer import Recoverer
 
 log = structlog.get_logger(__name__)
@@ -33,10 +34,16 @@ class Supervisor:
         policy: intervals, grace, and which process of how many this is.
         presence: told when a queue is not worked on any more.
         forget: told the same; gives up the queue's place among the waits.
+        measures: for the recoverer.
     """
 
     def __init__(
-        self, make: MakeConsumer, policy: EnginePolicy, presence: Presence, forget: Callable[[str], None]
+        self,
+        make: MakeConsumer,
+        policy: EnginePolicy,
+        presence: Presence,
+        forget: Callable[[str], None],
+        measures: Measures = UNMEASURED,
     ) -> None:
         self._make = make
         self._policy = policy
@@ -50,7 +57,7 @@ class Supervisor:
         # Workers on sockets, as many of them per queue as there are.
         self._seated: set[Consumer] = set()
         self._stopping = False
-        self.recoverer = Recoverer(self.consumers, policy, presence)
+        self.recoverer = Recoverer(self.consumers, policy, presence, measures)
         self.lease_keeper = LeaseKeeper(self.consumers, policy.lock_s)
 
     def consumers(self) -> list[Consumer]:

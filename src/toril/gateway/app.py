@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import aclosing
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
 from toril.core.errors import NotFound, ShuttingDown, TorilError
+from toril.core.metrics import ACCEPT_SECONDS, OPEN_SOCKETS, OPEN_STREAMS, REQUEST_SECONDS, UNMETERED
+from toril.core.ports import Meter
 from toril.gateway.admission import Admission
 from toril.gateway.audit import Audit
 from toril.gateway.auth import SUBPROTOCOL, socket_authorization
@@ -22,6 +25,9 @@ from toril.gateway.sockets.socket import NOT_ALLOWED, Socket
 log = structlog.get_logger(__name__)
 
 _NOT_FOUND = problem(NotFound())
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# Made once: a text for each answer would cost as much as counting it.
+_CLASSES = {status: f"{status // 100}xx" for status in range(100, 600)}
 
 
 class Gateway:
@@ -31,14 +37,22 @@ class Gateway:
         routes: of all modules.
         sockets: the routes of WebSockets.
         admission: who may use those that need an API token.
+        meter: told of every answer, and of what is open.
     """
 
-    def __init__(self, routes: Iterable[Route], admission: Admission, sockets: Iterable[SocketRoute] = ()) -> None:
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        admission: Admission,
+        sockets: Iterable[SocketRoute] = (),
+        meter: Meter = UNMETERED,
+    ) -> None:
         self.table = RouteTable(routes)
         self.socket_table = RouteTable(sockets)
         # While shutting down no new work is taken, but a worker may still report on what it has in flight.
         self.draining = False
         self._admission = admission
+        self._meter = meter
         self._audit = Audit()
         self._open: set[Socket] = set()
 
@@ -55,20 +69,35 @@ class Gateway:
             return
         if scope["type"] != "http":
             return
+        began = perf_counter()
         segments: list[bytes] = scope["raw_path"].split(b"/")
         route = self.table.match(scope["method"], segments)
         if route is None:
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._meter.observe(REQUEST_SECONDS, (method, "none", "4xx"), perf_counter() - began)
             await _send(_NOT_FOUND, send)
             return
         request = Request(scope, receive, segments)
         answer = await self._answer(request, route)
+        took_s = perf_counter() - began
         if isinstance(answer, Stream):
-            revoked = asyncio.Event()
-            with self._admission.staying(request, route, revoked.set):
-                await send_stream(answer, receive, send, revoked)
+            self._meter.observe(REQUEST_SECONDS, (route.method, route.template, "2xx"), took_s)
+            await self._stream(answer, request, route, receive, send)
             return
+        self._meter.observe(REQUEST_SECONDS, (route.method, route.template, _CLASSES[answer.status]), took_s)
+        if route.door and answer.status < 300:
+            self._meter.observe(ACCEPT_SECONDS, (route.door,), took_s)
         self._audit.request(request, route, answer.status)
         await _send(answer, send)
+
+    async def _stream(self, stream: Stream, request: Request, route: Route, receive: Receive, send: Send) -> None:
+        revoked = asyncio.Event()
+        self._meter.count(OPEN_STREAMS, (route.template,))
+        try:
+            with self._admission.staying(request, route, revoked.set):
+                await send_stream(stream, receive, send, revoked)
+        finally:
+            self._meter.count(OPEN_STREAMS, (route.template,), -1.0)
 
     async def _answer(self, request: Request, route: Route) -> Answer | Stream:
         try:
@@ -88,12 +117,14 @@ class Gateway:
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One WebSocket: let in or refused before the handshake, served until it is closed."""
+        began, template = perf_counter(), "none"
         await receive()  # websocket.connect
         try:
             segments: list[bytes] = scope["raw_path"].split(b"/")
             route = self.socket_table.match("GET", segments)
             if route is None:
                 raise NotFound
+            template = route.template
             request = Request(scope, receive, segments)
             offered = scope["subprotocols"]
             request.authorization = socket_authorization(request.authorization, request.query(), offered)
@@ -105,6 +136,7 @@ class Gateway:
             serve = await route.handler(request)
         except TorilError as error:
             answer = problem(error)
+            self._meter.observe(REQUEST_SECONDS, ("GET", template, _CLASSES[answer.status]), perf_counter() - began)
             await send(_refused(answer))
             await send({"type": "websocket.http.response.body", "body": answer.body})
             return
@@ -114,8 +146,10 @@ class Gateway:
                 "subprotocol": SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None,
             }
         )
+        self._meter.observe(REQUEST_SECONDS, ("GET", template, "1xx"), perf_counter() - began)
         socket = Socket(receive, send)
         self._open.add(socket)
+        self._meter.count(OPEN_SOCKETS, (template,))
         try:
             async with asyncio.TaskGroup() as tasks:
 
@@ -129,6 +163,7 @@ class Gateway:
             await socket.close(1011, "internal error")
         finally:
             self._open.discard(socket)
+            self._meter.count(OPEN_SOCKETS, (template,), -1.0)
 
 
 async def _send(answer: Answer, send: Send) -> None:

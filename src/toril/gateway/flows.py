@@ -51,7 +51,7 @@ class FlowRoutes:
     def routes(self) -> list[Route]:
         """The routes of this module."""
         return [
-            Route("POST", "/flows", Access.TOKEN, self.add, Right.JOBS_ADD, own=True, about=_ADD),
+            Route("POST", "/flows", Access.TOKEN, self.add, Right.JOBS_ADD, own=True, door="queues", about=_ADD),
             Route(
                 "GET", "/queues/{queue}/jobs/{id}/flow", Access.TOKEN, self.read, Right.JOBS_READ, own=True, about=_READ
             ),

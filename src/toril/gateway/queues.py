@@ -53,6 +53,7 @@ class QueueRoutes:
                 Access.TOKEN,
                 self.add,
                 Right.JOBS_ADD,
+                door="queues",
                 about=About((Reply(list[shapes.Job], "The jobs as added, in their order"),), body=list[JobSpec]),
             ),
             Route(

@@ -198,6 +198,8 @@ class Route(Struct, frozen=True):
     own: bool = False
     # Browsers' EventSource cannot set headers, so there, and only there, the token may stand in the URL.
     token_in_url: bool = False
+    # The door that jobs come in by here, for metrics; empty where none do.
+    door: str = ""
     about: About | None = None
 
 

@@ -13,6 +13,7 @@ from toril.testing.handovers import FakeLeasedQueues, FakeSettledNews
 from toril.testing.holds import FakeHolds
 from toril.testing.leases import FakeLeaseStore
 from toril.testing.ledger import FakeLedger
+from toril.testing.meter import FakeMeter
 from toril.testing.outbound import FakeOutbound, FakePool, answered
 from toril.testing.presence import FakePresence
 from toril.testing.rates import FakeRates
@@ -29,6 +30,7 @@ __all__ = [
     "FakeLeasedQueues",
     "FakeLedger",
     "FakeMarkerWaits",
+    "FakeMeter",
     "FakeOutbound",
     "FakePool",
     "FakePresence",

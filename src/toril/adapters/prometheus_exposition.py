@@ -1,0 +1,185 @@
+"""What all processes have measured, and how full the queues are, in Prometheus' text format.
+
+Called by `toril.gateway.metrics` through a port. Adding up and rendering happen in a thread: thousands of lines would
+hold up the event loop. Queues are read from Redis at most once per `FRESH_S`, whoever scrapes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+import structlog
+from msgspec import Struct
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.metrics_core import Metric as Family
+
+from toril.adapters.prometheus_meter import SHARE_S, Labels, PrometheusMeter, Snapshot
+from toril.core.errors import StoreError
+from toril.core.metrics import (
+    BUILD_INFO,
+    CAPPED,
+    METRICS,
+    OTHER,
+    PROCESSES,
+    QUEUE_JOBS,
+    QUEUE_OLDEST_SECONDS,
+    REDIS_UP,
+    Metric,
+    QueueDepth,
+    bounded,
+)
+from toril.core.ports import QueueDepths
+
+log = structlog.get_logger(__name__)
+
+FRESH_S = 5.0
+_ALIVE_S = 10.0
+_PATIENCE_S = 5.0
+_NO_DEPTHS: tuple[QueueDepth, ...] = ()
+Values = dict[Labels, list[float]]
+Sees = Callable[[str], bool]
+
+
+class PrometheusExposition:
+    """Everything measured, as a text.
+
+    Args:
+        meter: what this process has measured, and the way to the others.
+        depths: reads queues.
+        ping: raises a `StoreError` where Redis does not answer.
+        queues: those that are worked on here.
+        version: toril's own.
+        most_queues: so many queues are shown by name.
+    """
+
+    def __init__(
+        self,
+        meter: PrometheusMeter,
+        depths: QueueDepths,
+        ping: Callable[[], Awaitable[object]],
+        queues: Callable[[], Iterable[str]],
+        *,
+        version: str,
+        most_queues: int,
+    ) -> None:
+        self._meter = meter
+        self._depths = depths
+        self._ping = ping
+        self._queues = queues
+        self._version = version
+        self._most_queues = most_queues
+        self._reading = asyncio.Lock()
+        self._read_at = float("-inf")
+        self._found: tuple[QueueDepth, ...] = _NO_DEPTHS
+
+    async def run(self) -> None:
+        """Share with the other processes what is measured here, until cancelled."""
+        while True:
+            await self._meter.share(self._queues())
+            await asyncio.sleep(SHARE_S)
+
+    async def text(self, sees: Sees) -> tuple[bytes, bytes]:
+        """The content type and the text; what the caller may not see is among `other`."""
+        own = self._meter.snapshot(self._queues())
+        others = await asyncio.to_thread(self._meter.others)
+        up, depths = await self._from_redis(sorted({queue for one in [own, *others] for queue in one.queues}))
+        text = await asyncio.to_thread(self._rendered, own, others, _Found(up, depths, sees))
+        return CONTENT_TYPE_PLAIN_0_0_4.encode(), text
+
+    async def _from_redis(self, queues: list[str]) -> tuple[bool, tuple[QueueDepth, ...]]:
+        """Whether Redis answers, and what it says of these queues: nothing where it does not."""
+        try:
+            async with asyncio.timeout(_PATIENCE_S), self._reading:
+                await self._ping()
+                now = asyncio.get_running_loop().time()
+                if now - self._read_at > FRESH_S:
+                    self._found = tuple(await self._depths.read(queues))
+                    self._read_at = now
+                return True, self._found
+        except (StoreError, TimeoutError) as exc:
+            log.debug("metrics.redis_unread", error=str(exc))
+            return False, _NO_DEPTHS
+
+    def _rendered(self, own: Snapshot, others: list[Snapshot], found: _Found) -> bytes:
+        alive = [own, *(other for other in others if own.at_s - other.at_s < _ALIVE_S)]
+        values = {
+            metric: _added(metric, alive if metric.kind == "gauge" else [own, *others], found.sees)
+            for metric in METRICS
+            if metric not in {QUEUE_JOBS, QUEUE_OLDEST_SECONDS, REDIS_UP, PROCESSES, BUILD_INFO}
+        }
+        values[REDIS_UP] = {(): [float(found.up)]}
+        values[PROCESSES] = {(): [float(len(alive))]}
+        values[BUILD_INFO] = {(self._version,): [1.0]}
+        shown = bounded(found.depths, self._most_queues, found.sees)
+        values[QUEUE_JOBS] = {
+            (depth.queue, state): [float(count)] for depth in shown for state, count in depth.jobs.items()
+        }
+        values[QUEUE_OLDEST_SECONDS] = {(depth.queue,): [depth.oldest_waiting_s] for depth in shown}
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Collector(values))
+        return generate_latest(registry)
+
+
+class _Found(Struct, frozen=True):
+    """What Redis says, and what the caller may see of all."""
+
+    up: bool
+    depths: tuple[QueueDepth, ...]
+    sees: Sees
+
+
+def _added(metric: Metric, snapshots: Iterable[Snapshot], sees: Sees) -> Values:
+    """One metric's values over all processes."""
+    values: Values = {}
+    place = metric.labels.index(CAPPED) if CAPPED in metric.labels else None
+    for snapshot in snapshots:
+        for had, numbers in snapshot.metrics.get(metric.name, ()):
+            hidden = place is not None and not sees(had[place])
+            labels = (*had[:place], OTHER, *had[place + 1 :]) if hidden and place is not None else had
+            known = values.get(labels)
+            values[labels] = numbers if known is None else [a + b for a, b in zip(known, numbers, strict=True)]
+    if not metric.labels and not values:
+        values[()] = [0.0] * (len(metric.buckets) + 2 if metric.buckets else 1)
+    return values
+
+
+class _Collector:
+    """Values as prometheus-client wants them."""
+
+    def __init__(self, values: dict[Metric, Values]) -> None:
+        self._values = values
+
+    def collect(self) -> Iterator[Family]:
+        """All families, in the order of the table."""
+        for metric in METRICS:
+            yield _family(metric, self._values[metric])
+
+
+def _family(metric: Metric, values: Values) -> Family:
+    if metric.kind == "histogram":
+        histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+        for labels, (*counts, total) in sorted(values.items()):
+            histogram.add_metric(labels, _cumulative(metric, counts), total)
+        return histogram
+    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    family = kind(metric.name, metric.help, labels=metric.labels)
+    for labels, (number,) in sorted(values.items()):
+        family.add_metric(labels, number)
+    return family
+
+
+def _cumulative(metric: Metric, counts: list[float]) -> list[tuple[str, float]]:
+    """Each bucket with all that are below it, as Prometheus has them."""
+    sums: list[tuple[str, float]] = []
+    total = 0.0
+    for bound, count in zip([*(f"{bound:g}" for bound in metric.buckets), "+Inf"], counts, strict=True):
+        total += count
+        sums.append((bound, total))
+    return sums

@@ -1,0 +1,33 @@
+"""A meter that remembers every call, for tests of what is measured where."""
+
+from __future__ import annotations
+
+from toril.core.metrics import Metric
+
+
+class FakeMeter:
+    """Remembers what it was told. `counts` are summed by metric and labels, `observed` are in order."""
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[Metric, tuple[str, ...]], float] = {}
+        self.observed: list[tuple[Metric, tuple[str, ...], float]] = []
+
+    def count(self, metric: Metric, labels: tuple[str, ...] = (), by: float = 1.0) -> None:
+        """Add to a counter or a gauge."""
+        _check(metric, labels)
+        key = (metric, labels)
+        self.counts[key] = self.counts.get(key, 0.0) + by
+
+    def observe(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
+        """Put a value into a histogram."""
+        _check(metric, labels)
+        self.observed.append((metric, labels, value))
+
+    def values(self, metric: Metric) -> list[tuple[tuple[str, ...], float]]:
+        """What was put into one histogram."""
+        return [(labels, value) for known, labels, value in self.observed if known is metric]
+
+
+def _check(metric: Metric, labels: tuple[str, ...]) -> None:
+    if len(labels) != len(metric.labels):
+        raise ValueError(f"{metric.name} has the labels {metric.labels}, not {labels}")

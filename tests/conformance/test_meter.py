@@ -1,0 +1,242 @@
+"""What every `Meter` promises, over the fake and the real one; and what several processes make of it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from toril.adapters.prometheus_exposition import PrometheusExposition
+from toril.adapters.prometheus_meter import PrometheusMeter
+from toril.core.errors import StoreUnavailable
+from toril.core.metrics import ATTEMPTS, JOBS_STALLED, METRICS, OPEN_SOCKETS, REQUEST_SECONDS, Metric, QueueDepth
+from toril.core.ports import Meter
+from toril.testing import FakeMeter
+
+LABELS = ("GET", "/health", "2xx")
+Counted = Callable[[Meter, Metric, tuple[str, ...]], float]
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def counted(meter: Meter, metric: Metric, labels: tuple[str, ...]) -> float:
+    if isinstance(meter, FakeMeter):
+        return meter.counts.get((metric, labels), 0.0)
+    assert isinstance(meter, PrometheusMeter)
+    return dict(meter.snapshot().metrics[metric.name]).get(labels, [0.0])[0]
+
+
+def observed(meter: Meter, metric: Metric, labels: tuple[str, ...]) -> tuple[int, float]:
+    """How many values a histogram has, and their sum."""
+    if isinstance(meter, FakeMeter):
+        values = [value for known, value in meter.values(metric) if known == labels]
+        return len(values), sum(values)
+    assert isinstance(meter, PrometheusMeter)
+    *counts, total = dict(meter.snapshot().metrics[metric.name])[labels]
+    return int(sum(counts)), total
+
+
+@pytest.fixture(params=["fake", "prometheus"])
+def meter(request: pytest.FixtureRequest) -> Meter:
+    return FakeMeter() if request.param == "fake" else PrometheusMeter(100, lambda: 0.0)
+
+
+def test_counters_add_up_by_their_labels(meter: Meter) -> None:
+    meter.count(JOBS_STALLED, ("a",))
+    meter.count(JOBS_STALLED, ("a",), 2.0)
+    meter.count(JOBS_STALLED, ("b",))
+    assert counted(meter, JOBS_STALLED, ("a",)) == 3
+    assert counted(meter, JOBS_STALLED, ("b",)) == 1
+
+
+def test_gauges_fall(meter: Meter) -> None:
+    for by in (1.0, 1.0, -1.0):
+        meter.count(OPEN_SOCKETS, ("/ws",), by)
+    assert counted(meter, OPEN_SOCKETS, ("/ws",)) == 1
+
+
+def test_histograms_keep_how_many_and_how_much(meter: Meter) -> None:
+    for value in (0.002, 0.5, 1000.0):
+        meter.observe(REQUEST_SECONDS, LABELS, value)
+    assert observed(meter, REQUEST_SECONDS, LABELS) == (3, pytest.approx(1000.502))
+
+
+class Depths:
+    """Queues that are as full as somebody says."""
+
+    def __init__(self, *depths: QueueDepth) -> None:
+        self.depths = {depth.queue: depth for depth in depths}
+        self.asked: list[list[str]] = []
+        self.down = False
+
+    async def read(self, queues: list[str]) -> list[QueueDepth]:  # type: ignore[override]
+        self.asked.append(list(queues))
+        return [self.depths[queue] for queue in queues if queue in self.depths]
+
+    async def ping(self) -> None:
+        if self.down:
+            raise StoreUnavailable
+
+
+def exposition(
+    meter: PrometheusMeter, depths: Depths | None = None, queues: tuple[str, ...] = (), most: int = 100
+) -> PrometheusExposition:
+    depths = depths or Depths()
+    return PrometheusExposition(meter, depths, depths.ping, lambda: queues, version="1.2.3", most_queues=most)  # type: ignore[arg-type]
+
+
+async def scraped(shown: PrometheusExposition, sees: Callable[[str], bool] = lambda _: True) -> Samples:
+    kind, text = await shown.text(sees)
+    assert kind.startswith(b"text/plain; version=0.0.4")
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def of(samples: Samples, name: str, **labels: str) -> float | None:
+    return samples.get((name, tuple(sorted(labels.items()))))
+
+
+async def test_every_metric_of_the_table_is_shown_also_before_anything_has_happened() -> None:
+    _, text = await exposition(PrometheusMeter(100, lambda: 0.0)).text(lambda _: True)
+    for metric in METRICS:
+        assert f"# TYPE {metric.name} {metric.kind}\n".encode() in text
+
+
+async def test_buckets_hold_all_that_is_below_them() -> None:
+    meter = PrometheusMeter(100, lambda: 0.0)
+    for value in (0.0005, 0.001, 0.0011, 0.3, 61.0):
+        meter.observe(REQUEST_SECONDS, LABELS, value)
+    samples = await scraped(exposition(meter))
+    labels = dict(zip(REQUEST_SECONDS.labels, LABELS, strict=True))
+    bucket = f"{REQUEST_SECONDS.name}_bucket"
+    found = [of(samples, bucket, le=f"{bound:g}", **labels) for bound in (0.001, 0.0025, 0.25, 0.5, 60)]
+    assert found == [2, 3, 3, 4, 4]
+    assert of(samples, bucket, le="+Inf", **labels) == 5
+    assert of(samples, f"{REQUEST_SECONDS.name}_count", **labels) == 5
+    assert of(samples, f"{REQUEST_SECONDS.name}_sum", **labels) == pytest.approx(61.3026)
+
+
+async def test_queues_over_the_limit_are_one_other() -> None:
+    meter = PrometheusMeter(2, lambda: 0.0)
+    for number in range(50):
+        meter.count(JOBS_STALLED, (f"q-{number}",))
+        meter.count(ATTEMPTS, ("push_worker", f"q-{number}", "2xx", "complete"))
+    depths = Depths(*(QueueDepth(f"q-{number}", {"waiting": 1}, number) for number in range(50)))
+    samples = await scraped(exposition(meter, depths, tuple(depths.depths), most=2))
+    stalled = {labels: value for (name, labels), value in samples.items() if name == JOBS_STALLED.name}
+    assert stalled == {(("queue", "q-0"),): 1, (("queue", "q-1"),): 1, (("queue", "other"),): 48}
+    assert of(samples, ATTEMPTS.name, kind="push_worker", queue="other", outcome="2xx", verdict="complete") == 48
+    assert of(samples, "toril_queue_jobs", queue="other", state="waiting") == 48
+    assert of(samples, "toril_queue_oldest_waiting_age_seconds", queue="other") == 49
+    assert len({dict(labels)["queue"] for (_, labels), _ in samples.items() if "queue" in dict(labels)}) <= 4
+
+
+async def test_queues_that_the_caller_may_not_see_are_among_the_others() -> None:
+    meter = PrometheusMeter(100, lambda: 0.0)
+    for queue in ("ours", "theirs", "secret"):
+        meter.count(JOBS_STALLED, (queue,))
+        meter.count(ATTEMPTS, ("push_worker", queue, "2xx", "complete"))
+    depths = Depths(*(QueueDepth(queue, {"waiting": 2}) for queue in ("ours", "theirs", "secret")))
+    samples = await scraped(exposition(meter, depths), lambda queue: queue == "ours")
+    assert {dict(labels)["queue"] for _, labels in samples if "queue" in dict(labels)} == {"ours", "other"}
+    assert of(samples, JOBS_STALLED.name, queue="other") == 2
+    assert of(samples, ATTEMPTS.name, kind="push_worker", queue="other", outcome="2xx", verdict="complete") == 2
+    assert of(samples, "toril_queue_jobs", queue="other", state="waiting") == 4
+
+
+async def test_label_values_are_escaped() -> None:
+    meter = PrometheusMeter(100, lambda: 0.0)
+    name = 'a"b\\c\nd'
+    meter.count(JOBS_STALLED, (name,))
+    assert of(await scraped(exposition(meter)), JOBS_STALLED.name, queue=name) == 1
+
+
+async def test_without_redis_all_but_the_queues_is_shown() -> None:
+    meter = PrometheusMeter(100, lambda: 0.0)
+    meter.count(JOBS_STALLED, ("a",))
+    depths = Depths(QueueDepth("a", {"waiting": 1}))
+    shown = exposition(meter, depths)
+    assert of(await scraped(shown), "toril_redis_up") == 1
+    depths.down = True
+    samples = await scraped(shown)
+    assert of(samples, "toril_redis_up") == 0
+    assert of(samples, JOBS_STALLED.name, queue="a") == 1
+    assert of(samples, "toril_queue_jobs", queue="a", state="waiting") is None
+
+
+async def test_queues_are_read_once_for_scrapes_in_a_row() -> None:
+    meter = PrometheusMeter(100, lambda: 0.0)
+    meter.count(JOBS_STALLED, ("measured",))
+    depths = Depths(QueueDepth("measured", {"waiting": 1}))
+    shown = exposition(meter, depths, ("worked-on",))
+    for _ in range(3):
+        await scraped(shown)
+    assert depths.asked == [["measured", "worked-on"]]
+
+
+class TestSeveralProcesses:
+    """Each shows the whole."""
+
+    def meter(self, folder: Path, number: int, now: float = 100.0) -> PrometheusMeter:
+        return PrometheusMeter(100, lambda: now, os.fspath(folder), number)
+
+    async def test_any_of_them_shows_the_sum(self, tmp_path: Path) -> None:
+        meters = [self.meter(tmp_path, number) for number in range(3)]
+        for number, meter in enumerate(meters):
+            meter.count(JOBS_STALLED, ("a",), number + 1)
+            meter.count(OPEN_SOCKETS, ("/ws",), 2.0)
+            meter.observe(REQUEST_SECONDS, LABELS, 0.01)
+            await meter.share(("here",))
+        labels = dict(zip(REQUEST_SECONDS.labels, LABELS, strict=True))
+        for meter in meters:
+            samples = await scraped(exposition(meter))
+            assert of(samples, JOBS_STALLED.name, queue="a") == 6
+            assert of(samples, OPEN_SOCKETS.name, route="/ws") == 6
+            assert of(samples, f"{REQUEST_SECONDS.name}_count", **labels) == 3
+            assert of(samples, "toril_processes") == 3
+
+    async def test_the_queues_of_all_are_read(self, tmp_path: Path) -> None:
+        first, second = self.meter(tmp_path, 0), self.meter(tmp_path, 1)
+        await second.share(("theirs",))
+        depths = Depths()
+        await scraped(exposition(first, depths, ("ours",)))
+        assert depths.asked == [["ours", "theirs"]]
+
+    async def test_one_that_is_gone_leaves_its_counts_and_takes_its_sockets(self, tmp_path: Path) -> None:
+        gone = self.meter(tmp_path, 1, now=80.0)
+        gone.count(JOBS_STALLED, ("a",))
+        gone.count(OPEN_SOCKETS, ("/ws",))
+        await gone.share()
+        samples = await scraped(exposition(self.meter(tmp_path, 0)))
+        assert of(samples, JOBS_STALLED.name, queue="a") == 1
+        assert of(samples, OPEN_SOCKETS.name, route="/ws") is None
+        assert of(samples, "toril_processes") == 1
+
+    async def test_one_that_is_started_again_goes_on_where_it_was(self, tmp_path: Path) -> None:
+        before = self.meter(tmp_path, 1)
+        before.count(JOBS_STALLED, ("a",), 5.0)
+        before.observe(REQUEST_SECONDS, LABELS, 0.01)
+        before.count(OPEN_SOCKETS, ("/ws",))
+        await before.share()
+        again = self.meter(tmp_path, 1)
+        assert counted(again, JOBS_STALLED, ("a",)) == 5
+        assert observed(again, REQUEST_SECONDS, LABELS) == (1, 0.01)
+        assert counted(again, OPEN_SOCKETS, ("/ws",)) == 0
+        again.count(JOBS_STALLED, ("a",))
+        await again.share()
+        assert of(await scraped(exposition(self.meter(tmp_path, 0))), JOBS_STALLED.name, queue="a") == 6
+
+    async def test_a_file_that_cannot_be_read_spoils_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "1.metrics").write_bytes(b"\x00 half of it")
+        meter = self.meter(tmp_path, 0)
+        meter.count(JOBS_STALLED, ("a",))
+        assert of(await scraped(exposition(meter)), JOBS_STALLED.name, queue="a") == 1
+
+    async def test_a_folder_that_is_gone_spoils_nothing(self, tmp_path: Path) -> None:
+        meter = self.meter(tmp_path / "gone", 0)
+        meter.count(JOBS_STALLED, ("a",))
+        await meter.share()
+        assert of(await scraped(exposition(meter)), JOBS_STALLED.name, queue="a") == 1

@@ -1,0 +1,83 @@
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toril.core.metrics import CAPPED, METRICS, OTHER, QueueDepth, bounded, word
+from toril.core.outcome import CutOff
+
+OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
+ROW = re.compile(r"\| `(toril_[a-z_]+)` \| (\w+) \| ([^|]*) \|")
+names = st.lists(st.text(st.characters(codec="utf-8"), min_size=1), unique=True, max_size=30)
+
+
+def test_names_are_those_that_prometheus_asks_for() -> None:
+    for metric in METRICS:
+        assert re.fullmatch(r"toril_[a-z_]+", metric.name)
+        assert metric.name.endswith("_total") == (metric.kind == "counter"), metric.name
+        assert ("_seconds" in metric.name) or metric.kind != "histogram"
+        assert all(re.fullmatch(r"[a-z]+", label) and label != "le" for label in metric.labels)
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+
+
+def test_histograms_have_buckets_in_order_and_nothing_else_has() -> None:
+    for metric in METRICS:
+        assert bool(metric.buckets) == (metric.kind == "histogram")
+        assert sorted(set(metric.buckets)) == list(metric.buckets)
+
+
+def test_what_is_measured_is_documented_and_nothing_else() -> None:
+    rows = [found.groups() for line in OPERATIONS.read_text().splitlines() if (found := ROW.match(line))]
+    said = [
+        (name, kind, tuple(label.strip(" `") for label in labels.split(",") if label.strip()))
+        for name, kind, labels in rows
+    ]
+    assert said == [(metric.name, metric.kind, metric.labels) for metric in METRICS]
+
+
+def test_a_class_becomes_a_word() -> None:
+    assert word(CutOff) == "cut_off"
+
+
+@given(names, st.integers(1, 10))
+def test_depths_are_bounded_and_lose_no_job(queues: list[str], most: int) -> None:
+    depths = [
+        QueueDepth(queue, {"waiting": place + 1, "failed": 2}, float(place)) for place, queue in enumerate(queues)
+    ]
+    shown = bounded(depths, most, lambda queue: len(queue) % 2 == 0)
+    assert all(len(depth.queue) % 2 == 0 or depth.queue == OTHER for depth in shown)
+    assert len(shown) <= most + 1
+    for state in ("waiting", "failed"):
+        assert sum(depth.jobs.get(state, 0) for depth in shown) == sum(depth.jobs[state] for depth in depths)
+    assert max((depth.oldest_waiting_s for depth in shown), default=0) == max(
+        (depth.oldest_waiting_s for depth in depths), default=0
+    )
+
+
+def test_the_rest_is_called_other() -> None:
+    depths = [QueueDepth(queue, {"waiting": 1}, age) for queue, age in (("c", 1.0), ("a", 2.0), ("b", 3.0))]
+    assert bounded(depths, 2, lambda _: True) == [
+        QueueDepth("a", {"waiting": 1}, 2.0),
+        QueueDepth("b", {"waiting": 1}, 3.0),
+        QueueDepth(OTHER, {"waiting": 1}, 1.0),
+    ]
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_no_label_but_the_bounded_one_is_for_names(metric: object) -> None:
+    known = {
+        CAPPED,
+        "kind",
+        "outcome",
+        "verdict",
+        "method",
+        "route",
+        "status",
+        "door",
+        "connection",
+        "state",
+        "version",
+    }
+    assert set(metric.labels) <= known  # type: ignore[attr-defined]
