@@ -35,6 +35,7 @@ from toril.bull.job_actions import JobActions
 from toril.bull.leased_queues import LeasedQueueSet
 from toril.bull.leases import LeaseBook
 from toril.bull.markers import Markers
+from toril.bull.paused_lists import PausedLists
 from toril.bull.presence import PresenceConnections
 from toril.bull.producer import Producer
 from toril.bull.schedulers import Schedulers
@@ -145,6 +146,10 @@ class Instance:
         self._markers = Markers(self._links, store, tasks, self._meter)
         self._presence = PresenceConnections(settings.redis, store, tasks, self._meter)
         self._events = EventStreams(self._links, store, tasks, self._meter)
+        self._markers = Markers(self._links, store, tasks)
+        self._presence = PresenceConnections(settings.redis, store, tasks)
+        self._paused_lists = PausedLists(self._scripts, store.queue_prefix)
+        self._events = EventStreams(self._links, store, tasks)
         self._schedulers = Schedulers(self._scripts, store.queue_prefix, lambda: int(time.time() * 1000))
         self._leases = LeaseBook(
             self._scripts,
@@ -202,6 +207,7 @@ class Instance:
             ("presence", self._presence.run()),
             ("supervisor", self.supervisor.run()),
             ("pulls", self._pulls.run()),
+            ("paused-lists", self._paused_lists.run()),
             ("attempts", self._attempts.run()),
             ("handovers", self._handovers.run()),
             ("reconciler", self._reconciler.run()),
@@ -354,6 +360,14 @@ class Instance:
         inspector = Inspector(self._scripts, prefix)
         producer = self._producer
         control = Control(self._scripts, inspector, prefix, time.time)
+        producer = Producer(
+            self._scripts,
+            prefix,
+            f"bullmq:{installed('bullmq')}",
+            cache=self.settings.store.queue_cache_size,
+            added=self._paused_lists.note,
+        )
+        control = Control(self._scripts, inspector, prefix, time.time, self._paused_lists.note)
         actions = JobActions(self._scripts, prefix, time.time)
         flows = Flows(self._scripts, producer, inspector, actions, prefix)
         names, limit = self._names, policy.max_body_bytes

@@ -43,9 +43,19 @@ def node(request: pytest.FixtureRequest, node_modules: Path, valkey: ValkeyProce
         yield Node(request.param, valkey.url, node_modules, stack)
 
 
-@pytest.fixture(scope="session", params=["5", "6"], ids=["bullmq5", "bullmq6"])
-def live(request: pytest.FixtureRequest, node_modules: Path, valkey: ValkeyProcess) -> Iterator[LiveNode]:
-    """One major of Node BullMQ on the shared Valkey, in one process for all tests."""
-    with LiveNode(request.param, valkey.url, node_modules) as node:
-        node.wait_for(1, "ready")
-        yield node
+@pytest.fixture(scope="session")
+def lives(node_modules: Path, valkey: ValkeyProcess) -> Iterator[dict[str, LiveNode]]:
+    """Both majors of Node BullMQ on the shared Valkey, each in one process for all tests."""
+    with ExitStack() as stack:
+        nodes = {
+            f"bullmq{version}": stack.enter_context(LiveNode(version, valkey.url, node_modules)) for version in "56"
+        }
+        for node in nodes.values():
+            node.wait_for(1, "ready", timeout_s=60)
+        yield nodes
+
+
+@pytest.fixture(params=["bullmq5", "bullmq6"])
+def live(request: pytest.FixtureRequest, lives: dict[str, LiveNode]) -> LiveNode:
+    """One major of Node BullMQ on the shared Valkey."""
+    return lives[request.param]

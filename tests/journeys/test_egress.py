@@ -108,7 +108,9 @@ def test_what_is_allowed_is_called_and_its_redirects_are_not_followed(
     assert gateway.finished("orders", gateway.add_one("orders"))["returnvalue"] == {"done": True}
     for location in (private.url, private.url.replace("127.0.0.1", "127.0.0.2"), "http://169.254.169.254/"):
         public.behaviour = lambda _, location=location: respond(307, "Elsewhere", [("location", location)])
-        assert gateway.finished("orders", gateway.add_one("orders"))["failedReason"] == "Elsewhere"
+        done = gateway.finished("orders", gateway.add_one("orders"))
+        assert done["failedReason"] == "Elsewhere"
+        assert f"redirects are not followed, this one leads to '{location}'" in done["stacktrace"][0]
     assert (len(public.calls), private.calls) == (4, [])
     answer = gateway.http.post("/workers", json=worker("mails", "http://a.evil.example/"))
     assert (answer.status_code, answer.text) == (400, "Invalid URL, a.evil.example is refused by the egress deny list")

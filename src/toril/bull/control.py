@@ -30,9 +30,17 @@ _HOLD_DURATION_MS = 1000
 
 
 class Control:
-    """Answers and does what BullMQ's Queue does for a whole queue."""
+    """Answers and does what BullMQ's Queue does for a whole queue; `paused` hears of those that are paused."""
 
-    def __init__(self, scripts: Scripts, inspector: Inspector, prefix: str, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        scripts: Scripts,
+        inspector: Inspector,
+        prefix: str,
+        now: Callable[[], float],
+        paused: Callable[[str], None] = lambda queue: None,
+    ) -> None:
+        self._paused = paused
         self._scripts = scripts
         self._inspector = inspector
         self._prefix = prefix
@@ -100,6 +108,7 @@ class Control:
     async def pause(self, queue: str) -> None:
         """No worker takes jobs any more."""
         await self._pause(queue, "wait", "paused", "paused")
+        self._paused(queue)
 
     async def resume(self, queue: str) -> None:
         """Workers take jobs again; jobs that BullMQ 5 has set aside come back."""

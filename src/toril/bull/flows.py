@@ -44,8 +44,12 @@ class Flows:
             raise InvalidRequest("On a Redis Cluster all queues of a flow need the same hash tag", field="queueName")
         for queue in _queues(jobs):
             await self._producer.meet(queue)
-        for reply in await self._scripts.transaction(min(prefixes), calls):
-            added_id(reply)
+        try:
+            for reply in await self._scripts.transaction(min(prefixes), calls):
+                added_id(reply)
+        finally:
+            for queue in _queues(jobs):
+                self._producer.added(queue)
         return added
 
     def _plan(

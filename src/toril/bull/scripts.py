@@ -33,14 +33,14 @@ _EVALSHA = b"$7\r\nEVALSHA\r\n$40\r\n"
 
 
 class Script:
-    """One of BullMQ's scripts."""
+    """One of BullMQ's scripts, or (with its text) one of ours, for what BullMQ has none."""
 
     __slots__ = ("keys", "name", "sha", "text")
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, text: bytes | None = None) -> None:
         self.name, _, keys = file.removesuffix(".lua").partition("-")
         self.keys = int(keys)
-        self.text = files("bullmq").joinpath("commands", file).read_bytes()
+        self.text = files("bullmq").joinpath("commands", file).read_bytes() if text is None else text
         self.sha = hashlib.sha1(self.text).hexdigest().encode()  # noqa: S324 - how Redis names scripts
 
     def head(self, keys: Sequence[bytes], arguments: int) -> bytes:

@@ -25,6 +25,7 @@ from toril.core.verdict import Complete, Fail, Retry, Verdict
 from toril.core.worker import WorkerSpec
 
 EXCERPT_BYTES = 512
+_LOCATION_BYTES = 200
 _is_json = msgspec.json.Decoder(Raw).decode
 _URL_SAFE = "!#$%&'()*+,/:;=?@[]~"
 
@@ -115,11 +116,15 @@ class PushWorker:
         policy = self.spec.policy
         if policy is not None and policy.is_final(answer.status):
             note = f"the worker's policy fails the job on {answer.status}"
-            return Fail(answer.reason, self._answer_trace(answer.reason, answer, note))
+            return Fail(answer.reason, self._answer_trace(answer.reason, answer, *_unfollowed(answer), note))
         most_ms = policy.max_retry_after_ms if policy is not None and policy.retry_after else None
         hint = read_hint(answer, self._now(), most_ms)
         return attempt_failed(
-            lease, answer.reason, self._answer_trace(answer.reason, answer, *hint.notes), chance, hint
+            lease,
+            answer.reason,
+            self._answer_trace(answer.reason, answer, *_unfollowed(answer), *hint.notes),
+            chance,
+            hint,
         )
 
     def _answer_trace(self, reason: str, answer: Answered, *notes: str) -> str:
@@ -131,6 +136,15 @@ class PushWorker:
             f"    answered {f'{answer.status} {answer.reason}'.rstrip()} after {answer.duration_s * 1000:.0f} ms\n"
             f"{noted}    body: {excerpt}{more}"
         )
+
+
+def _unfollowed(answer: Answered) -> tuple[str, ...]:
+    """What to say of a redirect. None is followed: it could lead where this worker could not be registered."""
+    location = answer.header(b"location") if 300 <= answer.status < 400 else None
+    if location is None:
+        return ()
+    shown = repr(location[:_LOCATION_BYTES].decode("latin-1"))
+    return (f"redirects are not followed, this one leads to {shown}",)
 
 
 def attempt_failed(lease: Lease, reason: str, trace: str, chance: Chance, hint: RetryHint = NO_HINT) -> Retry | Fail:

@@ -425,3 +425,23 @@ def test_during_a_rotation_there_are_two_signatures() -> None:
 def test_without_secrets_nothing_is_signed() -> None:
     assert policed().request(lease()) == worker().request(lease())
     assert b"webhook" not in worker().request(lease()).head
+
+
+class TestRedirects:
+    def test_where_one_leads_is_told_and_not_followed(self) -> None:
+        verdict = judge(answer(302, headers=[(b"Location", b"http://169.254.169.254/")], reason="Found"))
+        assert isinstance(verdict, Fail)
+        assert verdict.reason == "Found"
+        assert "redirects are not followed, this one leads to 'http://169.254.169.254/'" in verdict.trace
+
+    def test_what_it_says_cannot_break_the_trace(self) -> None:
+        verdict = judge(answer(302, headers=[(b"location", b"a\x1b\xff" + b"x" * 9000)]))
+        assert isinstance(verdict, Fail)
+        assert "leads to 'a\\x1b" in verdict.trace
+        assert len(verdict.trace) < 600
+
+    @pytest.mark.parametrize("status", [404, 503])
+    def test_no_other_answer_is_one(self, status: int) -> None:
+        verdict = judge(answer(status, headers=[(b"location", b"http://b/")]))
+        assert isinstance(verdict, Fail)
+        assert "redirects" not in verdict.trace
