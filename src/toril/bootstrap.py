@@ -52,6 +52,7 @@ from toril.core.destinations.push_worker import PushWorker
 from toril.core.egress import Egress
 from toril.core.errors import StoreError, StoreUnavailable
 from toril.core.lease import Lease
+from toril.core.lock_tokens import LockTokens
 from toril.core.outcome import Outcome
 from toril.core.policy import GatewayPolicy, RedisAddress, Settings
 from toril.core.ports import BlobStore, Outbound
@@ -175,6 +176,7 @@ class Instance:
             now=time.time,
             instance_id=instance_id,
             measures=self._measures,
+            tokens=_lock_tokens(settings.gateway),
         )
         self.supervisor = Supervisor(self._consumer, engine, self._presence, self._markers.forget, self._measures)
         self._pulls = Pulls(self._leases, leased, self._around, self._handovers, self.supervisor.rules, random.random)
@@ -183,7 +185,11 @@ class Instance:
         self._tokens = Tokens(settings.gateway.auth_tokens, settings.gateway.tokens)
         self._admission = Admission(self._tokens, RedisRates(self._near_key))
         self._producer = Producer(
-            self._scripts, store.queue_prefix, f"bullmq:{installed('bullmq')}", cache=store.queue_cache_size
+            self._scripts,
+            store.queue_prefix,
+            f"bullmq:{installed('bullmq')}",
+            cache=store.queue_cache_size,
+            added=self._paused_lists.note,
         )
         self._cancelling = Cancelling(self._links, self._scripts, store, self._break_off)
         self._exposition = PrometheusExposition(
@@ -359,14 +365,6 @@ class Instance:
         policy, prefix = self.settings.gateway, self.settings.store.queue_prefix
         inspector = Inspector(self._scripts, prefix)
         producer = self._producer
-        control = Control(self._scripts, inspector, prefix, time.time)
-        producer = Producer(
-            self._scripts,
-            prefix,
-            f"bullmq:{installed('bullmq')}",
-            cache=self.settings.store.queue_cache_size,
-            added=self._paused_lists.note,
-        )
         control = Control(self._scripts, inspector, prefix, time.time, self._paused_lists.note)
         actions = JobActions(self._scripts, prefix, time.time)
         flows = Flows(self._scripts, producer, inspector, actions, prefix)
@@ -404,6 +402,12 @@ class Instance:
             ],
             self._meter,
         )
+
+
+def _lock_tokens(policy: GatewayPolicy) -> LockTokens:
+    """Instances with the same API tokens know each other's lock tokens."""
+    named = [grant.sha256 for grant in policy.tokens]
+    return LockTokens([*(token.encode(errors="replace") for token in policy.auth_tokens), *named])
 
 
 class _StoppedError(Exception):

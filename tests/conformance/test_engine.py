@@ -22,6 +22,7 @@ from toril.bull.scripts import Scripts
 from toril.bull.wire import Wire
 from toril.core.destinations.base import Destination, OutboundRequest
 from toril.core.destinations.push_worker import PushWorker
+from toril.core.lock_tokens import LockTokens
 from toril.core.outcome import Outcome
 from toril.core.policy import EnginePolicy, RedisAddress
 from toril.core.worker import Endpoint, WorkerSpec
@@ -54,6 +55,7 @@ class Engine:
             presence=self.presence,
             now=time.time,
             instance_id=str(random.random()),
+            tokens=LockTokens([]),
         )
         self.supervisor = Supervisor(self._consumer, POLICY, self.presence, self.markers.forget)
         for work in (self.link.run(), self.markers.run(), self.supervisor.run()):

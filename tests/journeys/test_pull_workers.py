@@ -217,10 +217,36 @@ class TestSettling:
         assert stored(gateway, queue, job_id)["state"] == "active"
         assert end(gateway, queue, held, "complete") == 204
 
-    def test_an_unknown_job_is_409(self, gateway: Gateway, queue: str) -> None:
-        held = {"token": "x", "job": {"id": "404"}}
+    def test_a_job_that_is_gone_is_409(self, gateway: Gateway, queue: str, store: redis.Redis) -> None:
+        job_id = gateway.add_one(queue)
+        (held,) = lease(gateway, queue)
+        store.delete(f"bull:{queue}:{job_id}:lock")
+        gateway.http.post(f"/queues/{queue}/obliterate", content=b'{"force":true}')
         status, problem = end(gateway, queue, held, "complete")
         assert (status, problem["code"], problem["state"]) == (409, "lease_lost", "unknown")
+
+    @pytest.mark.parametrize("action", ["complete", "fail", "extend", "release", "progress", "logs"])
+    def test_who_never_had_it_learns_nothing(self, gateway: Gateway, new_queue: Any, action: str) -> None:
+        """Jobs in every state, a job and a queue that are not there, by tokens of any kind: all the same."""
+        queue, elsewhere, missing = new_queue(), new_queue(), new_queue()
+        body = {"reason": "x"} if action == "fail" else {}
+        gateway.add(queue, *(job() for _ in range(3)))
+        done, active = lease(gateway, queue, count=2)
+        end(gateway, queue, done, "complete")
+        waiting = gateway.add_one(queue, delay=60_000)
+        gateway.add_one(elsewhere)
+        (foreign,) = lease(gateway, elsewhere)
+        answers = set()
+        for name, ids in ((queue, (done["job"]["id"], active["job"]["id"], waiting, "404")), (missing, ("1",))):
+            for job_id in ids:
+                for token in ("x", TOKEN, foreign["token"], done["token"] + "x"):
+                    held = {"token": token, "job": {"id": job_id}}
+                    headers = {"authorization": f"Bearer {token}"}
+                    url = f"{gateway.url}/queues/{name}/jobs/{held['job']['id']}/{action}"
+                    answer = httpx.post(url, json=body, headers=headers, trust_env=False, timeout=20)
+                    answers.add((answer.status_code, answer.text))
+        assert len(answers) == 1
+        assert answers.pop()[0] == 401
 
     def test_a_parent_whose_children_are_not_done_cannot_complete(self, gateway: Gateway, new_queue: Any) -> None:
         parents, children = new_queue(), new_queue()

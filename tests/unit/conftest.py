@@ -10,4 +10,4 @@ settings.load_profile("unit")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/unit/" in item.path.as_posix():
-            item.add_marker(pytest.mark.timeout(20))
+            item.add_marker(pytest.mark.timeout(90))

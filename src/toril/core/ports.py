@@ -208,6 +208,11 @@ class LeaseStore(Protocol):
 class PullStore(LeaseStore, Protocol):
     """A `LeaseStore` for leases that are not renewed, and that are settled by their token."""
 
+    @property
+    def queue(self) -> str:
+        """The queue whose jobs it leases."""
+        ...
+
     async def held(self, job_id: bytes, token: bytes) -> Lease:
         """The lease of a job that this token holds; raises `WrongLockToken`, or `LeaseLost` where none does."""
         ...

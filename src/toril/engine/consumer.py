@@ -22,6 +22,7 @@ import structlog
 from toril.core.destinations.base import Destination
 from toril.core.errors import ConnectionLost, StoreError, StoreTimeout
 from toril.core.lease import Lease, NoJob
+from toril.core.lock_tokens import LockTokens
 from toril.core.ports import LeaseStore, Now, Presence
 from toril.engine.executor import Executor
 from toril.engine.measures import UNMEASURED, Measures
@@ -41,6 +42,7 @@ class Surroundings:
     """What every consumer of a process shares."""
 
     __slots__ = ("_id", "_tokens", "cancelled", "measures", "now", "presence", "tasks", "waits")
+    __slots__ = ("_count", "_id", "cancelled", "now", "presence", "tasks", "tokens", "waits")
 
     def __init__(
         self,
@@ -51,14 +53,16 @@ class Surroundings:
         now: Now,
         instance_id: str,
         measures: Measures = UNMEASURED,
+        tokens: LockTokens,
     ) -> None:
         self.tasks = tasks
         self.waits = waits
         self.presence = presence
         self.now = now
         self.measures = measures
+        self.tokens = tokens
         self._id = instance_id
-        self._tokens = 0
+        self._count = 0
         # Cancelled jobs that nobody here was known to have, and when: their lease may still be on its way.
         self.cancelled: dict[tuple[str, bytes], float] = {}
 
@@ -76,10 +80,10 @@ class Surroundings:
         since = self.cancelled.get((queue, job_id))
         return since is not None and since > asyncio.get_running_loop().time() - _ON_ITS_WAY_S
 
-    def token(self) -> bytes:
-        """A lock token that no other slot of any process has, in BullMQ's form `uuid:n`."""
-        self._tokens += 1
-        return f"{self._id}:{self._tokens}".encode()
+    def token(self, queue: str) -> bytes:
+        """A lock token that no other slot of any process has, in BullMQ's form `uuid:n`, and signed."""
+        self._count += 1
+        return self.tokens.made(queue, f"{self._id}:{self._count}")
 
 
 class Consumer:
@@ -253,7 +257,7 @@ class Consumer:
         self.look()
 
     def _spawn(self) -> None:
-        slot = Slot(self._tokens.pop() if self._tokens else self._around.token())
+        slot = Slot(self._tokens.pop() if self._tokens else self._around.token(self.queue))
         self.slots.add(slot)
         self._looking += 1
         slot.task = self._around.tasks.create_task(self._run(slot, None))
@@ -285,7 +289,7 @@ class Consumer:
         found = await self._executor.execute(slot, lease, self._may_lease)
         slot.lease = None
         if slot.spent:
-            slot.token, slot.spent = self._around.token(), False
+            slot.token, slot.spent = self._around.token(self.queue), False
         if isinstance(found, Lease):
             return found
         if found is not None:
@@ -330,7 +334,7 @@ class Consumer:
     def _doubt(self, slot: Slot) -> None:
         """Whether this slot's token holds a job now is unknown: find out later, go on with another token."""
         self.in_doubt[slot.token] = asyncio.get_running_loop().time()
-        slot.token = self._around.token()
+        slot.token = self._around.token(self.queue)
         slot.doubtful = False
 
     def _grow(self) -> None:

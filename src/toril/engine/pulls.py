@@ -15,7 +15,7 @@ from collections.abc import Callable
 import structlog
 
 from toril.core.destinations.base import Chance, LeaseRules
-from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreTimeout
+from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreTimeout, WrongLockToken
 from toril.core.lease import NOTHING, Lease, NoJob
 from toril.core.metrics import word
 from toril.core.ports import LeasedQueues, PullStore, PullStores
@@ -84,6 +84,7 @@ class Pulls:
         self._waits = around.waits
         self._handovers = handovers
         self._rules = rules
+        self._tokens = around.tokens
         self._now = around.now
         self._chance = chance
         self._waiting: set[Pull] = set()
@@ -168,7 +169,7 @@ class Pulls:
 
     async def _take_one(self, store: PullStore) -> Lease | NoJob:
         while True:
-            found = await store.take(str(uuid.uuid4()).encode())
+            found = await store.take(self._tokens.made(store.queue, str(uuid.uuid4())))
             if isinstance(found, NoJob):
                 return found
             if b"rjk" in found.fields:
@@ -185,13 +186,19 @@ class Pulls:
         """Do what the worker that holds this token says.
 
         Raises:
-            LeaseLost: no lock holds the job any more, and nothing was written.
-            WrongLockToken: another worker has it.
+            LeaseLost: no lock holds the job any more, and nothing was written. Only who has had it is told so.
+            WrongLockToken: another worker has it, or this one never had.
             JobRefused: it cannot complete, as it has children that are not done.
         """
         lock_ms = action.lock_ms if isinstance(action, Extended) else None
         store = self._stores.of(queue, self._rules(queue), lock_ms)
-        lease = await store.held(job_id.encode(errors="replace"), token)
+        try:
+            lease = await store.held(job_id.encode(errors="replace"), token)
+        except LeaseLost:
+            if self._tokens.knows(queue, token):
+                raise
+            # Whoever never had it must not learn whether there is such a job, or such a queue.
+            raise WrongLockToken from None
         tried = False
         while True:
             try:

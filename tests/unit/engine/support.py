@@ -11,6 +11,7 @@ from toril.core.destinations.base import OutboundRequest
 from toril.core.destinations.push_worker import attempt_failed
 from toril.core.handover import read_handover
 from toril.core.lease import Lease
+from toril.core.lock_tokens import LockTokens
 from toril.core.outcome import Answered, Outcome
 from toril.core.policy import EnginePolicy
 from toril.core.verdict import Complete, Verdict
@@ -112,7 +113,12 @@ class Bench:
         self.endpoints = Endpoints()
         self.outbound = FakeOutbound(self.endpoints)
         self.around = Surroundings(
-            tasks=tasks, waits=SharedWaits(self.waits), presence=self.presence, now=clock, instance_id="instance"
+            tasks=tasks,
+            waits=SharedWaits(self.waits),
+            presence=self.presence,
+            now=clock,
+            instance_id="instance",
+            tokens=LockTokens([]),
         )
         self.leased = FakeLeasedQueues()
         self.news = FakeSettledNews()

@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager
 
 from tests.unit.engine.support import POLICY, Desk, Endpoints, patient, turns, until
 from toril.core.destinations.base import Destination
+from toril.core.lock_tokens import LockTokens
 from toril.core.ports import Outbound
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
@@ -44,7 +45,12 @@ class Hall:
         self.lines: list[Line] = [self.registered]
         self._stores: dict[str, FakeLeaseStore] = {}
         self._around = Surroundings(
-            tasks=tasks, waits=SharedWaits(self.waits), presence=self.presence, now=clock, instance_id="instance"
+            tasks=tasks,
+            waits=SharedWaits(self.waits),
+            presence=self.presence,
+            now=clock,
+            instance_id="instance",
+            tokens=LockTokens([]),
         )
         self.supervisor = Supervisor(self._make_registered, POLICY, self.presence, self._forget)
         self.seats = Seats(self._make, self.supervisor)

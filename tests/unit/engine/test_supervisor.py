@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.unit.engine.support import POLICY, Desk, Endpoints, patient, turns, until
 from toril.core.destinations.base import Destination
+from toril.core.lock_tokens import LockTokens
 from toril.core.policy import EnginePolicy
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
@@ -48,7 +49,12 @@ class Fleet:
         self.made: list[Consumer] = []
         self.forgotten: list[str] = []
         self._around = Surroundings(
-            tasks=tasks, waits=SharedWaits(self.waits), presence=self.presence, now=clock, instance_id="instance"
+            tasks=tasks,
+            waits=SharedWaits(self.waits),
+            presence=self.presence,
+            now=clock,
+            instance_id="instance",
+            tokens=LockTokens([]),
         )
         self.supervisor = Supervisor(self._make, policy, self.presence, self.forgotten.append)
 
