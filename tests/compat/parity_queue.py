@@ -9,6 +9,14 @@ from tests.support.gateway import job
 from tests.support.waiting import eventually
 
 queue = Checks("Queue")
+# Far enough apart that the minute does not change between two looks at the clock but once in a long while.
+PATTERNS = [
+    ("30 2 * * *", "Europe/Berlin"),
+    ("0 0 9 * * 1-5", "America/New_York"),
+    ("15 10 1,15 * *", "UTC"),
+    ("0 0 29 2 *", "Asia/Kathmandu"),
+    ("0 12 * 3 0", "Australia/Lord_Howe"),
+]
 
 
 def ids_of(found: Any) -> set[str]:
@@ -245,6 +253,12 @@ def schedulers(both: Both) -> None:
     theirs = both.of_queue("getJobScheduler", "weekly")
     assert (theirs["pattern"], theirs["tz"], theirs["next"]) == ("0 30 9 * * 1", "Europe/Paris", ours["next"])
     assert (theirs["name"], theirs["template"]["data"]) == ("report", {"n": 1})
+    for number, (pattern, zone) in enumerate(PATTERNS):
+        made = both.ask("PUT", f"schedulers/mine-{number}", {"pattern": pattern, "tz": zone})
+        both.of_queue("upsertJobScheduler", f"node-{number}", {"pattern": pattern, "tz": zone})
+        assert made["next"] == both.of_queue("getJobScheduler", f"node-{number}")["next"], (pattern, zone)
+        for who in ("mine", "node"):
+            both.ask("DELETE", f"schedulers/{who}-{number}")
     both.of_queue("upsertJobScheduler", "beat", {"every": 3_600_000}, {"name": "beat"})
     assert {one["key"] for one in both.of_queue("getJobSchedulers")} == {"weekly", "beat"}
     listed = both.ask("GET", "schedulers")

@@ -120,6 +120,7 @@ def table() -> tuple[list[Route], list[SocketRoute]]:
 
 
 ROUTES, SOCKETS = table()
+LOCKED = [route for route in ROUTES if route.access is Access.LOCK]
 NEEDING = [route for route in ROUTES if route.access is Access.TOKEN]
 
 
@@ -299,6 +300,22 @@ class TestOverTheWire:
                 assert answer.status_code == 403
                 refusals.add(answer.text)
         assert len(refusals) == 1
+
+    @pytest.mark.parametrize("route", LOCKED, ids=shown)
+    def test_no_right_opens_what_a_lock_token_does_nor_tells_whether_there_is_such_a_job(
+        self, rights_toril: TorilProcess, route: Route
+    ) -> None:
+        answers = set()
+        for queue in (SEEN, UNSEEN, "unseen-2"):
+            if queue != "unseen-2":
+                rights_toril.gateway.add(queue, job(jobId="job-1"))
+            path = path_of(route, queue).replace("/jobs/1/", "/jobs/job-1/")
+            body = {"reason": "x"} if path.endswith("/fail") else {}
+            for secret in ("guess", "all-secret", "reader-secret", *map(secret_of, Right)):
+                answer = ask(rights_toril.url, secret, route.method, path, body)
+                answers.add((answer.status_code, answer.text))
+        assert len(answers) == 1
+        assert answers.pop()[0] == 401
 
     @pytest.mark.parametrize("route", SOCKETS, ids=shown)
     def test_a_socket_opens_with_its_right_only(self, rights_toril: TorilProcess, route: SocketRoute) -> None:

@@ -30,26 +30,26 @@ class Audit:
 
     def request(self, request: Request, route: Route, status: int) -> None:
         """A request has been answered."""
-        if route.method == "GET" or route.access is not Access.TOKEN:
+        if route.method == "GET" or route.access is Access.OPEN:
             return
-        if route.right in _TRAFFIC and status not in _REFUSED and not self._log.is_enabled_for(logging.DEBUG):
+        quiet = route.right in _TRAFFIC or route.access is Access.LOCK
+        if quiet and status not in _REFUSED and not self._log.is_enabled_for(logging.DEBUG):
             return
         named = {
             part[1:-1]: _segment(request, place)
             for place, part in enumerate(route.template.split("/")[1:])
             if part.startswith("{")
         }
-        self._write(route.right, f"{route.method} {route.template}", request.caller, status, named)
+        self._write(f"{route.method} {route.template}", request.caller, status, named, quiet=quiet)
 
     def command(self, fn: str, caller: Caller, right: Right, queue: str, status: int) -> None:
         """A command that came over a socket has been answered."""
         if not right.endswith(":read"):
-            self._write(right, f"socket {fn}", caller, status, {"queue": queue})
+            self._write(f"socket {fn}", caller, status, {"queue": queue}, quiet=right in _TRAFFIC)
 
-    def _write(self, right: Right | None, action: str, caller: Caller, status: int, named: dict[str, str]) -> None:
-        quiet = right in _TRAFFIC and status not in _REFUSED
+    def _write(self, action: str, caller: Caller, status: int, named: dict[str, str], *, quiet: bool) -> None:
         who = None if caller is ANYBODY else caller.name
-        write = self._log.debug if quiet else self._log.info
+        write = self._log.debug if quiet and status not in _REFUSED else self._log.info
         write("audit", caller=who, action=action, status=status, **{key: _shown(text) for key, text in named.items()})
 
 

@@ -24,6 +24,7 @@ def route(method: str, template: str, right: Right | None, access: Access = Acce
 
 RETRY = route("POST", "/queues/{queue}/jobs/{id}/retry", Right.JOBS_MANAGE)
 ADD = route("POST", "/queues/{queue}/jobs", Right.JOBS_ADD)
+COMPLETE = route("POST", "/queues/{queue}/jobs/{id}/complete", None, Access.LOCK)
 LEASE = route("POST", "/queues/{queue}/lease", Right.JOBS_LEASE)
 
 
@@ -58,20 +59,19 @@ def test_a_change_is_one_line_with_who_what_where_and_what_came_of_it() -> None:
     "unchanging",
     [
         route("GET", "/queues/{queue}/jobs", Right.JOBS_READ),
-        route("POST", "/queues/{queue}/jobs/{id}/progress", None, Access.LOCK),
         route("POST", "/", None, Access.OPEN),
     ],
 )
-def test_what_changes_nothing_or_needs_no_api_token_is_no_line(unchanging: Route) -> None:
+def test_what_changes_nothing_or_is_open_to_everybody_is_no_line(unchanging: Route) -> None:
     assert lines("/queues/orders/jobs/7/progress", unchanging, 200) == []
 
 
-@pytest.mark.parametrize("traffic", [ADD, LEASE])
+@pytest.mark.parametrize("traffic", [ADD, LEASE, COMPLETE])
 @pytest.mark.parametrize(
     ("status", "level"), [(200, "debug"), (400, "debug"), (429, "debug"), (503, "debug"), (401, "info"), (403, "info")]
 )
 def test_traffic_is_at_debug_unless_it_is_refused(traffic: Route, status: int, level: str) -> None:
-    (line,) = lines("/queues/orders/x", traffic, status)
+    (line,) = lines("/queues/orders/jobs/7/x", traffic, status)
     assert line["log_level"] == level
 
 

@@ -1,0 +1,209 @@
+"""Actions on queues, jobs, flows and schedulers over REST: what they answer, refuse, and leave alone.
+
+That they do what Node BullMQ does is tested against Node (tests/compat/test_parity.py).
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.gateway import Gateway, job
+
+KNOWN_ONLY = [
+    ("GET", ""),
+    ("GET", "/metrics"),
+    ("GET", "/priorities?priorities=0"),
+    ("POST", "/drain"),
+    ("POST", "/clean"),
+    ("POST", "/obliterate"),
+    ("POST", "/retry"),
+    ("POST", "/promote"),
+    ("POST", "/remove-orphans"),
+]
+BAD_BODIES = [
+    ("POST", "/pause", {"x": 1}, "x"),
+    ("POST", "/drain", {"delayed": 1}, "delayed"),
+    ("POST", "/clean", {"state": "waiting-children"}, "state"),
+    ("POST", "/clean", {"limit": -1}, "limit"),
+    ("POST", "/obliterate", {"force": "yes"}, "force"),
+    ("POST", "/retry", {"count": 0}, "count"),
+    ("POST", "/retry", {"state": "delayed"}, "state"),
+    ("POST", "/promote", {"count": 1.5}, "count"),
+    ("POST", "/trim-events", {}, "maxLength"),
+    ("PUT", "/concurrency", {"concurrency": 0}, "concurrency"),
+    ("PUT", "/rate-limit", {"max": 1}, "duration"),
+    ("PUT", "/rate-limit/hold", {"ms": 0}, "ms"),
+    ("PUT", "/jobs/1/priority", {"priority": 2_097_152}, "priority"),
+    ("PUT", "/jobs/1/delay", {"delay": -1}, "delay"),
+    ("POST", "/jobs/1/retry", {"state": "active"}, "state"),
+    ("PUT", "/schedulers/x", {"pattern": "nonsense"}, "pattern"),
+    ("PUT", "/schedulers/x", {"pattern": "* * * * *", "every": 1000}, "pattern"),
+    ("PUT", "/schedulers/x", {"pattern": "* * * * *", "tz": "Mars/Olympus"}, "tz"),
+    ("PUT", "/schedulers/x", {"every": 1000, "endDate": "2001-01-01T00:00:00Z"}, "endDate"),
+    ("PUT", "/schedulers/x", {"every": 1000, "template": {"opts": {"jobId": "mine"}}}, "template.opts.jobId"),
+]
+
+
+def problem(answer: Any) -> tuple[int, str, str | None]:
+    """What a refusal says."""
+    assert answer.headers["content-type"] == "application/problem+json"
+    found = answer.json()
+    return answer.status_code, found["code"], found.get("field")
+
+
+class TestListing:
+    """`GET /queues`"""
+
+    def test_queues_are_listed_by_name_page_by_page(self, gateway: Gateway, queue: str) -> None:
+        names = [f"{queue}-{letter}" for letter in "abcde"]
+        for name in reversed(names):
+            gateway.add(name, job())
+        gateway.http.post(f"/queues/{names[0]}/pause")
+        seen: list[dict[str, Any]] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            query = {"match": f"{queue}-*", "limit": 2, "cursor": cursor}
+            page = gateway.http.get("/queues", params=query).json()
+            assert len(page["queues"]) <= 2
+            seen += page["queues"]
+            cursor = page["next_cursor"]
+        assert [one["name"] for one in seen] == names
+        assert [one["paused"] for one in seen] == [True, False, False, False, False]
+        assert all(one["counts"]["waiting"] == 1 for one in seen)
+
+    @pytest.mark.parametrize(
+        ("query", "field"),
+        [({"limit": 0}, "limit"), ({"limit": 1001}, "limit"), ({"limit": "x"}, "limit"), ({"cursor": "?"}, "cursor")],
+    )
+    def test_what_is_no_page_is_refused(self, gateway: Gateway, query: dict[str, Any], field: str) -> None:
+        assert problem(gateway.http.get("/queues", params=query)) == (400, "invalid_request", field)
+
+    def test_a_queue_says_how_old_its_oldest_waiting_job_is(
+        self, gateway: Gateway, queue: str, store: redis.Redis
+    ) -> None:
+        first, _ = gateway.add(queue, job(), job())
+        store.hset(f"bull:{queue}:{first['id']}", "timestamp", first["timestamp"] - 60_000)
+        found = gateway.http.get(f"/queues/{queue}").json()
+        assert 60_000 <= found["oldestWaitingAge"] < 120_000
+        assert (found["concurrency"], found["rateLimit"], found["workers"]) == (None, None, [])
+        gateway.http.post(f"/queues/{queue}/drain")
+        assert gateway.http.get(f"/queues/{queue}").json()["oldestWaitingAge"] is None
+
+
+class TestQueuesThatAreNotThere:
+    @pytest.mark.parametrize(("method", "path"), KNOWN_ONLY)
+    def test_reading_and_removing_is_404_and_writes_nothing(
+        self, gateway: Gateway, queue: str, store: redis.Redis, method: str, path: str
+    ) -> None:
+        assert problem(gateway.http.request(method, f"/queues/{queue}{path}")) == (404, "queue_not_found", None)
+        assert store.keys(f"bull:{queue}:*") == []
+
+    def test_what_prepares_a_queue_works_before_its_first_job(self, gateway: Gateway, queue: str) -> None:
+        for method, path, body in (
+            ("POST", "pause", None),
+            ("POST", "resume", None),
+            ("PUT", "concurrency", {"concurrency": 3}),
+            ("GET", "concurrency", None),
+            ("PUT", "rate-limit", {"max": 5, "duration": 1000}),
+            ("DELETE", "rate-limit", None),
+            ("PUT", "rate-limit/hold", {"ms": 100}),
+            ("DELETE", "rate-limit/hold", None),
+            ("POST", "lease", {}),
+            ("GET", "schedulers", None),
+        ):
+            answer = gateway.http.request(method, f"/queues/{queue}/{path}", json=body)
+            assert answer.status_code in {200, 204}, (path, answer.text)
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("DELETE", ""),
+            ("POST", "/retry"),
+            ("POST", "/promote"),
+            ("PUT", "/priority"),
+            ("GET", "/flow"),
+            ("GET", "/result?wait=20"),
+            ("DELETE", "/logs"),
+            ("POST", "/detach"),
+        ],
+    )
+    def test_a_job_that_is_not_there_is_404_at_once(self, gateway: Gateway, queue: str, method: str, path: str) -> None:
+        assert problem(gateway.http.request(method, f"/queues/{queue}/jobs/7{path}"))[:2] == (404, "job_not_found")
+
+    @pytest.mark.parametrize("method", ["GET", "DELETE"])
+    def test_a_scheduler_that_is_not_there_is_404(self, gateway: Gateway, queue: str, method: str) -> None:
+        answer = gateway.http.request(method, f"/queues/{queue}/schedulers/x")
+        assert problem(answer) == (404, "scheduler_not_found", None)
+
+
+@pytest.mark.parametrize(("method", "path", "body", "field"), BAD_BODIES)
+def test_bad_bodies_name_the_field(
+    gateway: Gateway, queue: str, method: str, path: str, body: dict[str, Any], field: str
+) -> None:
+    gateway.add(queue, job())
+    answer = gateway.http.request(method, f"/queues/{queue}{path}", json=body)
+    assert problem(answer) == (400, "invalid_request", field)
+
+
+class TestSchedulers:
+    def test_no_time_zone_is_utc_and_a_moment_may_be_text(self, gateway: Gateway, queue: str) -> None:
+        body = {"pattern": "0 9 * * *", "startDate": "2090-03-04T00:00:00+02:00", "limit": 3}
+        made = gateway.http.put(f"/queues/{queue}/schedulers/daily", json=body).json()
+        assert (made["tz"], made["limit"], made["startDate"]) == ("UTC", 3, 3_792_261_600_000)
+        assert made["next"] == 3_792_301_200_000  # 2090-03-04T09:00Z
+        assert gateway.http.get(f"/queues/{queue}/schedulers/daily").json() == made
+
+    def test_of_several_the_next_one_comes_first(self, gateway: Gateway, queue: str) -> None:
+        for name, year in (("later", 2092), ("sooner", 2091)):
+            body = {"pattern": "0 0 * * *", "startDate": f"{year}-01-01T00:00:00Z"}
+            assert gateway.http.put(f"/queues/{queue}/schedulers/{name}", json=body).status_code == 200
+        listed = gateway.http.get(f"/queues/{queue}/schedulers").json()
+        assert [one["id"] for one in listed["schedulers"]] == ["sooner", "later"]
+
+
+class TestFlows:
+    """`POST /flows`, all of them or none."""
+
+    @pytest.mark.parametrize(
+        ("change", "field"),
+        [
+            ({"prefix": "other"}, "prefix"),
+            ({"children": [{"name": "c", "queueName": "q-x", "opts": {"attempts": "x"}}]}, None),
+            ({"children": [{"name": "c"}]}, None),
+            ({"opts": {"unknown": 1}}, None),
+        ],
+    )
+    def test_what_is_no_flow_adds_nothing(
+        self, gateway: Gateway, queue: str, store: redis.Redis, change: dict[str, Any], field: str | None
+    ) -> None:
+        good = {"name": "good", "queueName": queue, "children": [{"name": "c", "queueName": queue}]}
+        answer = gateway.http.post("/flows", json=[good, good | change])
+        status, code, named = problem(answer)
+        assert (status, code) == (400, "invalid_request")
+        assert field is None or (named or "").endswith(field)
+        assert store.keys(f"bull:{queue}:*") == []
+
+    def test_a_tree_is_read_as_deep_and_as_wide_as_asked_for(
+        self, gateway: Gateway, new_queue: Callable[[], str]
+    ) -> None:
+        queue = new_queue()
+        leaf = {"name": "leaf", "queueName": queue}
+        middle = {"name": "middle", "queueName": queue, "children": [leaf] * 5}
+        made = gateway.http.post("/flows", json={"name": "root", "queueName": queue, "children": [middle]}).json()
+        path = f"/queues/{queue}/jobs/{made['job']['id']}/flow"
+
+        def shape(tree: dict[str, Any]) -> Any:
+            return [tree["job"]["name"], *(shape(child) for child in tree["children"])]
+
+        assert shape(gateway.http.get(path).json()) == ["root", ["middle", *[["leaf"]] * 5]]
+        assert shape(gateway.http.get(f"{path}?depth=2").json()) == ["root", ["middle"]]
+        assert shape(gateway.http.get(f"{path}?maxChildren=2").json()) == ["root", ["middle", *[["leaf"]] * 2]]
+
+    def test_data_is_kept_byte_for_byte(self, gateway: Gateway, queue: str, store: redis.Redis) -> None:
+        data = '{ "n": 1.10, "text": "\\u00fc" }'
+        body = f'{{"name":"root","queueName":{json.dumps(queue)},"data":{data}}}'
+        made = gateway.http.post("/flows", content=body).json()
+        assert store.hget(f"bull:{queue}:{made['job']['id']}", "data") == data
