@@ -147,10 +147,7 @@ class Instance:
         self._markers = Markers(self._links, store, tasks, self._meter)
         self._presence = PresenceConnections(settings.redis, store, tasks, self._meter)
         self._events = EventStreams(self._links, store, tasks, self._meter)
-        self._markers = Markers(self._links, store, tasks)
-        self._presence = PresenceConnections(settings.redis, store, tasks)
         self._paused_lists = PausedLists(self._scripts, store.queue_prefix)
-        self._events = EventStreams(self._links, store, tasks)
         self._schedulers = Schedulers(self._scripts, store.queue_prefix, lambda: int(time.time() * 1000))
         self._leases = LeaseBook(
             self._scripts,
@@ -174,9 +171,8 @@ class Instance:
             waits=SharedWaits(self._markers),
             presence=self._presence,
             now=time.time,
-            instance_id=instance_id,
             measures=self._measures,
-            tokens=_lock_tokens(settings.gateway),
+            tokens=_lock_tokens(settings.gateway, instance_id),
         )
         self.supervisor = Supervisor(self._consumer, engine, self._presence, self._markers.forget, self._measures)
         self._pulls = Pulls(self._leases, leased, self._around, self._handovers, self.supervisor.rules, random.random)
@@ -404,10 +400,10 @@ class Instance:
         )
 
 
-def _lock_tokens(policy: GatewayPolicy) -> LockTokens:
+def _lock_tokens(policy: GatewayPolicy, instance_id: str) -> LockTokens:
     """Instances with the same API tokens know each other's lock tokens."""
     named = [grant.sha256 for grant in policy.tokens]
-    return LockTokens([*(token.encode(errors="replace") for token in policy.auth_tokens), *named])
+    return LockTokens([*(token.encode(errors="replace") for token in policy.auth_tokens), *named], instance_id)
 
 
 class _StoppedError(Exception):

@@ -54,8 +54,7 @@ class Engine:
             waits=SharedWaits(self.markers),
             presence=self.presence,
             now=time.time,
-            instance_id=str(random.random()),
-            tokens=LockTokens([]),
+            tokens=LockTokens([], str(random.random())),
         )
         self.supervisor = Supervisor(self._consumer, POLICY, self.presence, self.markers.forget)
         for work in (self.link.run(), self.markers.run(), self.supervisor.run()):

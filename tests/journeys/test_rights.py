@@ -92,6 +92,7 @@ EXPECTED: dict[tuple[str, str], Right | None] = {
     ("POST", "/workers/{}/pause"): Right.WORKERS_MANAGE,
     ("POST", "/workers/{}/resume"): Right.WORKERS_MANAGE,
     ("GET", "/metrics"): Right.METRICS_READ,
+    ("POST", "/reload"): Right.TARGETS_MANAGE,
     ("WS", "/ws/queues/{}"): None,
     ("WS", "/ws/queues/{}/events"): Right.EVENTS_READ,
     ("WS", "/ws/queues/{}/process/{}"): Right.JOBS_LEASE,

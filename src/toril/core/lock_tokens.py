@@ -15,9 +15,10 @@ _BYTES = 12
 
 
 class LockTokens:
-    """Makes lock tokens, and knows those that an instance with the same API tokens has made for a queue."""
+    """Makes the lock tokens of an instance, and knows those of every one that has the same secrets, for a queue."""
 
-    def __init__(self, secrets: Iterable[bytes]) -> None:
+    def __init__(self, secrets: Iterable[bytes], instance_id: str) -> None:
+        self.instance_id = instance_id
         self._key = hashlib.sha256(b"\0".join(sorted({hashlib.sha256(secret).digest() for secret in secrets}))).digest()
 
     def made(self, queue: str, unique: str) -> bytes:

@@ -41,8 +41,7 @@ _MOST_CANCELLED = 1000
 class Surroundings:
     """What every consumer of a process shares."""
 
-    __slots__ = ("_id", "_tokens", "cancelled", "measures", "now", "presence", "tasks", "waits")
-    __slots__ = ("_count", "_id", "cancelled", "now", "presence", "tasks", "tokens", "waits")
+    __slots__ = ("_count", "_id", "cancelled", "measures", "now", "presence", "tasks", "tokens", "waits")
 
     def __init__(
         self,
@@ -51,7 +50,6 @@ class Surroundings:
         waits: SharedWaits,
         presence: Presence,
         now: Now,
-        instance_id: str,
         measures: Measures = UNMEASURED,
         tokens: LockTokens,
     ) -> None:
@@ -61,7 +59,7 @@ class Surroundings:
         self.now = now
         self.measures = measures
         self.tokens = tokens
-        self._id = instance_id
+        self._id = tokens.instance_id
         self._count = 0
         # Cancelled jobs that nobody here was known to have, and when: their lease may still be on its way.
         self.cancelled: dict[tuple[str, bytes], float] = {}

@@ -4,18 +4,19 @@ from hypothesis import strategies as st
 
 from toril.core.lock_tokens import LockTokens
 
-TOKENS = LockTokens([b"one", b"two"])
+TOKENS = LockTokens([b"one", b"two"], "8f14")
 
 
 def test_a_token_is_known_for_its_queue_by_every_instance_with_the_same_secrets() -> None:
     made = TOKENS.made("orders", "8f14:7")
     assert made.startswith(b"8f14:7.")
     assert TOKENS.knows("orders", made)
-    assert LockTokens([b"two", b"one", b"one"]).knows("orders", made)
+    assert LockTokens([b"two", b"one", b"one"], "8f14").knows("orders", made)
 
 
 @pytest.mark.parametrize(
-    ("queue", "tokens"), [("invoices", TOKENS), ("orders", LockTokens([b"one"])), ("orders", LockTokens([]))]
+    ("queue", "tokens"),
+    [("invoices", TOKENS), ("orders", LockTokens([b"one"], "8f14")), ("orders", LockTokens([], "8f14"))],
 )
 def test_it_is_not_known_for_another_queue_nor_by_a_stranger(queue: str, tokens: LockTokens) -> None:
     assert not tokens.knows(queue, TOKENS.made("orders", "8f14:7"))

@@ -117,8 +117,7 @@ class Bench:
             waits=SharedWaits(self.waits),
             presence=self.presence,
             now=clock,
-            instance_id="instance",
-            tokens=LockTokens([]),
+            tokens=LockTokens([], "instance"),
         )
         self.leased = FakeLeasedQueues()
         self.news = FakeSettledNews()

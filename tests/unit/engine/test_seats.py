@@ -49,8 +49,7 @@ class Hall:
             waits=SharedWaits(self.waits),
             presence=self.presence,
             now=clock,
-            instance_id="instance",
-            tokens=LockTokens([]),
+            tokens=LockTokens([], "instance"),
         )
         self.supervisor = Supervisor(self._make_registered, POLICY, self.presence, self._forget)
         self.seats = Seats(self._make, self.supervisor)

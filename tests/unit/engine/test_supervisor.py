@@ -53,8 +53,7 @@ class Fleet:
             waits=SharedWaits(self.waits),
             presence=self.presence,
             now=clock,
-            instance_id="instance",
-            tokens=LockTokens([]),
+            tokens=LockTokens([], "instance"),
         )
         self.supervisor = Supervisor(self._make, policy, self.presence, self.forgotten.append)
 
