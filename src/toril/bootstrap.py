@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from starlette.types import ASGIApp
 
-from toril import __version__
+from toril import __version__, bootstrap_delivery
 from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.adapters.obstore_blobs import S3Access, open_blobs
 from toril.adapters.prometheus_exposition import PrometheusExposition
@@ -22,6 +22,7 @@ from toril.adapters.prometheus_meter import PrometheusMeter
 from toril.adapters.redis_attempts import RedisAttempts
 from toril.adapters.redis_rates import RedisRates
 from toril.adapters.redis_registry import RedisRegistry
+from toril.bootstrap_delivery import Delivery
 from toril.bootstrap_proxy import Proxy, Shared
 from toril.bull.cancelling import Cancelling
 from toril.bull.cluster import ClusterLinks
@@ -160,7 +161,7 @@ class Instance:
         )
         self._egress = Egress(settings.egress)
         self._outbound = HttptoolsOutbound(engine.connect_timeout_s, engine.max_response_bytes, self._egress)
-        instance_id = str(uuid.uuid4())
+        self._instance_id = instance_id = str(uuid.uuid4())
         leased = LeasedQueueSet(self._links, store.queue_prefix, time.time)
         self._handovers = Handovers(
             leased, SettledNewsLists(self._links, store, instance_id), instance_id=instance_id, now=time.time
@@ -196,6 +197,7 @@ class Instance:
             version=__version__,
             most_queues=settings.metrics.max_queues,
         )
+        self._delivery = self._wire_delivery() if settings.targets else None
         self.gateway = self._gateway()
         self._proxy = self._wire_proxy() if settings.proxy.upstreams else None
         self.app: ASGIApp = self.gateway if self._proxy is None else self._proxy.door
@@ -219,11 +221,16 @@ class Instance:
             ("loop-lag", LoopLag(self._meter).run()),
         ):
             self._tasks.create_task(work, name=name)
+        if self._proxy is not None or self._delivery is not None:
+            self._tasks.create_task(self._cancelling.run(), name="cancelling")
         if self._proxy is not None:
-            for name, work in (("cancelling", self._cancelling.run()), *self._proxy.tasks()):
+            for name, work in self._proxy.tasks():
                 self._tasks.create_task(work, name=name)
             for destination in self._proxy.destinations:
                 self.supervisor.start(destination)
+        if self._delivery is not None:
+            for name, work in self._delivery.tasks():
+                self._tasks.create_task(work, name=name)
         self._warn_of_no_tokens(self.settings.gateway)
 
     def _take_over(self, plan: Plan) -> None:
@@ -234,6 +241,8 @@ class Instance:
             self._tokens.replace(settings.gateway.auth_tokens, settings.gateway.tokens)
             self._admission.recheck()
             self._warn_of_no_tokens(settings.gateway)
+        if self._delivery is not None:
+            self._delivery.renew(settings)
         if "log.level" in plan.applied:
             set_level(settings.log.level)
 
@@ -262,6 +271,8 @@ class Instance:
         if self._proxy is not None:
             self._proxy.door.draining = True
         self._events.close()
+        if self._delivery is not None:
+            self._delivery.close()
         self._pulls.close()
         if self._proxy is None:
             await self.supervisor.drain()
@@ -285,6 +296,8 @@ class Instance:
             return ["Redis does not answer"]
         if not self._reconciler.in_step:
             return ["the registered workers have not been read yet"]
+        if self._delivery is not None and (faults := await self._delivery.faults()):
+            return faults
         sluggish = self.supervisor.sluggish()
         return [f"{len(sluggish)} queue(s) are not being worked on"] if sluggish else []
 
@@ -351,6 +364,20 @@ class Instance:
         )
         return Proxy(self.settings, shared, self.gateway)
 
+    def _wire_delivery(self) -> Delivery:
+        prefix = self.settings.store.queue_prefix
+        blobs = self._blobs()
+        shared = bootstrap_delivery.Shared(
+            producer=self._producer,
+            finder=Inspector(self._scripts, prefix),
+            cancels=self._cancelling,
+            spill=Spill(blobs, self.settings.payloads.threshold_bytes),
+            blobs=blobs,
+            command=self._near_key,
+            by=self._instance_id,
+        )
+        return Delivery(self.settings, shared)
+
     def _blobs(self) -> BlobStore | None:
         payloads = self.settings.payloads
         if payloads.url is None:
@@ -381,6 +408,7 @@ class Instance:
                     self._registry, self._attempts, names=names, egress=self._egress, max_body_bytes=limit
                 ).routes(),
                 *EventRoutes(self._events, inspector, actions, names=names).routes(),
+                *([] if self._delivery is None else self._delivery.routes()),
                 *OpsRoutes(__version__, self.faults).routes(),
                 *ReloadRoutes(self._reloading).routes(),
                 *MetricsRoutes(self._exposition).routes(),

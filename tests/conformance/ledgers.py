@@ -7,10 +7,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import asyncpg
 
+from tests.conformance.bull.links import QUICK, address_of
+from tests.support.valkey import ValkeyProcess
+from toril.adapters.redis_ledger import RedisLedger
+from toril.bull.connection import Link, linked
 from toril.core.delivery import (
     Accepted,
     AttemptOutcome,
@@ -26,14 +30,10 @@ from toril.core.delivery import (
     Written,
     new_job_id,
 )
-from toril.core.ledger_port import Ledger, LedgerReader, LedgerUpkeep
+from toril.core.ledger_port import Ledger
 
 AT_S = 1_700_000_000.0
 _later = itertools.count()
-
-
-class AnyLedger(Ledger, LedgerReader, LedgerUpkeep, Protocol):
-    """All that a ledger can do."""
 
 
 def new(target: str = "billing", **more: Any) -> NewDelivery:
@@ -102,6 +102,15 @@ async def serving(ledger: Any) -> AsyncIterator[Any]:
                 await asyncio.sleep(0.02)
         yield ledger
         running.cancel()
+
+
+@asynccontextmanager
+async def in_redis(valkey: ValkeyProcess) -> AsyncIterator[RedisLedger]:
+    """A ledger in Redis alone that nobody else uses, for the length of a block."""
+    link = Link(address_of(valkey), QUICK)
+    async with linked(link):
+        await link.up(5.0)
+        yield RedisLedger(link.call, f"test-{os.urandom(4).hex()}")
 
 
 def sqlite_path(folder: Path) -> Path:

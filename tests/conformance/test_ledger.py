@@ -11,7 +11,6 @@ from tests.conformance.holding import held
 from tests.conformance.ledgers import (
     AT_S,
     RESPONSE,
-    AnyLedger,
     accepted,
     begin_of,
     begun,
@@ -19,6 +18,7 @@ from tests.conformance.ledgers import (
     end_of,
     ended,
     finished,
+    in_redis,
     new,
     serving,
     sqlite_path,
@@ -46,7 +46,7 @@ from toril.core.delivery import (
     Stored,
     Written,
 )
-from toril.core.ledger_port import Depth, Filter
+from toril.core.ledger_port import AnyLedger, Depth, Filter
 from toril.core.lifecycle import Status, faults
 from toril.testing import FakeLedger
 
@@ -57,10 +57,14 @@ def database(postgres: PostgresProcess) -> str:
     return postgres.database()
 
 
-@pytest.fixture(params=["fake", "sqlite", "postgres"])
+@pytest.fixture(params=["fake", "sqlite", "postgres", "redis"])
 async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AnyLedger]:
     if request.param == "fake":
         yield FakeLedger()
+        return
+    if request.param == "redis":
+        async for made in held(in_redis(request.getfixturevalue("valkey"))):
+            yield made
         return
     if request.param == "sqlite":
         manager = serving(SqliteLedger(sqlite_path(tmp_path)))

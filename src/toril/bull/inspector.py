@@ -47,6 +47,12 @@ class Inspector:
             return counts, []
         return counts, await self.jobs(queue, counted, (start, start + length - 1), oldest_first=False)
 
+    async def missing(self, queue: str, job_ids: Sequence[str]) -> list[str]:
+        """Those of these ids that no job has."""
+        keys = self._keys(queue)
+        replies = await self._link(keys).pipeline([pack("EXISTS", keys.key(job_id)) for job_id in job_ids])
+        return [job_id for job_id, there in zip(job_ids, replies, strict=True) if not there]
+
     async def counts(self, queue: str, states: Sequence[str]) -> Mapping[str, int]:
         """How many jobs are in each of these states."""
         keys = self._keys(queue)

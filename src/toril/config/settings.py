@@ -135,6 +135,20 @@ def http_url(value: Any) -> str:
     return url
 
 
+def ledger(value: Any) -> str:
+    """Where the ledger is. It may hold a password, so it is never repeated in an error."""
+    if value is None:  # YAML has no text in `url: ~`, and nobody means "nowhere" by it
+        value = ""
+    if not isinstance(value, str):
+        raise ValueError("it must be a text")  # noqa: TRY004 - as above
+    scheme, _, rest = value.partition("://")
+    if value == "none" or (scheme == "sqlite" and len(rest) > 1 and rest.startswith("/")):
+        return value
+    if scheme in {"postgresql", "postgres"} and rest:
+        return value
+    raise ValueError("it is neither a postgresql:// URL, nor sqlite:///path/of/a/file, nor none")
+
+
 SETTINGS = (
     Setting("host", "host", text, ("TORIL_HOST",)),
     Setting("port", "port", integer(0, 65535), ("PORT",)),
@@ -184,6 +198,7 @@ SETTINGS = (
     Setting("egress.allow", "egress.allow", hosts_and_networks, ("TORIL_EGRESS_ALLOW",)),
     Setting("egress.deny", "egress.deny", hosts_and_networks, ("TORIL_EGRESS_DENY",)),
     Setting("targets", "targets", targets),
+    Setting("ledger.url", "ledger.url", ledger, ("TORIL_LEDGER_URL",)),
     Setting("payloads.url", "payloads.url", payload_store, ("TORIL_PAYLOADS_URL",)),
     Setting("payloads.threshold", "payloads.threshold_bytes", integer(0), ("TORIL_PAYLOADS_THRESHOLD",)),
     Setting("payloads.endpoint", "payloads.endpoint", http_url, ("TORIL_PAYLOADS_ENDPOINT",)),

@@ -71,8 +71,8 @@ class Submission(Struct, frozen=True, kw_only=True):
         return None if at_s is None or at_s <= now_s else at_s
 
 
-class _Posted(Struct, forbid_unknown_fields=True, kw_only=True):
-    """An envelope as it is posted."""
+class Posted(Struct, forbid_unknown_fields=True, kw_only=True):
+    """An envelope, as it is posted to `/enqueue`."""
 
     target: str
     method: str = "POST"
@@ -87,14 +87,14 @@ class _Posted(Struct, forbid_unknown_fields=True, kw_only=True):
     labels: dict[str, str] = {}
 
 
-class _Item(_Posted, forbid_unknown_fields=True, kw_only=True):
-    """One of a batch."""
+class BatchItem(Posted, forbid_unknown_fields=True, kw_only=True):
+    """An envelope of a batch, with its own idempotency key."""
 
     idempotency_key: str | UnsetType = UNSET
 
 
-_POSTED = msgspec.json.Decoder(_Posted)
-_ITEM = msgspec.json.Decoder(_Item)
+_POSTED = msgspec.json.Decoder(Posted)
+_ITEM = msgspec.json.Decoder(BatchItem)
 _BATCH = msgspec.json.Decoder(list[Raw])
 _TEXT = msgspec.json.Decoder(str)
 
@@ -107,7 +107,7 @@ def read_envelope(text: bytes, *, key: str | None, max_body_bytes: int, batched:
         EnvelopeTooLarge: its body, decoded, is larger than this.
     """
     posted = _decode(_ITEM if batched else _POSTED, text)
-    if isinstance(posted, _Item) and posted.idempotency_key is not UNSET:
+    if isinstance(posted, BatchItem) and posted.idempotency_key is not UNSET:
         key = posted.idempotency_key
         check_key(key, "idempotency_key")
     if not posted.target:
@@ -178,10 +178,10 @@ def moment_s(text: str, field: str) -> float:
         ) from None
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], text: bytes) -> _Posted:
+def _decode(decoder: msgspec.json.Decoder[Any], text: bytes) -> Posted:
     try:
         text.decode()  # JSON is UTF-8 (RFC 8259 section 8.1)
-        posted: _Posted = decoder.decode(text)
+        posted: Posted = decoder.decode(text)
     except msgspec.ValidationError as exc:
         message = str(exc)
         found = _FIELD.search(message) or _NAMED.search(message)
@@ -217,7 +217,7 @@ def _headers(given: dict[str, str | list[str]]) -> tuple[tuple[str, str], ...]:
 
 
 def _content(
-    posted: _Posted, headers: tuple[tuple[str, str], ...]
+    posted: Posted, headers: tuple[tuple[str, str], ...]
 ) -> tuple[tuple[tuple[str, str], ...], bytes | None, bytes | None]:
     """The headers with a content type, the body, and the body's JSON text if it is sent as JSON."""
     types = [value for name, value in headers if name.lower() == "content-type"]

@@ -185,3 +185,7 @@ class LedgerUpkeep(Protocol):
     async def targets(self) -> list[str]:
         """Every target that has a delivery here, whether or not it is configured."""
         ...
+
+
+class AnyLedger(Ledger, LedgerReader, LedgerUpkeep, Protocol):
+    """All that a ledger can do."""

@@ -102,6 +102,14 @@ class MetricsPolicy(Struct, frozen=True, kw_only=True):
     folder: str | None = None
 
 
+class LedgerPolicy(Struct, frozen=True, kw_only=True):
+    """Where deliveries are kept: `postgresql://…`, `sqlite:///path` (four slashes for an absolute one), or `none`: in
+    Redis alone.
+    """
+
+    url: str = "sqlite:///toril-ledger.sqlite3"
+
+
 class LogPolicy(Struct, frozen=True, kw_only=True):
     """How log lines look. `auto` is human on a terminal and JSON otherwise."""
 
@@ -120,6 +128,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
     egress: EgressPolicy = field(default_factory=EgressPolicy)
     targets: tuple[TargetSpec, ...] = ()
+    ledger: LedgerPolicy = field(default_factory=LedgerPolicy)
     payloads: PayloadPolicy = field(default_factory=PayloadPolicy)
     delivery: DeliveryPolicy = field(default_factory=DeliveryPolicy)
     proxy: ProxyPolicy = field(default_factory=ProxyPolicy)

@@ -75,6 +75,14 @@ class JobReader(Protocol):
         ...
 
 
+class JobFinder(Protocol):
+    """Tells which jobs there are."""
+
+    async def missing(self, queue: str, job_ids: Sequence[str]) -> list[str]:
+        """Those of these ids that no job has."""
+        ...
+
+
 class JobReporter(Protocol):
     """What a worker reports of a job it holds. Whoever calls these has checked the lock token."""
 

@@ -236,7 +236,8 @@ def _needs(route: Route | SocketRoute) -> str:
     if route.access is Access.LOCK:
         return "Needs the lock token of the job."
     what = "any right" if route.right is None else f"the right `{route.right}`"
-    return f"Needs {what}{' on the queue' if '{queue}' in route.template else ''}."
+    place = next((f" on the {name}" for name in ("queue", "target") if f"{{{name}}}" in route.template), "")
+    return f"Needs {what}{place}."
 
 
 def _security(access: Access, right: Any, *, in_url: bool) -> list[Json]:

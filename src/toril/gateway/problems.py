@@ -12,6 +12,7 @@ import structlog
 
 from toril.core.errors import (
     ConnectionLost,
+    LedgerUnavailable,
     RateLimited,
     ShuttingDown,
     StoreTimeout,
@@ -26,6 +27,7 @@ PLAIN = b"text/plain;charset=utf-8"
 PROBLEM = b"application/problem+json"
 _AWAY = b"Redis is not available, try again"
 _UNKNOWN = b"Redis did not answer, so whether anything was written is unknown"
+_LEDGER = b"The ledger is not available, so nothing was accepted for certain: try again, best with an idempotency key"
 _LOST = (ConnectionLost, StoreTimeout)
 
 
@@ -44,7 +46,8 @@ def _answer(error: TorilError) -> Answer:
         retry_after = (b"retry-after", b"%d" % math.ceil(error.retry_after_s))
         if isinstance(error, StoreUnavailable):
             log.warning("request.store_unavailable", error=error.message)
-            return Answer(error.status, PLAIN, _UNKNOWN if isinstance(error, _LOST) else _AWAY, (retry_after,))
+            away = _LEDGER if isinstance(error, LedgerUnavailable) else _AWAY
+            return Answer(error.status, PLAIN, _UNKNOWN if isinstance(error, _LOST) else away, (retry_after,))
         close = ((b"connection", b"close"),) if isinstance(error, ShuttingDown) else ()
         return Answer(error.status, PLAIN, error.message.encode(), (retry_after, *close))
     if error.status >= 500:

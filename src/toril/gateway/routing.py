@@ -176,17 +176,17 @@ Handler = Callable[[Request], Awaitable[Answer | Stream]]
 
 
 def queue_at(template: str) -> int | None:
-    """Which segment of a path names a queue, counted from 0."""
+    """Which segment of a path names a queue or a target, counted from 0."""
     parts = template.split("/")
-    return parts.index("{queue}") - 1 if "{queue}" in parts else None
+    return next((parts.index(name) - 1 for name in ("{queue}", "{target}") if name in parts), None)
 
 
 class Route(Struct, frozen=True):
     """A method, a path template (`/queues/{queue}/jobs`), who may call it, and what answers.
 
-    The caller needs `right`, on the queue that the path names if it names one. Where queues are named elsewhere, in a
-    body, the handler asks `Request.demand` itself. Errors of routes that BullMQ Proxy does not have (`own`) are
-    problem details (RFC 9457); those of its routes are plain text, as its clients expect. `about` is what
+    The caller needs `right`, on the queue or target that the path names if it names one. Where queues are named
+    elsewhere, in a body, the handler asks `Request.demand` itself. Errors of routes that BullMQ Proxy does not have
+    (`own`) are problem details (RFC 9457); those of its routes are plain text, as its clients expect. `about` is what
     `/openapi.json` says of it; a test sees to it that every route has one.
     """
 

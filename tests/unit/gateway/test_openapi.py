@@ -13,6 +13,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from toril.bootstrap import Instance
 from toril.core.access import Right
 from toril.core.policy import Settings
+from toril.core.target import TargetSpec
 from toril.gateway.openapi import document
 from toril.gateway.routing import Access, Route, SocketRoute
 
@@ -30,7 +31,7 @@ access (401, 403, 429, 503 …) are added by themselves."""
 def table() -> tuple[Sequence[Route], Sequence[SocketRoute]]:
     async def made() -> Any:
         async with asyncio.TaskGroup() as tasks:
-            return Instance(Settings(), tasks).gateway
+            return Instance(Settings(targets=(TargetSpec(name="billing", url="http://b"),)), tasks).gateway
 
     gateway = asyncio.run(made())
     return gateway.table.routes, gateway.socket_table.routes

@@ -1,0 +1,154 @@
+"""Wires the delivery door: ledger, acceptance, following, recovery and retention. `toril.bootstrap` hands in what is
+shared.
+
+Only where targets are configured: without them there is no ledger, and no route of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Coroutine, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from toril.adapters.asyncpg_ledger import AsyncpgLedger
+from toril.adapters.redis_ledger import RedisLedger
+from toril.adapters.sqlite_ledger import SqliteLedger
+from toril.core.errors import StoreError
+from toril.core.ledger_port import AnyLedger
+from toril.core.policy import Settings
+from toril.core.ports import BlobStore, Command, JobFinder, JobProducer
+from toril.core.target import Retention, TargetSpec
+from toril.engine import ledger_janitor
+from toril.engine.ledger_janitor import Janitor
+from toril.engine.ledger_recoverer import LedgerRecoverer, Queues, Recovered
+from toril.gateway.dead_letters import DeadLetterRoutes
+from toril.gateway.deliveries import DeliveryRoutes
+from toril.gateway.routing import Route
+from toril.intake.deliveries import FOLDER, Bodies, Cancels, Deliveries, Here, Queue
+from toril.intake.following import Following
+from toril.intake.spill import Spill
+
+_READY_S = 1.0
+
+
+class RunningLedger(AnyLedger, Protocol):
+    """A ledger that has something to do all the time."""
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        ...
+
+
+class Shared(Struct, frozen=True):
+    """What the door shares with the others. `command` reaches any key of ours in Redis; `by` is how
+    histories call this instance.
+    """
+
+    producer: JobProducer
+    finder: JobFinder
+    cancels: Cancels
+    spill: Spill
+    blobs: BlobStore | None
+    command: Command
+    by: str
+
+
+def open_ledger(url: str, command: Command, prefix: str) -> RunningLedger:
+    """The ledger at this URL, which is not reached for yet; with `none`, the one in Redis."""
+    if url == "none":
+        return RedisLedger(command, prefix)
+    scheme, _, rest = url.partition("://")
+    if scheme == "sqlite":
+        return SqliteLedger(Path(rest.removeprefix("/")))
+    return AsyncpgLedger(url)
+
+
+class Delivery:
+    """Everything of the delivery door in one process.
+
+    Args:
+        settings: with the targets.
+        shared: what it shares with the other doors.
+    """
+
+    def __init__(self, settings: Settings, shared: Shared) -> None:
+        self._policy = settings.delivery
+        self.targets: dict[str, TargetSpec] = {target.name: target for target in settings.targets}
+        self.ledger = open_ledger(settings.ledger.url, shared.command, settings.store.queue_prefix)
+        self.recoverer = LedgerRecoverer(
+            self.ledger,
+            Queues(shared.producer, shared.finder),
+            lambda: list(self.targets),
+            settings.delivery.recover_every_s,
+            shared.by,
+            time.time,
+        )
+        self._janitor = Janitor(
+            self.ledger,
+            None if shared.blobs is None else ledger_janitor.Bodies(shared.blobs, FOLDER),
+            self._retention,
+            settings.delivery.janitor_every_s,
+            time.time,
+        )
+        self._following = Following(self.ledger)
+        self._deliveries = Deliveries(
+            self.ledger,
+            Queue(shared.producer, shared.cancels),
+            Bodies(shared.spill, shared.blobs),
+            self.targets.get,
+            Here(shared.by, time.time, os.urandom),
+            self.recoverer.soon,
+        )
+        self._spill = shared.spill
+
+    def tasks(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        """What is to run all the time, by name."""
+        yield "ledger", self.ledger.run()
+        yield "deliveries:recoverer", self.recoverer.run()
+        yield "deliveries:janitor", self._janitor.run()
+        yield "deliveries:following", self._following.run()
+
+    def routes(self) -> list[Route]:
+        """The door's routes."""
+        return [
+            *DeliveryRoutes(
+                self._deliveries,
+                self.ledger,
+                self._following,
+                self._spill,
+                names=lambda: list(self.targets),
+                max_body_bytes=lambda: self._policy.max_body_bytes,
+            ).routes(),
+            *DeadLetterRoutes(self._deliveries, self.ledger, self.targets.__contains__).routes(),
+        ]
+
+    def renew(self, settings: Settings) -> None:
+        """From now on these targets and limits count."""
+        self._policy = settings.delivery
+        self.targets.clear()
+        self.targets.update({target.name: target for target in settings.targets})
+
+    def close(self) -> None:
+        """Nobody waits for a delivery any more."""
+        self._following.close()
+
+    async def faults(self) -> list[str]:
+        """What keeps deliveries from being accepted; empty when nothing does."""
+        try:
+            async with asyncio.timeout(_READY_S):
+                await self.ledger.check()
+        except (StoreError, TimeoutError):
+            return ["the ledger does not answer"]
+        return []
+
+    async def recover(self) -> Recovered:
+        """Recover once, all of it."""
+        return await self.recoverer.recover()
+
+    def _retention(self) -> Mapping[str, Retention]:
+        return {name: target.retention for name, target in self.targets.items()}

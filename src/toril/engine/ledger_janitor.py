@@ -1,0 +1,142 @@
+"""Removes deliveries whose time to be kept is over, with their bodies in the blob store.
+
+Rows go first and bodies behind them, so no row ever refers to a body that is not there; a crash in between leaves a
+body that nothing refers to, and those are looked for once a day's worth of time has passed over them. Several
+instances may do so at once: removing what is gone is no fault. Called by `toril.bootstrap_delivery`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+from msgspec import Struct
+
+from toril.core.blob import owner
+from toril.core.errors import StoreError
+from toril.core.ledger_port import AnyLedger
+from toril.core.lifecycle import Status
+from toril.core.ports import BlobStore, Now
+from toril.core.target import Retention
+
+log = structlog.get_logger(__name__)
+
+_PAGE = 200
+_ORPHANS_EVERY_S = 3600.0
+
+
+class Bodies(Struct, frozen=True):
+    """The blob store, and the folder in it that is looked through for bodies that nothing refers to.
+
+    A body is put before its row is committed, so one younger than `orphan_s` may be about to get one.
+    """
+
+    store: BlobStore
+    folder: str
+    orphan_s: float = 24 * 3600.0
+
+
+class Janitor:
+    """Sweeps every `every_s`.
+
+    Args:
+        ledger: what is swept.
+        bodies: the blob store; None where there is none.
+        retention: of each configured target. What other targets have left is kept as `Retention` has it by default.
+        every_s: how often.
+    """
+
+    def __init__(
+        self,
+        ledger: AnyLedger,
+        bodies: Bodies | None,
+        retention: Callable[[], Mapping[str, Retention]],
+        every_s: float,
+        now: Now,
+    ) -> None:
+        self._ledger = ledger
+        self._bodies = bodies
+        self._retention = retention
+        self._every_s = every_s
+        self._now = now
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        loop = asyncio.get_running_loop()
+        orphans_at: float | None = None
+        while True:
+            try:
+                removed = await self.sweep()
+                if orphans_at is None or loop.time() - orphans_at >= _ORPHANS_EVERY_S:
+                    orphans_at = loop.time()
+                    removed_bodies = await self.sweep_orphans()
+                    if removed_bodies:
+                        log.info("janitor.orphans_removed", bodies=removed_bodies)
+            except StoreError as exc:
+                log.warning("janitor.failed", error=exc.message)
+            else:
+                if removed:
+                    log.info("janitor.removed", deliveries=removed)
+            await asyncio.sleep(self._every_s)
+
+    async def sweep(self) -> int:
+        """Remove what has been kept for long enough; how many deliveries those were.
+
+        Raises:
+            StoreUnavailable: the ledger or the blob store did not answer; the next sweep goes on.
+        """
+        removed = 0
+        retention = self._retention()
+        for target in sorted({*retention, *await self._ledger.targets()}):
+            kept = retention.get(target, _DEFAULT)
+            for status, kept_s in (
+                (Status.DELIVERED, kept.delivered_s),
+                (Status.DEAD_LETTERED, kept.dead_lettered_s),
+                (Status.CANCELLED, kept.cancelled_s),
+            ):
+                before_s = self._now() - kept_s
+                while page := await self._ledger.finished(target, status, before_s, _PAGE):
+                    await self._remove([one.job_id for one in page])
+                    removed += len(page)
+        return removed
+
+    async def sweep_orphans(self) -> int:
+        """Remove bodies that nothing refers to, and that have been there for long; how many those were.
+
+        Raises:
+            StoreUnavailable: as `sweep`.
+        """
+        if self._bodies is None:
+            return 0
+        removed = 0
+        old: dict[str, list[str]] = {}
+        before_s = self._now() - self._bodies.orphan_s
+        async for blob in self._bodies.store.list(self._bodies.folder):
+            job_id = owner(blob.name)
+            if job_id is not None and blob.modified_at_s < before_s:
+                old.setdefault(job_id, []).append(blob.name)
+                if len(old) >= _PAGE:
+                    removed += await self._remove_orphans(old)
+                    old = {}
+        return removed + await self._remove_orphans(old)
+
+    async def _remove(self, job_ids: Sequence[str]) -> None:
+        names = await self._ledger.blobs(job_ids)
+        await self._ledger.forget(job_ids)
+        if names and self._bodies is not None:
+            # One that was replayed in this moment is still there, and needs its body.
+            kept = set(await self._ledger.blobs(list(await self._ledger.some(job_ids))))
+            await self._bodies.store.delete([name for name in names if name not in kept])
+
+    async def _remove_orphans(self, old: Mapping[str, Sequence[str]]) -> int:
+        if not old or self._bodies is None:
+            return 0
+        referred = set(await self._ledger.blobs(list(old)))
+        orphans = [name for names in old.values() for name in names if name not in referred]
+        if orphans:
+            await self._bodies.store.delete(orphans)
+        return len(orphans)
+
+
+_DEFAULT = Retention()

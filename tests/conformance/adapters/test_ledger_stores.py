@@ -1,0 +1,204 @@
+"""What is SQLite's or PostgreSQL's own: migrations side by side, bad rows, full disks, read-only servers, restarts."""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.conformance.holding import held
+from tests.conformance.ledgers import accepted, new, serving, sqlite_path
+from tests.support.postgres import PostgresProcess
+from toril.adapters.asyncpg_ledger import AsyncpgLedger
+from toril.adapters.sqlite_ledger import SqliteLedger
+from toril.core.delivery import Accepted, Envelope, Inline
+from toril.core.errors import LedgerUnavailable, StoreRefused
+from toril.core.ledger_port import Filter
+
+
+async def outcomes(*calls: Any) -> list[Any]:
+    """What each call returned or raised; they are made at once."""
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def big(kilobytes: int) -> Envelope:
+    return Envelope(content=Inline(os.urandom(kilobytes * 1024)))
+
+
+class TestSqlite:
+    """The file."""
+
+    async def test_what_is_accepted_is_there_when_the_file_is_opened_again(self, tmp_path: Path) -> None:
+        path = sqlite_path(tmp_path)
+        async with serving(SqliteLedger(path)) as ledger:
+            one = await accepted(ledger, idempotency_key="k")
+        async with serving(SqliteLedger(path)) as ledger:
+            assert await ledger.get(one.job_id) == one
+
+    async def test_two_may_open_an_empty_file_at_once_and_share_it(self, tmp_path: Path) -> None:
+        path = sqlite_path(tmp_path)
+        async with serving(SqliteLedger(path)) as a, serving(SqliteLedger(path)) as b:
+            some = [new() for _ in range(40)]
+            await asyncio.gather(*((a, b)[n % 2].accept([one]) for n, one in enumerate(some)))
+            assert len(await a.some([one.job_id for one in some])) == len(some)
+
+    async def test_a_commit_is_on_the_disk(self, tmp_path: Path) -> None:
+        async with serving(SqliteLedger(sqlite_path(tmp_path))) as ledger:
+            mode, level = await ledger._writer.do(
+                lambda connection: [
+                    connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
+                ]
+            )
+            assert (mode, level) == ("wal", 2)
+
+    async def test_a_full_disk_accepts_nothing_and_half_of_nothing(self, tmp_path: Path) -> None:
+        async with serving(SqliteLedger(sqlite_path(tmp_path))) as ledger:
+            pages = await ledger._writer.do(lambda c: c.execute("PRAGMA page_count").fetchone()[0])
+            await ledger._writer.do(lambda c: c.execute(f"PRAGMA max_page_count = {pages + 8}"))
+            results = await outcomes(*(ledger.accept([new(envelope=big(30))]) for _ in range(10)))
+            assert {type(result) for result in results} <= {LedgerUnavailable, list}
+            there = [result[0].delivery.job_id for result in results if isinstance(result, list)]
+            assert LedgerUnavailable in {type(result) for result in results}
+            assert sorted(one.job_id for one in await ledger.page(Filter(), before=None, limit=99)) == sorted(there)
+            (result,) = await ledger.accept([new(envelope=big(30))])  # a new connection: the disk has room again
+            assert isinstance(result, Accepted)
+
+    async def test_a_bad_row_spoils_nobody_else(self, tmp_path: Path) -> None:
+        async with serving(SqliteLedger(sqlite_path(tmp_path))) as ledger:
+            bad = new(priority=2**70)
+            results = await outcomes(*(ledger.accept([one]) for one in (new(), bad, new())))
+            assert [type(result) for result in results] == [list, StoreRefused, list]
+
+    async def test_a_file_of_a_newer_toril_is_left_alone(self, tmp_path: Path) -> None:
+        path = sqlite_path(tmp_path)
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA user_version = 999")
+        connection.close()
+        ledger = SqliteLedger(path)
+        with pytest.raises(LedgerUnavailable):
+            await ledger.check()
+        ledger._writer.close()
+        ledger._reader.close()
+
+    async def test_a_folder_that_is_not_there_is_an_absent_ledger(self, tmp_path: Path) -> None:
+        ledger = SqliteLedger(tmp_path / "nowhere" / "ledger.sqlite3")
+        with pytest.raises(LedgerUnavailable):
+            await ledger.check()
+        ledger._writer.close()
+        ledger._reader.close()
+
+
+class TestPostgres:
+    """The shared server."""
+
+    async def test_many_may_start_on_an_empty_database_at_once(self, postgres: PostgresProcess) -> None:
+        database = postgres.database()
+        async with (
+            serving(AsyncpgLedger(database)) as a,
+            serving(AsyncpgLedger(database)) as b,
+            serving(AsyncpgLedger(database)) as c,
+        ):
+            ids = [(await accepted(ledger)).job_id for ledger in (a, b, c)]
+            assert set(await a.some(ids)) == set(ids)
+
+    async def test_a_bad_row_spoils_nobody_else(self, postgres: PostgresProcess) -> None:
+        async with serving(AsyncpgLedger(postgres.database())) as ledger:
+            some = [new(), new(labels={"a": "\x00"}), new(priority=2**40), new()]
+            results = await outcomes(*(ledger.accept([one]) for one in some))
+            assert [type(result) for result in results] == [list, StoreRefused, StoreRefused, list]
+            assert len(await ledger.page(Filter(), before=None, limit=9)) == 2
+
+    async def test_a_database_of_a_newer_toril_is_left_alone(self, postgres: PostgresProcess) -> None:
+        database = postgres.database()
+        async with serving(AsyncpgLedger(database)):
+            pass
+        connection = await asyncpg.connect(database)
+        await connection.execute("INSERT INTO toril_schema VALUES (999)")
+        await connection.close()
+        with pytest.raises(LedgerUnavailable, match="newer"):
+            await AsyncpgLedger(database)._reach()
+
+    async def test_commits_wait_for_the_disk_whatever_the_database_says(self, postgres: PostgresProcess) -> None:
+        database = postgres.database()
+        postgres.psql(f"ALTER DATABASE {database.rpartition('/')[2]} SET synchronous_commit = off")
+        async with serving(AsyncpgLedger(database)) as ledger:
+            (((setting,),),) = await ledger._fetch(("SHOW synchronous_commit", ()))
+            assert setting == "on"
+
+
+@pytest.fixture(scope="class")
+def own_postgres() -> Iterator[PostgresProcess]:
+    with PostgresProcess() as server:
+        yield server
+
+
+class TestAnUnreliablePostgres:
+    """A server of its own, that is stopped, crashed and made read-only."""
+
+    @pytest.fixture
+    async def ledger(self, own_postgres: PostgresProcess) -> AsyncIterator[AsyncpgLedger]:
+        async for made in held(serving(AsyncpgLedger(own_postgres.database()))):
+            yield made
+
+    async def test_what_was_accepted_survives_a_crash_and_the_ledger_comes_back(
+        self, ledger: AsyncpgLedger, own_postgres: PostgresProcess
+    ) -> None:
+        kept: list[str] = []
+        stop = asyncio.Event()
+
+        async def accept() -> None:
+            while not stop.is_set():
+                try:
+                    kept.append((await accepted(ledger)).job_id)
+                except LedgerUnavailable:
+                    await asyncio.sleep(0.02)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(8):
+                tasks.create_task(accept())
+            while len(kept) < 50:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(own_postgres.restart, immediately=True)
+            before = len(kept)
+            async with asyncio.timeout(60):
+                while len(kept) < before + 50:
+                    await asyncio.sleep(0.01)
+            stop.set()
+        assert set(await ledger.some(kept)) == set(kept)
+
+    async def test_a_read_only_server_accepts_nothing(
+        self, ledger: AsyncpgLedger, own_postgres: PostgresProcess
+    ) -> None:
+        one = await accepted(ledger)
+
+        async def read_only(setting: str) -> None:
+            own_postgres.psql(f"ALTER SYSTEM SET default_transaction_read_only = {setting}")
+            own_postgres.psql("SELECT pg_reload_conf()")
+
+        await read_only("on")
+        try:
+            async with asyncio.timeout(20):
+                while True:
+                    try:
+                        await ledger.check()
+                    except LedgerUnavailable:
+                        break
+                    await asyncio.sleep(0.02)
+            with pytest.raises(LedgerUnavailable):
+                await ledger.accept([new()])
+            assert await ledger.get(one.job_id) == one
+        finally:
+            own_postgres.psql("ALTER SYSTEM RESET default_transaction_read_only")
+            own_postgres.psql("SELECT pg_reload_conf()")
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await accepted(ledger)
+                    break
+                except LedgerUnavailable:
+                    await asyncio.sleep(0.02)
+        assert len(await ledger.page(Filter(), before=None, limit=9)) == 2

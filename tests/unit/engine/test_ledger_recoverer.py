@@ -1,0 +1,225 @@
+"""What the ledger has and a queue has not is put back; what nobody works on any more is ended."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from toril.core.delivery import (
+    AttemptOutcome,
+    Begin,
+    Begun,
+    Delivered,
+    Delivery,
+    End,
+    Envelope,
+    NewDelivery,
+    new_job_id,
+    queue_of,
+)
+from toril.core.errors import LedgerUnavailable, StoreUnavailable
+from toril.core.job import JobSpec
+from toril.core.lifecycle import Status
+from toril.engine.ledger_recoverer import LedgerRecoverer, Queues
+from toril.testing import FakeClock, FakeLedger
+
+EVERY_S = 60.0
+
+
+class FakeQueues:
+    """Queues in memory, as far as the recoverer looks at them. Adding a job that is there changes nothing."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, dict[str, JobSpec]] = {}
+        self.added = 0
+        self.away = False
+
+    async def add(self, queue: str, jobs: Sequence[JobSpec], timestamp_ms: int) -> list[bytes]:
+        self._there()
+        for job in jobs:
+            assert job.opts is not None
+            known = self.jobs.setdefault(queue, {})
+            self.added += str(job.opts.jobId) not in known
+            known.setdefault(str(job.opts.jobId), job)
+        return [b""] * len(jobs)
+
+    async def missing(self, queue: str, job_ids: Sequence[str]) -> list[str]:
+        self._there()
+        await asyncio.sleep(0)
+        return [job_id for job_id in job_ids if job_id not in self.jobs.get(queue, {})]
+
+    def _there(self) -> None:
+        if self.away:
+            raise StoreUnavailable
+
+
+class World:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.ledger = FakeLedger()
+        self.queues = FakeQueues()
+        self._count = 0
+
+    def recoverer(self, by: str = "recoverer") -> LedgerRecoverer:
+        queues = Queues(self.queues, self.queues)
+        return LedgerRecoverer(self.ledger, queues, lambda: ["billing", "email"], EVERY_S, by, self.clock)
+
+    async def accepted(self, target: str = "billing", **more: float | None) -> Delivery:
+        self._count += 1
+        job_id = new_job_id(self.clock() + self._count, bytes(10))
+        new = NewDelivery(
+            job_id=job_id, target=target, envelope=Envelope(), at_s=self.clock(), max_attempts=3, by="g", **more
+        )
+        await self.ledger.accept([new])
+        return new.first()[0]
+
+    async def begun(self, one: Delivery, lease_s: float = 30.0) -> Delivery:
+        now = self.clock()
+        begun = await self.ledger.begin(
+            Begin(job_id=one.job_id, token="t", by="w", at_s=now, lease_until_s=now + lease_s)
+        )
+        assert isinstance(begun, Begun)
+        return begun.delivery
+
+    def queued(self, target: str = "billing") -> set[str]:
+        return set(self.queues.jobs.get(queue_of(target), {}))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_what_is_in_no_queue_is_put_back_and_nothing_else(world: World) -> None:
+    there, gone = await world.accepted(), await world.accepted()
+    other, running = await world.accepted("email"), await world.begun(await world.accepted())
+    await world.queues.add(queue_of("billing"), [], 0)
+    world.queues.jobs[queue_of("billing")] = {there.job_id: JobSpec("x", None)}  # type: ignore[arg-type]
+    done = await world.recoverer().recover()
+    assert done.requeued == Counter({"billing": 1, "email": 1})
+    assert world.queued() == {there.job_id, gone.job_id}
+    assert world.queued("email") == {other.job_id}
+    assert running.job_id not in world.queued()
+
+
+async def test_everything_is_put_back_after_a_flush_over_many_pages(world: World) -> None:
+    some = {(await world.accepted()).job_id for _ in range(1203)}
+    done = await world.recoverer().recover()
+    assert done.requeued == Counter({"billing": 1203})
+    assert world.queued() == some
+    assert not (await world.recoverer().recover()).anything
+
+
+async def test_a_job_that_is_put_back_waits_as_long_as_it_still_has_to(world: World) -> None:
+    one = await world.accepted(not_before_s=world.clock() + 90)
+    later = await world.accepted(not_before_s=world.clock() + 2 * EVERY_S)
+    await world.recoverer().recover()
+    assert world.queued() == {one.job_id}  # the other one is not due before the next comparison
+    opts = world.queues.jobs[queue_of("billing")][one.job_id].opts
+    assert opts is not None
+    assert opts.delay == 90_000
+    world.clock.jump(EVERY_S)
+    await world.recoverer().recover()
+    assert later.job_id in world.queued()
+
+
+async def test_two_who_recover_at_once_put_each_job_in_once(world: World) -> None:
+    for _ in range(30):
+        await world.accepted()
+    for _ in range(10):
+        await world.begun(await world.accepted(), lease_s=-1)
+    async with asyncio.TaskGroup() as tasks:
+        both = [tasks.create_task(world.recoverer(by).recover()) for by in ("a", "b")]
+    assert len(world.queued()) == world.queues.added == 40
+    assert sum(task.result().lost.total() for task in both) == 10
+    assert all(len(steps) in {1, 3} for steps in world.ledger.transitions.values())
+
+
+async def test_what_has_ended_between_the_looks_is_not_put_back(world: World) -> None:
+    one = await world.accepted()
+    missing = world.queues.missing
+
+    async def ended_meanwhile(queue: str, job_ids: Sequence[str]) -> list[str]:
+        found = await missing(queue, job_ids)
+        if found:
+            begun = await world.begun(one)
+            await world.ledger.end(
+                End(
+                    job_id=one.job_id,
+                    number=begun.attempts_begun,
+                    by="w",
+                    at_s=world.clock(),
+                    settlement=Delivered(),
+                    outcome=AttemptOutcome.ANSWERED,
+                    duration_s=0.1,
+                )
+            )
+        return found
+
+    world.queues.missing = ended_meanwhile  # type: ignore[method-assign]
+    assert not (await world.recoverer().recover()).anything
+    assert world.queued() == set()
+
+
+async def test_an_attempt_whose_worker_is_lost_is_ended_and_its_job_is_back(world: World) -> None:
+    one = await world.begun(await world.accepted())
+    assert not (await world.recoverer().recover()).anything
+    world.clock.jump(31)
+    done = await world.recoverer().recover()
+    assert (done.lost, done.requeued) == (Counter({"billing": 1}), Counter({"billing": 1}))
+    assert world.ledger.deliveries[one.job_id].status is Status.QUEUED
+    assert world.queued() == {one.job_id}
+
+
+async def test_what_waits_past_its_deadline_is_a_dead_letter(world: World) -> None:
+    one = await world.accepted(deadline_s=world.clock() + 5, not_before_s=world.clock() + 100)
+    world.clock.jump(5)
+    done = await world.recoverer().recover()
+    assert done.expired == Counter({"billing": 1})
+    assert world.ledger.deliveries[one.job_id].reason == "deadline"
+
+
+async def test_it_recovers_at_the_start_when_told_to_and_once_in_a_while(world: World) -> None:
+    with world.clock.driving():
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(world.recoverer().run())
+            recoverer = world.recoverer()
+            running.cancel()
+            first = await world.accepted()
+            running = tasks.create_task(recoverer.run())
+            await asyncio.sleep(0.5)
+            assert world.queued() == {first.job_id}
+            second = await world.accepted()
+            await asyncio.sleep(5)
+            assert second.job_id not in world.queued()
+            recoverer.soon()
+            await asyncio.sleep(2)
+            assert second.job_id in world.queued()
+            world.queues.jobs.clear()
+            await asyncio.sleep(EVERY_S + 2)
+            assert world.queued() == {first.job_id, second.job_id}
+            running.cancel()
+
+
+async def test_it_tries_again_until_ledger_and_redis_are_there(world: World) -> None:
+    one = await world.accepted()
+    world.ledger.go_away()
+    with world.clock.driving():
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(world.recoverer().run())
+            await asyncio.sleep(10)
+            world.ledger.come_back()
+            world.queues.away = True
+            await asyncio.sleep(10)
+            assert world.queued() == set()
+            world.queues.away = False
+            await asyncio.sleep(2)
+            assert world.queued() == {one.job_id}
+            running.cancel()
+
+
+async def test_asked_once_it_says_that_something_is_away(world: World) -> None:
+    world.ledger.go_away()
+    with pytest.raises(LedgerUnavailable):
+        await world.recoverer().recover()
