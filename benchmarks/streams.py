@@ -22,7 +22,7 @@ class StreamServer:
     """The running upstream, on a free loopback port."""
 
     def __init__(self) -> None:
-        self._child = Child("endpoint", module("streams"))
+        self._child = Child("streams", module("streams"), speaks=True)
         words = self._child.first_line().split()
         if len(words) != 2:
             raise ProcessError(f"the upstream did not start: {self._child.said()}")
