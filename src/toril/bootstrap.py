@@ -24,6 +24,7 @@ from toril.adapters.redis_rates import RedisRates
 from toril.adapters.redis_registry import RedisRegistry
 from toril.bootstrap_delivery import Delivery
 from toril.bootstrap_proxy import Proxy, Shared
+from toril.bootstrap_targets import Around, Targets
 from toril.bull.cancelling import Cancelling
 from toril.bull.cluster import ClusterLinks
 from toril.bull.connection import Link
@@ -50,6 +51,7 @@ from toril.config.rollout import Plan
 from toril.core.attempt import attempt_of
 from toril.core.destinations.base import Destination
 from toril.core.destinations.push_worker import PushWorker
+from toril.core.destinations.target import Target
 from toril.core.egress import Egress
 from toril.core.errors import StoreError, StoreUnavailable
 from toril.core.lease import Lease
@@ -85,10 +87,12 @@ from toril.gateway.ops import OpsRoutes
 from toril.gateway.queue_actions import QueueActionRoutes
 from toril.gateway.queues import QueueRoutes
 from toril.gateway.reloads import ReloadRoutes
+from toril.gateway.routing import Route
 from toril.gateway.schedulers import SchedulerRoutes
 from toril.gateway.sockets.events import EventSocketRoutes
 from toril.gateway.sockets.queue import QueueSocketRoutes
 from toril.gateway.sockets.worker import WorkerSocketRoutes
+from toril.gateway.targets import Sights, TargetRoutes
 from toril.gateway.upkeep import UpkeepRoutes
 from toril.gateway.workers import WorkerRoutes
 from toril.intake.spill import Spill
@@ -198,6 +202,7 @@ class Instance:
             most_queues=settings.metrics.max_queues,
         )
         self._delivery = self._wire_delivery() if settings.targets else None
+        self._targets = None if self._delivery is None else self._wire_targets(self._delivery)
         self.gateway = self._gateway()
         self._proxy = self._wire_proxy() if settings.proxy.upstreams else None
         self.app: ASGIApp = self.gateway if self._proxy is None else self._proxy.door
@@ -227,10 +232,13 @@ class Instance:
             for name, work in self._proxy.tasks():
                 self._tasks.create_task(work, name=name)
             for destination in self._proxy.destinations:
-                self.supervisor.start(destination)
+                self.supervisor.keep(destination)
         if self._delivery is not None:
             for name, work in self._delivery.tasks():
                 self._tasks.create_task(work, name=name)
+        if self._targets is not None:
+            for target in self._targets.destinations.values():
+                self.supervisor.keep(target)
         self._warn_of_no_tokens(self.settings.gateway)
 
     def _take_over(self, plan: Plan) -> None:
@@ -245,6 +253,10 @@ class Instance:
             self._delivery.renew(settings)
         if "log.level" in plan.applied:
             set_level(settings.log.level)
+        if self._delivery is not None and self._targets is not None:
+            self._delivery.renew(settings)
+            for target in self._targets.renew(settings):
+                self.supervisor.keep(target)
 
     def _warn_of_no_tokens(self, policy: GatewayPolicy) -> None:
         has_api = self._proxy is None or self.settings.proxy.api_path is not None
@@ -329,6 +341,8 @@ class Instance:
         return PushWorker(spec, self.settings.store.queue_prefix, f"toril/{__version__}", time.time)
 
     def _consumer(self, destination: Destination, slots: int, outbound: Outbound | None = None) -> Consumer:
+        if isinstance(destination, Target) and self._targets is not None:
+            return self._targets.consumer(destination, slots)
         if outbound is None and self._proxy is not None:
             outbound = self._proxy.outbound(destination)
         leases = self._leases.of(destination.queue, destination.lease_rules)
@@ -378,6 +392,31 @@ class Instance:
         )
         return Delivery(self.settings, shared)
 
+    def _wire_targets(self, delivery: Delivery) -> Targets:
+        around = Around(
+            ledger=delivery.ledger,
+            bodies=delivery.spill,
+            command=self._near_key,
+            holds=self._control(),
+            leases=self._leases,
+            settler=self._settler,
+            surroundings=self._around,
+            by=self._instance_id,
+        )
+        return Targets(self.settings, around)
+
+    def _target_routes(self) -> list[Route]:
+        if self._targets is None or self._delivery is None:
+            return []
+        inspector = Inspector(self._scripts, self.settings.store.queue_prefix)
+        targets, ledger = self._targets, self._delivery.ledger
+        sights = Sights(targets.specs, self._reloading, ledger, targets.breakers, inspector, self._control(), time.time)
+        return TargetRoutes(sights).routes()
+
+    def _control(self) -> Control:
+        prefix = self.settings.store.queue_prefix
+        return Control(self._scripts, Inspector(self._scripts, prefix), prefix, time.time, self._paused_lists.note)
+
     def _blobs(self) -> BlobStore | None:
         payloads = self.settings.payloads
         if payloads.url is None:
@@ -388,7 +427,7 @@ class Instance:
         policy, prefix = self.settings.gateway, self.settings.store.queue_prefix
         inspector = Inspector(self._scripts, prefix)
         producer = self._producer
-        control = Control(self._scripts, inspector, prefix, time.time, self._paused_lists.note)
+        control = self._control()
         actions = JobActions(self._scripts, prefix, time.time)
         flows = Flows(self._scripts, producer, inspector, actions, prefix)
         names, limit = self._names, policy.max_body_bytes
@@ -409,6 +448,7 @@ class Instance:
                 ).routes(),
                 *EventRoutes(self._events, inspector, actions, names=names).routes(),
                 *([] if self._delivery is None else self._delivery.routes()),
+                *self._target_routes(),
                 *OpsRoutes(__version__, self.faults).routes(),
                 *ReloadRoutes(self._reloading).routes(),
                 *MetricsRoutes(self._exposition).routes(),

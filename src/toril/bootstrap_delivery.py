@@ -104,7 +104,13 @@ class Delivery:
             Here(shared.by, time.time, os.urandom),
             self.recoverer.soon,
         )
-        self._spill = shared.spill
+        self.spill = shared.spill
+
+    def renew(self, settings: Settings) -> None:
+        """From now on these policies count for what is accepted and kept."""
+        self._policy = settings.delivery
+        self.targets.update({target.name: target for target in settings.targets})
+        self.spill.threshold_bytes = settings.payloads.threshold_bytes
 
     def tasks(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """What is to run all the time, by name."""
@@ -120,7 +126,7 @@ class Delivery:
                 self._deliveries,
                 self.ledger,
                 self._following,
-                self._spill,
+                self.spill,
                 names=lambda: list(self.targets),
                 max_body_bytes=lambda: self._policy.max_body_bytes,
             ).routes(),

@@ -26,3 +26,15 @@ def parse_duration_s(text: str) -> float:
     if not text or position != len(text):
         raise ValueError(f"{text!r} is not a duration such as 30s, 1h30m or 500ms")
     return total
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds in the same syntax: `1h30m`, `500ms`, `0s`; no finer than a microsecond."""
+    left = round(seconds * 1_000_000)
+    if 0 < left < 1_000_000:
+        return f"{left / 1000:g}ms"
+    whole, rest = divmod(left, 1_000_000)
+    parts = ((whole // 3600, "h"), (whole % 3600 // 60, "m"))
+    text = "".join(f"{number}{unit}" for number, unit in parts if number)
+    under = whole % 60 + rest / 1_000_000
+    return text + (f"{under:.6f}".rstrip("0").rstrip(".") + "s" if under or not text else "")

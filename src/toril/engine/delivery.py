@@ -19,9 +19,9 @@ from toril.core.destinations.base import Chance
 from toril.core.destinations.target import Target
 from toril.core.errors import BlobLost, BlobsUnavailable, LedgerUnavailable, StoreError
 from toril.core.lease import Lease, Next
+from toril.core.outcome import Outcome
 from toril.core.ports import LeaseStore, Outbound
-from toril.core.verdict import Complete, DeadLetter, Snooze
-from toril.core.verdict import Settlement as Verdict
+from toril.core.verdict import Complete, DeadLetter, Settlement, Snooze, Verdict
 from toril.engine.admission import BreakerGate
 from toril.engine.executor import Executor, Told
 from toril.engine.journal import Journal
@@ -39,13 +39,17 @@ _BODIES_AWAY_MS = 5000
 _GONE = Complete(b"null")
 
 
+def _nobody(lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
+    pass
+
+
 class Books(Struct, frozen=True):
-    """What one target's executor asks before and tells after each attempt, who else hears of it, and its chance."""
+    """What one target's executor asks before and tells after each attempt, its chance, and who else hears of it."""
 
     journal: Journal
     gate: BreakerGate
     chance: Chance
-    told: Told
+    told: Told = _nobody
 
 
 class DeliveryExecutor(Executor):
@@ -70,7 +74,7 @@ class DeliveryExecutor(Executor):
         if not isinstance(admission, Go):
             await self.release(lease)
             return None
-        verdict: Verdict | None = None
+        verdict: Settlement | None = None
         told = not admission.probe
         try:
             begun = await self._begin(slot, lease, token)
@@ -99,7 +103,7 @@ class DeliveryExecutor(Executor):
 
     async def _make(
         self, slot: Slot, lease: Lease, begun: Begun, token: str, *, as_probe: bool
-    ) -> tuple[Verdict | None, bool]:
+    ) -> tuple[Settlement | None, bool]:
         """The attempt; what the job comes to (None: nothing is to be written), and whether the breaker was told."""
         try:
             await self._journal.prepare(lease, begun)
@@ -116,7 +120,9 @@ class DeliveryExecutor(Executor):
         change = await self._journal.ending(begun, outcome, verdict)
         return await self._end(slot, lease, change, verdict), True
 
-    async def _unmade(self, slot: Slot, lease: Lease, begun: Begun, exc: BlobsUnavailable | BlobLost) -> Verdict | None:
+    async def _unmade(
+        self, slot: Slot, lease: Lease, begun: Begun, exc: BlobsUnavailable | BlobLost
+    ) -> Settlement | None:
         """The body cannot be read: later, if the store is away; never, if it is gone."""
         started_at_s = begun.delivery.started_at_s or begun.delivery.updated_at_s
         log.warning("delivery.no_body", queue=lease.queue, job_id=begun.delivery.job_id, error=exc.message)
@@ -140,7 +146,7 @@ class DeliveryExecutor(Executor):
                     return None
         return None
 
-    async def _end(self, slot: Slot, lease: Lease, change: End, verdict: Verdict) -> Verdict | None:
+    async def _end(self, slot: Slot, lease: Lease, change: End, verdict: Settlement) -> Settlement | None:
         """Record in the ledger, however long that takes, and say what the job comes to.
 
         None: nothing is to be written any more, as the lease was lost or given back.

@@ -57,6 +57,8 @@ class Supervisor:
         # Workers on sockets, as many of them per queue as there are.
         self._seated: set[Consumer] = set()
         self._stopping = False
+        # Queues that belong to what the operator has configured: no registered worker takes their place.
+        self._kept: set[str] = set()
         self.recoverer = Recoverer(self.consumers, policy, presence, measures)
         self.lease_keeper = LeaseKeeper(self.consumers, policy.lock_s)
 
@@ -74,12 +76,21 @@ class Supervisor:
         """The queues that are worked on here."""
         return list(self._running)
 
+    def keep(self, destination: Destination) -> None:
+        """Work on a destination's queue from now on, whatever is registered for a queue of that name."""
+        self._kept.discard(destination.queue)
+        self.start(destination)
+        self._kept.add(destination.queue)
+
     def start(self, destination: Destination) -> None:
         """Work on a destination's queue from now on.
 
         A consumer that is there already is replaced at once: its jobs in flight end where they began, and hold up
         nothing.
         """
+        if destination.queue in self._kept:
+            log.error("consumer.not_started", queue=destination.queue, hint="the configuration has this queue")
+            return
         self._retire(destination.queue)
         self._destinations[destination.queue] = destination
         if self._stopping:
@@ -94,11 +105,15 @@ class Supervisor:
 
     def pause(self, destination: Destination) -> None:
         """Work on a destination's queue no more for now; jobs in flight end."""
+        if destination.queue in self._kept:
+            return
         self.stop(destination.queue)
         self._destinations[destination.queue] = destination
 
     def stop(self, queue: str) -> None:
         """Work on this queue no more; jobs in flight end."""
+        if queue in self._kept:
+            return
         self._destinations.pop(queue, None)
         if self._retire(queue):
             self._leave(queue)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toril.core.durations import parse_duration_s
+from toril.core.durations import duration_text, parse_duration_s
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,19 @@ def test_any_text_is_a_duration_or_refused(text: str) -> None:
 @given(st.integers(0, 1000), st.integers(0, 59), st.integers(0, 59))
 def test_the_parts_of_a_duration_add_up(hours: int, minutes: int, seconds: int) -> None:
     assert parse_duration_s(f"{hours}h{minutes}m{seconds}s") == hours * 3600 + minutes * 60 + seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"), (0.5, "500ms"), (0.00025, "0.25ms"), (1, "1s"), (1.5, "1.5s"), (60, "1m"), (90, "1m30s"),
+        (5400, "1h30m"), (3600, "1h"), (2592000, "720h"), (3601.25, "1h1.25s"), (10, "10s"), (100, "1m40s"),
+    ],
+)  # fmt: skip
+def test_seconds_are_written_as_a_duration(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+@given(st.integers(0, 10**13))
+def test_what_is_written_is_read_again(microseconds: int) -> None:
+    assert parse_duration_s(duration_text(microseconds / 1e6)) == pytest.approx(microseconds / 1e6, abs=1e-6)

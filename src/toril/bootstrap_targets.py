@@ -1,0 +1,82 @@
+"""Wires the targets of the delivery door: a queue, a consumer, connections, a journal and a breaker for each.
+
+`toril.bootstrap` hands in what is shared, and starts the consumers.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+
+from msgspec import Struct
+
+from toril.adapters.httptools_outbound import HttptoolsOutbound
+from toril.adapters.redis_breakers import RedisBreakers
+from toril.bull.leases import LeaseBook
+from toril.core.destinations.target import Target
+from toril.core.ledger_port import Ledger
+from toril.core.policy import Settings
+from toril.core.ports import Bodies, Command, QueueHolds
+from toril.core.target import TargetSpec
+from toril.engine.admission import BreakerGate
+from toril.engine.consumer import Consumer, Surroundings
+from toril.engine.delivery import Books, DeliveryExecutor
+from toril.engine.journal import Journal
+from toril.engine.settler import Settler
+
+
+class Around(Struct, frozen=True):
+    """What targets share with the other doors. `command` reaches any key of ours in Redis; `by` is how histories call
+    this instance.
+    """
+
+    ledger: Ledger
+    bodies: Bodies
+    command: Command
+    holds: QueueHolds
+    leases: LeaseBook
+    settler: Settler
+    surroundings: Surroundings
+    by: str
+
+
+class Targets:
+    """The targets of one process."""
+
+    def __init__(self, settings: Settings, around: Around) -> None:
+        self.breakers = RedisBreakers(around.command, settings.store.queue_prefix)
+        self.destinations = {spec.name: Target(spec, time.time) for spec in settings.targets}
+        self._around = around
+        self._lease_s = settings.delivery.lease_s
+        self._max_response_bytes = settings.engine.max_response_bytes
+
+    def specs(self) -> list[TargetSpec]:
+        """Every target as it runs now, in the order of the file."""
+        return [target.spec for target in self.destinations.values()]
+
+    def renew(self, settings: Settings) -> list[Target]:
+        """From the next attempt or verdict on these policies and secrets count.
+
+        Returns the targets whose consumers must be started anew for it: leases know a rate limit from their beginning.
+        """
+        limited = []
+        for spec in settings.targets:
+            target = self.destinations.get(spec.name)
+            if target is None:
+                continue
+            if target.spec.rate_limit != spec.rate_limit:
+                limited.append(target)
+            target.renew(spec)
+        return limited
+
+    def consumer(self, target: Target, slots: int) -> Consumer:
+        """Delivers to a target, so many at once."""
+        around = self._around
+        leases = around.leases.of(target.queue, target.lease_rules)
+        # The operator's own URLs: no egress rules. One that answers at length is not punished for it.
+        outbound = HttptoolsOutbound(target.spec.timeout.connect_s, self._max_response_bytes, truncate=True)
+        journal = Journal(around.ledger, around.bodies, target, by=around.by, lease_s=self._lease_s, now=time.time)
+        gate = BreakerGate(target, self.breakers, around.holds, around.settler, time.time, self._lease_s)
+        books = Books(journal, gate, random.random)
+        executor = DeliveryExecutor(target, leases, outbound, around.settler, books)
+        return Consumer(target, slots, leases, executor, around.surroundings)

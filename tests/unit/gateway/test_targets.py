@@ -1,0 +1,160 @@
+"""`/targets`: what is shown, what is not, and stopping one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.unit.gateway.asgi import request
+from toril.config.targets import targets
+from toril.core.access import Caller, RateLimit
+from toril.core.delivery import Envelope, NewDelivery
+from toril.core.errors import UnknownTarget
+from toril.core.rollout import Rollout
+from toril.core.signing import Secret
+from toril.core.target import BreakerPolicy, RetryPolicy, Signing, TargetAuth, TargetSpec
+from toril.gateway.targets import Sights, TargetRoutes, shown, statuses
+from toril.testing import FakeBreakers, FakeClock, FakeLedger
+
+SECRET = "hunter2-the-secret"
+BILLING = TargetSpec(name="billing", url="http://billing.internal", breaker=BreakerPolicy(failures=1))
+EMAIL = TargetSpec(name="email", url="http://email.internal")
+
+
+class Reloads:
+    """A third configuration, of which two keys of targets and one beside them wait for a rollout."""
+
+    rollout = Rollout(generation=3, pending=("targets.billing.url", "targets.email.timeout", "ledger"))
+
+    async def reload(self) -> Rollout:
+        """Nothing new."""
+        return self.rollout
+
+
+class Queues:
+    """Queues that can be paused; one job of each is active."""
+
+    def __init__(self) -> None:
+        self.stopped: set[str] = set()
+
+    async def counts(self, queue: str, states: Sequence[str]) -> Mapping[str, int]:
+        """One each."""
+        return dict.fromkeys(states, 1)
+
+    async def paused(self, queue: str) -> bool:
+        """Whether it is paused."""
+        return queue in self.stopped
+
+    async def pause(self, queue: str) -> None:
+        """Pause it."""
+        self.stopped.add(queue)
+
+    async def resume(self, queue: str) -> None:
+        """Resume it."""
+        self.stopped.discard(queue)
+
+
+class Place:
+    """The routes on fakes."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.ledger, self.breakers, self.queues = FakeLedger(), FakeBreakers(clock), Queues()
+        queues: Any = self.queues
+        self.routes = TargetRoutes(
+            Sights(lambda: [BILLING, EMAIL], Reloads(), self.ledger, self.breakers, queues, queues, clock)
+        )
+
+    async def get(self, path: str, caller: Caller | None = None) -> Any:
+        asked = request(path)
+        asked.caller = caller or Caller("somebody")
+        answer = await (self.routes.all(asked) if path == "/targets" else self.routes.one(asked))
+        return msgspec.json.decode(answer.body)
+
+
+@pytest.fixture
+def place() -> Place:
+    return Place(FakeClock())
+
+
+async def test_a_target_is_shown_with_all_that_is_known_of_it(place: Place) -> None:
+    new = {"target": "billing", "envelope": Envelope(), "at_s": place.clock(), "max_attempts": 3, "by": "x"}
+    await place.ledger.accept([NewDelivery(job_id="1", **new), NewDelivery(job_id="2", **new)])
+    await place.breakers.failed("billing", BILLING.breaker, None)
+    place.clock.jump(2.5)
+    found = await place.get("/targets/billing")
+    opened_at = found["breaker"].pop("opened_at")
+    assert opened_at.endswith("Z")
+    assert found == {
+        "name": "billing",
+        "config": shown(BILLING),
+        "breaker": {"state": "open", "failures": 1},
+        "depth": {"queued": 2, "dispatching": 0, "retrying": 0},
+        "oldest_age_s": 2.5,
+        "in_flight": 1,
+        "dead_letters": 0,
+        "paused": False,
+        "config_generation": 3,
+        "pending_rollout": ["targets.billing.url"],
+    }
+
+
+async def test_nothing_is_known_of_a_target_without_work(place: Place) -> None:
+    found = await place.get("/targets/email")
+    assert (found["breaker"], found["oldest_age_s"]) == (
+        {"state": "closed", "opened_at": None, "failures": 0},
+        None,
+    )
+
+
+async def test_the_list_has_every_target_that_the_caller_may_see(place: Place) -> None:
+    found = await place.get("/targets")
+    assert [target["name"] for target in found["targets"]] == ["billing", "email"]
+    assert found["pending_rollout"] == ["targets.billing.url", "targets.email.timeout", "ledger"]
+    found = await place.get("/targets", Caller("some", queues=["em*"]))
+    assert [target["name"] for target in found["targets"]] == ["email"]
+    assert found["pending_rollout"] == ["targets.email.timeout"]
+
+
+async def test_a_target_that_is_not_configured_is_unknown(place: Place) -> None:
+    for handler in (place.routes.one, place.routes.pause, place.routes.resume):
+        with pytest.raises(UnknownTarget):
+            await handler(request("/targets/nobody"))
+
+
+async def test_pausing_and_resuming_can_be_repeated(place: Place) -> None:
+    for _ in range(2):
+        assert (await place.routes.pause(request("/targets/billing/pause"))).status == 204
+        assert (await place.get("/targets/billing"))["paused"]
+    assert not (await place.get("/targets/email"))["paused"]
+    for _ in range(2):
+        assert (await place.routes.resume(request("/targets/billing/resume"))).status == 204
+        assert not (await place.get("/targets/billing"))["paused"]
+
+
+def test_what_is_shown_could_stand_in_the_file_and_has_no_secret() -> None:
+    spec = TargetSpec(
+        name="billing",
+        url="http://billing.internal",
+        rate_limit=RateLimit(100, 1.0),
+        retry=RetryPolicy(retry_on=frozenset({408, *range(500, 600)}), fail_on=frozenset({501})),
+    )
+    config = shown(spec)
+    assert targets({"billing": config}) == (spec,)
+    secret = TargetSpec(
+        name="billing",
+        url="http://billing.internal",
+        auth=TargetAuth(scheme="header", header="x-key", secret=SECRET, secret_file="/run/key"),
+        signing=Signing(secret_file="/run/sign", secrets=(Secret(SECRET.encode()),)),
+    )
+    config = shown(secret)
+    assert config["auth"] == {"scheme": "header", "header": "x-key", "secret_file": "/run/key"}
+    assert config["signing"] == {"secret_file": "/run/sign", "secrets": 1}
+    assert SECRET not in str(config)
+
+
+def test_whole_classes_of_statuses_have_their_name() -> None:
+    assert statuses(frozenset({404, 429, *range(500, 600)})) == [404, 429, "5xx"]
+    assert statuses(frozenset(range(500, 599))) == list(range(500, 599))
+    assert statuses(frozenset()) == []
