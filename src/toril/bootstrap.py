@@ -253,8 +253,7 @@ class Instance:
             self._delivery.renew(settings)
         if "log.level" in plan.applied:
             set_level(settings.log.level)
-        if self._delivery is not None and self._targets is not None:
-            self._delivery.renew(settings)
+        if self._targets is not None:
             for target in self._targets.renew(settings):
                 self.supervisor.keep(target)
 

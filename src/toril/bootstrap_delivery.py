@@ -106,12 +106,6 @@ class Delivery:
         )
         self.spill = shared.spill
 
-    def renew(self, settings: Settings) -> None:
-        """From now on these policies count for what is accepted and kept."""
-        self._policy = settings.delivery
-        self.targets.update({target.name: target for target in settings.targets})
-        self.spill.threshold_bytes = settings.payloads.threshold_bytes
-
     def tasks(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """What is to run all the time, by name."""
         yield "ledger", self.ledger.run()
@@ -138,6 +132,7 @@ class Delivery:
         self._policy = settings.delivery
         self.targets.clear()
         self.targets.update({target.name: target for target in settings.targets})
+        self.spill.threshold_bytes = settings.payloads.threshold_bytes
 
     def close(self) -> None:
         """Nobody waits for a delivery any more."""

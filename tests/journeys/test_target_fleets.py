@@ -71,6 +71,8 @@ def test_two_workers_send_an_unhealthy_target_nothing_but_probes(
         ]
         for job_id in jobs
     }
+    left = set(own_valkey.client().scan_iter("bull:deliver-billing:*"))
+    assert not left & {f"bull:deliver-billing:{job_id}" for job_id in jobs}, "what is over is in the ledger alone"
     for job_id in jobs:
         found = door.job(job_id)
         # Every attempt that a job has spent was one that arrived, and none is missing.
@@ -106,6 +108,33 @@ def test_a_pause_outlives_a_restart_and_leaves_running_attempts_alone(
         assert toril.client.post("/targets/billing/resume").status_code == 204
     eventually(lambda: all(door.job(job_id)["status"] == "delivered" for job_id in waiting), timeout_s=30)
     assert toril.client.get("/targets/billing").json()["paused"] is False
+
+
+def test_a_rotated_secret_and_another_policy_count_without_a_restart(
+    tmp_path: Path, own_valkey: ValkeyProcess, start_toril: StartToril, endpoint: Endpoint
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("old-secret")
+    target: dict[str, Any] = {"url": endpoint.at("/"), "auth": {"scheme": "bearer", "secret_file": str(secret)}}
+    toril = start_toril(
+        own_valkey, args=config(tmp_path, **target, retry={"max_attempts": 5, "base": "1h", "max": "1h"})
+    )
+    door = Door(toril.gateway)
+    endpoint.behaviour = lambda _: respond(503)
+    waiting = door.enqueue("billing")
+    eventually(lambda: door.job(waiting)["status"] == "retrying")
+    secret.write_text("new-secret")
+    config(tmp_path, **target, retry={"max_attempts": 1}, rate_limit={"max": 100, "per": "1s"})
+    assert toril.client.post("/reload").status_code == 200
+    dead = door.enqueue("billing")
+    eventually(lambda: door.job(dead)["status"] == "dead_lettered")
+    assert [call.header("authorization") for call in endpoint.calls] == ["Bearer old-secret", "Bearer new-secret"]
+    shown = toril.client.get("/targets/billing").json()
+    assert (shown["config"]["retry"]["max_attempts"], shown["config"]["rate_limit"]) == (1, {"max": 100, "per": "1s"})
+    assert (shown["config_generation"], shown["pending_rollout"]) == (2, [])
+    config(tmp_path, **target, retry={"max_attempts": 1}, rate_limit={"max": 100, "per": "1s"}, concurrency=1)
+    assert toril.client.post("/reload").status_code == 200
+    assert toril.client.get("/targets").json()["pending_rollout"] == ["targets.billing.concurrency"]
 
 
 def peak_bytes(pid: int) -> int:

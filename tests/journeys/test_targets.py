@@ -57,7 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, valkey: ValkeyProcess) -> It
     folder = tmp_path_factory.mktemp("targets")
     (folder / "bearer").write_text(SECRET)
     (folder / "signing").write_text("whsec_" + base64.b64encode(KEY).decode())
-    names = ("billing", "signed", "flaky", "hanging", "broken", "limited")
+    names = ("billing", "signed", "flaky", "hanging", "single", "broken", "limited")
     endpoints = {name: Endpoint().__enter__() for name in names}
     targets: dict[str, Any] = {
         "billing": {"url": endpoints["billing"].at("/api"), "retry": QUICK, "breaker": NEVER_OPEN},
@@ -72,6 +72,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, valkey: ValkeyProcess) -> It
             "breaker": NEVER_OPEN,
         },
         "hanging": {"url": endpoints["hanging"].at("/"), "concurrency": 3, "timeout": {"total": "10m"}},
+        "single": {"url": endpoints["single"].at("/"), "concurrency": 1, "timeout": {"total": "10m"}},
         "refusing": {"url": f"http://127.0.0.1:{free_port()}/", "concurrency": 3, "retry": {"base": "1h", "max": "1h"}},
         "broken": {
             "url": endpoints["broken"].at("/"),
@@ -207,6 +208,44 @@ def test_a_target_that_hangs_and_one_that_refuses_do_not_hold_up_a_third(place: 
         assert place.toril.client.delete(f"/jobs/{job_id}").status_code == 200
 
 
+def test_a_cancelled_attempt_is_broken_off_and_frees_its_slot(place: Place) -> None:
+    endpoint = place.endpoints["single"]
+    endpoint.behaviour = lambda _: hang()
+    running, next_one = (place.door.enqueue("single") for _ in range(2))
+    (call,) = endpoint.wait_for_calls(1, timeout_s=30)
+    endpoint.behaviour = lambda _: respond()
+    answer = place.toril.client.delete(f"/jobs/{running}")
+    assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+    eventually(lambda: endpoint.gone(call), timeout_s=30, what="the attempt broken off")
+    assert place.ended(next_one)["status"] == "delivered"
+    found = place.door.job(running)
+    assert [attempt["outcome"] for attempt in found["attempts"]] == ["cancelled"]
+    assert len(place.calls("single", running)) == 1
+    assert place.toril.client.delete(f"/jobs/{running}").status_code == 409
+
+
+def test_a_job_of_a_target_s_queue_that_the_ledger_does_not_know_is_not_sent(place: Place) -> None:
+    client = place.toril.client
+    client.post("/queues/deliver-billing/jobs", json=[{"name": "delivery", "data": {}}]).raise_for_status()
+    place.endpoints["billing"].behaviour = lambda _: respond()
+    before = len(place.endpoints["billing"].calls)
+    assert place.ended(place.door.enqueue("billing"))["status"] == "delivered"
+    eventually(lambda: place.target("billing")["in_flight"] == 0, timeout_s=30)
+    assert len(place.endpoints["billing"].calls) == before + 1
+
+
+def test_no_registered_worker_takes_a_target_s_place(place: Place) -> None:
+    other = place.endpoints["signed"].at("/hook")
+    document = {"queue": "deliver-billing", "endpoint": {"url": other, "method": "POST", "timeout": 1000}}
+    place.toril.client.post("/workers", json=document).raise_for_status()
+    eventually(lambda: "consumer.not_started" in place.toril.log(), timeout_s=30)
+    place.endpoints["billing"].behaviour = lambda _: respond()
+    assert place.ended(place.door.enqueue("billing"))["status"] == "delivered"
+    place.toril.client.delete("/workers/deliver-billing").raise_for_status()
+    assert place.ended(place.door.enqueue("billing"))["status"] == "delivered"
+    assert all(call.target != "/hook" for call in place.endpoints["signed"].calls)
+
+
 # The breaker, shown and kept
 
 
@@ -238,7 +277,7 @@ def test_targets_are_shown_with_their_configuration_and_without_secrets(place: P
     answer = place.toril.client.get("/targets")
     assert answer.status_code == 200
     names = [target["name"] for target in answer.json()["targets"]]
-    assert sorted(names) == ["billing", "broken", "flaky", "hanging", "limited", "refusing", "signed"]
+    assert sorted(names) == ["billing", "broken", "flaky", "hanging", "limited", "refusing", "signed", "single"]
     assert answer.json()["pending_rollout"] == []
     assert SECRET not in answer.text
     signed = place.target("signed")

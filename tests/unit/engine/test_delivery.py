@@ -1,9 +1,13 @@
 """A delivery's pipeline: what is in the ledger before what is done, and what a job comes to."""
 
 import asyncio
+import base64
+import hashlib
+import hmac
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.engine.support import LOCK_S, Endpoints, patient, turns, until
 from toril.core.breaker import BreakerState
@@ -13,7 +17,8 @@ from toril.core.errors import BlobsUnavailable, StoreUnavailable
 from toril.core.lease import Lease
 from toril.core.lifecycle import Status, faults
 from toril.core.outcome import ConnectFailed, CutOff, TimedOut
-from toril.core.target import BreakerPolicy, RetryPolicy, TargetSpec, Timeouts
+from toril.core.signing import Secret
+from toril.core.target import BreakerPolicy, RetryPolicy, Signing, TargetSpec, Timeouts
 from toril.engine.admission import BreakerGate
 from toril.engine.delivery import Books, DeliveryExecutor
 from toril.engine.journal import Journal
@@ -407,6 +412,22 @@ async def test_a_large_body_is_read_while_it_is_sent(room: Room) -> None:
     assert request.stream is not None
     assert (request.stream.size_bytes, request.body) == (len(body), b"")
     assert b"".join([piece async for piece in request.stream.open()]) == body
+
+
+@pytest.mark.parametrize("size", [100, 5000, 2_000_000])
+async def test_a_body_is_signed_whole_wherever_it_is(clock: FakeClock, size: int) -> None:
+    key = b"k" * 32
+    room = Room(clock, replace(SPEC, signing=Signing(secret_file="/x", secrets=(Secret(key),))))
+    body = b"x" * size
+    await room.accept(envelope=await stored(room, body) if size > 1000 else Envelope(content=Inline(body)))
+    room.endpoints.open()
+    await room.work()
+    (request,) = room.outbound.requests
+    head = dict(line.split(b": ", 1) for line in request.head.split(b"\r\n")[1:-1])
+    signed = b"%b.%b.%b" % (head[b"webhook-id"], head[b"webhook-timestamp"], body)
+    assert head[b"webhook-id"] == b"1"
+    assert head[b"webhook-signature"] == b"v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256))
+    assert (request.stream is not None) == (size > 1_000_000)
 
 
 async def test_while_the_store_is_away_the_job_is_snoozed(room: Room) -> None:

@@ -235,3 +235,24 @@ async def test_long_jobs_keep_their_locks(clock: FakeClock) -> None:
         await asyncio.sleep(10 * POLICY.lock_s)
         made.endpoints.open()
         await until(lambda: store.completed)
+
+
+async def test_a_kept_destination_is_neither_replaced_nor_stopped_nor_paused(clock: FakeClock) -> None:
+    async with fleet(clock) as made:
+        kept = Desk(concurrency=2)
+        made.supervisor.keep(kept)
+        (consumer,) = made.made
+        made.supervisor.start(Desk(concurrency=5))
+        made.supervisor.pause(Desk(concurrency=5))
+        made.supervisor.stop("orders")
+        assert made.made == [consumer]
+        assert not consumer.stopped
+        assert made.supervisor.queues() == ["orders"]
+
+
+async def test_a_kept_destination_can_be_kept_anew(clock: FakeClock) -> None:
+    async with fleet(clock) as made:
+        made.supervisor.keep(Desk(concurrency=2))
+        made.supervisor.keep(Desk(concurrency=3))
+        first, second = made.made
+        assert (first.stopped, second.stopped) == (True, False)
