@@ -140,7 +140,7 @@ def refuse_shared_workers(targets: Sequence[Target]) -> None:
     for target in targets:
         probe = f"bench-probe-{secrets.token_hex(3)}"
         with target.wire() as wire:
-            wire.register(probe, "http://127.0.0.1:9/", 1)
+            wire.register(probe, "http://127.0.0.1:4/", 1)
             try:
                 time.sleep(0.3)
                 for other in targets:

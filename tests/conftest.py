@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: real servers, started once where tests can share them."""
 
 import os
+import secrets
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,10 +27,19 @@ _LOG_OFFSETS = pytest.StashKey[dict[Path, int]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_TORILS] = []
-    # The same examples in every CI run: what they find depends on the change, not on chance. Elsewhere they explore.
-    hypothesis.settings.register_profile("ci", derandomize=True)
+    # The same examples in every CI run: what they find depends on the change, not on chance. Elsewhere they explore,
+    # from a seed that is printed.
+    hypothesis.settings.register_profile("ci", derandomize=True, print_blob=True)
     if os.environ.get("CI"):
         hypothesis.settings.load_profile("ci")
+    elif config.getoption("--hypothesis-seed", None) is None:
+        config.option.hypothesis_seed = str(secrets.randbelow(2**32))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """How to have the same examples again."""
+    seed = config.getoption("--hypothesis-seed", None)
+    return f"examples: --hypothesis-seed={seed}" if seed is not None else "examples: derandomised (CI)"
 
 
 @pytest.hookimpl(wrapper=True)

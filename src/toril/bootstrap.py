@@ -374,6 +374,7 @@ class Instance:
             blobs,
             Spill(blobs, self.settings.payloads.threshold_bytes),
             self._near_key,
+            self._meter,
         )
         return Proxy(self.settings, shared, self.gateway)
 

@@ -25,7 +25,7 @@ from toril.core.destinations.callback import CallbackDestination
 from toril.core.destinations.upstream import UpstreamDestination, UpstreamRules
 from toril.core.egress import Egress
 from toril.core.policy import Settings
-from toril.core.ports import BlobStore, Command, EventFeed, FlowStore, JobProducer, Outbound
+from toril.core.ports import BlobStore, Command, EventFeed, FlowStore, JobProducer, Meter, Outbound
 from toril.core.stored_job import Keep
 from toril.core.upstream import CachePolicy, callback_queue, queue_name
 from toril.engine.callback_calls import CallbackCalls
@@ -62,6 +62,7 @@ class Shared(Struct, frozen=True):
     blobs: BlobStore | None
     spill: Spill
     near_key: Command
+    meter: Meter
 
 
 class Proxy:
@@ -105,6 +106,7 @@ class Proxy:
                 ProxiedRequests(policy, shared.egress),
                 QueuedSubmissions(stores, policy.queue, policy.callback.attempts, os.urandom, time.time),
                 waits,
+                shared.meter,
             ),
         )
         if policy.callback.secrets:

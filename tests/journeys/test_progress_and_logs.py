@@ -166,7 +166,9 @@ def test_a_malformed_report_is_refused_and_changes_nothing(
     assert gateway.logs(queue, held.job["id"])["count"] == 0
 
 
-@pytest.mark.parametrize("query", ["start=x", "length=x", "start=-1", "length=-1", "length=101"])
+@pytest.mark.parametrize(
+    "query", ["start=x", "length=x", "start=-1", "length=-1", "length=101", "end=x", f"end={2**64}", f"end=-{2**64}"]
+)
 def test_log_pages_are_checked_like_job_pages(gateway: Gateway, queue: str, query: str) -> None:
     texts = {
         "start=x": "Invalid start or length",
@@ -175,8 +177,9 @@ def test_log_pages_are_checked_like_job_pages(gateway: Gateway, queue: str, quer
         "length=-1": "Start and length must be positive",
         "length=101": "Length must be less than or equal to 100",
     }
+    expected = texts.get(query, "Invalid start or end")
     answer = gateway.http.get(f"/queues/{queue}/jobs/1/logs?{query}")
-    assert (answer.status_code, answer.text) == (400, texts[query])
+    assert (answer.status_code, answer.text) == (400, expected)
 
 
 def test_many_reports_at_once_all_arrive(toril: TorilProcess, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:

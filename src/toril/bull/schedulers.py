@@ -60,8 +60,11 @@ class Schedulers:
         """A scheduler's hash, and when it makes the next job (milliseconds); None where there is none."""
         keys = QueueKeys(self._prefix, queue)
         reply = await self._scripts.call(self._scripts.get_scheduler, keys, keys.keys("repeat"), scheduler_id)
-        # The script says {nil, nil} of one that is not there, which Lua makes an empty reply of.
-        return (fields_of(reply[0]), int(float(reply[1]))) if reply else None
+        # The script says {nil, nil} of one that is not there, which Lua makes an empty reply of. One with a hash but
+        # no place in the set of schedulers (the rest of an obliterated queue) makes no job: it is not there either.
+        if len(reply) < 2 or reply[1] is None:
+            return None
+        return fields_of(reply[0]), int(float(reply[1]))
 
     async def all(self, queue: str, start: int, end: int) -> tuple[list[tuple[str, Fields, int]], int]:
         """Schedulers from the first to the last (inclusive), the next to make a job first; and how many there are."""

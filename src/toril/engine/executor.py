@@ -53,7 +53,7 @@ class Executor:
         self._chance = chance
         self._told = told
         self._tells_all = log.is_enabled_for(logging.DEBUG)
-        self._labels = (word(type(destination)), destination.queue)
+        self._labels = (word(type(destination)).removesuffix("_destination"), destination.queue)
         self._pool: OutboundPool | None = None
 
     async def execute(self, slot: Slot, lease: Lease, may_lease: Callable[[], bool]) -> Next | None:

@@ -120,6 +120,8 @@ class JobRoutes:
                 end = int(query["end"])
             except ValueError:
                 raise InvalidRequest("Invalid start or end") from None
+            if abs(end) >= 2**53:
+                raise InvalidRequest("Invalid start or end")
         if length == 0 and "end" not in query:
             _, count = await self._reader.logs(queue, job_id, 0, 0)
             return wire.json_answer(wire.log_page([], count))

@@ -7,12 +7,16 @@ which of the two, `Submissions` stores, `Direct` carries. Errors are proxq's (wi
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import structlog
 from msgspec import Struct
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from toril.core.errors import IdempotencyMismatch, InvalidRequest, PayloadTooLarge, TorilError
 from toril.core.matching import Enqueue, Reason, match, stripped
+from toril.core.metrics import ACCEPT_SECONDS, UNMETERED
+from toril.core.ports import Meter
 from toril.core.proxy_ports import Submissions
 from toril.core.upstream import ProxyPolicy
 from toril.gateway.direct import Direct
@@ -32,7 +36,8 @@ class Doors(Struct, frozen=True):
     """Where a request may go.
 
     `api` is toril's own application, `jobs` the jobs API, `direct` what carries requests past the queue. `requests` are
-    read and `submissions` stored, and `waits` is for those who wait for the answer itself.
+    read and `submissions` stored, and `waits` is for those who wait for the answer itself. `meter` hears of what is
+    stored.
     """
 
     api: ASGIApp
@@ -41,6 +46,7 @@ class Doors(Struct, frozen=True):
     requests: ProxiedRequests
     submissions: Submissions
     waits: ProxyWaits
+    meter: Meter = UNMETERED
 
 
 class ProxyDoor:
@@ -107,17 +113,19 @@ class ProxyDoor:
         return any(stripped(upstream.raw_prefix, target) is not None for upstream in self._policy.upstreams)
 
     async def _enqueue(self, scope: Scope, receive: Receive, send: Send, found: Enqueue) -> None:
-        doors = self._doors
+        doors, began = self._doors, perf_counter()
         submission = await doors.requests.read(scope, receive, found)
         job_id, queue = doors.submissions.begin(found.upstream)
         wait_s = preferred_wait_s(scope["headers"])
         if not wait_s:
             job_id = await doors.submissions.accept(submission, job_id)
+            doors.meter.observe(ACCEPT_SECONDS, ("proxy",), perf_counter() - began)
             await send_own(self._accepted(job_id), send)
             return
         # First listen, then store: what ends at once is heard.
         async with doors.waits.listening(queue, job_id) as ending:
             accepted = await doors.submissions.accept(submission, job_id)
+            doors.meter.observe(ACCEPT_SECONDS, ("proxy",), perf_counter() - began)
             if accepted == job_id:
                 job = await doors.waits.ended(job_id, ending, wait_s)
             else:  # the same key has been used before

@@ -1,0 +1,101 @@
+"""A real server against its own document: schemathesis calls every route with what the document allows, and with bodies
+that it does not. Nothing may end in a 5xx, and every answer must be one that the document has.
+
+Bounded by examples; derandomised in CI like all property tests (`tests/conftest.py` prints the seed elsewhere). Streams
+and sockets are left out: they do not end, and have suites of their own.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.support.gateway import TOKEN, job
+from tests.support.toril import TorilProcess
+from tests.support.valkey import ValkeyProcess
+from tests.unit.gateway.test_openapi import described
+
+EXAMPLES = 4
+KNOWN = "known"
+LOCKED = "locked"
+CHECKED = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+
+
+def operations() -> list[Any]:
+    """What can be called and answers whole."""
+    found = [result.ok() for result in schemathesis.openapi.from_dict(described()).get_all_operations()]
+    return [
+        one for one in found if not one.path.startswith("/ws/") and "text/event-stream" not in str(one.definition.raw)
+    ]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorilProcess]:
+    """A toril with a store of its own, since nothing in it stays as it was. It calls nobody, whoever is registered."""
+    folder = tmp_path_factory.mktemp("openapi")
+    env = {"TORIL_EGRESS_DENY": "0.0.0.0/0,::/0"}
+    with ValkeyProcess(folder / "valkey") as valkey, TorilProcess(valkey.url, folder / "toril.log", env=env) as toril:
+        yield toril
+        assert toril.complaints() == []
+        assert "request.crashed" not in toril.log()
+
+
+@pytest.fixture
+def lock(server: TorilProcess) -> str:
+    """The lock token of the job `locked`, which is active; beside it are jobs in other states."""
+    for job_id in ("waits", "late", LOCKED):
+        server.client.delete(f"/queues/{KNOWN}/jobs/{job_id}")
+    server.client.post(f"/queues/{KNOWN}/resume")
+    server.client.delete(f"/queues/{KNOWN}/concurrency")
+    server.client.delete(f"/queues/{KNOWN}/rate-limit")
+    server.client.delete(f"/queues/{KNOWN}/rate-limit/hold")
+    server.gateway.add(KNOWN, job(jobId=LOCKED, lifo=True))
+    leased = server.client.post(f"/queues/{KNOWN}/lease", json={"count": 100, "lock_ms": 3_600_000}).json()["jobs"]
+    server.gateway.add(KNOWN, job(jobId="waits"), job(jobId="late", delay=10**9))
+    return next((one["token"] for one in leased if one["job"]["id"] == LOCKED), "gone")
+
+
+CALLS = [(one, mode) for one in operations() for mode in GenerationMode if mode is GenerationMode.POSITIVE or one.body]
+
+
+@pytest.mark.parametrize(
+    ("operation", "mode"), CALLS, ids=[f"{one.method.upper()} {one.path} {mode.value}" for one, mode in CALLS]
+)
+def test_answers_are_those_of_the_document(
+    operation: Any, mode: GenerationMode, server: TorilProcess, lock: str
+) -> None:
+    known = {"queue": [KNOWN], "id": [LOCKED, "waits", "late"]}
+
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(generation_mode=mode), data=st.data())
+    def check(case: Any, data: st.DataObject) -> None:
+        for name in case.path_parameters or {}:
+            if name in known and data.draw(st.booleans(), label=f"a {name} that is there"):
+                case.path_parameters[name] = data.draw(st.sampled_from(known[name]))
+        # Long polls would be just that.
+        if isinstance(case.query, dict) and "wait" in case.query:
+            case.query["wait"] = "0"
+        if isinstance(case.body, dict) and "wait_ms" in case.body:
+            case.body["wait_ms"] = 0
+        token = lock if {"lockToken": []} in operation.definition.raw.get("security", []) else TOKEN
+        answer = case.call(base_url=server.url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        case.validate_response(answer, checks=CHECKED)
+
+    check()
