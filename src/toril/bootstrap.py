@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version as installed
@@ -65,6 +66,7 @@ from toril.core.worker import read_worker
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
 from toril.engine.handovers import Handovers
+from toril.engine.ledger_recoverer import Recovered
 from toril.engine.loop_lag import LoopLag
 from toril.engine.measures import Measures
 from toril.engine.pulls import Pulls
@@ -100,6 +102,7 @@ from toril.intake.spill import Spill
 log = structlog.get_logger(__name__)
 
 _READY_S = 1.0
+_REACH_S = 10.0
 _FOLLOW_PATIENCE_S = 10.0
 _SETTLE_PATIENCE_LOCKS = 2
 
@@ -275,6 +278,20 @@ class Instance:
             await self._registry.check()
         except StoreUnavailable as exc:
             log.warning("redis.unavailable_at_start", error=exc.message)
+
+    async def recover(self) -> Recovered:
+        """Recover deliveries once, with nothing of this instance running but its connections.
+
+        Raises:
+            StoreUnavailable: Redis or the ledger was not there in time.
+        """
+        if self._delivery is None:
+            return Recovered(Counter(), Counter(), Counter())
+        self._tasks.create_task(self._links.run(), name="redis")
+        self._tasks.create_task(self._delivery.ledger.run(), name="ledger")
+        await self._links.check()
+        await self._delivery.reached(_REACH_S)
+        return await self._delivery.recoverer.recover()
 
     async def drain(self) -> None:
         """Take no new work, finish what is in flight within the grace period, give the rest back."""
@@ -472,6 +489,29 @@ def _lock_tokens(policy: GatewayPolicy, instance_id: str) -> LockTokens:
     """Instances with the same API tokens know each other's lock tokens."""
     named = [grant.sha256 for grant in policy.tokens]
     return LockTokens([*(token.encode(errors="replace") for token in policy.auth_tokens), *named], instance_id)
+
+
+async def recover(settings: Settings) -> Recovered:
+    """Put back into the targets' queues what the ledger has and they have not, once; consumes nothing.
+
+    Raises:
+        StoreUnavailable: Redis or the ledger was not there in time.
+    """
+    recovered: list[Recovered] = []
+    failure: list[StoreError] = []
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            instance = Instance(settings, tasks)
+            try:
+                recovered.append(await instance.recover())
+            except StoreError as exc:
+                failure.append(exc)
+            tasks.create_task(_stop())
+    except* _StoppedError:
+        pass
+    if failure:
+        raise failure[0]
+    return recovered[0]
 
 
 class _StoppedError(Exception):

@@ -18,14 +18,14 @@ from msgspec import Struct
 from toril.adapters.asyncpg_ledger import AsyncpgLedger
 from toril.adapters.redis_ledger import RedisLedger
 from toril.adapters.sqlite_ledger import SqliteLedger
-from toril.core.errors import StoreError
+from toril.core.errors import LedgerUnavailable, StoreError
 from toril.core.ledger_port import AnyLedger
 from toril.core.policy import Settings
 from toril.core.ports import BlobStore, Command, JobFinder, JobProducer
 from toril.core.target import Retention, TargetSpec
 from toril.engine import ledger_janitor
 from toril.engine.ledger_janitor import Janitor
-from toril.engine.ledger_recoverer import LedgerRecoverer, Queues, Recovered
+from toril.engine.ledger_recoverer import LedgerRecoverer, Queues
 from toril.gateway.dead_letters import DeadLetterRoutes
 from toril.gateway.deliveries import DeliveryRoutes
 from toril.gateway.routing import Route
@@ -34,6 +34,7 @@ from toril.intake.following import Following
 from toril.intake.spill import Spill
 
 _READY_S = 1.0
+_AGAIN_S = 0.1
 
 
 class RunningLedger(AnyLedger, Protocol):
@@ -147,9 +148,22 @@ class Delivery:
             return ["the ledger does not answer"]
         return []
 
-    async def recover(self) -> Recovered:
-        """Recover once, all of it."""
-        return await self.recoverer.recover()
+    async def reached(self, within_s: float) -> None:
+        """Wait for the ledger.
+
+        Raises:
+            LedgerUnavailable: it was not there in time.
+        """
+        until = time.monotonic() + within_s
+        while True:
+            try:
+                await self.ledger.check()
+            except LedgerUnavailable:
+                if time.monotonic() > until:
+                    raise
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                return
 
     def _retention(self) -> Mapping[str, Retention]:
         return {name: target.retention for name, target in self.targets.items()}

@@ -1,4 +1,4 @@
-"""The `toril` command: serve, dev, demo, check-config, token."""
+"""The `toril` command: serve, dev, demo, check-config, recover, token."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import msgspec
 import uvloop
 
 from toril import __version__
+from toril.bootstrap import recover
 from toril.config.loading import config_file
 from toril.config.logs import configure
 from toril.config.reloading import ConfigFile
@@ -73,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("check-config", help="read the configuration, name every fault, and end")
     _add_config(command)
     command.set_defaults(run=_check_config)
+
+    command = commands.add_parser("recover", help="put back into the queues what the ledger has and they have not")
+    _add_config(command)
+    command.set_defaults(run=_recover)
 
     command = commands.add_parser("token", help="make a token, and the line that goes into the configuration for it")
     command.add_argument("--name", required=True, help="what the log and rate limits call its callers")
@@ -169,6 +174,25 @@ def _check_config(options: argparse.Namespace, given: Sequence[str]) -> int:
     print(f"API tokens: {len(policy.auth_tokens)} with all rights, {named}.")
     if len(policy.auth_tokens) + len(policy.tokens) == over:
         print("No API token is valid (AUTH_TOKENS, tokens): every request would be refused.")
+    return 0
+
+
+def _recover(options: argparse.Namespace, given: Sequence[str]) -> int:
+    settings = ConfigFile(os.environ, config_file(options.config, os.environ)).read()
+    if not settings.targets:
+        print("toril: no targets are configured, so there is no ledger to recover from", file=sys.stderr)
+        return 1
+    configure(settings.log)
+    try:
+        done = uvloop.run(recover(settings))
+    except StoreError as exc:
+        print(f"toril: {exc}", file=sys.stderr)
+        return 1
+    for target in (target.name for target in settings.targets):
+        print(
+            f"{target}: {done.requeued[target]} put back into the queue, {done.lost[target]} lost attempts ended, "
+            f"{done.expired[target]} past their deadline"
+        )
     return 0
 
 

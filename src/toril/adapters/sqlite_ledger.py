@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import structlog
-
 from toril.adapters.group_commit import GroupCommit
 from toril.adapters.sql_ledger import (
     CHANGING,
@@ -44,11 +42,8 @@ from toril.adapters.sql_ledger import (
 from toril.core.delivery import Accepted, Change, Decision, Duplicate, NewDelivery
 from toril.core.errors import LedgerUnavailable, StoreRefused
 
-log = structlog.get_logger(__name__)
-
 T = TypeVar("T")
 _BUSY_S = 5.0
-_AGAIN_S = 1.0
 
 _SQLITE = Dialect(
     types={
@@ -91,20 +86,12 @@ class SqliteLedger(SqlLedger):
             GroupCommit(self._commit_accepts, size=size_of),
             GroupCommit(self._commit_changes, size=size_of_change),
         )
-        self._path = path
         self._writer = _Thread(partial(_connect, path), "toril-ledger-write")
         self._reader = _Thread(partial(_connect, path), "toril-ledger-read")
 
     async def run(self) -> None:
         """As `SqlLedger.run`."""
         try:
-            while True:
-                try:
-                    await self._writer.do(_migrate)
-                    break
-                except LedgerUnavailable as exc:
-                    log.warning("ledger.unavailable", ledger=str(self._path), error=exc.message)
-                    await asyncio.sleep(_AGAIN_S)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._accepts.run(), name="ledger:accepts")
                 tasks.create_task(self._changes.run(), name="ledger:changes")
@@ -130,7 +117,9 @@ class SqliteLedger(SqlLedger):
 
 
 class _Thread:
-    """A thread with a connection of its own, which is made when it is first needed, and again when it failed."""
+    """A thread with a connection of its own, made when it is first needed, and again when it failed; the schema with
+    it.
+    """
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
         self._connect = connect
@@ -167,7 +156,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-    except sqlite3.Error:
+        _migrate(connection)
+    except BaseException:
         connection.close()
         raise
     return connection
@@ -187,6 +177,8 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 def _migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema up to date. The write lock keeps other processes out meanwhile."""
+    if connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),):
+        return
     with _transaction(connection):
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS):

@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 _PAGE = 200
 _ORPHANS_EVERY_S = 3600.0
+_AGAIN_S = 2.0
 
 
 class Bodies(Struct, frozen=True):
@@ -66,6 +67,7 @@ class Janitor:
         loop = asyncio.get_running_loop()
         orphans_at: float | None = None
         while True:
+            pause_s = self._every_s
             try:
                 removed = await self.sweep()
                 if orphans_at is None or loop.time() - orphans_at >= _ORPHANS_EVERY_S:
@@ -74,11 +76,12 @@ class Janitor:
                     if removed_bodies:
                         log.info("janitor.orphans_removed", bodies=removed_bodies)
             except StoreError as exc:
+                pause_s = min(_AGAIN_S, self._every_s)
                 log.warning("janitor.failed", error=exc.message)
             else:
                 if removed:
                     log.info("janitor.removed", deliveries=removed)
-            await asyncio.sleep(self._every_s)
+            await asyncio.sleep(pause_s)
 
     async def sweep(self) -> int:
         """Remove what has been kept for long enough; how many deliveries those were.

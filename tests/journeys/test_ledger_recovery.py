@@ -1,0 +1,151 @@
+"""The ledger outlives what happens to the queues: Redis flushed or away, processes killed, disks full."""
+
+import os
+import resource
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.deliveries import LATER, Door, configuration
+from tests.support.toril import StartToril
+from tests.support.valkey import StartValkey, ValkeyProcess
+from tests.support.waiting import eventually
+from toril.core.delivery import queue_of
+
+NOWHERE = "http://127.0.0.1:9/"
+SOON = {"recover_every": "300ms"}
+NEVER = {"recover_every": "1h"}
+PATIENCE_S = 30.0
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "toril.yaml"
+
+
+def configured(file: Path, delivery: dict[str, str]) -> list[str]:
+    """Arguments of a toril whose ledger is beside its configuration."""
+    url = f"sqlite:///{file.parent}/ledger.sqlite3"
+    return ["--config", str(configuration(file, {"billing": NOWHERE}, ledger={"url": url}, delivery=delivery))]
+
+
+def waiting(valkey: ValkeyProcess) -> list[str]:
+    """The ids of the jobs that wait for their time in the target's queue, with repetitions if there were any."""
+    ids: Any = valkey.client().zrange(f"bull:{queue_of('billing')}:delayed", 0, -1)
+    return sorted(ids)
+
+
+def test_a_flushed_redis_gets_every_job_back_once_with_two_instances_at_it(
+    file: Path, start_valkey: StartValkey, start_toril: StartToril
+) -> None:
+    valkey = start_valkey()
+    # An hour's wait is due before the next comparison but one, so it has to be in the queue already.
+    arguments = configured(file, {"recover_every": "1h"})
+    one, other = (start_toril(valkey, args=arguments) for _ in range(2))
+    ids = sorted(Door(one.gateway).enqueue("billing", **LATER) for _ in range(25))
+    assert waiting(valkey) == ids
+    one.terminate()
+    other.terminate()
+    valkey.client().flushall()
+    one.start()
+    other.start()
+    eventually(lambda: waiting(valkey) == ids, timeout_s=PATIENCE_S)
+    histories = [Door(other.gateway).job(job_id)["transitions"] for job_id in ids]
+    assert {len(history) for history in histories} == {1}
+
+
+def test_a_redis_that_is_flushed_under_a_running_toril_gets_its_jobs_back(
+    file: Path, start_valkey: StartValkey, start_toril: StartToril
+) -> None:
+    valkey = start_valkey()
+    door = Door(start_toril(valkey, args=configured(file, {"recover_every": "3s"})).gateway)
+    # Due in five seconds, which is before the next comparison but one.
+    job_id = door.enqueue("billing", delay_ms=5000)
+    valkey.client().flushall()
+    eventually(lambda: waiting(valkey) == [job_id] or door.job(job_id)["attempts"], timeout_s=PATIENCE_S)
+
+
+def test_what_is_accepted_while_redis_is_away_is_queued_when_it_is_back(
+    file: Path, start_valkey: StartValkey, start_toril: StartToril
+) -> None:
+    valkey = start_valkey()
+    door = Door(start_toril(valkey, args=configured(file, NEVER)).gateway)
+    valkey.stop()
+    key = uuid.uuid4().hex
+    job_id = door.enqueue("billing", key, **LATER)
+    again = door.post({"target": "billing"} | LATER, key)
+    assert (again.status_code, again.json()["job_id"]) == (200, job_id)
+    valkey.start()
+    eventually(lambda: door.http.get("/ready").status_code == 200, timeout_s=PATIENCE_S)
+    assert door.post({"target": "billing"} | LATER, key).status_code == 200
+    eventually(lambda: waiting(valkey) == [job_id], timeout_s=PATIENCE_S)
+
+
+def test_a_killed_process_loses_nothing_that_was_accepted(
+    file: Path, start_valkey: StartValkey, start_toril: StartToril
+) -> None:
+    valkey = start_valkey()
+    toril = start_toril(valkey, args=configured(file, SOON))
+    ids = [Door(toril.gateway).enqueue("billing", **LATER) for _ in range(10)]
+    toril.kill()
+    toril.start()
+    door = Door(toril.gateway)
+    assert sorted(door.jobs()) == sorted(ids)
+    assert waiting(valkey) == sorted(ids)
+
+
+def test_recover_puts_back_what_is_missing_and_says_so(
+    file: Path, start_valkey: StartValkey, start_toril: StartToril
+) -> None:
+    valkey = start_valkey()
+    arguments = configured(file, NEVER)
+    toril = start_toril(valkey, args=arguments)
+    ids = sorted(Door(toril.gateway).enqueue("billing", **LATER) for _ in range(3))
+    toril.terminate()
+    valkey.client().flushall()
+
+    def recover() -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "toril", "recover", *arguments],
+            env={"PATH": os.environ.get("PATH", ""), "REDIS_URL": valkey.url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert recover() == "billing: 3 put back into the queue, 0 lost attempts ended, 0 past their deadline\n"
+    assert waiting(valkey) == ids
+    assert recover().startswith("billing: 0 put back")
+
+
+def test_a_full_disk_is_503_and_nothing_is_half_accepted(
+    file: Path, start_valkey: StartValkey, start_toril: StartToril
+) -> None:
+    valkey = start_valkey()
+    toril = start_toril(valkey, args=configured(file, SOON))
+    door = Door(toril.gateway)
+    before = [door.enqueue("billing", body="x" * 50_000, **LATER) for _ in range(20)]
+    log = file.parent / "ledger.sqlite3-wal"
+    free = resource.prlimit(toril.pid, resource.RLIMIT_FSIZE)
+    # No file of this process may grow: what a full disk does, but for this process alone.
+    resource.prlimit(toril.pid, resource.RLIMIT_FSIZE, (log.stat().st_size, free[1]))
+    key = uuid.uuid4().hex
+    envelope = {"target": "billing", "body": "x" * 50_000} | LATER
+    answer = door.post(envelope, key)
+    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+    batch = door.http.post("/enqueue/batch", json=[envelope] * 3)
+    assert {item["status_code"] for item in batch.json()} == {503}
+    assert sorted(door.jobs()) == sorted(before)
+    assert waiting(valkey) == sorted(before)
+    resource.prlimit(toril.pid, resource.RLIMIT_FSIZE, free)
+    eventually(lambda: door.http.get("/ready").status_code == 200, timeout_s=PATIENCE_S)
+    door.enqueue("billing", key, body="x" * 50_000, **LATER)
+    assert toril.running
