@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 from tests.support.postgres import USER, PostgresProcess
 
+from benchmarks import procfs
 from benchmarks.processes import run_to_end
 from benchmarks.servers import start_target, start_valkey
 from benchmarks.wrk import Request, load, require
@@ -60,7 +61,11 @@ def main() -> int:
 
 def _measure(stack: ExitStack, mode: str, connections: int, seconds: float) -> None:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    server = stack.enter_context(PostgresProcess(shared_buffers="256MB")) if mode == "postgres" else None
+    server = (
+        stack.enter_context(PostgresProcess(shared_buffers="256MB", max_connections="200"))
+        if mode == "postgres"
+        else None
+    )
     database = "" if server is None else server.database()
     url = {"postgres": database, "sqlite": f"sqlite:///{folder}/ledger.sqlite3", "none": "none"}[mode]
     config = folder / "toril.yaml"
@@ -69,11 +74,13 @@ def _measure(stack: ExitStack, mode: str, connections: int, seconds: float) -> N
     target = start_target(stack, "toril", command, start_valkey(stack), TOKEN)
     request = Request("POST", f"{target.url}/enqueue", TOKEN, json.dumps(ENVELOPE).encode())
     load(request, connections, 1.0)
-    before = _commits(server, database)
+    before, cpu_s = _commits(server, database), procfs.cpu_s(target.pid)
     seen = load(request, connections, seconds)
+    cpu_s = procfs.cpu_s(target.pid) - cpu_s
     if seen.bad_status or seen.broken:
         print(f"  ! {seen.bad_status} answers of 400 and above, {seen.broken} broken")
     _row(f"{mode}, {connections} connections", seen.per_s, seen.p50_us / 1000, seen.p99_us / 1000)
+    print(f"  {cpu_s * 1e6 / max(1, seen.requests):.0f} µs of toril's CPU an accept, {cpu_s / seconds:.2f} of one busy")
     if server is None:
         return
     commits = _commits(server, database) - before

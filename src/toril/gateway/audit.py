@@ -16,7 +16,7 @@ from toril.core.errors import InvalidRequest
 from toril.gateway.routing import Access, Request, Route
 
 # What comes by the thousand a second: a line for each would cost more than the work.
-_TRAFFIC = frozenset({Right.JOBS_ADD, Right.JOBS_LEASE})
+_TRAFFIC = frozenset({Right.JOBS_ADD, Right.JOBS_LEASE, Right.DELIVERIES_ADD})
 _REFUSED = frozenset({401, 403})
 _MOST_SHOWN = 200
 
