@@ -49,6 +49,18 @@ _SCRIPT_KEYS = (
     "pc",
 )
 
+# In one step, since the holder may ask for longer at any moment: that must not be taken from it.
+# KEYS[1] lock, KEYS[2] stalled; ARGV[1] token, ARGV[2] how long (milliseconds), ARGV[3] what is longer than this the
+# holder has asked for, ARGV[4] job id. Returns for how long the lock holds, or -1 when it is another's or nobody's.
+_HAND_OVER = b"""
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+local left = redis.call('PTTL', KEYS[1])
+if left > tonumber(ARGV[3]) then return left end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('SREM', KEYS[2], ARGV[4])
+return tonumber(ARGV[2])
+"""
+
 
 class OptionsCache:
     """Parsed job options by their stored text: jobs of one kind mostly share it."""
@@ -88,6 +100,7 @@ class LeaseBook:
         self.stalled_ms = stalled_ms
         self.now = now
         self.options = OptionsCache()
+        self.hand_over = Script("handOver-2.lua", _HAND_OVER)
 
     def of(self, queue: str, rules: LeaseRules, lock_ms: int | None = None, worker: str | None = None) -> Leases:
         """The leases of one queue, under a worker's limiter and retention; of another length, and by name, if given."""
@@ -209,22 +222,19 @@ class Leases:
 
     async def extend(self, leases: Sequence[Lease]) -> set[bytes]:
         """Renew the locks of these leases in one call; returns the ids of those that are not ours any more."""
-        return await self._extend(leases, self._lock_ms)
-
-    async def _extend(self, leases: Sequence[Lease], lock_ms: int) -> set[bytes]:
         keys, scripts = self._keys, self._book.scripts
         head = scripts.extend_locks.head(keys.keys("stalled"), 4)
         tokens = _pack_texts([lease.token for lease in leases])
         ids = _pack_texts([lease.job_id for lease in leases])
-        arguments = pack(keys.prefix, tokens, ids, lock_ms)
+        arguments = pack(keys.prefix, tokens, ids, self._lock_ms)
         return set(await self._run(scripts.extend_locks, head + _without_count(arguments)))
 
     async def hand_over(self, lease: Lease, lock_ms: int) -> float | None:
         """Let the lock last for `lock_ms` from now, or as long as its holder has asked for meanwhile."""
-        left_s = await self.left_s(lease)
-        if left_s is None or left_s * 1000 > self._lock_ms:
-            return left_s
-        return lock_ms / 1000 if not await self._extend([lease], lock_ms) else None
+        keys, script = self._keys, self._book.hand_over
+        names = (keys.key(lease.job_id + b":lock"), keys.key("stalled"))
+        reply = await self._run(script, script.packed(names, lease.token, lock_ms, self._lock_ms, lease.job_id))
+        return None if reply < 0 else reply / 1000
 
     async def left_s(self, lease: Lease) -> float | None:
         """For how long the lock holds yet; None when it is not ours any more."""
