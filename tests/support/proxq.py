@@ -205,13 +205,18 @@ StartProxq = Callable[..., Proxq]
 def started(
     folder: Path, valkey: ValkeyProcess, document: dict[str, Any], **options: Any
 ) -> tuple[TorilProcess, Proxq]:
-    """A process that is not running yet, for a document of proxq's; queue and Redis are added."""
+    """A process that is not running yet, for a document of proxq's; queue and Redis are added.
+
+    The file is given by `--config`, or by a variable (`named_by`).
+    """
     name = uuid.uuid4().hex[:8]
     whole = {"queue": f"px-{name}", "redis": {"addr": f"127.0.0.1:{valkey.port}"}} | document
     file = folder / f"proxq-{name}.yaml"
     file.write_text(yaml.safe_dump(whole))
     environment = {"REDIS_URL": None, "AUTH_TOKENS": None} | dict(options.pop("env", {}))
-    process = TorilProcess(
-        valkey.url, folder / f"proxq-{name}.log", args=["--config", str(file)], env=environment, **options
-    )
+    named_by = options.pop("named_by", None)
+    if named_by is not None:
+        environment[named_by] = str(file)
+    args = ["--config", str(file)] if named_by is None else []
+    process = TorilProcess(valkey.url, folder / f"proxq-{name}.log", args=args, env=environment, **options)
     return process, Proxq(process, whole["queue"], whole.get("jobsPath", "/__jobs"))

@@ -1,0 +1,62 @@
+"""How it is started (wire/proxq.md, "Config"): which file counts, and what a bad one comes to."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.proxq import Backend, StartProxq
+from tests.support.valkey import ValkeyProcess
+
+PLAIN = {"PATH": os.environ.get("PATH", ""), "HOME": os.environ.get("HOME", "/")}
+
+
+def refused(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
+    """What a start that is refused says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "toril", *arguments],
+        cwd=folder,
+        env=PLAIN | (env or {}),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    return done.stderr
+
+
+def test_a_bad_file_ends_the_start_with_every_fault(tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(
+        "concurrency: many\nupstreams:\n  - {prefix: /a, url: 'http://x', timeout: 5}\n  - {url: 'http://y'}\n"
+        "  - {prefix: /c, url: 'http://x', pathFilter: {patterns: ['([']}}\n"
+    )
+    said = refused(tmp_path, "serve", "--config", str(file))
+    for part in ("4 fault(s)", "'many'", "/a", "'5'", "prefix is missing", "'(['"):
+        assert part in said
+
+
+def test_a_file_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
+    assert "nowhere.yaml" in refused(tmp_path, "serve", env={"PROXQ_CONFIG": str(tmp_path / "nowhere.yaml")})
+
+
+def test_a_file_without_upstreams_ends_the_start_where_proxq_is_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "empty.yaml"
+    file.write_text("redis: {addr: '127.0.0.1:6379'}\n")
+    assert "at least one upstream" in refused(tmp_path, "check-config", env={"PROXQ_CONFIG": str(file)})
+
+
+def test_config_yaml_in_the_current_folder_counts_if_it_has_upstreams(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("upstreams:\n  - {prefix: /a}\n")
+    assert "url is missing" in refused(tmp_path, "check-config")
+
+
+@pytest.mark.parametrize("variable", ["PROXQ_CONFIG"])
+def test_the_environment_names_the_file(
+    start_proxq: StartProxq, valkey: ValkeyProcess, backend: Backend, tmp_path: Path, variable: str
+) -> None:
+    proxq = start_proxq(valkey, {"upstreams": [{"prefix": "/", "url": backend.url}]}, named_by=variable)
+    assert proxq.replayed("GET", backend.path()).status == 200
