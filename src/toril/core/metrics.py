@@ -76,6 +76,12 @@ ATTEMPTS = Metric(
     "Attempts, by what came of them and what was decided",
     ("kind", "queue", "outcome", "verdict"),
 )
+PROXIED = Metric(
+    "toril_proxied_requests_total",
+    "counter",
+    "Requests to upstreams, by the upstream's queue and why they went past it (`queued`: they did not)",
+    ("queue", "way"),
+)
 LEASES_LOST = Metric(
     "toril_leases_lost_total", "counter", "Jobs in flight that are not ours any more; nothing was written", ("queue",)
 )
@@ -102,9 +108,9 @@ PROCESSES = Metric("toril_processes", "gauge", "Processes of this instance that 
 BUILD_INFO = Metric("toril_build_info", "gauge", "1, with toril's version", ("version",))
 
 METRICS = (
-    REQUEST_SECONDS, ACCEPT_SECONDS, WAIT_SECONDS, ATTEMPT_SECONDS, JOB_SECONDS, ATTEMPTS, LEASES_LOST, JOBS_STALLED,
-    REDIS_RECONNECTS, OPEN_SOCKETS, OPEN_STREAMS, LOOP_LAG_SECONDS, QUEUE_JOBS, QUEUE_OLDEST_SECONDS, REDIS_UP,
-    PROCESSES, BUILD_INFO,
+    REQUEST_SECONDS, ACCEPT_SECONDS, WAIT_SECONDS, ATTEMPT_SECONDS, JOB_SECONDS, ATTEMPTS, PROXIED, LEASES_LOST,
+    JOBS_STALLED, REDIS_RECONNECTS, OPEN_SOCKETS, OPEN_STREAMS, LOOP_LAG_SECONDS, QUEUE_JOBS, QUEUE_OLDEST_SECONDS,
+    REDIS_UP, PROCESSES, BUILD_INFO,
 )  # fmt: skip
 
 

@@ -8,17 +8,18 @@ which of the two, `Submissions` stores, `Direct` carries. Errors are proxq's (wi
 from __future__ import annotations
 
 from time import perf_counter
+from urllib.parse import unquote
 
 import structlog
 from msgspec import Struct
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from toril.core.errors import IdempotencyMismatch, InvalidRequest, PayloadTooLarge, TorilError
-from toril.core.matching import Enqueue, Reason, match, stripped
-from toril.core.metrics import ACCEPT_SECONDS, UNMETERED
+from toril.core.matching import Bypass, Enqueue, Reason, match, stripped
+from toril.core.metrics import ACCEPT_SECONDS, PROXIED, UNMETERED
 from toril.core.ports import Meter
 from toril.core.proxy_ports import Submissions
-from toril.core.upstream import ProxyPolicy
+from toril.core.upstream import ProxyPolicy, queue_name
 from toril.gateway.direct import Direct
 from toril.gateway.exact import TARGET, raw_target
 from toril.gateway.proxied_requests import ProxiedRequests, preferred_wait_s
@@ -36,8 +37,8 @@ class Doors(Struct, frozen=True):
     """Where a request may go.
 
     `api` is toril's own application, `jobs` the jobs API, `direct` what carries requests past the queue. `requests` are
-    read and `submissions` stored, and `waits` is for those who wait for the answer itself. `meter` hears of what is
-    stored.
+    read and `submissions` stored, and `waits` is for those who wait for the answer itself. `meter` hears of what
+    upstreams are asked for.
     """
 
     api: ASGIApp
@@ -60,6 +61,8 @@ class ProxyDoor:
     def __init__(self, policy: ProxyPolicy, doors: Doors) -> None:
         self._policy = policy
         self._doors = doors
+        self._meter = doors.meter
+        self._queues = {each.prefix: queue_name(policy.queue, each.prefix) for each in policy.upstreams}
         self._jobs_path = policy.jobs_path.encode()
         self._api_path = None if policy.api_path is None else policy.api_path.encode()
         self._ops_path = policy.ops_path.encode()
@@ -101,16 +104,26 @@ class ProxyDoor:
             await send_own(own_error(503, (b"retry-after", b"1")), send, is_socket=scope["type"] == "websocket")
         elif isinstance(found, Enqueue):
             await self._enqueue(scope, receive, send, found)
-        elif found.upstream.direct_mode == "redirect" and found.reason is not Reason.WEBSOCKET:
-            await send_own(redirect(found.upstream.origin.encode() + found.upstream.forwarded(found.target)), send)
         else:
-            await self._doors.direct(scope, receive, send, found.upstream, found.target)
+            await self._pass_by(scope, receive, send, found)
+
+    async def _pass_by(self, scope: Scope, receive: Receive, send: Send, found: Bypass) -> None:
+        upstream = found.upstream
+        self._meter.count(PROXIED, (self._queues[upstream.prefix], found.reason.value))
+        if upstream.direct_mode == "redirect" and found.reason is not Reason.WEBSOCKET:
+            await send_own(redirect(upstream.origin.encode() + upstream.forwarded(found.target)), send)
+        else:
+            await self._doors.direct(scope, receive, send, upstream, found.target)
 
     def tunnels(self, target: bytes) -> bool:
         """Whether a WebSocket to this raw target is an upstream's, and not one of toril's own API."""
         if self._below_api(target.partition(b"?")[0]) is not None:
             return False
         return any(stripped(upstream.raw_prefix, target) is not None for upstream in self._policy.upstreams)
+
+    def _stored(self, found: Enqueue, began: float) -> None:
+        self._meter.observe(ACCEPT_SECONDS, ("proxy",), perf_counter() - began)
+        self._meter.count(PROXIED, (self._queues[found.upstream.prefix], "queued"))
 
     async def _enqueue(self, scope: Scope, receive: Receive, send: Send, found: Enqueue) -> None:
         doors, began = self._doors, perf_counter()
@@ -119,13 +132,13 @@ class ProxyDoor:
         wait_s = preferred_wait_s(scope["headers"])
         if not wait_s:
             job_id = await doors.submissions.accept(submission, job_id)
-            doors.meter.observe(ACCEPT_SECONDS, ("proxy",), perf_counter() - began)
+            self._stored(found, began)
             await send_own(self._accepted(job_id), send)
             return
         # First listen, then store: what ends at once is heard.
         async with doors.waits.listening(queue, job_id) as ending:
             accepted = await doors.submissions.accept(submission, job_id)
-            doors.meter.observe(ACCEPT_SECONDS, ("proxy",), perf_counter() - began)
+            self._stored(found, began)
             if accepted == job_id:
                 job = await doors.waits.ended(job_id, ending, wait_s)
             else:  # the same key has been used before
@@ -147,7 +160,7 @@ def _moved(scope: Scope, path: bytes) -> Scope:
     """The scope of a request that came below a prefix, as the application behind it knows its paths."""
     moved = dict(scope)
     moved["raw_path"] = path
-    moved["path"] = scope["path"][len(scope["path"]) - len(path) :] if b"%" not in path else scope["path"]
+    moved["path"] = unquote(path.decode("latin-1"))
     moved.pop(TARGET, None)
     return moved
 

@@ -76,6 +76,7 @@ def test_no_label_but_the_bounded_one_is_for_names(metric: object) -> None:
         "route",
         "status",
         "door",
+        "way",
         "connection",
         "state",
         "version",
