@@ -77,7 +77,8 @@ def test_without_redis_a_request_is_refused_and_with_it_again_accepted(
     start_proxq: StartProxq, start_valkey: Any, backend: Backend
 ) -> None:
     store: ValkeyProcess = start_valkey(aof=True)
-    proxq: Proxq = start_proxq(store, {"upstreams": [{"prefix": "/", "url": backend.url}]})
+    quick = {"TORIL_REDIS_COMMAND_TIMEOUT": "1s"}
+    proxq: Proxq = start_proxq(store, {"upstreams": [{"prefix": "/", "url": backend.url}]}, env=quick)
     job_id = proxq.submit("GET", backend.path())
     proxq.is_in(job_id, "completed")
     store.kill()

@@ -87,6 +87,32 @@ def is_websocket_upgrade(headers: Sequence[Header]) -> bool:
     )
 
 
+_ENDS_OR_REPLACED = HOP_BY_HOP | FORWARDING | {b"host"}
+
+
+def forwarded(headers: Sequence[Header], peer: bytes, scheme: bytes) -> list[Header]:
+    """`with_forwarding` of the `end_to_end` headers, without `Host`: in one pass, for names in lower case.
+
+    Where `Connection` names other headers, or the client is behind a proxy, it takes the long way.
+    """
+    kept = [pair for pair in headers if pair[0] not in _ENDS_OR_REPLACED]
+    host = b""
+    if len(kept) != len(headers):
+        for name, value in headers:
+            if name == b"host":
+                host = value
+            elif name in FORWARDING or (name == b"connection" and value.lower() not in _ORDINARY):
+                pairs = with_forwarding(end_to_end(headers), peer, scheme)
+                return [pair for pair in pairs if pair[0] != b"host"]
+    kept += ((b"x-forwarded-for", peer), (b"x-real-ip", peer), (b"x-forwarded-proto", scheme))
+    if host:
+        kept.append((b"x-forwarded-host", host))
+    return kept
+
+
+_ORDINARY = frozenset({b"keep-alive", b"close"})
+
+
 def with_forwarding(headers: Sequence[Header], peer: bytes, scheme: bytes) -> list[Header]:
     """The headers with what the upstream is told of the client behind them, in place of what was there.
 

@@ -13,7 +13,7 @@ from toril.core.destinations.callback import HEADER as CALLBACK
 from toril.core.durations import parse_duration_s
 from toril.core.egress import Egress
 from toril.core.errors import InvalidRequest
-from toril.core.headers import Header, end_to_end, with_forwarding
+from toril.core.headers import Header, forwarded
 from toril.core.matching import Enqueue
 from toril.core.proxy_ports import Submission
 from toril.core.upstream import ProxyPolicy
@@ -74,9 +74,8 @@ class ProxiedRequests:
         """The headers that the upstream gets, without its `Host`."""
         client = scope.get("client")
         peer = client[0].encode() if client else b""
-        headers = with_forwarding(end_to_end(scope["headers"]), peer, scope["scheme"].encode())
-        ours = (b"host", CALLBACK) if self._has_callbacks else (b"host",)
-        return [pair for pair in headers if pair[0] not in ours]
+        headers = forwarded(scope["headers"], peer, scope["scheme"].encode())
+        return [pair for pair in headers if pair[0] != CALLBACK] if self._has_callbacks else headers
 
     def _callback(self, value: bytes | None) -> str | None:
         if value is None:

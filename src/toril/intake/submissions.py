@@ -45,14 +45,21 @@ class QueuedSubmissions:
     ) -> None:
         self._stores = stores
         self._queue = queue
+        self._names: dict[str, str] = {}
         self._callback_attempts = callback_attempts
         self._chance = chance
         self._now = now
 
     def begin(self, upstream: Upstream) -> tuple[str, str]:
         """A fresh job id, and the queue that it will be in; nothing is written."""
-        queue = queue_name(self._queue, upstream.prefix)
+        queue = self._name(upstream)
         return new_id(self._chance(16), queue), queue
+
+    def _name(self, upstream: Upstream) -> str:
+        name = self._names.get(upstream.prefix)
+        if name is None:
+            name = self._names[upstream.prefix] = queue_name(self._queue, upstream.prefix)
+        return name
 
     async def accept(self, submission: Submission, job_id: str) -> str:
         """Store it; the id of its job, which is another one where the same key has been used before.
@@ -83,7 +90,7 @@ class QueuedSubmissions:
             timeout_s=submission.timeout_s,
         )
         upstream = submission.upstream
-        queue = queue_name(self._queue, upstream.prefix)
+        queue = self._name(upstream)
         name = job_name(submission.method, submission.target, submission.owner)
         data, attempts = Raw(encode_request(recorded)), upstream.max_retries + 1
         now_ms = int(self._now() * 1000)

@@ -1,8 +1,11 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from toril.core.headers import (
     FRAMING,
     end_to_end,
+    forwarded,
     is_header_name,
     is_header_value,
     is_websocket_upgrade,
@@ -105,3 +108,23 @@ def test_what_a_proxy_before_us_forwards_is_kept() -> None:
     told = with_forwarding(sent, b"10.0.0.9", b"http")
     assert (b"x-forwarded-proto", b"https") in told
     assert (b"x-forwarded-host", b"shop.example") in told
+
+
+NAMES = (
+    b"host",
+    b"connection",
+    b"te",
+    b"x-a",
+    b"x-b",
+    b"x-forwarded-for",
+    b"x-real-ip",
+    b"x-forwarded-proto",
+    b"content-length",
+)
+VALUES = (b"keep-alive", b"close, x-a", b"Close", b"1", b"2.2.2.2, 3", b"")
+
+
+@given(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=8))
+def test_the_quick_way_forwards_what_the_long_way_does(headers: list[tuple[bytes, bytes]]) -> None:
+    long_way = with_forwarding(end_to_end(headers), b"9.9.9.9", b"https")
+    assert forwarded(headers, b"9.9.9.9", b"https") == [pair for pair in long_way if pair[0] != b"host"]
