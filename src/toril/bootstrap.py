@@ -61,6 +61,7 @@ from toril.core.outcome import Outcome
 from toril.core.policy import GatewayPolicy, RedisAddress, Settings
 from toril.core.ports import BlobStore, Outbound
 from toril.core.queue_name import NameRules
+from toril.core.target import PayloadPolicy
 from toril.core.verdict import Verdict
 from toril.core.worker import read_worker
 from toril.engine.consumer import Consumer, Surroundings
@@ -89,7 +90,7 @@ from toril.gateway.ops import OpsRoutes
 from toril.gateway.queue_actions import QueueActionRoutes
 from toril.gateway.queues import QueueRoutes
 from toril.gateway.reloads import ReloadRoutes
-from toril.gateway.routing import Route
+from toril.gateway.routing import Route, SocketRoute
 from toril.gateway.schedulers import SchedulerRoutes
 from toril.gateway.sockets.events import EventSocketRoutes
 from toril.gateway.sockets.queue import QueueSocketRoutes
@@ -98,6 +99,7 @@ from toril.gateway.targets import Sights, TargetRoutes
 from toril.gateway.upkeep import UpkeepRoutes
 from toril.gateway.workers import WorkerRoutes
 from toril.intake.spill import Spill
+from toril.intake.switched_blobs import SwitchedBlobs
 
 log = structlog.get_logger(__name__)
 
@@ -182,7 +184,15 @@ class Instance:
             measures=self._measures,
             tokens=_lock_tokens(settings.gateway, instance_id),
         )
-        self.supervisor = Supervisor(self._consumer, engine, self._presence, self._markers.forget, self._measures)
+        self._role = settings.role
+        self.supervisor = Supervisor(
+            self._consumer,
+            engine,
+            self._presence,
+            self._markers.forget,
+            self._measures,
+            works=self._role.name != "gateway",
+        )
         self._pulls = Pulls(self._leases, leased, self._around, self._handovers, self.supervisor.rules, random.random)
         self._reconciler = Reconciler(self._registry, self.supervisor, self._destination)
         self._following.on_reconnect(self._reconciler.missed)
@@ -196,6 +206,8 @@ class Instance:
             added=self._paused_lists.note,
         )
         self._cancelling = Cancelling(self._links, self._scripts, store, self._break_off)
+        self._blobs = SwitchedBlobs(_open_blobs(settings.payloads))
+        self._spill = Spill(self._blobs, settings.payloads.threshold_bytes)
         self._exposition = PrometheusExposition(
             self._meter,
             Depths(Inspector(self._scripts, store.queue_prefix), time.time),
@@ -208,13 +220,14 @@ class Instance:
         self._targets = None if self._delivery is None else self._wire_targets(self._delivery)
         self.gateway = self._gateway()
         self._proxy = self._wire_proxy() if settings.proxy.upstreams else None
-        self.app: ASGIApp = self.gateway if self._proxy is None else self._proxy.door
+        self.app: ASGIApp = self.gateway
+        if self._proxy is not None and self._role.answers:
+            self.app = self._proxy.door
 
     def start(self) -> None:
         """Connect and begin to work. Does not wait for Redis: until it is there, requests get 503."""
         for name, work in (
             ("redis", self._links.run()),
-            ("redis:registry", self._following.run()),
             ("markers", self._markers.run()),
             ("presence", self._presence.run()),
             ("supervisor", self.supervisor.run()),
@@ -222,7 +235,6 @@ class Instance:
             ("paused-lists", self._paused_lists.run()),
             ("attempts", self._attempts.run()),
             ("handovers", self._handovers.run()),
-            ("reconciler", self._reconciler.run()),
             ("admission", self._admission.run()),
             ("config", self._reloading.run()),
             ("metrics", self._exposition.run()),
@@ -234,15 +246,24 @@ class Instance:
         if self._proxy is not None:
             for name, work in self._proxy.tasks():
                 self._tasks.create_task(work, name=name)
-            for destination in self._proxy.destinations:
+            for destination in self._proxy.destinations if self._role.works else ():
                 self.supervisor.keep(destination)
+        if self._follows_workers:
+            self._tasks.create_task(self._following.run(), name="redis:registry")
+            self._tasks.create_task(self._reconciler.run(), name="reconciler")
         if self._delivery is not None:
             for name, work in self._delivery.tasks():
                 self._tasks.create_task(work, name=name)
         if self._targets is not None:
             for target in self._targets.destinations.values():
-                self.supervisor.keep(target)
+                if self._role.delivers_to(target.spec.name):
+                    self.supervisor.keep(target)
         self._warn_of_no_tokens(self.settings.gateway)
+
+    @property
+    def _follows_workers(self) -> bool:
+        """Whether it has to know the registered workers: to work for them, or to settle by their rules."""
+        return self._role.works or self._role.answers
 
     def _take_over(self, plan: Plan) -> None:
         """From now on run with these settings, in all that a reload can change."""
@@ -256,9 +277,13 @@ class Instance:
             self._delivery.renew(settings)
         if "log.level" in plan.applied:
             set_level(settings.log.level)
+        if not {"payloads.url", "payloads.endpoint", "payloads.region"}.isdisjoint(plan.applied):
+            self._blobs.switch(_open_blobs(settings.payloads))
+        self._spill.threshold_bytes = settings.payloads.threshold_bytes
         if self._targets is not None:
             for target in self._targets.renew(settings):
-                self.supervisor.keep(target)
+                if self._role.delivers_to(target.spec.name):
+                    self.supervisor.keep(target)
 
     def _warn_of_no_tokens(self, policy: GatewayPolicy) -> None:
         has_api = self._proxy is None or self.settings.proxy.api_path is not None
@@ -311,7 +336,7 @@ class Instance:
 
     def tunnels(self, target: bytes) -> bool:
         """Whether a WebSocket to this raw target is only passed on to an upstream."""
-        return self._proxy is not None and self._proxy.door.tunnels(target)
+        return self._proxy is not None and self._role.answers and self._proxy.door.tunnels(target)
 
     async def faults(self) -> list[str]:
         """What keeps this instance from moving work; empty when it is ready."""
@@ -322,7 +347,7 @@ class Instance:
                 await self._links.check()
         except (StoreError, TimeoutError):
             return ["Redis does not answer"]
-        if not self._reconciler.in_step:
+        if self._follows_workers and not self._reconciler.in_step:
             return ["the registered workers have not been read yet"]
         if self._delivery is not None and (faults := await self._delivery.faults()):
             return faults
@@ -379,7 +404,6 @@ class Instance:
         prefix = self.settings.store.queue_prefix
         inspector = Inspector(self._scripts, prefix)
         actions = JobActions(self._scripts, prefix, time.time)
-        blobs = self._blobs()
         shared = Shared(
             self._scripts,
             self._producer,
@@ -388,8 +412,8 @@ class Instance:
             self._cancelling,
             Control(self._scripts, inspector, prefix, time.time),
             self._events,
-            blobs,
-            Spill(blobs, self.settings.payloads.threshold_bytes),
+            self._blobs,
+            self._spill,
             self._near_key,
             self._meter,
         )
@@ -397,13 +421,12 @@ class Instance:
 
     def _wire_delivery(self) -> Delivery:
         prefix = self.settings.store.queue_prefix
-        blobs = self._blobs()
         shared = bootstrap_delivery.Shared(
             producer=self._producer,
             finder=Inspector(self._scripts, prefix),
             cancels=self._cancelling,
-            spill=Spill(blobs, self.settings.payloads.threshold_bytes),
-            blobs=blobs,
+            spill=self._spill,
+            blobs=self._blobs,
             command=self._near_key,
             by=self._instance_id,
         )
@@ -434,55 +457,62 @@ class Instance:
         prefix = self.settings.store.queue_prefix
         return Control(self._scripts, Inspector(self._scripts, prefix), prefix, time.time, self._paused_lists.note)
 
-    def _blobs(self) -> BlobStore | None:
-        payloads = self.settings.payloads
-        if payloads.url is None:
-            return None
-        return open_blobs(payloads.url, S3Access(endpoint=payloads.endpoint, region=payloads.region))
-
     def _gateway(self) -> Gateway:
+        routes = [
+            *OpsRoutes(__version__, self.faults).routes(),
+            *ReloadRoutes(self._reloading).routes(),
+            *MetricsRoutes(self._exposition).routes(),
+        ]
+        if not self._role.answers:
+            return Gateway(routes, self._admission, (), self._meter)
+        tables = DocsRoutes(__version__, lambda: (self.gateway.table.routes, self.gateway.socket_table.routes))
+        routes = [
+            *self._queue_routes(),
+            *([] if self._delivery is None else self._delivery.routes()),
+            *self._target_routes(),
+            *routes,
+            *tables.routes(),
+        ]
+        return Gateway(routes, self._admission, self._socket_routes(), self._meter)
+
+    def _queue_routes(self) -> list[Route]:
         policy, prefix = self.settings.gateway, self.settings.store.queue_prefix
         inspector = Inspector(self._scripts, prefix)
         producer = self._producer
-        control = self._control()
         actions = JobActions(self._scripts, prefix, time.time)
         flows = Flows(self._scripts, producer, inspector, actions, prefix)
         names, limit = self._names, policy.max_body_bytes
-        return Gateway(
-            [
-                *QueueRoutes(
-                    producer, inspector, names=names, prefix=prefix, max_body_bytes=limit, now=time.time
-                ).routes(),
-                *QueueActionRoutes(control, inspector, names=names, forget=producer.forget).routes(),
-                *UpkeepRoutes(Upkeep(self._scripts, prefix), control, names=names).routes(),
-                *JobActionRoutes(actions, names=names, max_body_bytes=limit).routes(),
-                *FlowRoutes(flows, names=names, prefix=prefix, max_body_bytes=limit, now=time.time).routes(),
-                *SchedulerRoutes(self._schedulers, names=names, max_body_bytes=limit).routes(),
-                *JobRoutes(inspector, inspector, actions, names=names, prefix=prefix, max_body_bytes=limit).routes(),
-                *LeaseRoutes(self._pulls, names=names, prefix=prefix, max_body_bytes=limit).routes(),
-                *WorkerRoutes(
-                    self._registry, self._attempts, names=names, egress=self._egress, max_body_bytes=limit
-                ).routes(),
-                *EventRoutes(self._events, inspector, actions, names=names).routes(),
-                *([] if self._delivery is None else self._delivery.routes()),
-                *self._target_routes(),
-                *OpsRoutes(__version__, self.faults).routes(),
-                *ReloadRoutes(self._reloading).routes(),
-                *MetricsRoutes(self._exposition).routes(),
-                *DocsRoutes(
-                    __version__, lambda: (self.gateway.table.routes, self.gateway.socket_table.routes)
-                ).routes(),
-            ],
-            self._admission,
-            [
-                *QueueSocketRoutes(producer, inspector, control, names=names, prefix=prefix, now=time.time).routes(),
-                *EventSocketRoutes(self._events, names=names).routes(),
-                *WorkerSocketRoutes(
-                    Seats(self._consumer, self.supervisor), inspector, names=names, prefix=prefix
-                ).routes(),
-            ],
-            self._meter,
-        )
+        return [
+            *QueueRoutes(producer, inspector, names=names, prefix=prefix, max_body_bytes=limit, now=time.time).routes(),
+            *QueueActionRoutes(self._control(), inspector, names=names, forget=producer.forget).routes(),
+            *UpkeepRoutes(Upkeep(self._scripts, prefix), self._control(), names=names).routes(),
+            *JobActionRoutes(actions, names=names, max_body_bytes=limit).routes(),
+            *FlowRoutes(flows, names=names, prefix=prefix, max_body_bytes=limit, now=time.time).routes(),
+            *SchedulerRoutes(self._schedulers, names=names, max_body_bytes=limit).routes(),
+            *JobRoutes(inspector, inspector, actions, names=names, prefix=prefix, max_body_bytes=limit).routes(),
+            *LeaseRoutes(self._pulls, names=names, prefix=prefix, max_body_bytes=limit).routes(),
+            *WorkerRoutes(
+                self._registry, self._attempts, names=names, egress=self._egress, max_body_bytes=limit
+            ).routes(),
+            *EventRoutes(self._events, inspector, actions, names=names).routes(),
+        ]
+
+    def _socket_routes(self) -> list[SocketRoute]:
+        prefix, names = self.settings.store.queue_prefix, self._names
+        inspector = Inspector(self._scripts, prefix)
+        return [
+            *QueueSocketRoutes(
+                self._producer, inspector, self._control(), names=names, prefix=prefix, now=time.time
+            ).routes(),
+            *EventSocketRoutes(self._events, names=names).routes(),
+            *WorkerSocketRoutes(Seats(self._consumer, self.supervisor), inspector, names=names, prefix=prefix).routes(),
+        ]
+
+
+def _open_blobs(payloads: PayloadPolicy) -> BlobStore | None:
+    if payloads.url is None:
+        return None
+    return open_blobs(payloads.url, S3Access(endpoint=payloads.endpoint, region=payloads.region))
 
 
 def _lock_tokens(policy: GatewayPolicy, instance_id: str) -> LockTokens:

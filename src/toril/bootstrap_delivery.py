@@ -133,7 +133,6 @@ class Delivery:
         self._policy = settings.delivery
         self.targets.clear()
         self.targets.update({target.name: target for target in settings.targets})
-        self.spill.threshold_bytes = settings.payloads.threshold_bytes
 
     def close(self) -> None:
         """Nobody waits for a delivery any more."""

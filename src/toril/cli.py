@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import secrets
 import socket
@@ -22,7 +23,7 @@ from toril.config.logs import configure
 from toril.config.reloading import ConfigFile
 from toril.config.tokens import Faults, line
 from toril.core.errors import ConfigInvalid, StoreError
-from toril.core.policy import Settings
+from toril.core.policy import Role, Settings
 from toril.processes import (
     COUNT_VARIABLE,
     FOLDER_VARIABLE,
@@ -58,6 +59,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(command)
     command.add_argument("--host", help="address to listen on (default 0.0.0.0)")
     command.add_argument("--port", type=_port, help="port to listen on (default 8080; 0 takes a free one)")
+    command.add_argument(
+        "--role",
+        choices=("all", "gateway", "worker"),
+        default="all",
+        help="a gateway only accepts and answers, a worker only works (default all)",
+    )
+    command.add_argument(
+        "--targets",
+        type=_names,
+        metavar="NAMES",
+        help="targets to deliver to, with commas between them, and nothing else; '' is everything but targets "
+        "(default: all there is)",
+    )
     command.add_argument("--processes", type=_count, default=1, metavar="N", help="processes to run (default 1)")
     command.set_defaults(run=_serve)
 
@@ -102,6 +116,10 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
 def _count(text: str) -> int:
     if not (text.isdecimal() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
@@ -111,6 +129,7 @@ def _count(text: str) -> int:
 def _serve(options: argparse.Namespace, given: Sequence[str]) -> int:
     config = ConfigFile(os.environ, config_file(options.config, os.environ), partial(_with_options, options))
     settings = config.read()
+    _check_role(settings)
     configure(settings.log)
     inherited = os.environ.get(SOCKET_VARIABLE)
     if inherited is not None:
@@ -138,7 +157,22 @@ def _serve(options: argparse.Namespace, given: Sequence[str]) -> int:
 def _with_options(options: argparse.Namespace, settings: Settings) -> Settings:
     """What the command line says goes over what was read."""
     said = {name: getattr(options, name) for name in ("host", "port") if getattr(options, name) is not None}
-    return msgspec.structs.replace(settings, **said)
+    return msgspec.structs.replace(settings, role=Role(name=options.role, targets=options.targets), **said)
+
+
+def _check_role(settings: Settings) -> None:
+    """Only at the start: a target that a reload finds gone is delivered to until the next one."""
+    role = settings.role
+    faults = []
+    if role.name == "gateway" and role.targets is not None:
+        faults.append("--targets: a gateway delivers to none")
+    names = [target.name for target in settings.targets]
+    for name in role.targets or ():
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            faults.append(f"--targets: no target is called {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+    if faults:
+        raise ConfigInvalid(faults)
 
 
 def _run(settings: Settings, sock: socket.socket, config: ConfigFile, lifeline: int | None = None) -> int:

@@ -7,6 +7,7 @@ import yaml
 
 from toril.cli import main
 from toril.config.tokens import grants
+from toril.core.policy import Role
 
 SECRET = "hunter2-the-secret"
 
@@ -96,3 +97,40 @@ def test_check_config_says_how_many_tokens_there_are(capsys: pytest.CaptureFixtu
     nobody = "No API token is valid (AUTH_TOKENS, tokens): every request would be refused."
     assert checked(capsys, file, {"tokens": tokens[:1]})[1:] == [nobody]
     assert checked(capsys, file, {}) == ["API tokens: 0 with all rights, 0 with rights of their own.", nobody]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--role", "worker", "--targets", "biling"], "--targets: no target is called 'biling'; did you mean billing?"),
+        (["--targets", "billing,zzz"], "--targets: no target is called 'zzz'"),
+        (["--role", "gateway", "--targets", "billing"], "--targets: a gateway delivers to none"),
+    ],
+)
+def test_a_role_that_cannot_be_is_a_fault(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], fault: str
+) -> None:
+    file = tmp_path / "toril.yaml"
+    file.write_text(yaml.safe_dump({"targets": {"billing": {"url": "http://127.0.0.1:9"}}}))
+    assert main(["serve", "--config", str(file), *arguments]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()[1:]) == ("", [f"  - {fault}"])
+
+
+BOTH = ("billing", "email")
+
+
+@pytest.mark.parametrize(
+    ("role", "answers", "works", "targets"),
+    [
+        (Role(), True, True, BOTH),
+        (Role(name="gateway"), True, False, ()),
+        (Role(name="worker"), False, True, BOTH),
+        (Role(name="worker", targets=("billing",)), False, False, ("billing",)),
+        (Role(name="worker", targets=()), False, True, ()),
+        (Role(name="all", targets=("email",)), True, False, ("email",)),
+    ],
+)
+def test_a_role_says_what_a_process_does(role: Role, answers: bool, works: bool, targets: tuple[str, ...]) -> None:
+    assert (role.answers, role.works) == (answers, works)
+    assert tuple(name for name in BOTH if role.delivers_to(name)) == targets

@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from toril.config.proxy_settings import PROXY_SETTINGS
 from toril.config.settings import SETTINGS
 from toril.core.access import Grant
 from toril.core.policy import Settings
@@ -25,6 +26,9 @@ AT_ONCE = frozenset(
     }
 )  # fmt: skip
 """The settings that running workers take over. Of a target it is TARGET_AT_ONCE, and secrets."""
+
+# Compared otherwise, or other names of what has one.
+_NO_FIELD = frozenset({"targets", "redis.url", "listenAddress", "redis.addr"})
 
 TARGET_AT_ONCE = ("retry", "rate_limit", "retention")
 TARGET_PENDING = ("url", "timeout", "concurrency", "breaker")
@@ -41,8 +45,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 def plan(running: Settings, wanted: Settings) -> Plan:
     """What becomes of `running` when `wanted` is read."""
     settings, applied, pending = running, [], []
-    for setting in SETTINGS:
-        if setting.key in {"targets", "redis.url"}:
+    for setting in (*SETTINGS, *PROXY_SETTINGS):
+        if setting.key in _NO_FIELD:
             continue
         value = attrgetter(setting.target)(wanted)
         if _comparable(value) == _comparable(attrgetter(setting.target)(running)):

@@ -117,11 +117,37 @@ class LogPolicy(Struct, frozen=True, kw_only=True):
     format: Literal["auto", "human", "json"] = "auto"
 
 
+class Role(Struct, frozen=True, kw_only=True):
+    """What of toril a process is. `targets` are those that it delivers to; None is all of them.
+
+    A gateway accepts and answers, and works on nothing by itself; a worker works, and answers only how it fares. One
+    that is given targets works on these alone; given none of them (an empty tuple), on everything else.
+    """
+
+    name: Literal["all", "gateway", "worker"] = "all"
+    targets: tuple[str, ...] | None = None
+
+    @property
+    def answers(self) -> bool:
+        """Whether it has the doors."""
+        return self.name != "worker"
+
+    @property
+    def works(self) -> bool:
+        """Whether it works for registered workers and upstreams."""
+        return self.name != "gateway" and not self.targets
+
+    def delivers_to(self, target: str) -> bool:
+        """Whether it delivers to a target."""
+        return self.name != "gateway" and (self.targets is None or target in self.targets)
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """Everything one process needs to know."""
 
     host: str = "0.0.0.0"  # noqa: S104 - a gateway in a container is reached from outside it
     port: int = 8080
+    role: Role = field(default_factory=Role)
     redis: RedisAddress = field(default_factory=RedisAddress)
     store: StorePolicy = field(default_factory=StorePolicy)
     engine: EnginePolicy = field(default_factory=EnginePolicy)

@@ -35,6 +35,7 @@ class Supervisor:
         presence: told when a queue is not worked on any more.
         forget: told the same; gives up the queue's place among the waits.
         measures: for the recoverer.
+        works: whether there is to be a consumer for any destination; without, they are only known by their rules.
     """
 
     def __init__(
@@ -44,8 +45,11 @@ class Supervisor:
         presence: Presence,
         forget: Callable[[str], None],
         measures: Measures = UNMEASURED,
+        *,
+        works: bool = True,
     ) -> None:
         self._make = make
+        self._works = works
         self._policy = policy
         self._presence = presence
         self._forget = forget
@@ -93,7 +97,7 @@ class Supervisor:
             return
         self._retire(destination.queue)
         self._destinations[destination.queue] = destination
-        if self._stopping:
+        if self._stopping or not self._works:
             return
         slots = share(destination.concurrency, destination.queue, self._policy.process, self._policy.processes)
         if slots == 0:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from toril.core.blob import BlobRef, Check, Kept, fits, reference
 from toril.core.errors import BlobLost
 from toril.core.ports import BlobStore
+from toril.intake.switched_blobs import SwitchedBlobs
 
 _QUICK_BYTES = 1024 * 1024
 
@@ -20,7 +21,7 @@ class Spill:
     """Spills and rehydrates. Without a store every body stays inline.
 
     Args:
-        store: where bodies go; None is nowhere.
+        store: where bodies go; None is nowhere, and one that is switched may be nowhere for a while.
         threshold_bytes: bodies longer than this go there. May be changed at any time.
     """
 
@@ -34,7 +35,7 @@ class Spill:
         Raises:
             BlobsUnavailable: it could not be stored.
         """
-        if self._store is None or len(body) <= self.threshold_bytes:
+        if not self._takes() or len(body) <= self.threshold_bytes:
             return body
         # Off the loop: a body of 50 MB takes some 50 ms to hash.
         quick = len(body) <= _QUICK_BYTES
@@ -43,7 +44,7 @@ class Spill:
             if quick
             else await asyncio.to_thread(reference, folder, job_id, part, body)
         )
-        await self._store.put(ref.name, body)
+        await self._of(ref).put(ref.name, body)
         return ref
 
     async def whole(self, kept: bytes | Kept) -> bytes:
@@ -81,6 +82,9 @@ class Spill:
             raise BlobLost(f"The body {kept.name} is not the one that was stored")
         if held:
             yield held
+
+    def _takes(self) -> bool:
+        return self._store.takes if isinstance(self._store, SwitchedBlobs) else self._store is not None
 
     def _of(self, kept: Kept) -> BlobStore:
         if self._store is None:

@@ -90,6 +90,7 @@ WAITS = {
     "delivery": (of("delivery", lease_s=1.0), "delivery.lease"),
     "log format": (of("log", format="json"), "log.format"),
     "gateway": (of("gateway", max_body_bytes=1), "max_body_bytes"),
+    "the async proxy": (of("proxy", owner_only=True), "ownerOnly"),
 }
 
 
