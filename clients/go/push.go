@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // pushedJSON is a job with its lock, as a socket and an endpoint get it.
@@ -19,10 +20,30 @@ type pushedJSON[T any] struct {
 // ReadPushed reads a request in which toril pushes a job of this queue. The task's reports go to toril by HTTP, with the
 // job's lock token, and are taken while the job is in flight. An [Error] with the code invalid_request says that the
 // request holds no such job: answer it with 400.
-func (q *Queue[T, R]) ReadPushed(request *http.Request) (*Task[T], error) {
+//
+// Given the secrets (whsec_…) that the endpoint was registered with, it takes only what toril signed with one of them
+// within the last five minutes. Else the [Error] has the code unauthorized: answer it with 401.
+func (q *Queue[T, R]) ReadPushed(request *http.Request, secrets ...string) (*Task[T], error) {
+	keys, err := readSecrets(secrets)
+	if err != nil {
+		return nil, err
+	}
+	task, fault := q.readPushed(request, keys)
+	if fault != nil {
+		return nil, fault
+	}
+	return task, nil
+}
+
+func (q *Queue[T, R]) readPushed(request *http.Request, keys [][]byte) (*Task[T], *Error) {
 	body, err := io.ReadAll(request.Body)
 	if err != nil {
 		return nil, notPushed(err)
+	}
+	if len(keys) > 0 {
+		if fault := verify(request.Header, body, keys, time.Now()); fault != nil {
+			return nil, fault
+		}
 	}
 	var task Task[T]
 	pushed := pushedJSON[T]{Job: &task.Job, Token: &task.Token}
@@ -62,11 +83,18 @@ func notPushed(err error) *Error {
 // the function returns completes the job. An error is answered with 500, whose reason phrase, "Internal Server Error",
 // becomes the failedReason: net/http writes no other. The error's text is the answer's body, and stands in the job's
 // stack trace. [Unrecoverable] and [RetryIn] cannot be said in an answer, and make no difference here.
-func (q *Queue[T, R]) Handler(work Func[T, R]) http.Handler {
+//
+// Given the secrets (whsec_…) that the endpoint was registered with, it answers with 401 what toril did not sign with one
+// of them within the last five minutes. It panics when a secret is none.
+func (q *Queue[T, R]) Handler(work Func[T, R], secrets ...string) http.Handler {
+	keys, err := readSecrets(secrets)
+	if err != nil {
+		panic(err)
+	}
 	return http.HandlerFunc(func(answer http.ResponseWriter, request *http.Request) {
-		task, err := q.ReadPushed(request)
-		if err != nil {
-			http.Error(answer, err.Error(), http.StatusBadRequest)
+		task, fault := q.readPushed(request, keys)
+		if fault != nil {
+			http.Error(answer, fault.Error(), fault.Status)
 			return
 		}
 		result, err := work.run(request.Context(), task)

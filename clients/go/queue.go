@@ -146,6 +146,8 @@ type Endpoint struct {
 	Method string
 	// Headers are sent with every job: a secret that the handler checks, say.
 	Headers map[string]string
+	// Secrets (whsec_…) sign the requests: one, or two while it is changed. Give the handler the same.
+	Secrets []string
 	// Timeout is how long an answer may take; 0 means toril's default, 3 seconds.
 	Timeout time.Duration
 	// Concurrency is how many jobs are pushed at once; 0 means one.
@@ -168,6 +170,15 @@ type registration struct {
 	Queue    string           `json:"queue"`
 	Endpoint endpointJSON     `json:"endpoint"`
 	Options  endpointOptsJSON `json:"opts"`
+	Policy   *policyJSON      `json:"policy,omitempty"`
+}
+
+type policyJSON struct {
+	Signing signingJSON `json:"signing"`
+}
+
+type signingJSON struct {
+	Secrets []string `json:"secrets"`
 }
 
 type endpointJSON struct {
@@ -209,6 +220,9 @@ func (q *Queue[T, R]) Register(ctx context.Context, endpoint Endpoint) error {
 	}
 	if limiter := endpoint.Limiter; limiter != nil {
 		document.Options.Limiter = &limiterJSON{limiter.Max, atLeastOne(limiter.Duration, time.Millisecond)}
+	}
+	if len(endpoint.Secrets) > 0 {
+		document.Policy = &policyJSON{signingJSON{endpoint.Secrets}}
 	}
 	body, err := encode(document)
 	if err != nil {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.toolchains import GO_INSTALLED, PACKAGE, GoTool, run
+from tests.clients.toolchains import GO_INSTALLED, PACKAGE, GoTool, find_chromium, run
 
 INSTALL = ("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
 
@@ -27,6 +27,20 @@ def package() -> Path:
         shutil.rmtree(PACKAGE / folder, ignore_errors=True)
     run("npm", "run", "--silent", "build:test")
     return PACKAGE
+
+
+@pytest.fixture(scope="session")
+def chromium(pytestconfig: pytest.Config) -> str:
+    """Chromium's program; in CI it is installed where there is none, since CI must not skip this."""
+
+    def say(line: str) -> None:
+        with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f"\n{line}", flush=True)
+
+    program = find_chromium(say)
+    if program is None:
+        pytest.skip("no Chromium is installed")
+    return program
 
 
 @pytest.fixture(scope="session")

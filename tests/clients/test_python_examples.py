@@ -10,8 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
+import httpx
 import pytest
 
+from tests.clients.webhooks import SECRET
 from tests.support.gateway import TOKEN
 from tests.support.ports import free_port
 from tests.support.toril import TorilProcess
@@ -84,7 +86,10 @@ def test_the_worker_works_on_what_is_added_and_ends_in_good_order(start: Callabl
 def test_the_web_handler_works_on_what_is_pushed(
     toril: TorilProcess, queue: str, start: Callable[..., Example]
 ) -> None:
-    start("endpoint", PORT=str(free_port())).wait_for("ready")
+    """With a secret: what toril signs is worked on, what a stranger sends is not."""
+    port = free_port()
+    start("endpoint", PORT=str(port), SECRET=SECRET).wait_for("ready")
+    assert httpx.post(f"http://127.0.0.1:{port}/charge", json={}).status_code == 401
     with Client(toril.url, TOKEN) as client:
         job = client.add(queue, "charge", {"amount": 7})
         assert client.result(queue, job.id) == {"charged": 7}

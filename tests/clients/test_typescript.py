@@ -13,9 +13,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
+import httpx
 import pytest
 
-from tests.clients.toolchains import PACKAGE, run
+from tests.clients.toolchains import INSTALLING_S, PACKAGE, run
+from tests.clients.webhooks import SECRET
 from tests.support.gateway import TOKEN
 from tests.support.ports import free_port
 from tests.support.toril import TorilProcess
@@ -105,11 +107,9 @@ def test_its_own_tests_in_bun(package: Path, env: dict[str, str]) -> None:
 
 
 @pytest.mark.node
-def test_it_works_in_a_browser(package: Path, env: dict[str, str]) -> None:
+@pytest.mark.timeout(INSTALLING_S)
+def test_it_works_in_a_browser(package: Path, env: dict[str, str], chromium: str) -> None:
     """Behind one origin everything does; from another one, without CORS, only what goes over a WebSocket."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium is installed")
     found = json.loads(run("node", "build/test/browser.js", chromium, env=env, timeout_s=60))
     assert found["results"] == [number * 2 for number in range(50)]
     assert {found["events"][name] for name in ("added", "progress", "completed")} == {50}
@@ -162,7 +162,10 @@ def test_the_examples_run(
 def test_the_example_of_a_web_handler_runs(
     env: dict[str, str], start: Callable[[str, Mapping[str, str]], Example], queue: str
 ) -> None:
-    start("endpoint", {**env, "PORT": str(free_port())}).wait_for("ready")
+    """With a secret: what toril signs is worked on, what a stranger sends is not."""
+    port = free_port()
+    start("endpoint", {**env, "PORT": str(port), "SECRET": SECRET}).wait_for("ready")
+    assert httpx.post(f"http://127.0.0.1:{port}/charge", json={}).status_code == 401
     with Client(env["TORIL"], TOKEN) as client:
         job = client.add(queue, "charge", {"amount": 7})
         assert client.result(queue, job.id) == {"charged": 7}

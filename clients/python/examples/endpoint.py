@@ -1,4 +1,7 @@
-"""A web handler that toril pushes the jobs of the queue `orders` to, on port 3000 until Ctrl-C."""
+"""A web handler that toril pushes the jobs of the queue `orders` to, on port 3000 until Ctrl-C.
+
+With SECRET (`whsec_…`) the requests are signed, and others are refused.
+"""
 
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -7,15 +10,16 @@ from toril_client import Client, PushedJob, TorilError
 
 TORIL = os.environ["TORIL"]
 PORT = int(os.environ.get("PORT", "3000"))
+SECRETS = os.environ.get("SECRET", "").split()
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         try:
-            pushed = PushedJob.from_body(body)
+            pushed = PushedJob.verified(body, self.headers, SECRETS) if SECRETS else PushedJob.from_body(body)
         except TorilError as error:
-            self.answer(*PushedJob.failure(error.message, 400))
+            self.answer(*PushedJob.failure(error.message, error.status))
             return
         pushed.log(TORIL, f"charging {pushed.job.data['amount']}")
         pushed.progress(TORIL, 50)
@@ -31,6 +35,7 @@ class Handler(BaseHTTPRequestHandler):
 
 server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
 with Client(TORIL, os.environ["TOKEN"]) as toril:
-    toril.register_worker(os.environ.get("QUEUE", "orders"), f"http://127.0.0.1:{PORT}/charge", concurrency=10)
+    url = f"http://127.0.0.1:{PORT}/charge"
+    toril.register_worker(os.environ.get("QUEUE", "orders"), url, concurrency=10, secrets=SECRETS)
 print("ready", flush=True)
 server.serve_forever()

@@ -19,6 +19,8 @@ export interface EndpointOptions {
   readonly concurrency?: number;
   /** At most `max` jobs started in `duration` milliseconds, over all workers of the queue. */
   readonly limiter?: { readonly max: number; readonly duration: number };
+  /** Sign the requests with one secret (`whsec_…`), or two while it is changed: see `pushHandler`. */
+  readonly secrets?: readonly string[];
   readonly maxStalledCount?: number;
   readonly removeOnComplete?: { readonly count?: number; readonly age?: number };
   readonly removeOnFail?: { readonly count?: number; readonly age?: number };
@@ -87,10 +89,10 @@ export function logs(queue: string, id: string, start: number, end: number): Cal
 
 /** Register an endpoint as a queue's worker. */
 export function register(queue: string, url: string, options: EndpointOptions): Call<void> {
-  const { method = "POST", headers, timeoutMs: timeout, ...opts } = options;
-  return {
-    method: "POST", path: "/workers", json: { queue, endpoint: { url, method, headers, timeout }, opts }, read: nothing,
-  };
+  const { method = "POST", headers, timeoutMs: timeout, secrets = [], ...opts } = options;
+  const policy = secrets.length > 0 ? { signing: { secrets } } : undefined;
+  const json = { queue, endpoint: { url, method, headers, timeout }, opts, policy };
+  return { method: "POST", path: "/workers", json, read: nothing };
 }
 
 /** Remove a queue's registered worker. */

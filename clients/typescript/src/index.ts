@@ -11,7 +11,7 @@ export type { EndpointOptions } from "./calls.js";
 export { JobFailed, RetryIn, TorilError, Unrecoverable } from "./errors.js";
 export type { EventData, Listening, QueueEvent } from "./events.js";
 export type { Backoff, Job, JobOptions, Keep, NewJob, State } from "./jobs.js";
-export { PushedJob, pushHandler } from "./push.js";
+export { PushedJob, pushHandler, type PushOptions } from "./push.js";
 export { proxqFetch, type ProxqOptions } from "./proxq.js";
 export { Task } from "./task.js";
 export { Worker, type Handler, type WorkerOptions } from "./worker.js";

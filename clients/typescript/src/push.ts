@@ -1,11 +1,21 @@
-/** For web handlers that toril pushes jobs to: read the request, report, answer. */
+/** For web handlers that toril pushes jobs to: verify and read the request, report, answer. */
 
 import * as calls from "./calls.js";
 import { TorilError } from "./errors.js";
 import type { Job } from "./jobs.js";
 import { fromJson, toJson } from "./json.js";
 import { Server } from "./server.js";
+import { readSecrets, verify } from "./signing.js";
 import type { Payload } from "./task.js";
+
+/** How a handler knows toril. */
+export interface PushOptions {
+  /**
+   * The secrets (`whsec_…`) that the worker was registered with, any of which will do: only requests that toril signed
+   * with one of them within the last five minutes are taken. Without it all are.
+   */
+  readonly secrets?: readonly string[];
+}
 
 /** A job that came in a request. Its lock token opens its progress and its log while it is in flight. */
 export class PushedJob<Data = unknown> {
@@ -25,13 +35,18 @@ export class PushedJob<Data = unknown> {
    * Read a request.
    *
    * @param url where toril is, for progress and log lines; not read from the request, which anybody may have sent
-   * @throws TorilError `invalid_request`, when it holds no pushed job; answer with 400
+   * @throws TorilError `invalid_request`, when it holds no pushed job; answer with its status, 400
+   * @throws TorilError `unauthorized`, when there are secrets and toril did not sign it; answer with its status, 401
+   * @throws RangeError when a secret is none, or the list is empty
    */
-  static async from<Data = unknown>(request: Request, url: string): Promise<PushedJob<Data>> {
-    const body = await request.text();
+  static async from<Data = unknown>(
+    request: Request, url: string, { secrets }: PushOptions = {},
+  ): Promise<PushedJob<Data>> {
+    const body = await request.arrayBuffer();
+    if (secrets) await verify(body, request.headers, secrets);
     let pushed: unknown;
     try {
-      pushed = fromJson(body);
+      pushed = fromJson(new TextDecoder().decode(body));
     } catch (cause) {
       throw new TorilError("the request holds no pushed job", "invalid_request", 400, { cause });
     }
@@ -75,18 +90,21 @@ export class PushedJob<Data = unknown> {
 
 /**
  * An ordinary web handler that works on pushed jobs: what `work` returns completes the job, what it throws fails the
- * attempt (500), and what is no pushed job is refused (400).
+ * attempt (500), what is no pushed job is refused (400), and so is, with secrets, what toril did not sign (401).
  *
  * @param url where toril is, for progress and log lines
+ * @throws RangeError when a secret is none, or the list is empty
  */
 export function pushHandler<Data = unknown, Result = unknown>(
-  url: string, work: (pushed: PushedJob<Data>) => Result | Promise<Result>,
+  url: string, work: (pushed: PushedJob<Data>) => Result | Promise<Result>, options: PushOptions = {},
 ): (request: Request) => Promise<Response> {
+  if (options.secrets) readSecrets(options.secrets);
   return async (request) => {
     let pushed: PushedJob<Data>;
     try {
-      pushed = await PushedJob.from<Data>(request, url);
+      pushed = await PushedJob.from<Data>(request, url, options);
     } catch (error) {
+      if (error instanceof TorilError) return PushedJob.failure(error.message, error.status);
       return PushedJob.failure(error instanceof Error ? error.message : String(error), 400);
     }
     try {

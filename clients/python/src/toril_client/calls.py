@@ -6,7 +6,7 @@ The sync and the async client send these and share everything else.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -98,11 +98,15 @@ def result(queue: str, job_id: str, wait_s: float) -> Call[tuple[bool, Any]]:
     )
 
 
-def register(queue: str, url: str, method: str, options: Mapping[str, Any], endpoint: Mapping[str, Any]) -> Call[None]:
+def register(
+    queue: str, url: str, method: str, options: Mapping[str, Any], endpoint: Mapping[str, Any], secrets: Sequence[str]
+) -> Call[None]:
     """Register an endpoint as the queue's worker."""
     document: dict[str, Any] = {"queue": queue, "endpoint": {"url": url, "method": method, **endpoint}}
     if options:
         document["opts"] = dict(options)
+    if secrets:
+        document["policy"] = {"signing": {"secrets": list(secrets)}}
     return Call("POST", "/workers", lambda _: None, json=document)
 
 

@@ -112,12 +112,15 @@ class Client(_Workers):
 
     def register_worker(
         self, queue: str, url: str, *, method: str = "POST", headers: dict[str, str] | None = None,
-        timeout_ms: int | None = None, **options: Any,
+        timeout_ms: int | None = None, secrets: Sequence[str] = (), **options: Any,
     ) -> None:  # fmt: skip
-        """Register an endpoint as the worker of a queue; options as `concurrency`, `limiter` …"""
+        """Register an endpoint as the worker of a queue; options as `concurrency`, `limiter` …
+
+        With one or two secrets (`whsec_…`) its requests are signed: see `PushedJob.verified`.
+        """
         endpoint = {"headers": headers, "timeout": timeout_ms}
         given = {name: value for name, value in endpoint.items() if value is not None}
-        self.call(calls.register(queue, url, method, options, given))
+        self.call(calls.register(queue, url, method, options, given, secrets))
 
     def unregister_worker(self, queue: str) -> None:
         """Remove the registered worker of a queue."""
@@ -225,12 +228,15 @@ class AsyncClient(_Workers):
 
     async def register_worker(
         self, queue: str, url: str, *, method: str = "POST", headers: dict[str, str] | None = None,
-        timeout_ms: int | None = None, **options: Any,
+        timeout_ms: int | None = None, secrets: Sequence[str] = (), **options: Any,
     ) -> None:  # fmt: skip
-        """Register an endpoint as the worker of a queue; options as `concurrency`, `limiter` …"""
+        """Register an endpoint as the worker of a queue; options as `concurrency`, `limiter` …
+
+        With one or two secrets (`whsec_…`) its requests are signed: see `PushedJob.verified`.
+        """
         endpoint = {"headers": headers, "timeout": timeout_ms}
         given = {name: value for name, value in endpoint.items() if value is not None}
-        await self.call(calls.register(queue, url, method, options, given))
+        await self.call(calls.register(queue, url, method, options, given, secrets))
 
     async def unregister_worker(self, queue: str) -> None:
         """Remove the registered worker of a queue."""

@@ -1,8 +1,9 @@
-"""For web handlers that toril pushes jobs to: read the request, report, answer."""
+"""For web handlers that toril pushes jobs to: verify and read the request, report, answer."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from toril_client import calls
 from toril_client.client import Client
 from toril_client.errors import TorilError
 from toril_client.jobs import Job
+from toril_client.signing import Headers, verify
 
 Answer = tuple[int, dict[str, str], bytes]
 """Status, headers, body."""
@@ -39,6 +41,18 @@ class PushedJob:
         if not isinstance(token, str) or not queue:
             raise TorilError("the request holds no pushed job", "invalid_request", 400)
         return cls(job, token, queue)
+
+    @classmethod
+    def verified(cls, body: bytes, headers: Headers, secrets: str | Iterable[str]) -> PushedJob:
+        """Read the body of a request that toril signed with one of these secrets within the last five minutes.
+
+        Raises:
+            TorilError: it did not (code `unauthorized`, status 401), or it is no pushed job (`invalid_request`, 400);
+                answer with the error's status.
+            ValueError: there is no secret, or one is not `whsec_` and 24 to 64 bytes in Base64.
+        """
+        verify(body, headers, secrets)
+        return cls.from_body(body)
 
     def progress(self, url: str, value: Any) -> None:
         """Report how far the job is, to the toril at this URL."""
