@@ -81,8 +81,9 @@ from toril.gateway.app import Gateway
 from toril.gateway.auth import Tokens
 from toril.gateway.docs import DocsRoutes
 from toril.gateway.events import EventRoutes
+from toril.gateway.family import Family
 from toril.gateway.flows import FlowRoutes
-from toril.gateway.job_actions import JobActionRoutes
+from toril.gateway.job_actions import Expansion, JobActionRoutes
 from toril.gateway.jobs import JobRoutes
 from toril.gateway.leases import LeaseRoutes
 from toril.gateway.metrics import MetricsRoutes
@@ -481,15 +482,17 @@ class Instance:
         producer = self._producer
         actions = JobActions(self._scripts, prefix, time.time)
         flows = Flows(self._scripts, producer, inspector, actions, prefix)
+        family = Family(actions, prefix)
+        expansion = Expansion(actions, inspector, family)
         names, limit = self._names, policy.max_body_bytes
         return [
             *QueueRoutes(producer, inspector, names=names, prefix=prefix, max_body_bytes=limit, now=time.time).routes(),
             *QueueActionRoutes(self._control(), inspector, names=names, forget=producer.forget).routes(),
-            *UpkeepRoutes(Upkeep(self._scripts, prefix), self._control(), names=names).routes(),
-            *JobActionRoutes(actions, names=names, max_body_bytes=limit).routes(),
+            *UpkeepRoutes(Upkeep(self._scripts, prefix), self._control(), family, names=names).routes(),
+            *JobActionRoutes(actions, family, names=names, max_body_bytes=limit).routes(),
             *FlowRoutes(flows, names=names, prefix=prefix, max_body_bytes=limit, now=time.time).routes(),
             *SchedulerRoutes(self._schedulers, names=names, max_body_bytes=limit).routes(),
-            *JobRoutes(inspector, inspector, actions, names=names, prefix=prefix, max_body_bytes=limit).routes(),
+            *JobRoutes(inspector, inspector, expansion, names=names, prefix=prefix, max_body_bytes=limit).routes(),
             *LeaseRoutes(self._pulls, names=names, prefix=prefix, max_body_bytes=limit).routes(),
             *WorkerRoutes(
                 self._registry, self._attempts, names=names, egress=self._egress, max_body_bytes=limit

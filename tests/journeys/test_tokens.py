@@ -229,6 +229,40 @@ class TestTheEndOfAToken:
             assert socket.command("resume") == {}
 
 
+class TestFamilies:
+    """A token for some queues, and a flow that reaches into others."""
+
+    def test_children_elsewhere_are_neither_shown_nor_removed(
+        self, start: Callable[..., TorilProcess], file: Path, queue: str
+    ) -> None:
+        hidden, seen = f"{queue}-hidden", f"{queue}-seen"
+        toril = start(token("own", ["jobs:*"], [queue, seen]))
+        tree = {
+            "name": "root",
+            "queueName": queue,
+            "children": [
+                {"name": "a", "queueName": seen, "children": [{"name": "c", "queueName": hidden}]},
+                {"name": "b", "queueName": hidden},
+            ],
+        }
+        flow = toril.client.post("/flows", json=tree).json()
+        path = f"/queues/{queue}/jobs/{flow['job']['id']}"
+
+        def waits_for(secret: str) -> list[str]:
+            shown = ask(toril.url, secret, "GET", f"{path}?expand=dependencies").json()["dependencies"]
+            return sorted(key.split(":")[1] for key in shown["unprocessed"])
+
+        assert waits_for("own-secret") == [seen]
+        assert waits_for(TOKEN) == sorted([seen, hidden])
+        middle = f"/queues/{seen}/jobs/{flow['children'][0]['job']['id']}"
+        for method, refused in (("DELETE", path), ("DELETE", f"{path}/children"), ("DELETE", middle)):
+            assert ask(toril.url, "own-secret", method, refused).status_code == 403, refused
+        assert waits_for(TOKEN) == sorted([seen, hidden])
+        assert ask(toril.url, "own-secret", "DELETE", f"{middle}?children=keep").status_code == 204
+        assert ask(toril.url, TOKEN, "DELETE", path).status_code == 204
+        assert toril.client.get(path).status_code == 404
+
+
 class TestRateLimits:
     """`rate_limit`, counted over all processes and instances together."""
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from toril.core.access import Right
+from toril.core.access import Caller, Right
 from toril.core.actions import ChangeDelay, ChangePriority, Nothing, RetryJob, read_action
 from toril.core.errors import InvalidRequest, JobNotFound, JobRefused
 from toril.core.job import is_job_id
@@ -16,6 +16,7 @@ from toril.core.queue_name import NameRules
 from toril.core.stored_job import json_or_text
 from toril.gateway import wire
 from toril.gateway.description import DONE, About, Parameter
+from toril.gateway.family import Family
 from toril.gateway.routing import Access, Answer, Handler, Request, Route
 
 _MAX_BODY_BYTES = 64 * 1024
@@ -27,8 +28,9 @@ _encode = msgspec.json.Encoder().encode
 class JobActionRoutes:
     """What BullMQ's Job does, over HTTP."""
 
-    def __init__(self, control: JobControl, *, names: NameRules, max_body_bytes: int) -> None:
+    def __init__(self, control: JobControl, family: Family, *, names: NameRules, max_body_bytes: int) -> None:
         self._control = control
+        self._family = family
         self._names = names
         self._max_body_bytes = max_body_bytes
 
@@ -67,7 +69,10 @@ class JobActionRoutes:
         children = request.query().get("children", "remove")
         if children not in {"keep", "remove"}:
             raise InvalidRequest(f"Invalid children {children[:100]}, must be keep or remove", field="children")
-        await self._control.remove(*self._job(request), children=children == "remove")
+        queue, job_id = self._job(request)
+        if children == "remove":
+            await self._family.demand(request, Right.JOBS_MANAGE, queue, job_id)
+        await self._control.remove(queue, job_id, children=children == "remove")
         return wire.NO_CONTENT
 
     async def retry(self, request: Request) -> Answer:
@@ -116,20 +121,28 @@ def expansions(query: dict[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*asked, *(("state",) if "state" in query else ())]))
 
 
-async def expanded(control: JobControl, reader: JobReader, queue: str, job_id: str, parts: tuple[str, ...]) -> bytes:
-    """These parts as fields to put behind a job's own."""
-    found = b""
-    for part in parts:
-        if part == "state":
-            found += b',"state":%b' % _encode(await control.state(queue, job_id))
-        elif part == "logs":
-            found += b',"logs":%b' % wire.log_page(*await reader.logs(queue, job_id, 0, _MOST_LOGS - 1))
-        else:
-            waits = await control.dependencies(queue, job_id)
-            processed = b",".join(
-                b"%b:%b" % (_encode(key), json_or_text(value)) for key, value in waits.processed.items()
-            )
-            found += b',"dependencies":{"processed":{%b},"unprocessed":%b,"ignored":%b,"failed":%b}' % (
-                processed, _encode(waits.unprocessed), _encode(waits.ignored), _encode(waits.failed),
-            )  # fmt: skip
-    return found
+class Expansion:
+    """Reads what is to be added to a job."""
+
+    def __init__(self, control: JobControl, reader: JobReader, family: Family) -> None:
+        self._control = control
+        self._reader = reader
+        self._family = family
+
+    async def fields(self, caller: Caller, queue: str, job_id: str, parts: tuple[str, ...]) -> bytes:
+        """These parts as fields to put behind a job's own."""
+        found = b""
+        for part in parts:
+            if part == "state":
+                found += b',"state":%b' % _encode(await self._control.state(queue, job_id))
+            elif part == "logs":
+                found += b',"logs":%b' % wire.log_page(*await self._reader.logs(queue, job_id, 0, _MOST_LOGS - 1))
+            else:
+                waits = await self._family.dependencies(caller, queue, job_id)
+                processed = b",".join(
+                    b"%b:%b" % (_encode(key), json_or_text(value)) for key, value in waits.processed.items()
+                )
+                found += b',"dependencies":{"processed":{%b},"unprocessed":%b,"ignored":%b,"failed":%b}' % (
+                    processed, _encode(waits.unprocessed), _encode(waits.ignored), _encode(waits.failed),
+                )  # fmt: skip
+        return found

@@ -8,12 +8,12 @@ from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobNotFound
 from toril.core.job import is_job_id
 from toril.core.job_faults import decode_json
-from toril.core.ports import JobControl, JobReader, JobReporter
+from toril.core.ports import JobReader, JobReporter
 from toril.core.queue_name import NameRules
 from toril.gateway import shapes, wire
 from toril.gateway.auth import check_lock
 from toril.gateway.description import OK_TEXT, About, Parameter, Reply
-from toril.gateway.job_actions import EXPANSIONS, expanded, expansions
+from toril.gateway.job_actions import EXPANSIONS, Expansion, expansions
 from toril.gateway.queues import WINDOW, window
 from toril.gateway.routing import Access, Answer, Request, Route
 
@@ -40,7 +40,7 @@ class JobRoutes:
         self,
         reader: JobReader,
         reporter: JobReporter,
-        control: JobControl,
+        expansion: Expansion,
         *,
         names: NameRules,
         prefix: str,
@@ -48,7 +48,7 @@ class JobRoutes:
     ) -> None:
         self._reader = reader
         self._reporter = reporter
-        self._control = control
+        self._expansion = expansion
         self._names = names
         self._prefix = prefix
         self._max_body_bytes = max_body_bytes
@@ -80,7 +80,7 @@ class JobRoutes:
             raise JobNotFound
         shown = wire.stored(wire.qualified(self._prefix, queue), job_id.encode(), fields)
         if parts:
-            shown = shown[:-1] + await expanded(self._control, self._reader, queue, job_id, parts) + b"}"
+            shown = shown[:-1] + await self._expansion.fields(request.caller, queue, job_id, parts) + b"}"
         return wire.json_answer(shown)
 
     async def progress(self, request: Request) -> Answer:

@@ -12,6 +12,7 @@ from toril.core.ports import QueueControl, QueueUpkeep
 from toril.core.queue_name import NameRules
 from toril.gateway import shapes, wire
 from toril.gateway.description import DONE, About, Parameter, Reply
+from toril.gateway.family import Family
 from toril.gateway.routing import Access, Answer, Handler, Request, Route
 
 _MAX_BODY_BYTES = 64 * 1024
@@ -45,8 +46,9 @@ _DETACH = About((Reply(shapes.Detached, "Whether there was a parent"),), body=No
 class UpkeepRoutes:
     """What is not needed every day."""
 
-    def __init__(self, upkeep: QueueUpkeep, control: QueueControl, *, names: NameRules) -> None:
+    def __init__(self, upkeep: QueueUpkeep, control: QueueControl, family: Family, *, names: NameRules) -> None:
         self._upkeep = upkeep
+        self._family = family
         self._control = control
         self._names = names
 
@@ -128,7 +130,9 @@ class UpkeepRoutes:
 
     async def remove_children(self, request: Request) -> Answer:
         """Remove the children of a job that nobody has begun with."""
-        await self._upkeep.remove_children(*self._job(request))
+        queue, job_id = self._job(request)
+        await self._family.demand(request, Right.JOBS_MANAGE, queue, job_id)
+        await self._upkeep.remove_children(queue, job_id)
         return wire.NO_CONTENT
 
     async def detach(self, request: Request) -> Answer:
