@@ -1,17 +1,18 @@
 """Lock tokens that toril knows again when the lock is gone.
 
 A worker that settles too late is told so, and in which state the job is; anybody else must not learn whether a
-job or a queue is there. Nothing is stored for it: a token ends with a signature over itself and its queue.
+job or a queue is there. Nothing is stored for it: a token ends with a signature over itself and its queue, in digits,
+so that `uuid:n` keeps the form it has with BullMQ and BullMQ Proxy.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 from collections.abc import Iterable
 
 _BYTES = 12
+_DIGITS = 29  # of the largest number of so many bytes
 
 
 class LockTokens:
@@ -23,13 +24,14 @@ class LockTokens:
 
     def made(self, queue: str, unique: str) -> bytes:
         """A token; `unique` is what no other one has."""
-        return f"{unique}.{self._signature(queue, unique)}".encode()
+        return f"{unique}{self._signature(queue, unique)}".encode()
 
     def knows(self, queue: str, token: bytes) -> bool:
         """Whether this token was made for a job of this queue."""
-        unique, _, signature = token.decode(errors="replace").rpartition(".")
+        text = token.decode(errors="replace")
+        unique, signature = text[:-_DIGITS], text[-_DIGITS:]
         return hmac.compare_digest(self._signature(queue, unique).encode(), signature.encode(errors="replace"))
 
     def _signature(self, queue: str, unique: str) -> str:
         signed = hmac.digest(self._key, f"{queue}\0{unique}".encode(errors="replace"), "sha256")
-        return base64.urlsafe_b64encode(signed[:_BYTES]).decode()
+        return f"{int.from_bytes(signed[:_BYTES], 'big'):0{_DIGITS}}"
