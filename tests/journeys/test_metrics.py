@@ -18,12 +18,14 @@ from tests.support.sockets import socket_to
 from tests.support.toril import StartToril, TorilProcess
 from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
-from toril.core.metrics import JOBS_STALLED, LEASES_LOST, METRICS, REDIS_RECONNECTS
+from toril.core.metrics import JOBS_STALLED, LEASES_LOST, METRICS, PROXIED, REDIS_RECONNECTS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ADDS = 20
 # They have samples only when something went wrong; what is below makes it go wrong, or the conformance suites do.
 ONLY_IN_TROUBLE = {metric.name for metric in (LEASES_LOST, JOBS_STALLED, REDIS_RECONNECTS)}
+# They have samples only with upstreams: tests/unit/gateway/test_proxy.py counts them.
+OF_UPSTREAMS = {PROXIED.name}
 # What Prometheus adds to every sample by itself.
 TARGET_LABELS = {"instance", "job"}
 Samples = list[tuple[str, dict[str, str], float]]
@@ -55,10 +57,13 @@ def endpoint_of_module() -> Iterator[Endpoint]:
 
 
 @pytest.fixture(scope="module")
-def pair(valkey: ValkeyProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorilProcess]:
-    """Two processes behind one port."""
-    log_path = tmp_path_factory.mktemp("metrics") / "toril.log"
-    with TorilProcess(valkey.url, log_path, args=("--processes", "2")) as toril:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorilProcess]:
+    """Two processes behind one port, on a Valkey of their own: many queues would share the label `other`."""
+    folder = tmp_path_factory.mktemp("metrics")
+    with (
+        ValkeyProcess(folder / "valkey") as valkey,
+        TorilProcess(valkey.url, folder / "toril.log", args=("--processes", "2")) as toril,
+    ):
         yield toril
         assert toril.complaints() == []
 
@@ -125,7 +130,7 @@ def test_whichever_process_is_asked_shows_the_whole(pair: TorilProcess, traffic:
 def test_every_metric_has_samples(samples: Samples) -> None:
     names = {name for name, _, _ in samples}
     for metric in METRICS:
-        if metric.name not in ONLY_IN_TROUBLE:
+        if metric.name not in ONLY_IN_TROUBLE | OF_UPSTREAMS:
             assert (f"{metric.name}_count" if metric.buckets else metric.name) in names, metric.name
 
 
@@ -206,7 +211,7 @@ def test_what_deploy_asks_for_exists(title: str, expression: str, samples: Sampl
         if metric.buckets:
             known |= {f"{metric.name}{end}": set(metric.labels) for end in ("_count", "_sum")}
             known[f"{metric.name}_bucket"] = {*metric.labels, "le"}
-    scraped = {name for name, _, _ in samples} | ONLY_IN_TROUBLE | {"up"}
+    scraped = {name for name, _, _ in samples} | ONLY_IN_TROUBLE | OF_UPSTREAMS | {"up"}
     for selector in seen.selectors:
         assert selector.name in known, f"{title}: there is no {selector.name}"
         assert selector.name in scraped, f"{title}: {selector.name} was not scraped"
