@@ -213,7 +213,9 @@ def started(
     whole = {"queue": f"px-{name}", "redis": {"addr": f"127.0.0.1:{valkey.port}"}} | document
     file = folder / f"proxq-{name}.yaml"
     file.write_text(yaml.safe_dump(whole))
-    environment = {"REDIS_URL": None, "AUTH_TOKENS": None} | dict(options.pop("env", {}))
+    # Registered workers of its own: those of the other tests on a shared Valkey are not for it to run.
+    workers = {"WORKER_METADATA_KEY": f"px-{name}:workers", "WORKER_METADATA_STREAM": f"px-{name}:news"}
+    environment = {"REDIS_URL": None, "AUTH_TOKENS": None} | workers | dict(options.pop("env", {}))
     named_by = options.pop("named_by", None)
     if named_by is not None:
         environment[named_by] = str(file)
