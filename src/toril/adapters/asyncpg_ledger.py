@@ -2,7 +2,7 @@
 
 Everything written is set-based: a batch of accepts is one statement, a batch of changes one short transaction that
 locks its rows in the order of their ids, decides on them, and writes them back with one statement a table. Each
-commit takes what came while the one before was under way (decisions/0004 has the measurements).
+commit takes what came while the one before was under way (decisions/0004 says why asyncpg).
 """
 
 from __future__ import annotations
