@@ -4,8 +4,10 @@
 """
 
 import asyncio
+import json
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 
@@ -15,9 +17,15 @@ from tests.conformance.adapters.raw_http import RawServer, ok, serving
 from tests.conformance.servers import CERTIFICATE, server_tls
 from toril.adapters.httptools_outbound import HttpPool, HttptoolsOutbound
 from toril.core.destinations.base import OutboundRequest
+from toril.core.destinations.push_worker import PushWorker
 from toril.core.egress import Egress
+from toril.core.lease import Lease
 from toril.core.outcome import Answered, ConnectFailed, TimedOut
 from toril.core.policy import EgressPolicy
+from toril.core.queue_name import NameRules
+from toril.core.stored_job import read_options
+from toril.core.verdict import Fail
+from toril.core.worker import read_worker
 
 GUARDED = Egress(EgressPolicy(policy="public", allow=("127.0.0.1",)))
 REFUSED = "pay.example (127.0.0.2) is a loopback address, refused by the egress policy public"
@@ -48,6 +56,18 @@ async def two_servers(answer: bytes = LAST) -> AsyncIterator[tuple[RawServer, Ra
         yield public, private
 
 
+def failed_job(outcome: ConnectFailed) -> str:
+    """The reason that a job fails with whose worker is registered with such a name."""
+    document = {"queue": "pay", "endpoint": {"url": "http://pay.example/", "method": "POST"}}
+    worker = PushWorker(read_worker(json.dumps(document).encode(), NameRules(3, 100, None)), "bull", "toril", time.time)
+    lease = Lease(
+        queue="pay", job_id=b"1", token=b"t", fields={}, options=read_options(b'{"attempts": 1}'), attempts_made=0
+    )
+    verdict = worker.judge(lease, outcome, lambda: 0.5)
+    assert isinstance(verdict, Fail)
+    return verdict.reason
+
+
 async def test_a_name_that_moves_to_a_private_address_is_refused_from_then_on() -> None:
     async with two_servers() as (public, private):
         names = Names(["127.0.0.1"], ["127.0.0.2"])
@@ -58,6 +78,7 @@ async def test_a_name_that_moves_to_a_private_address_is_refused_from_then_on() 
         assert (refused.code, refused.detail) == ("EGRESS_DENIED", REFUSED)
         assert (public.connections, private.connections) == (1, 0)
         assert names.asked == ["pay.example"] * 2, "one look-up for each connection, and none besides"
+        assert failed_job(refused) == f"EGRESS_DENIED: Unable to connect. {REFUSED}"
 
 
 async def test_a_refused_name_may_come_back() -> None:
