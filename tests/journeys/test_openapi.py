@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import schemathesis
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
@@ -22,6 +23,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.support.gateway import TOKEN, job
+from tests.support.ports import free_port
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 from tests.unit.gateway.test_openapi import described
@@ -29,6 +31,7 @@ from tests.unit.gateway.test_openapi import described
 EXAMPLES = 4
 KNOWN = "known"
 LOCKED = "locked"
+TARGET = "billing"
 CHECKED = [
     not_a_server_error,
     status_code_conformance,
@@ -48,10 +51,19 @@ def operations() -> list[Any]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorilProcess]:
-    """A toril with a store of its own, since nothing in it stays as it was. It calls nobody, whoever is registered."""
+    """A toril with stores of its own, since nothing in them stays as it was.
+
+    It calls nobody, whoever is registered, and its target is not there.
+    """
     folder = tmp_path_factory.mktemp("openapi")
     env = {"TORIL_EGRESS_DENY": "0.0.0.0/0,::/0"}
-    with ValkeyProcess(folder / "valkey") as valkey, TorilProcess(valkey.url, folder / "toril.log", env=env) as toril:
+    config = folder / "toril.yaml"
+    target, ledger = {"url": f"http://127.0.0.1:{free_port()}/"}, f"sqlite:///{folder}/ledger.sqlite3"
+    config.write_text(yaml.safe_dump({"targets": {TARGET: target}, "ledger": {"url": ledger}}))
+    with (
+        ValkeyProcess(folder / "valkey") as valkey,
+        TorilProcess(valkey.url, folder / "toril.log", env=env, args=["--config", str(config)]) as toril,
+    ):
         yield toril
         assert toril.complaints() == []
         assert "request.crashed" not in toril.log()
@@ -81,7 +93,7 @@ CALLS = [(one, mode) for one in operations() for mode in GenerationMode if mode 
 def test_answers_are_those_of_the_document(
     operation: Any, mode: GenerationMode, server: TorilProcess, lock: str
 ) -> None:
-    known = {"queue": [KNOWN], "id": [LOCKED, "waits", "late"]}
+    known = {"target": [TARGET], "queue": [KNOWN], "id": [LOCKED, "waits", "late"]}
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode), data=st.data())
