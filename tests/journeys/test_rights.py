@@ -11,9 +11,11 @@ from itertools import pairwise
 from typing import Any, get_args
 
 import pytest
+import yaml
 from websockets.exceptions import InvalidStatus
 
 from tests.support.gateway import job, worker
+from tests.support.ports import free_port
 from tests.support.sockets import socket_to
 from tests.support.tokens import ask, token, write
 from tests.support.toril import StartToril, TorilProcess
@@ -23,6 +25,7 @@ from toril.bootstrap import Instance
 from toril.core.access import Caller, Grant, Right
 from toril.core.commands import Command
 from toril.core.policy import Settings
+from toril.core.target import TargetSpec
 from toril.gateway.admission import Admission
 from toril.gateway.app import Gateway
 from toril.gateway.auth import Tokens, fingerprint
@@ -93,6 +96,19 @@ EXPECTED: dict[tuple[str, str], Right | None] = {
     ("POST", "/workers/{}/resume"): Right.WORKERS_MANAGE,
     ("GET", "/metrics"): Right.METRICS_READ,
     ("POST", "/reload"): Right.TARGETS_MANAGE,
+    ("POST", "/enqueue"): Right.DELIVERIES_ADD,
+    ("POST", "/enqueue/batch"): Right.DELIVERIES_ADD,
+    ("GET", "/jobs"): Right.DELIVERIES_READ,
+    ("GET", "/jobs/{}"): Right.DELIVERIES_READ,
+    ("GET", "/jobs/{}/response"): Right.DELIVERIES_READ,
+    ("DELETE", "/jobs/{}"): Right.DELIVERIES_MANAGE,
+    ("GET", "/targets/{}/dead-letters"): Right.DELIVERIES_READ,
+    ("POST", "/targets/{}/dead-letters/replay"): Right.DELIVERIES_MANAGE,
+    ("DELETE", "/targets/{}/dead-letters/{}"): Right.DELIVERIES_MANAGE,
+    ("GET", "/targets"): Right.TARGETS_READ,
+    ("GET", "/targets/{}"): Right.TARGETS_READ,
+    ("POST", "/targets/{}/pause"): Right.TARGETS_MANAGE,
+    ("POST", "/targets/{}/resume"): Right.TARGETS_MANAGE,
     ("WS", "/ws/queues/{}"): None,
     ("WS", "/ws/queues/{}/events"): Right.EVENTS_READ,
     ("WS", "/ws/queues/{}/process/{}"): Right.JOBS_LEASE,
@@ -114,7 +130,9 @@ def table() -> tuple[list[Route], list[SocketRoute]]:
 
     async def made() -> Gateway:
         async with asyncio.TaskGroup() as tasks:
-            return Instance(Settings(), tasks).gateway
+            return Instance(
+                Settings(targets=(TargetSpec(name="billing", url="http://billing.example"),)), tasks
+            ).gateway
 
     gateway = asyncio.run(made())
     return gateway.table.routes, gateway.socket_table.routes
@@ -135,9 +153,10 @@ def shown(route: Route | SocketRoute) -> str:
     return " ".join(named(route))
 
 
-def path_of(route: Route | SocketRoute, queue: str) -> str:
-    """A path of this route; every other placeholder is 1."""
-    return re.sub(r"\{\w+\}", "1", route.template.replace("{queue}", queue))
+def path_of(route: Route | SocketRoute, queue: str, delivery: str = "1") -> str:
+    """A path of this route, also where it names a target; every other placeholder but that of a delivery is 1."""
+    named_one = route.template.replace("{queue}", queue).replace("{target}", queue).replace("{job}", delivery)
+    return re.sub(r"\{\w+\}", "1", named_one)
 
 
 class TestTheTable:
@@ -240,7 +259,7 @@ class TestEveryRightAtEveryRoute:
     async def test_all_rights_are_of_no_use_on_another_queue(self, route: Route | SocketRoute) -> None:
         gateway = probed({"all": Caller("all", frozenset(Right), ["orders"])})
         status, _ = await knock(gateway, route, "invoices", "all")
-        assert status == (403 if "{queue}" in route.template else 200)
+        assert status == (403 if {"{queue}", "{target}"} & set(route.template.split("/")) else 200)
 
     @pytest.mark.parametrize("route", [*NEEDING, *SOCKETS], ids=shown)
     async def test_a_token_that_only_reads_changes_nothing(self, route: Route | SocketRoute) -> None:
@@ -268,9 +287,22 @@ def rights_toril(
     tokens += [token("all", ["*"], ["seen-*"]), token("reader", ["*:read"])]
     tokens += [token("targets-everywhere", [Right.TARGETS_MANAGE])]
     file = write(folder / "toril.yaml", *tokens)
+    nowhere = {"url": f"http://127.0.0.1:{free_port()}/", "retry": {"base": "1h", "max": "1h"}}
+    delivery = {
+        "targets": {SEEN: nowhere, UNSEEN: nowhere},
+        "ledger": {"url": f"sqlite:///{folder}/ledger.sqlite3"},
+    }
+    file.write_text(file.read_text() + yaml.safe_dump(delivery))
     with TorilProcess(valkey.url, folder / "toril.log", args=["--config", str(file)]) as toril:
         yield toril
         assert toril.complaints() == []
+
+
+def delivered_to(toril: TorilProcess, target: str) -> str:
+    """A delivery to a target that is not there."""
+    answer = toril.client.post("/enqueue", json={"target": target})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["job_id"])
 
 
 def secret_of(right: Right) -> str:
@@ -286,9 +318,10 @@ class TestOverTheWire:
     ) -> None:
         for queue in (SEEN, UNSEEN):
             rights_toril.gateway.add(queue, job(), job())
+        deliveries = {target: delivered_to(rights_toril, target) for target in (SEEN, UNSEEN)}
         refusals = set()
         for right in Right:
-            path = path_of(route, SEEN) + ("?queues=" + SEEN if route.template == "/events" else "")
+            path = path_of(route, SEEN, deliveries[SEEN]) + ("?queues=" + SEEN if route.template == "/events" else "")
             secret = secret_of(right)
             if route.template == "/reload" and right is EXPECTED[named(route)]:
                 # It concerns all targets: who has the right for some of them only is refused.
@@ -300,10 +333,11 @@ class TestOverTheWire:
             else:
                 assert answer.status_code == 403, (right, answer.status_code)
                 refusals.add(answer.text)
-        if "{queue}" in route.template:
-            # A queue that is there, one that is not, and one that could not be: nobody can tell them apart.
+        if {"{queue}", "{target}", "{job}"} & set(route.template.split("/")):
+            # One that is there, one that is not, and one that could not be: nobody can tell them apart.
             for queue in (UNSEEN, "unseen-2", "x", "a:b"):
-                answer = ask(rights_toril.url, "all-secret", route.method, path_of(route, queue))
+                path = path_of(route, queue, deliveries.get(queue, queue))
+                answer = ask(rights_toril.url, "all-secret", route.method, path)
                 assert answer.status_code == 403
                 refusals.add(answer.text)
         assert len(refusals) == 1
