@@ -117,7 +117,7 @@ class UpstreamDestination:
             case TimedOut(phase="connect"):
                 reason = "no connection to the upstream could be made in time"
             case TimedOut():
-                reason = f"the upstream did not answer within {outcome.duration_s:.3g} s"
+                reason = f"the upstream did not answer within {round(outcome.duration_s, 2):g} s"
             case ConnectFailed():
                 reason = f"no connection to the upstream could be made: {outcome.code}"
             case CutOff(code="EINVAL"):
