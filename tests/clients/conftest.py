@@ -1,12 +1,12 @@
 """The tools and packages of the clients, made once for all their tests."""
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.clients.toolchains import GO_INSTALLED, PACKAGE, GoTool, find_chromium, run
+from tests.support.toolchains import missing, need
 
 INSTALL = ("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
 
@@ -14,12 +14,7 @@ INSTALL = ("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
 @pytest.fixture(scope="session")
 def package() -> Path:
     """The package, with its tools installed as locked, and library, examples and tests compiled."""
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            reason = f"{program} is not installed"
-            if os.environ.get("CI"):
-                pytest.fail(f"{reason}, and CI must not skip this")
-            pytest.skip(reason)
+    need("node", "npm")
     installed, lock = PACKAGE / "node_modules/.package-lock.json", PACKAGE / "package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
         run(*INSTALL)
@@ -48,8 +43,5 @@ def go() -> GoTool:
     """Go, or the reason why there is none; CI must not skip this."""
     program = shutil.which("go") or shutil.which("go", path=GO_INSTALLED)
     if program is None:
-        reason = "go is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(f"{reason}, and CI must not skip this")
-        pytest.skip(reason)
+        missing("go")
     return GoTool(program)

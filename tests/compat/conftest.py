@@ -1,7 +1,5 @@
 """Both majors of Node BullMQ, installed once from the lock file beside their scripts."""
 
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.compat.nodejs import LiveNode, Node
+from tests.support.toolchains import need
 from tests.support.valkey import ValkeyProcess
 
 for checks in ("queue", "job", "others"):
@@ -21,12 +20,7 @@ FOLDER = Path(__file__).parent / "node"
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
     """The folder of the scripts, with their packages installed exactly as locked."""
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            reason = f"{program} is not installed"
-            if os.environ.get("CI"):
-                pytest.fail(f"{reason}, and CI must not skip this")
-            pytest.skip(reason)
+    need("node", "npm")
     installed = FOLDER / "node_modules" / ".package-lock.json"
     lock = FOLDER / "package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
