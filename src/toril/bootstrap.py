@@ -159,6 +159,9 @@ class Instance:
         self._presence = PresenceConnections(settings.redis, store, tasks, self._meter)
         self._events = EventStreams(self._links, store, tasks, self._meter)
         self._paused_lists = PausedLists(self._scripts, store.queue_prefix)
+        self._inspector = Inspector(self._scripts, store.queue_prefix)
+        self._job_actions = JobActions(self._scripts, store.queue_prefix, time.time)
+        self._control = Control(self._scripts, self._inspector, store.queue_prefix, time.time, self._paused_lists.note)
         self._schedulers = Schedulers(self._scripts, store.queue_prefix, lambda: int(time.time() * 1000))
         self._leases = LeaseBook(
             self._scripts,
@@ -206,12 +209,13 @@ class Instance:
             cache=store.queue_cache_size,
             added=self._paused_lists.note,
         )
+        self._flows = Flows(self._scripts, self._producer, self._inspector, self._job_actions, store.queue_prefix)
         self._cancelling = Cancelling(self._links, self._scripts, store, self._break_off)
         self._blobs = SwitchedBlobs(_open_blobs(settings.payloads))
         self._spill = Spill(self._blobs, settings.payloads.threshold_bytes)
         self._exposition = PrometheusExposition(
             self._meter,
-            Depths(Inspector(self._scripts, store.queue_prefix), time.time),
+            Depths(self._inspector, time.time),
             self._links.check,
             lambda: {consumer.queue for consumer in self.supervisor.consumers()},
             version=__version__,
@@ -402,16 +406,13 @@ class Instance:
             self._around.note_cancelled(queue, job_id)
 
     def _wire_proxy(self) -> Proxy:
-        prefix = self.settings.store.queue_prefix
-        inspector = Inspector(self._scripts, prefix)
-        actions = JobActions(self._scripts, prefix, time.time)
         shared = Shared(
             self._scripts,
             self._producer,
-            Flows(self._scripts, self._producer, inspector, actions, prefix),
+            self._flows,
             self._egress,
             self._cancelling,
-            Control(self._scripts, inspector, prefix, time.time),
+            self._control,
             self._events,
             self._blobs,
             self._spill,
@@ -421,10 +422,9 @@ class Instance:
         return Proxy(self.settings, shared, self.gateway)
 
     def _wire_delivery(self) -> Delivery:
-        prefix = self.settings.store.queue_prefix
         shared = bootstrap_delivery.Shared(
             producer=self._producer,
-            finder=Inspector(self._scripts, prefix),
+            finder=self._inspector,
             cancels=self._cancelling,
             spill=self._spill,
             blobs=self._blobs,
@@ -438,7 +438,7 @@ class Instance:
             ledger=delivery.ledger,
             bodies=delivery.spill,
             command=self._near_key,
-            holds=self._control(),
+            holds=self._control,
             leases=self._leases,
             settler=self._settler,
             surroundings=self._around,
@@ -449,14 +449,11 @@ class Instance:
     def _target_routes(self) -> list[Route]:
         if self._targets is None or self._delivery is None:
             return []
-        inspector = Inspector(self._scripts, self.settings.store.queue_prefix)
         targets, ledger = self._targets, self._delivery.ledger
-        sights = Sights(targets.specs, self._reloading, ledger, targets.breakers, inspector, self._control(), time.time)
+        sights = Sights(
+            targets.specs, self._reloading, ledger, targets.breakers, self._inspector, self._control, time.time
+        )
         return TargetRoutes(sights).routes()
-
-    def _control(self) -> Control:
-        prefix = self.settings.store.queue_prefix
-        return Control(self._scripts, Inspector(self._scripts, prefix), prefix, time.time, self._paused_lists.note)
 
     def _gateway(self) -> Gateway:
         routes = [
@@ -478,19 +475,16 @@ class Instance:
 
     def _queue_routes(self) -> list[Route]:
         policy, prefix = self.settings.gateway, self.settings.store.queue_prefix
-        inspector = Inspector(self._scripts, prefix)
-        producer = self._producer
-        actions = JobActions(self._scripts, prefix, time.time)
-        flows = Flows(self._scripts, producer, inspector, actions, prefix)
+        producer, inspector, control, actions = self._producer, self._inspector, self._control, self._job_actions
         family = Family(actions, prefix)
         expansion = Expansion(actions, inspector, family)
         names, limit = self._names, policy.max_body_bytes
         return [
             *QueueRoutes(producer, inspector, names=names, prefix=prefix, max_body_bytes=limit, now=time.time).routes(),
-            *QueueActionRoutes(self._control(), inspector, names=names, forget=producer.forget).routes(),
-            *UpkeepRoutes(Upkeep(self._scripts, prefix), self._control(), family, names=names).routes(),
+            *QueueActionRoutes(control, inspector, names=names, forget=producer.forget).routes(),
+            *UpkeepRoutes(Upkeep(self._scripts, prefix), control, family, names=names).routes(),
             *JobActionRoutes(actions, family, names=names, max_body_bytes=limit).routes(),
-            *FlowRoutes(flows, names=names, prefix=prefix, max_body_bytes=limit, now=time.time).routes(),
+            *FlowRoutes(self._flows, names=names, prefix=prefix, max_body_bytes=limit, now=time.time).routes(),
             *SchedulerRoutes(self._schedulers, names=names, max_body_bytes=limit).routes(),
             *JobRoutes(inspector, inspector, expansion, names=names, prefix=prefix, max_body_bytes=limit).routes(),
             *LeaseRoutes(self._pulls, names=names, prefix=prefix, max_body_bytes=limit).routes(),
@@ -501,11 +495,10 @@ class Instance:
         ]
 
     def _socket_routes(self) -> list[SocketRoute]:
-        prefix, names = self.settings.store.queue_prefix, self._names
-        inspector = Inspector(self._scripts, prefix)
+        prefix, names, inspector = self.settings.store.queue_prefix, self._names, self._inspector
         return [
             *QueueSocketRoutes(
-                self._producer, inspector, self._control(), names=names, prefix=prefix, now=time.time
+                self._producer, inspector, self._control, names=names, prefix=prefix, now=time.time
             ).routes(),
             *EventSocketRoutes(self._events, names=names).routes(),
             *WorkerSocketRoutes(Seats(self._consumer, self.supervisor), inspector, names=names, prefix=prefix).routes(),

@@ -54,7 +54,7 @@ class Shared(Struct, frozen=True):
     finder: JobFinder
     cancels: Cancels
     spill: Spill
-    blobs: BlobStore | None
+    blobs: BlobStore
     command: Command
     by: str
 
@@ -91,7 +91,7 @@ class Delivery:
         )
         self._janitor = Janitor(
             self.ledger,
-            None if shared.blobs is None else ledger_janitor.Bodies(shared.blobs, FOLDER),
+            ledger_janitor.Bodies(shared.blobs, FOLDER),
             self._retention,
             settings.delivery.janitor_every_s,
             time.time,

@@ -59,7 +59,7 @@ class Shared(Struct, frozen=True):
     cancelling: Cancelling
     control: Control
     events: EventFeed
-    blobs: BlobStore | None
+    blobs: BlobStore
     spill: Spill
     near_key: Command
     meter: Meter
@@ -113,9 +113,7 @@ class Proxy:
             outbound = HttptoolsOutbound(settings.engine.connect_timeout_s, MAX_CALLBACK_ANSWER_BYTES, shared.egress)
             self._callbacks = CallbackCalls(outbound, jobs, policy.callback.secrets, time.time)
             self.destinations.append(CallbackDestination(callback_queue(policy.queue), policy.callback.timeout_s))
-        leftovers = None
-        if shared.blobs is not None:
-            leftovers = Leftovers(shared.blobs, jobs, policy.retention_s, time.time)
+        leftovers = Leftovers(shared.blobs, jobs, policy.retention_s, time.time)
         self._janitor = ProxyJanitor(shared.control, list(queues.values()), policy.retention_s, leftovers)
 
     def _sharing(self, policy: CachePolicy, shared: Shared) -> Sharing | None:

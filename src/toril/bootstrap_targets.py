@@ -10,6 +10,7 @@ import time
 
 from msgspec import Struct
 
+from toril.adapters.connecting import TlsContext
 from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.adapters.redis_breakers import RedisBreakers
 from toril.bull.leases import LeaseBook
@@ -48,6 +49,7 @@ class Targets:
         self.destinations = {spec.name: Target(spec, time.time) for spec in settings.targets}
         self._around = around
         self._lease_s = settings.delivery.lease_s
+        self._tls = TlsContext()
         self._max_response_bytes = settings.engine.max_response_bytes
 
     def specs(self) -> list[TargetSpec]:
@@ -74,7 +76,9 @@ class Targets:
         around = self._around
         leases = around.leases.of(target.queue, target.lease_rules)
         # The operator's own URLs: no egress rules. One that answers at length is not punished for it.
-        outbound = HttptoolsOutbound(target.spec.timeout.connect_s, self._max_response_bytes, truncate=True)
+        outbound = HttptoolsOutbound(
+            target.spec.timeout.connect_s, self._max_response_bytes, truncate=True, tls=self._tls
+        )
         journal = Journal(around.ledger, around.bodies, target, by=around.by, lease_s=self._lease_s, now=time.time)
         gate = BreakerGate(target, self.breakers, around.holds, around.settler, time.time, self._lease_s)
         books = Books(journal, gate, random.random)

@@ -19,14 +19,12 @@ from typing import cast
 import httptools
 
 from toril.adapters.connecting import Connector, Resolve, TlsContext, look_up
+from toril.adapters.idle_connections import IdleConnections
 from toril.core.blob import StreamedBody
 from toril.core.destinations.base import OutboundRequest
 from toril.core.egress import Egress
 from toril.core.errors import StoreError
 from toril.core.outcome import BODY_UNREADABLE, Answered, CutOff, Outcome, TimedOut
-
-IDLE_S = 4.0
-"""How long an unused connection is kept: less than the five seconds after which most servers close theirs."""
 
 MAX_HEADER_BYTES = 256 * 1024
 """More headers than this are no answer; servers and proxies mostly stop at 8 to 64 KB."""
@@ -40,6 +38,7 @@ class HttptoolsOutbound:
         max_response_bytes: an answer with a larger body is cut off, or taken without the rest of it (`truncate`).
         egress: which addresses may be connected to; None is for URLs that the operator has chosen, or toril itself.
         resolve: looks names up.
+        tls: certificate authorities that are loaded already; reading them takes some 50 ms.
     """
 
     def __init__(
@@ -50,31 +49,29 @@ class HttptoolsOutbound:
         resolve: Resolve = look_up,
         *,
         truncate: bool = False,
+        tls: TlsContext | None = None,
     ) -> None:
         self.truncate = truncate
         self.connect_timeout_s = connect_timeout_s
         self.max_response_bytes = max_response_bytes
         self.egress = egress
         self.resolve = resolve
-        self._tls = TlsContext()
+        self._tls = tls or TlsContext()
 
     def pool(self, url: str) -> HttpPool:
         """A pool for the origin of this URL. Opens nothing yet."""
         return HttpPool(Connector(url, self.connect_timeout_s, self.egress, self.resolve, self._tls), self)
 
 
-class HttpPool:
+class HttpPool(IdleConnections["_Connection"]):
     """Connections to one origin, as many as there are requests under way; the idle ones wait for the next."""
 
-    __slots__ = ("_closed", "_connector", "_idle", "_loop", "_outbound", "_sweep")
+    __slots__ = ("_connector", "_outbound")
 
     def __init__(self, connector: Connector, outbound: HttptoolsOutbound) -> None:
+        super().__init__()
         self._connector = connector
         self._outbound = outbound
-        self._loop = asyncio.get_running_loop()
-        self._idle: list[_Connection] = []
-        self._sweep: asyncio.TimerHandle | None = None
-        self._closed = False
 
     async def send(self, request: OutboundRequest) -> Outcome:
         """Make one request and read the whole answer.
@@ -100,43 +97,6 @@ class HttpPool:
         if outcome is not None:
             return outcome
         return CutOff("ECONNRESET", "The connection was closed before an answer came", perf_counter() - started)
-
-    def close(self) -> None:
-        """Let idle connections go; those in use end with their request."""
-        self._closed = True
-        for connection in self._idle:
-            connection.abort()
-        self._idle.clear()
-        if self._sweep is not None:
-            self._sweep.cancel()
-            self._sweep = None
-
-    def _take(self) -> _Connection | None:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.is_open:
-                return connection
-        return None
-
-    def give_back(self, connection: _Connection) -> None:
-        """A connection whose exchange is over and that may carry another one."""
-        if self._closed:
-            connection.abort()
-            return
-        connection.idle_since = self._loop.time()
-        self._idle.append(connection)
-        if self._sweep is None:
-            self._sweep = self._loop.call_later(IDLE_S, self._close_idle)
-
-    def _close_idle(self) -> None:
-        # Used last in, first out, so those that have been idle longest stand in front.
-        before = self._loop.time() - IDLE_S
-        stale = 0
-        while stale < len(self._idle) and self._idle[stale].idle_since <= before:
-            self._idle[stale].abort()
-            stale += 1
-        del self._idle[:stale]
-        self._sweep = self._loop.call_later(IDLE_S, self._close_idle) if self._idle else None
 
     def _connection(self) -> _Connection:
         outbound = self._outbound

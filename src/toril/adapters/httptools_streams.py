@@ -19,11 +19,9 @@ from typing import cast
 import httptools
 
 from toril.adapters.connecting import Connector, Resolve, TlsContext, look_up
+from toril.adapters.idle_connections import IdleConnections
 from toril.core.outcome import ConnectFailed, CutOff, TimedOut
 from toril.core.streaming import BODILESS, StreamHead, StreamRequest
-
-IDLE_S = 4.0
-"""How long an unused connection is kept: less than the five seconds after which most servers close theirs."""
 
 MAX_HEADER_BYTES = 256 * 1024
 """More headers than this are no answer; servers and proxies mostly stop at 8 to 64 KB."""
@@ -62,15 +60,12 @@ class HttptoolsStreams:
         return StreamPool(Connector(url, self._connect_timeout_s, None, self._resolve, self._tls))
 
 
-class StreamPool:
+class StreamPool(IdleConnections["_Connection"]):
     """Connections to one origin, as many as there are requests under way; the idle ones wait for the next."""
 
     def __init__(self, connector: Connector) -> None:
+        super().__init__()
         self._connector = connector
-        self._loop = asyncio.get_running_loop()
-        self._idle: list[_Connection] = []
-        self._sweep: asyncio.TimerHandle | None = None
-        self._closed = False
 
     async def open(self, request: StreamRequest, timeout_s: float) -> HttptoolsExchange | ConnectFailed | TimedOut:
         """Begin a request: connect, and send its head.
@@ -92,45 +87,8 @@ class StreamPool:
         """A connection that has served nobody."""
         return await self._connector.connect(self._connection, started, timeout_s)
 
-    def close(self) -> None:
-        """Let idle connections go; those in use end with their request."""
-        self._closed = True
-        for connection in self._idle:
-            connection.abort()
-        self._idle.clear()
-        if self._sweep is not None:
-            self._sweep.cancel()
-            self._sweep = None
-
-    def give_back(self, connection: _Connection) -> None:
-        """A connection whose exchange is over and that may carry another one."""
-        if self._closed:
-            connection.abort()
-            return
-        connection.idle_since = self._loop.time()
-        self._idle.append(connection)
-        if self._sweep is None:
-            self._sweep = self._loop.call_later(IDLE_S, self._close_idle)
-
     def _connection(self) -> _Connection:
         return _Connection(self._loop)
-
-    def _take(self) -> _Connection | None:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.is_open:
-                return connection
-        return None
-
-    def _close_idle(self) -> None:
-        # Used last in, first out, so those that have been idle longest stand in front.
-        before = self._loop.time() - IDLE_S
-        stale = 0
-        while stale < len(self._idle) and self._idle[stale].idle_since <= before:
-            self._idle[stale].abort()
-            stale += 1
-        del self._idle[:stale]
-        self._sweep = self._loop.call_later(IDLE_S, self._close_idle) if self._idle else None
 
 
 class HttptoolsExchange:

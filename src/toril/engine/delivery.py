@@ -169,20 +169,8 @@ class DeliveryExecutor(Executor):
 
     async def _pause(self, slot: Slot, lease: Lease, tries: int) -> bool:
         """Wait before asking the ledger again. The job may be broken off meanwhile; False when it was."""
-        slot.attempting = True
-        try:
-            await asyncio.sleep(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(tries - 1, 10)))
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if slot.attempting or task is None:
-                raise  # not by break_off: the process is going down
-            task.uncancel()
-            if not lease.lost:
-                await self.release(lease)
-            return False
-        finally:
-            slot.attempting = False
-        return True
+        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(tries - 1, 10))
+        return await self._until_broken_off(slot, lease, asyncio.sleep(pause_s, True)) is not None
 
     def _complain(self, lease: Lease, tries: int, exc: LedgerUnavailable) -> None:
         if tries == 1:

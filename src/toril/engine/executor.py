@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import structlog
 
@@ -21,6 +22,8 @@ from toril.engine.settler import Settler
 from toril.engine.slot import Slot
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 Told = Callable[[Lease, Outcome, Verdict], None]
@@ -99,9 +102,13 @@ class Executor:
         if self._pool is None:
             self._pool = self._outbound.pool(self._destination.url)
         self._settler.measures.began(self._labels, lease)
+        return await self._until_broken_off(slot, lease, self._pool.send(self._destination.request(lease)))
+
+    async def _until_broken_off(self, slot: Slot, lease: Lease, work: Awaitable[T]) -> T | None:
+        """Wait for something during which the job may be broken off; None when it was, and the job is given back."""
         slot.attempting = True
         try:
-            return await self._pool.send(self._destination.request(lease))
+            return await work
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if slot.attempting or task is None:

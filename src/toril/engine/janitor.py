@@ -60,12 +60,10 @@ class ProxyJanitor:
         control: removes ended jobs.
         queues: whose jobs.
         retention_s: how long an ended job is kept.
-        bodies: where large answers are, if anywhere.
+        bodies: where large answers are.
     """
 
-    def __init__(
-        self, control: QueueControl, queues: Sequence[str], retention_s: float, bodies: Leftovers | None
-    ) -> None:
+    def __init__(self, control: QueueControl, queues: Sequence[str], retention_s: float, bodies: Leftovers) -> None:
         self._control = control
         self._queues = queues
         self._retention_s = retention_s
@@ -78,8 +76,7 @@ class ProxyJanitor:
             await asyncio.sleep(pause_s)
             for queue in self._queues:
                 await self.sweep(queue)
-            if self._bodies is not None:
-                await self._bodies.sweep()
+            await self._bodies.sweep()
 
     async def sweep(self, queue: str) -> None:
         """Remove the ended jobs of one queue that are kept no longer."""

@@ -43,7 +43,7 @@ class Janitor:
 
     Args:
         ledger: what is swept.
-        bodies: the blob store; None where there is none.
+        bodies: the blob store.
         retention: of each configured target. What other targets have left is kept as `Retention` has it by default.
         every_s: how often.
     """
@@ -51,7 +51,7 @@ class Janitor:
     def __init__(
         self,
         ledger: AnyLedger,
-        bodies: Bodies | None,
+        bodies: Bodies,
         retention: Callable[[], Mapping[str, Retention]],
         every_s: float,
         now: Now,
@@ -110,8 +110,6 @@ class Janitor:
         Raises:
             StoreUnavailable: as `sweep`.
         """
-        if self._bodies is None:
-            return 0
         removed = 0
         old: dict[str, list[str]] = {}
         before_s = self._now() - self._bodies.orphan_s
@@ -127,13 +125,13 @@ class Janitor:
     async def _remove(self, job_ids: Sequence[str]) -> None:
         names = await self._ledger.blobs(job_ids)
         await self._ledger.forget(job_ids)
-        if names and self._bodies is not None:
+        if names:
             # One that was replayed in this moment is still there, and needs its body.
             kept = set(await self._ledger.blobs(list(await self._ledger.some(job_ids))))
             await self._bodies.store.delete([name for name in names if name not in kept])
 
     async def _remove_orphans(self, old: Mapping[str, Sequence[str]]) -> int:
-        if not old or self._bodies is None:
+        if not old:
             return 0
         referred = set(await self._ledger.blobs(list(old)))
         orphans = [name for names in old.values() for name in names if name not in referred]

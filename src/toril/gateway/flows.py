@@ -9,13 +9,12 @@ from msgspec import Meta
 from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobNotFound
 from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree, read_flows
-from toril.core.job import is_job_id
 from toril.core.ports import FlowStore, Now
 from toril.core.queue_name import NameRules
 from toril.core.stored_job import text_json
 from toril.gateway import shapes, wire
 from toril.gateway.description import About, Parameter, Reply
-from toril.gateway.routing import Access, Answer, Request, Route
+from toril.gateway.routing import Access, Answer, Request, Route, job_of
 
 DEFAULT_LEVELS, MAX_LEVELS = 10, 100
 DEFAULT_CHILDREN, MAX_CHILDREN = 20, 1000
@@ -75,10 +74,7 @@ class FlowRoutes:
 
     async def read(self, request: Request) -> Answer:
         """A job with its children, and theirs: `?depth=` levels (10), `?maxChildren=` of each (20)."""
-        queue, job_id = request.queue, request.segment(3)
-        self._names.check(queue)
-        if not is_job_id(job_id):
-            raise JobNotFound
+        queue, job_id = job_of(request, self._names)
         query = request.query()
         depth = Depth(
             _whole(query, "depth", DEFAULT_LEVELS, MAX_LEVELS),

@@ -9,7 +9,6 @@ import msgspec
 from toril.core.access import Caller, Right
 from toril.core.actions import ChangeDelay, ChangePriority, Nothing, RetryJob, read_action
 from toril.core.errors import InvalidRequest, JobNotFound, JobRefused
-from toril.core.job import is_job_id
 from toril.core.job_faults import decode_json
 from toril.core.ports import JobControl, JobReader
 from toril.core.queue_name import NameRules
@@ -17,7 +16,7 @@ from toril.core.stored_job import json_or_text
 from toril.gateway import wire
 from toril.gateway.description import DONE, About, Parameter
 from toril.gateway.family import Family
-from toril.gateway.routing import Access, Answer, Handler, Request, Route
+from toril.gateway.routing import Access, Answer, Handler, Request, Route, job_of
 
 _MAX_BODY_BYTES = 64 * 1024
 EXPANSIONS = ("state", "logs", "dependencies")
@@ -57,19 +56,12 @@ class JobActionRoutes:
             route("PUT", "/delay", self.delay, action(ChangeDelay, required=True)),
         ]
 
-    def _job(self, request: Request) -> tuple[str, str]:
-        queue, job_id = request.queue, request.segment(3)
-        self._names.check(queue)
-        if not is_job_id(job_id):
-            raise JobNotFound
-        return queue, job_id
-
     async def remove(self, request: Request) -> Answer:
         """Remove the job, with its children unless `?children=keep`."""
         children = request.query().get("children", "remove")
         if children not in {"keep", "remove"}:
             raise InvalidRequest(f"Invalid children {children[:100]}, must be keep or remove", field="children")
-        queue, job_id = self._job(request)
+        queue, job_id = job_of(request, self._names)
         if children == "remove":
             await self._family.demand(request, Right.JOBS_MANAGE, queue, job_id)
         await self._control.remove(queue, job_id, children=children == "remove")
@@ -78,18 +70,18 @@ class JobActionRoutes:
     async def retry(self, request: Request) -> Answer:
         """Move a finished job back to waiting."""
         asked = read_action(await request.body(_MAX_BODY_BYTES), RetryJob)
-        await self._control.retry(*self._job(request), asked.state)
+        await self._control.retry(*job_of(request, self._names), asked.state)
         return wire.NO_CONTENT
 
     async def promote(self, request: Request) -> Answer:
         """Let a delayed job wait no longer."""
         read_action(await request.body(_MAX_BODY_BYTES), Nothing)
-        await self._control.promote(*self._job(request))
+        await self._control.promote(*job_of(request, self._names))
         return wire.NO_CONTENT
 
     async def data(self, request: Request) -> Answer:
         """Replace the job's data: the body, byte for byte."""
-        queue, job_id = self._job(request)
+        queue, job_id = job_of(request, self._names)
         data = await request.body(self._max_body_bytes)
         decode_json(data, msgspec.Raw)
         await self._control.update_data(queue, job_id, data)
@@ -98,13 +90,13 @@ class JobActionRoutes:
     async def priority(self, request: Request) -> Answer:
         """Give the job another priority."""
         asked = read_action(await request.body(_MAX_BODY_BYTES), ChangePriority)
-        await self._control.change_priority(*self._job(request), asked.priority, lifo=asked.lifo)
+        await self._control.change_priority(*job_of(request, self._names), asked.priority, lifo=asked.lifo)
         return wire.NO_CONTENT
 
     async def delay(self, request: Request) -> Answer:
         """Let a delayed job wait so long from now."""
         asked = read_action(await request.body(_MAX_BODY_BYTES), ChangeDelay)
-        await self._control.change_delay(*self._job(request), asked.delay)
+        await self._control.change_delay(*job_of(request, self._names), asked.delay)
         return wire.NO_CONTENT
 
 

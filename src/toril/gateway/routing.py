@@ -16,7 +16,9 @@ from msgspec import Struct
 from starlette.types import Receive, Scope
 
 from toril.core.access import ANYBODY, Caller, Right
-from toril.core.errors import Forbidden, InvalidRequest, PayloadTooLarge
+from toril.core.errors import Forbidden, InvalidRequest, JobNotFound, PayloadTooLarge
+from toril.core.job import is_job_id
+from toril.core.queue_name import NameRules
 from toril.gateway.description import About, SocketAbout
 from toril.gateway.sockets.socket import Socket
 
@@ -170,6 +172,20 @@ def _decoded(raw: bytes) -> str:
         return b"".join(parts).decode()
     except UnicodeDecodeError as exc:
         raise InvalidRequest("Malformed percent-encoding in the URL: not UTF-8") from exc
+
+
+def job_of(request: Request, names: NameRules) -> tuple[str, str]:
+    """The queue and the job that a path `/queues/{queue}/jobs/{id}` names.
+
+    Raises:
+        InvalidRequest: the queue cannot be called so.
+        JobNotFound: no job has such an id.
+    """
+    queue, job_id = request.queue, request.segment(3)
+    names.check(queue)
+    if not is_job_id(job_id):
+        raise JobNotFound
+    return queue, job_id
 
 
 Handler = Callable[[Request], Awaitable[Answer | Stream]]

@@ -7,13 +7,13 @@ import msgspec
 from toril.core.access import Right
 from toril.core.actions import Nothing, RemoveOrphans, TrimEvents, read_action
 from toril.core.errors import InvalidRequest, JobNotFound, QueueNotFound
-from toril.core.job import MAX_PRIORITY, is_job_id
+from toril.core.job import MAX_PRIORITY
 from toril.core.ports import QueueControl, QueueUpkeep
 from toril.core.queue_name import NameRules
 from toril.gateway import shapes, wire
 from toril.gateway.description import DONE, About, Parameter, Reply
 from toril.gateway.family import Family
-from toril.gateway.routing import Access, Answer, Handler, Request, Route
+from toril.gateway.routing import Access, Answer, Handler, Request, Route, job_of
 
 _MAX_BODY_BYTES = 64 * 1024
 _MOST_PRIORITIES = 100
@@ -76,13 +76,6 @@ class UpkeepRoutes:
             raise QueueNotFound
         return request.queue
 
-    def _job(self, request: Request) -> tuple[str, str]:
-        queue, job_id = request.queue, request.segment(3)
-        self._names.check(queue)
-        if not is_job_id(job_id):
-            raise JobNotFound
-        return queue, job_id
-
     async def priorities(self, request: Request) -> Answer:
         """How many jobs wait with each of some priorities."""
         asked = request.query().get("priorities", "")
@@ -125,12 +118,12 @@ class UpkeepRoutes:
         text = request.query().get("keep") or "0"
         if not (text.isascii() and text.isdecimal() and len(text) <= 7 and int(text) <= _MOST_KEPT):
             raise InvalidRequest(f"Invalid keep {text[:100]}, must be from 0 to {_MOST_KEPT}", field="keep")
-        await self._upkeep.clear_logs(*self._job(request), int(text))
+        await self._upkeep.clear_logs(*job_of(request, self._names), int(text))
         return wire.NO_CONTENT
 
     async def remove_children(self, request: Request) -> Answer:
         """Remove the children of a job that nobody has begun with."""
-        queue, job_id = self._job(request)
+        queue, job_id = job_of(request, self._names)
         await self._family.demand(request, Right.JOBS_MANAGE, queue, job_id)
         await self._upkeep.remove_children(queue, job_id)
         return wire.NO_CONTENT
@@ -138,7 +131,7 @@ class UpkeepRoutes:
     async def detach(self, request: Request) -> Answer:
         """Let the job's parent wait for it no longer."""
         read_action(await request.body(_MAX_BODY_BYTES), Nothing)
-        return wire.json_answer(_encode({"detached": await self._upkeep.detach(*self._job(request))}))
+        return wire.json_answer(_encode({"detached": await self._upkeep.detach(*job_of(request, self._names))}))
 
 
 def _priority(text: str) -> int:

@@ -78,7 +78,7 @@ class Bodies(Struct, frozen=True):
     """Where large bodies go, and how to be rid of one that nothing refers to."""
 
     spill: Spill
-    store: BlobStore | None = None
+    store: BlobStore
 
 
 class Queue(Struct, frozen=True):
@@ -226,7 +226,7 @@ class Deliveries:
             raise JobRefused(f"The job is no dead letter but {delivery.status}", state=delivery.status)
         names = await self._ledger.blobs([delivery.job_id])
         await self._ledger.forget([delivery.job_id])
-        if names and self._bodies.store is not None and await self._ledger.get(delivery.job_id) is None:
+        if names and await self._ledger.get(delivery.job_id) is None:
             await self._bodies.store.delete(names)
 
     async def _replay(self, one: Delivery, by: str) -> Written | Refused:
@@ -275,7 +275,7 @@ class Deliveries:
     async def _discard(self, new: NewDelivery) -> None:
         """The body was put, and nothing refers to it."""
         content = new.envelope.content
-        if isinstance(content, Stored) and self._bodies.store is not None:
+        if isinstance(content, Stored):
             try:
                 await self._bodies.store.delete([content.name])
             except StoreError as exc:  # the janitor finds it

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.conformance.adapters.raw_http import Exchange, Say, ok, serving
 from tests.conformance.servers import CERTIFICATE, listening, server_tls, until
 from tests.support.ports import free_port
-from toril.adapters import httptools_outbound
+from toril.adapters import idle_connections
 from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.core.destinations.base import OutboundRequest
 from toril.core.headers import FRAMING, request_head
@@ -376,7 +376,7 @@ async def test_an_answer_that_has_begun_is_not_asked_for_again() -> None:
 
 
 async def test_an_unused_connection_is_let_go_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(httptools_outbound, "IDLE_S", 0.1)
+    monkeypatch.setattr(idle_connections, "IDLE_S", 0.1)
     async with serving(ok()) as server:
         pool = pool_of(server.url)
         await pool.send(post())

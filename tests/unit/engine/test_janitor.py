@@ -27,9 +27,14 @@ class Control:
         return [b"1"] * removed
 
 
+def leftovers() -> Leftovers:
+    jobs: Any = Jobs()
+    return Leftovers(FakeBlobs(lambda: 100.0), jobs, 1.0, lambda: 100.0)
+
+
 async def test_ended_jobs_of_both_kinds_are_removed_to_the_last() -> None:
     control: Any = Control(2500)
-    await ProxyJanitor(control, ["q/"], 1.5, None).sweep("q/")
+    await ProxyJanitor(control, ["q/"], 1.5, leftovers()).sweep("q/")
     assert control.ended == 0
     assert {call[1] for call in control.calls} == {"completed", "failed"}
     assert {call[2] for call in control.calls} == {1500}
@@ -37,7 +42,7 @@ async def test_ended_jobs_of_both_kinds_are_removed_to_the_last() -> None:
 
 async def test_a_sweep_without_redis_ends_without_an_error() -> None:
     control: Any = Control(1, away=True)
-    await ProxyJanitor(control, ["q/"], 1.0, None).sweep("q/")
+    await ProxyJanitor(control, ["q/"], 1.0, leftovers()).sweep("q/")
     assert control.ended == 1
 
 
