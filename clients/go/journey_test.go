@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"toril"
 )
@@ -25,10 +24,20 @@ type square struct {
 func TestTheWholeJourney(t *testing.T) {
 	queue, ctx := newQueue[number, square](t), within(t)
 	var running, most atomic.Int32
+	var full sync.Once
+	together := make(chan struct{})
 	work := func(ctx context.Context, task *toril.Task[number]) (square, error) {
 		now := running.Add(1)
 		defer running.Add(-1)
 		for seen := most.Load(); now > seen && !most.CompareAndSwap(seen, now); seen = most.Load() {
+		}
+		if now == 10 {
+			full.Do(func() { close(together) })
+		}
+		select { // The first ten wait for one another, so that seeing ten at once does not hang on speed.
+		case <-together:
+		case <-ctx.Done():
+			return square{}, ctx.Err()
 		}
 		if err := errors.Join(
 			task.Progress(ctx, map[string]int{"percent": 50}),
@@ -36,7 +45,6 @@ func TestTheWholeJourney(t *testing.T) {
 		); err != nil {
 			return square{}, err
 		}
-		time.Sleep(time.Millisecond)
 		if task.Data.N == 13 {
 			return square{}, errors.New("unlucky")
 		}

@@ -46,15 +46,18 @@ async def working(worker: Worker) -> AsyncIterator[Worker]:
 async def test_the_whole_journey(toril: TorilProcess, queue: str) -> None:
     """500 jobs over a socket, ten at a time, with progress, a failing one, events, and results waited for."""
     most = running = 0
+    together = asyncio.Event()  # the first ten jobs wait for one another: no matter of speed
 
     async def square(task: Task) -> dict[str, int]:
         nonlocal most, running
         running += 1
         most = max(most, running)
+        if running == 10:
+            together.set()
         try:
             await task.progress({"percent": 50})
             await task.log(f"squaring {task.data['n']}")
-            await asyncio.sleep(0.001)
+            await asyncio.wait_for(together.wait(), 20)
             if task.data["n"] == 13:
                 raise ValueError("unlucky")
             return {"square": task.data["n"] ** 2}

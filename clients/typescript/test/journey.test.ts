@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { JobFailed } from "toril-client";
-import { newQueue, sleep, toril, working } from "./support.js";
+import { newQueue, toril, working } from "./support.js";
 
 test("500 jobs over a socket, ten at a time, with progress, a failing one, events, and results waited for", async () => {
   const queue = newQueue<{ n: number }, { square: number }>();
@@ -26,6 +26,8 @@ test("500 jobs over a socket, ten at a time, with progress, a failing one, event
 
   let running = 0;
   let most = 0;
+  let full = () => {};
+  const together = new Promise<void>((resolve) => (full = resolve)); // the first ten jobs wait for one another
   const listening = listen();
   const jobs = await queue.addBulk(Array.from({ length: 500 }, (_, n) => ({ name: "square", data: { n } })));
   await working(
@@ -33,10 +35,11 @@ test("500 jobs over a socket, ten at a time, with progress, a failing one, event
     async (task) => {
       running += 1;
       most = Math.max(most, running);
+      if (running === 10) full();
       try {
         task.progress({ percent: 50 });
         task.log(`squaring ${task.data.n}`);
-        await sleep(1);
+        await together;
         if (task.data.n === 13) throw new RangeError("unlucky");
         return { square: task.data.n ** 2 };
       } finally {
