@@ -16,6 +16,7 @@ import structlog
 from starlette.types import ASGIApp
 
 from toril import __version__, bootstrap_delivery
+from toril.adapters.busy_time import busy_s
 from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.adapters.obstore_blobs import S3Access, open_blobs
 from toril.adapters.prometheus_exposition import PrometheusExposition
@@ -53,6 +54,7 @@ from toril.core.attempt import attempt_of
 from toril.core.destinations.base import Destination
 from toril.core.destinations.push_worker import PushWorker
 from toril.core.destinations.target import Target
+from toril.core.destinations.upstream import UpstreamDestination
 from toril.core.egress import Egress
 from toril.core.errors import StoreError, StoreUnavailable
 from toril.core.lease import Lease
@@ -64,6 +66,7 @@ from toril.core.queue_name import NameRules
 from toril.core.target import PayloadPolicy
 from toril.core.verdict import Verdict
 from toril.core.worker import read_worker
+from toril.engine.accept_first import AcceptFirst
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
 from toril.engine.handovers import Handovers
@@ -188,6 +191,7 @@ class Instance:
             measures=self._measures,
             tokens=_lock_tokens(settings.gateway, instance_id),
         )
+        self._accept_first = AcceptFirst(busy_s, time.monotonic)
         self._role = settings.role
         self.supervisor = Supervisor(
             self._consumer,
@@ -396,6 +400,8 @@ class Instance:
             executor = Executor(destination, leases, self._outbound, self._settler, random.random, self._attempted)
         else:
             executor = Executor(destination, leases, outbound, self._settler, random.random)
+        if isinstance(destination, UpstreamDestination):
+            return Consumer(destination, slots, leases, executor, self._around, self._accept_first.may_lease)
         return Consumer(destination, slots, leases, executor, self._around)
 
     def _attempted(self, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
@@ -418,6 +424,7 @@ class Instance:
             self._spill,
             self._near_key,
             self._meter,
+            self._accept_first,
         )
         return Proxy(self.settings, shared, self.gateway)
 

@@ -28,6 +28,7 @@ from toril.core.policy import Settings
 from toril.core.ports import BlobStore, Command, EventFeed, FlowStore, JobProducer, Meter, Outbound
 from toril.core.stored_job import Keep
 from toril.core.upstream import CachePolicy, callback_queue, queue_name
+from toril.engine.accept_first import AcceptFirst
 from toril.engine.callback_calls import CallbackCalls
 from toril.engine.janitor import Leftovers, ProxyJanitor
 from toril.engine.sharing import Sharing
@@ -63,6 +64,7 @@ class Shared(Struct, frozen=True):
     spill: Spill
     near_key: Command
     meter: Meter
+    accept_first: AcceptFirst
 
 
 class Proxy:
@@ -104,7 +106,14 @@ class Proxy:
                 ProxyJobs(jobs, shared.spill, waits, owner_only=policy.owner_only),
                 self._passthrough,
                 ProxiedRequests(policy, shared.egress),
-                QueuedSubmissions(stores, policy.queue, policy.callback.attempts, os.urandom, time.time),
+                QueuedSubmissions(
+                    stores,
+                    policy.queue,
+                    policy.callback.attempts,
+                    os.urandom,
+                    time.time,
+                    shared.accept_first.accepted,
+                ),
                 waits,
                 shared.meter,
             ),

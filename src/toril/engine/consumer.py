@@ -9,13 +9,14 @@ What its leasing side may be doing:
     watching   nothing is waiting; the queue's marker wakes us
     looking    slots are taking jobs; their number doubles while there are more jobs and free slots
     full       every slot has a job; settling brings the next one
-    limited    a rate limit says when to look again, and nothing else wakes us before
+    limited    a rate limit says when to look again, or something else goes first; nothing wakes us before
     stopped    no new leases; what is in flight goes on
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
@@ -24,6 +25,7 @@ from toril.core.errors import ConnectionLost, StoreError, StoreTimeout
 from toril.core.lease import Lease, NoJob
 from toril.core.lock_tokens import LockTokens
 from toril.core.ports import LeaseStore, Now, Presence
+from toril.engine.accept_first import PAUSE_S
 from toril.engine.executor import Executor
 from toril.engine.measures import UNMEASURED, Measures
 from toril.engine.shared_waits import SharedWaits
@@ -36,6 +38,10 @@ _LONGEST_TIMER_S = 3600.0
 _LONGEST_LIMIT_S = 30.0
 _ON_ITS_WAY_S = 5.0
 _MOST_CANCELLED = 1000
+
+
+def _always() -> bool:
+    return True
 
 
 class Surroundings:
@@ -93,12 +99,13 @@ class Consumer:
         store: leases and settles the queue's jobs.
         executor: one job's pipeline.
         around: what all consumers share.
+        may_begin: asked before each lease; where it says no, it is asked again a moment later.
     """
 
     __slots__ = (
-        "_abandoned", "_again", "_around", "_executor", "_idle", "_limit", "_limited", "_looking", "_next_at_s",
-        "_stopped", "_timer", "_tokens", "_waiting", "_watching", "answered_at", "destination", "in_doubt",
-        "queue", "slots", "store",
+        "_abandoned", "_again", "_around", "_executor", "_idle", "_limit", "_limited", "_looking", "_may_begin",
+        "_next_at_s", "_stopped", "_timer", "_tokens", "_waiting", "_watching", "answered_at", "destination",
+        "in_doubt", "queue", "slots", "store",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +115,7 @@ class Consumer:
         store: LeaseStore,
         executor: Executor,
         around: Surroundings,
+        may_begin: Callable[[], bool] = _always,
     ) -> None:
         self.destination = destination
         self.queue = destination.queue
@@ -119,6 +127,7 @@ class Consumer:
         self._limit = limit
         self._executor = executor
         self._around = around
+        self._may_begin = may_begin
         self._tokens: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         # Adopted while every slot had a job: held, renewed, and executed when a slot is free.
@@ -160,7 +169,8 @@ class Consumer:
             # we are told of now: look again when it ends with nothing.
             self._again = True
             return
-        self._spawn()
+        if not self._gives_way():
+            self._spawn()
 
     def stop(self) -> None:
         """Lease no more. Jobs in flight go on to their end; those that are settled later, without a slot."""
@@ -340,6 +350,8 @@ class Consumer:
         if self._stopped or self._limited or self._looking:
             return
         for _ in range(min(len(self.slots), self._limit - len(self.slots))):
+            if self._gives_way():
+                return
             self._spawn()
 
     def _nothing(self, found: NoJob) -> None:
@@ -401,4 +413,13 @@ class Consumer:
 
     def _may_lease(self) -> bool:
         """Whether a slot that is done may take another job; what is held already comes first."""
-        return not (self._stopped or self._waiting)
+        return not (self._stopped or self._waiting or self._gives_way())
+
+    def _gives_way(self) -> bool:
+        """Whether something else goes before another job; it is looked for again when that may have changed."""
+        if self._may_begin():
+            return False
+        if not self._limited:
+            self._limited = True
+            self._plan(PAUSE_S, 0.0)
+        return True

@@ -38,10 +38,17 @@ class QueuedSubmissions:
         callback_attempts: how often the end of a job is told.
         chance: that many random bytes.
         now: the wall clock.
+        stored: told of each request that is stored.
     """
 
     def __init__(
-        self, stores: Stores, queue: str, callback_attempts: int, chance: Callable[[int], bytes], now: Now
+        self,
+        stores: Stores,
+        queue: str,
+        callback_attempts: int,
+        chance: Callable[[int], bytes],
+        now: Now,
+        stored: Callable[[], None] = lambda: None,
     ) -> None:
         self._stores = stores
         self._queue = queue
@@ -49,6 +56,7 @@ class QueuedSubmissions:
         self._callback_attempts = callback_attempts
         self._chance = chance
         self._now = now
+        self._stored = stored
 
     def begin(self, upstream: Upstream) -> tuple[str, str]:
         """A fresh job id, and the queue that it will be in; nothing is written."""
@@ -94,6 +102,7 @@ class QueuedSubmissions:
         name = job_name(submission.method, submission.target, submission.owner)
         data, attempts = Raw(encode_request(recorded)), upstream.max_retries + 1
         now_ms = int(self._now() * 1000)
+        self._stored()
         if submission.callback is None:
             await self._stores.producer.add(
                 queue, [JobSpec(name, data, JobOptions(jobId=job_id, attempts=attempts))], now_ms

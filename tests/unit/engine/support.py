@@ -125,12 +125,16 @@ class Bench:
         self.settler = Settler(patience_s, self.handovers)
         self.destination = Desk(concurrency=limit)
         self.executor = Executor(self.destination, self.store, self.outbound, self.settler, lambda: 0.5)
-        self.consumer = Consumer(self.destination, limit, self.store, self.executor, self.around)
+        self.begins: Callable[[], bool] = lambda: True
+        self.consumer = Consumer(self.destination, limit, self.store, self.executor, self.around, self._may_begin)
 
     @property
     def attempted(self) -> list[bytes]:
         """The ids of the jobs that were sent, in order."""
         return [request.body for request in self.outbound.requests]
+
+    def _may_begin(self) -> bool:
+        return self.begins()
 
     async def settle_down(self) -> None:
         """Let everything happen that needs no time to pass."""

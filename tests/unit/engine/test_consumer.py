@@ -224,6 +224,46 @@ async def test_a_limit_is_not_trusted_for_longer_than_half_a_minute(clock: FakeC
         assert made.attempted == [b"1", b"2"]
 
 
+async def test_what_goes_before_another_job_holds_it_up_and_what_is_in_flight_goes_on(clock: FakeClock) -> None:
+    async with bench(clock, 4) as made:
+        begun: list[float] = []
+
+        def three_of_them() -> bool:
+            begun.append(clock())
+            return len(begun) <= 3
+
+        made.begins = three_of_them
+        for number in range(8):
+            made.store.add(str(number))
+        made.consumer.look()
+        await made.until(lambda: made.outbound.in_flight == 3)
+        await asyncio.sleep(1.0)
+        assert made.outbound.in_flight == len(made.consumer.slots) == 3
+        assert len(begun) == pytest.approx(100, abs=15)  # it asks a hundred times a second, and not without end
+        made.endpoints.open()
+        await made.until(lambda: len(made.store.completed) == 3)
+        made.begins = lambda: True
+        await made.until(lambda: len(made.store.completed) == 8, 0.1)
+        await made.settle_down()
+        assert made.waits.watched == {"orders"}
+
+
+async def test_asking_again_does_not_put_off_the_end_of_a_rate_limit(clock: FakeClock) -> None:
+    async with bench(clock, 2, limiter=Limiter(max=1, duration=1000)) as made:
+        made.endpoints.open()
+        for number in range(2):
+            made.store.add(str(number))
+        made.consumer.look()
+        await made.until(lambda: made.store.completed)
+        await made.settle_down()
+        made.begins = lambda: False
+        for _ in range(50):
+            made.consumer.look()
+            await asyncio.sleep(0.01)
+        made.begins = lambda: True
+        await made.until(lambda: len(made.store.completed) == 2, 0.6)
+
+
 async def test_a_delayed_job_does_not_put_off_the_end_of_a_rate_limit(clock: FakeClock) -> None:
     """One slot waits for a marker, another one runs into the limit; then a job is added for tomorrow."""
     async with bench(clock, 2, limiter=Limiter(2, 10_000)) as made:
@@ -650,6 +690,10 @@ class Weather:
         self.longest_store_answer_s = self.chance.choice((0.0, 0.02))
         self.longest_endpoint_answer_s = self.chance.choice((0.0, 0.02, 2.0))
         self.breaks = self.chance.random() < 0.3
+        self.gives_way = self.chance.choice((0.0, 0.0, 0.3))
+
+    def may_begin(self) -> bool:
+        return self.chance.random() >= self.gives_way
 
     def store_answer_s(self) -> float:
         return self.chance.random() * self.longest_store_answer_s
@@ -690,6 +734,7 @@ def test_no_wake_is_lost_and_no_slot_is_too_many_whatever_the_weather(seed: int,
             async with bench(clock, limit) as made:
                 made.store.answer_after_s = weather.store_answer_s
                 made.outbound.answering = weather.endpoint
+                made.begins = weather.may_begin
                 made.consumer.look()
                 await made.settle_down()
                 for number in range(8):
