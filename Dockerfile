@@ -21,8 +21,11 @@ RUN groupadd --gid 10001 toril \
 
 COPY --from=build /opt/toril /opt/toril
 
+# What toril keeps in files where nothing else is configured (large answers, the SQLite ledger): mount a volume there.
+RUN install --directory --owner=toril --group=toril --mode=0700 /var/lib/toril
+
 USER 10001:10001
-WORKDIR /
+WORKDIR /var/lib/toril
 
 EXPOSE 8080
 

@@ -255,6 +255,7 @@ class Instance:
         if self._proxy is not None:
             for name, work in self._proxy.tasks():
                 self._tasks.create_task(work, name=name)
+            self._proxy.tell_where_answers_go(self.settings.payloads)
             for destination in self._proxy.destinations if self._role.works else ():
                 self.supervisor.keep(destination)
         if self._follows_workers:
@@ -288,7 +289,11 @@ class Instance:
             set_level(settings.log.level)
         if not {"payloads.url", "payloads.endpoint", "payloads.region"}.isdisjoint(plan.applied):
             self._blobs.switch(_open_blobs(settings.payloads))
+            if self._proxy is not None:
+                self._proxy.tell_where_answers_go(settings.payloads)
         self._spill.threshold_bytes = settings.payloads.threshold_bytes
+        if self._proxy is not None:
+            self._proxy.renew(settings.payloads)
         if self._targets is not None:
             for target in self._targets.renew(settings):
                 if self._role.delivers_to(target.spec.name):
@@ -421,7 +426,6 @@ class Instance:
             self._control,
             self._events,
             self._blobs,
-            self._spill,
             self._near_key,
             self._meter,
             self._accept_first,

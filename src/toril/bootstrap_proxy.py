@@ -6,11 +6,14 @@ import os
 import time
 import uuid
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
+import structlog
 from msgspec import Struct
 from starlette.types import ASGIApp
 
+from toril.adapters.folder_blobs import FolderBlobs
 from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.adapters.httptools_streams import HttptoolsStreams
 from toril.adapters.memory_cache import MemoryCache
@@ -25,22 +28,30 @@ from toril.core.destinations.callback import CallbackDestination
 from toril.core.destinations.upstream import UpstreamDestination, UpstreamRules
 from toril.core.egress import Egress
 from toril.core.policy import Settings
-from toril.core.ports import BlobStore, Command, EventFeed, FlowStore, JobProducer, Meter, Outbound
+from toril.core.ports import Command, EventFeed, FlowStore, JobProducer, Meter, Outbound
 from toril.core.stored_job import Keep
+from toril.core.target import PayloadPolicy
 from toril.core.upstream import CachePolicy, callback_queue, queue_name
 from toril.engine.accept_first import AcceptFirst
 from toril.engine.callback_calls import CallbackCalls
-from toril.engine.janitor import Leftovers, ProxyJanitor
+from toril.engine.janitor import BodySweep, Leftovers, ProxyJanitor, StaleAnswers
 from toril.engine.sharing import Sharing
+from toril.engine.spilled_cache import SpilledCache
 from toril.engine.upstream_calls import UpstreamCalls
 from toril.gateway.passthrough import Passthrough
 from toril.gateway.proxied_requests import ProxiedRequests
 from toril.gateway.proxy import Doors, ProxyDoor
 from toril.gateway.proxy_jobs import ProxyJobs
 from toril.gateway.proxy_waits import ProxyWaits
+from toril.intake.fallback_blobs import FallbackBlobs
 from toril.intake.spill import Spill
 from toril.intake.submissions import QueuedSubmissions, Stores
+from toril.intake.switched_blobs import SwitchedBlobs
 
+log = structlog.get_logger(__name__)
+
+FOLDER = "toril-payloads"
+"""The folder, in the working folder, of large answers where no store is configured."""
 CONNECT_S = 30.0
 """How long a connection to an upstream may take to be made, where its timeout does not end it before."""
 MAX_ANSWER_BYTES = 100 * 1024 * 1024
@@ -60,8 +71,7 @@ class Shared(Struct, frozen=True):
     cancelling: Cancelling
     control: Control
     events: EventFeed
-    blobs: BlobStore
-    spill: Spill
+    blobs: SwitchedBlobs
     near_key: Command
     meter: Meter
     accept_first: AcceptFirst
@@ -85,8 +95,12 @@ class Proxy:
             UpstreamDestination(upstream, queues[upstream.prefix], policy.concurrency, rules, time.time)
             for upstream in policy.upstreams
         ]
+        self._role = settings.role
+        self._folder = Path(FOLDER).absolute()
+        blobs = FallbackBlobs(shared.blobs, FolderBlobs(self._folder))
+        self._spill = Spill(blobs, settings.payloads.threshold_bytes)
         self._upstreams = UpstreamCalls(
-            HttptoolsOutbound(CONNECT_S, MAX_ANSWER_BYTES), shared.spill, self._sharing(policy.cache, shared)
+            HttptoolsOutbound(CONNECT_S, MAX_ANSWER_BYTES), self._spill, self._sharing(policy.cache, shared)
         )
         jobs = BullProxiedJobs(
             shared.scripts, prefix, list(queues.values()), shared.cancelling, policy.retention_s, time.time
@@ -103,7 +117,7 @@ class Proxy:
             policy,
             Doors(
                 api,
-                ProxyJobs(jobs, shared.spill, waits, owner_only=policy.owner_only),
+                ProxyJobs(jobs, self._spill, waits, owner_only=policy.owner_only),
                 self._passthrough,
                 ProxiedRequests(policy, shared.egress),
                 QueuedSubmissions(
@@ -122,8 +136,11 @@ class Proxy:
             outbound = HttptoolsOutbound(settings.engine.connect_timeout_s, MAX_CALLBACK_ANSWER_BYTES, shared.egress)
             self._callbacks = CallbackCalls(outbound, jobs, policy.callback.secrets, time.time)
             self.destinations.append(CallbackDestination(callback_queue(policy.queue), policy.callback.timeout_s))
-        leftovers = Leftovers(shared.blobs, jobs, policy.retention_s, time.time)
-        self._janitor = ProxyJanitor(shared.control, list(queues.values()), policy.retention_s, leftovers)
+        leftovers = Leftovers(blobs, jobs, list(queues.values()), policy.retention_s, time.time)
+        stale = StaleAnswers(blobs, policy.cache.ttl_s, time.time)
+        self._janitor = ProxyJanitor(
+            shared.control, list(queues.values()), policy.retention_s, BodySweep(blobs, [leftovers, stale])
+        )
 
     def _sharing(self, policy: CachePolicy, shared: Shared) -> Sharing | None:
         match policy.mode:
@@ -133,7 +150,7 @@ class Proxy:
                 return Sharing(MemoryCache(policy.ttl_s, policy.max_entries, time.monotonic), b"")
             case "redis":
                 cache = RedisCache(shared.near_key, policy.redis_key_prefix, policy.ttl_s)
-                return Sharing(cache, uuid.uuid4().bytes)
+                return Sharing(SpilledCache(cache, self._spill), uuid.uuid4().bytes)
 
     def outbound(self, destination: Destination) -> Outbound | None:
         """What makes the requests of a destination; None where it is none of the proxy's."""
@@ -144,6 +161,21 @@ class Proxy:
                 return self._callbacks
             case _:
                 return None
+
+    def renew(self, payloads: PayloadPolicy) -> None:
+        """From now on, what is longer than this says does not go into Redis."""
+        self._spill.threshold_bytes = payloads.threshold_bytes
+
+    def tell_where_answers_go(self, payloads: PayloadPolicy) -> None:
+        """Say so in the log, where nobody has: it matters to whoever runs several machines."""
+        if payloads.url is None:
+            # Whoever has split accepting from working is likely to have them on several.
+            tell = log.info if self._role.name == "all" else log.warning
+            tell(
+                "payloads.in_folder",
+                folder=str(self._folder),
+                hint="large answers are kept there; instances on several machines need one shared store (payloads.url)",
+            )
 
     async def drain(self) -> None:
         """Let what passes through end within the grace period, then break it off."""

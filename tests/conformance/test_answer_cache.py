@@ -14,6 +14,9 @@ from toril.adapters.redis_cache import RedisCache
 from toril.adapters.redis_key_book import RedisKeyBook
 from toril.core.ports import Command
 from toril.core.proxy_ports import AnswerCache, KeyEntry
+from toril.engine.spilled_cache import SpilledCache
+from toril.intake.spill import Spill
+from toril.testing import FakeBlobs
 
 Make = Callable[[float], AnswerCache]
 
@@ -24,10 +27,13 @@ async def command(valkey: ValkeyProcess) -> AsyncIterator[Command]:
         yield client.execute_command
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "spilled"])
 def make(request: pytest.FixtureRequest, command: Command) -> Make:
     if request.param == "memory":
         return lambda ttl_s: MemoryCache(ttl_s, 100, time.monotonic)
+    if request.param == "spilled":
+        spill = Spill(FakeBlobs(time.time), 1)
+        return lambda ttl_s: SpilledCache(MemoryCache(ttl_s, 100, time.monotonic), spill)
     return lambda ttl_s: RedisCache(command, f"{uuid.uuid4().hex}:", ttl_s)
 
 

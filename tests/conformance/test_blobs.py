@@ -1,6 +1,7 @@
 """What every `BlobStore` promises: over the fake, in memory, in files, and in S3 (moto's server)."""
 
 import hashlib
+import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -8,14 +9,17 @@ import pytest
 
 from tests.support.s3 import S3Server
 from toril.adapters import obstore_blobs
+from toril.adapters.folder_blobs import FolderBlobs
 from toril.adapters.obstore_blobs import BlobPatience, S3Access, in_memory, open_blobs
 from toril.core.blob import reference
-from toril.core.errors import BlobLost, BlobsUnavailable
+from toril.core.errors import BlobLost, BlobsUnavailable, FolderUnusable
 from toril.core.ports import BlobStore
+from toril.intake.fallback_blobs import FallbackBlobs
+from toril.intake.switched_blobs import SwitchedBlobs
 from toril.testing import FakeBlobs, FakeClock
 
 IMPATIENT = BlobPatience(connect_s=1, request_s=5, retries=0, retry_s=1)
-KINDS = ["fake", "memory", "file", "s3"]
+KINDS = ["fake", "memory", "file", "folder", "fallback", "s3"]
 
 
 @pytest.fixture(params=KINDS)
@@ -27,6 +31,10 @@ def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
             return in_memory()
         case "file":
             return open_blobs(f"file://{tmp_path}/pay%20loads")
+        case "folder":
+            return FolderBlobs(tmp_path / "made" / "late")
+        case "fallback":
+            return FallbackBlobs(SwitchedBlobs(None), FolderBlobs(tmp_path / "folder"))
         case _:
             s3: S3Server = request.getfixturevalue("s3")
             return s3.blobs()
@@ -177,3 +185,37 @@ async def test_empty_folders_do_not_pile_up(tmp_path: Path) -> None:
     await blobs.put("jobs/1/request", b"body")
     await blobs.delete(["jobs/1/request"])
     assert list((tmp_path / "payloads").iterdir()) == []
+
+
+async def test_a_folder_is_made_when_it_is_needed_and_anew_when_it_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "late"
+    blobs, beside = FolderBlobs(folder), FolderBlobs(folder)
+    assert await listed(blobs) == {}
+    await blobs.delete(["jobs/1/request"])
+    with pytest.raises(BlobLost, match=r"on this machine.*payloads\.url"):
+        await blobs.get("jobs/1/request")
+    assert not folder.exists()
+    for _ in range(2):
+        await blobs.put("jobs/1/request", b"body")
+        assert await beside.get("jobs/1/request") == b"body"
+        shutil.rmtree(folder)
+
+
+async def test_a_folder_that_cannot_be_used_says_why_and_what_to_do_without_saying_where(tmp_path: Path) -> None:
+    folder = tmp_path / "late"
+    folder.write_text("in the way")
+    blobs = FolderBlobs(folder)
+
+    async def refused(cause: str) -> None:
+        with pytest.raises(
+            FolderUnusable, match=rf"the folder late cannot be written \({cause}\).*payloads\.url"
+        ) as told:
+            await blobs.put("jobs/1/request", b"body")
+        assert str(tmp_path) not in told.value.message
+
+    await refused("File exists")
+    folder.unlink()
+    await blobs.put("jobs/1/request", b"body")
+    shutil.rmtree(folder / "jobs")
+    (folder / "jobs").write_text("in the way")
+    await refused("Not a directory")

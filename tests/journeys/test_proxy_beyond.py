@@ -5,14 +5,12 @@ import hashlib
 import hmac
 import json
 import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.endpoint import Call, drop, hang, respond
 from tests.support.proxq import Backend, Proxq, StartProxq
-from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
 
 KEY = b"0123456789abcdef0123456789abcdef"
@@ -178,32 +176,3 @@ def test_only_the_owner_sees_a_job(shared_proxq: StartProxq, backend: Backend) -
     nobodys = proxq.submit("GET", backend.path())
     assert proxq.status(nobodys).status == 200
     assert proxq.send("GET", f"/__jobs/{nobodys}", mine).status == 404
-
-
-def test_a_large_answer_is_in_a_file_and_not_in_redis(
-    start_proxq: StartProxq, start_valkey: Any, backend: Backend, tmp_path: Path
-) -> None:
-    store: ValkeyProcess = start_valkey()
-    folder = tmp_path / "bodies"
-    proxq = start_proxq(
-        store,
-        {
-            "payloads": {"url": f"file://{folder}", "threshold": 1000},
-            "taskRetention": "3s",
-            "upstreams": [{"prefix": "/", "url": backend.url}],
-        },
-    )
-    body = bytes(range(256)) * 8000
-    path = backend.path(respond(200, "OK", [("x-up", "1")], body))
-    job_id = proxq.submit("GET", path)
-    proxq.is_in(job_id, "completed")
-    client = store.client()
-    assert sum(client.memory_usage(key) or 0 for key in client.keys("*")) < 100_000
-    answer = proxq.content(job_id)
-    assert (answer.body, answer.headers) == (body, (("x-up", "1"), ("content-length", str(len(body)))))
-    assert proxq.content(job_id, "HEAD").value("content-length") == str(len(body))
-    assert [file for file in folder.rglob("*") if file.is_file()]
-    eventually(
-        lambda: not [file for file in folder.rglob("*") if file.is_file()], timeout_s=60, what="the file to be removed"
-    )
-    assert proxq.status(job_id).status == 404

@@ -38,7 +38,7 @@ class TorilProcess:
     """One ``toril serve`` (or another ``command``), whose descendants go when it goes.
 
     ``env`` adds to (or, with None, takes from) a clean environment: ``REDIS_URL``, ``AUTH_TOKENS`` and
-    JSON logs. Everything it prints is in ``log_path``.
+    JSON logs. Everything it prints is in ``log_path``; its working folder is the one of that, or ``cwd``.
     """
 
     def __init__(
@@ -49,11 +49,14 @@ class TorilProcess:
         env: Mapping[str, str | None] | None = None,
         args: Sequence[str] = (),
         port: int | None = None,
+        cwd: Path | None = None,
         command: Sequence[str] = ("serve", "--host", "127.0.0.1"),
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = log_path
+        self._cwd = cwd or log_path.parent
+        self._cwd.mkdir(exist_ok=True)
         self.gateway = Gateway(self.url)
         base = {
             "PATH": os.environ.get("PATH", ""),
@@ -98,6 +101,7 @@ class TorilProcess:
             self._process = subprocess.Popen(
                 self._command,
                 env=self._env,
+                cwd=self._cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -20,6 +20,7 @@
     │   │   ├── StoreTimeout        503  store_unavailable
     │   │   ├── LedgerUnavailable   503  store_unavailable
     │   │   └── BlobsUnavailable    503  store_unavailable
+    │   │       └── FolderUnusable  503  store_unavailable
     │   ├── StoreRefused            500  store_refused
     │   └── BlobLost                500  blob_lost
     ├── ShuttingDown                503  shutting_down
@@ -177,6 +178,10 @@ class LedgerUnavailable(StoreUnavailable):
 
 class BlobsUnavailable(StoreUnavailable):
     """The store of large bodies cannot be reached, or refuses. Try again."""
+
+
+class FolderUnusable(BlobsUnavailable):
+    """The folder of large bodies cannot be written. What it says may be told to callers."""
 
 
 class StoreRefused(StoreError):

@@ -1,5 +1,5 @@
 """Removes what is kept no longer: ended jobs of the async proxy, also where no other job ends and BullMQ would not,
-and answers in the blob store whose job is gone.
+answers in the blob store whose job is gone, and cached ones whose time is over.
 
 Called by `toril.bootstrap`.
 """
@@ -14,14 +14,19 @@ import structlog
 from toril.core.blob import owner
 from toril.core.errors import BlobsUnavailable, StoreError
 from toril.core.ports import BlobStore, Now, QueueControl
+from toril.core.proxied_job import candidates
 from toril.core.proxy_ports import ProxiedJobs
-from toril.engine.upstream_calls import FOLDER
+from toril.engine import spilled_cache, upstream_calls
 
 log = structlog.get_logger(__name__)
 
 _LONGEST_PAUSE_S = 60.0
 _SHORTEST_PAUSE_S = 1.0
 _AT_ONCE = 1000
+OTHERS_S = 30 * 24 * 3600.0
+"""How long an answer is left alone whose job is in none of our queues: other instances may share the store."""
+CLOCKS_S = 60.0
+"""How far the clocks of a store, of Redis and ours may be apart."""
 
 
 class Leftovers:
@@ -30,27 +35,74 @@ class Leftovers:
     Args:
         blobs: where they are.
         jobs: says whether a job is there.
+        queues: whose jobs those are.
         retention_s: how old a body must be to be looked at: its job may not be there yet.
         now: the wall clock.
     """
 
-    def __init__(self, blobs: BlobStore, jobs: ProxiedJobs, retention_s: float, now: Now) -> None:
+    def __init__(
+        self, blobs: BlobStore, jobs: ProxiedJobs, queues: Sequence[str], retention_s: float, now: Now
+    ) -> None:
         self._blobs = blobs
         self._jobs = jobs
+        self._queues = queues
         self._retention_s = retention_s
         self._now = now
 
+    async def names(self) -> list[str]:
+        """What they are called."""
+        before = self._now() - self._retention_s
+        old = [blob async for blob in self._blobs.list(upstream_calls.FOLDER) if blob.modified_at_s <= before]
+        return [blob.name for blob in old if await self._over(owner(blob.name), self._now() - blob.modified_at_s)]
+
+    async def _over(self, job_id: str | None, age_s: float) -> bool:
+        if job_id is None:
+            return False
+        if not candidates(job_id, self._queues):
+            return age_s >= OTHERS_S
+        return await self._jobs.find(job_id) is None
+
+
+class StaleAnswers:
+    """Cached answers whose time is over.
+
+    Args:
+        blobs: where they are.
+        ttl_s: how long they count.
+        now: the wall clock.
+    """
+
+    def __init__(self, blobs: BlobStore, ttl_s: float, now: Now) -> None:
+        self._blobs = blobs
+        self._ttl_s = ttl_s
+        self._now = now
+
+    async def names(self) -> list[str]:
+        """What they are called."""
+        before = self._now() - self._ttl_s - CLOCKS_S
+        return [blob.name async for blob in self._blobs.list(spilled_cache.FOLDER) if blob.modified_at_s <= before]
+
+
+class BodySweep:
+    """Removes bodies that are needed no longer.
+
+    Args:
+        blobs: where they are.
+        kinds: which those are.
+    """
+
+    def __init__(self, blobs: BlobStore, kinds: Sequence[Leftovers | StaleAnswers]) -> None:
+        self._blobs = blobs
+        self._kinds = kinds
+
     async def sweep(self) -> None:
         """Remove them."""
-        try:
-            before = self._now() - self._retention_s
-            old = [blob.name async for blob in self._blobs.list(FOLDER) if blob.modified_at_s <= before]
-            for name in old:
-                job_id = owner(name)
-                if job_id is not None and await self._jobs.find(job_id) is None:
+        for kind in self._kinds:
+            try:
+                for name in await kind.names():
                     await self._blobs.delete([name])
-        except (StoreError, BlobsUnavailable) as exc:
-            log.warning("proxy.bodies_not_swept", error=exc.message)
+            except (StoreError, BlobsUnavailable) as exc:
+                log.warning("proxy.bodies_not_swept", error=exc.message)
 
 
 class ProxyJanitor:
@@ -60,10 +112,10 @@ class ProxyJanitor:
         control: removes ended jobs.
         queues: whose jobs.
         retention_s: how long an ended job is kept.
-        bodies: where large answers are.
+        bodies: removes large answers.
     """
 
-    def __init__(self, control: QueueControl, queues: Sequence[str], retention_s: float, bodies: Leftovers) -> None:
+    def __init__(self, control: QueueControl, queues: Sequence[str], retention_s: float, bodies: BodySweep) -> None:
         self._control = control
         self._queues = queues
         self._retention_s = retention_s

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from time import perf_counter
 
+import structlog
 from msgspec.structs import replace
 
 from toril.core.blob import BlobRef
 from toril.core.destinations.base import OutboundRequest
-from toril.core.destinations.upstream import NOT_A_REQUEST
-from toril.core.errors import BlobsUnavailable
+from toril.core.destinations.upstream import NOT_A_REQUEST, NOT_KEPT
+from toril.core.errors import BlobsUnavailable, FolderUnusable
 from toril.core.outcome import Answered, CutOff, Outcome
 from toril.core.ports import Outbound, OutboundPool
 from toril.core.proxy_ports import Keeps
 from toril.engine.sharing import Sharing
 
+log = structlog.get_logger(__name__)
+
 FOLDER = "responses"
+_AWAY = "the store of large bodies (payloads.url) does not take it; the log says why"
 
 
 class UpstreamCalls:
@@ -68,7 +72,9 @@ class _UpstreamPool:
         try:
             kept = await self._keeps.keep(FOLDER, request.job_id.decode(), "response", answer.body)
         except BlobsUnavailable as exc:
-            return CutOff("EBLOBS", exc.message, answer.duration_s + perf_counter() - began)
+            log.warning("proxy.answer_not_kept", job_id=request.job_id.decode(), error=exc.message)
+            told = exc.message if isinstance(exc, FolderUnusable) else _AWAY
+            return CutOff(NOT_KEPT, told, answer.duration_s + perf_counter() - began)
         return replace(answer, body=b"", blob=kept) if isinstance(kept, BlobRef) else answer
 
     def close(self) -> None:

@@ -27,6 +27,9 @@ from toril.core.worker import Limiter
 NOT_A_REQUEST = "EINVAL"
 """The code of a job that holds no recorded request: trying it again is useless."""
 
+NOT_KEPT = "EBLOBS"
+"""The code of an answer that came, and is too large to be kept where there is room; the detail says why."""
+
 LONGEST_BACKOFF_S = 24 * 3600.0
 MAX_RETRY_AFTER_MS = 3600 * 1000
 
@@ -122,13 +125,15 @@ class UpstreamDestination:
                 reason = f"no connection to the upstream could be made: {outcome.code}"
             case CutOff(code="EINVAL"):
                 return Fail(outcome.detail, f"Error: {outcome.detail}")
+            case CutOff(code="EBLOBS"):
+                reason = f"the upstream's answer could not be kept: {outcome.detail}"
             case CutOff():
                 reason = f"the upstream's answer was cut off: {outcome.code}"
             case Replied():
                 raise TypeError("an upstream answers; only a socket replies")
             case _:
                 assert_never(outcome)
-        detail = "" if isinstance(outcome, TimedOut) else f"\n    {outcome.detail}"
+        detail = "" if isinstance(outcome, TimedOut) or outcome.detail in reason else f"\n    {outcome.detail}"
         return self._failed(lease, reason, self._trace(lease, reason) + detail)
 
     def _answered(self, lease: Lease, answer: Answered) -> Verdict:

@@ -114,6 +114,12 @@ def test_without_an_answer_it_is_tried_again_as_often_as_allowed_and_its_reason_
     assert "api" not in failed.reason
 
 
+def test_an_answer_that_cannot_be_kept_says_why() -> None:
+    failed = judged(CutOff("EBLOBS", "the folder is full", 0.1))
+    assert isinstance(failed, Fail)
+    assert failed.reason == "the upstream's answer could not be kept: the folder is full"
+
+
 def test_the_pause_is_the_operators_or_the_fourth_power_of_the_attempt() -> None:
     failed = TimedOut("answer", 1.0)
     pauses = [judged(failed, made, max_retries=9) for made in range(5)]

@@ -1,0 +1,54 @@
+"""A cache of answers whose large ones are in the blob store, so that what is behind it holds only their references.
+
+A body that is gone, or in a folder of another machine, is an answer that is not kept. Called by `toril.engine.sharing`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from toril.core.blob import BlobRef
+from toril.core.errors import BlobLost, BlobsUnavailable
+from toril.core.ports import Bodies
+from toril.core.proxy_ports import AnswerCache
+
+FOLDER = "cached"
+
+_MARK = b"blob:"  # no answer begins so: they are JSON
+_decode = msgspec.json.Decoder(BlobRef).decode
+
+
+class SpilledCache:
+    """`AnswerCache` over another one.
+
+    Args:
+        cache: keeps what is small.
+        bodies: keep what is not.
+    """
+
+    def __init__(self, cache: AnswerCache, bodies: Bodies) -> None:
+        self._cache = cache
+        self._bodies = bodies
+
+    async def get(self, key: str) -> bytes | None:
+        """What is kept under this key."""
+        found = await self._cache.get(key)
+        if found is None or not found.startswith(_MARK):
+            return found
+        try:
+            return await self._bodies.whole(_decode(found.removeprefix(_MARK)))
+        except (BlobLost, BlobsUnavailable):
+            return None
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Keep this for the cache's time."""
+        kept = await self._bodies.keep(FOLDER, key, "answer", value)
+        await self._cache.put(key, _MARK + msgspec.json.encode(kept) if isinstance(kept, BlobRef) else kept)
+
+    async def claim(self, key: str, who: bytes, for_s: float) -> bool:
+        """Be the one who asks, for so long; False where somebody else is."""
+        return await self._cache.claim(key, who, for_s)
+
+    async def release(self, key: str, who: bytes) -> None:
+        """Be it no more."""
+        await self._cache.release(key, who)

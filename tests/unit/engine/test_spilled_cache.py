@@ -1,0 +1,28 @@
+"""What is too large for the cache behind it is in the blob store."""
+
+from toril.adapters.memory_cache import MemoryCache
+from toril.engine.spilled_cache import SpilledCache
+from toril.intake.spill import Spill
+from toril.testing import FakeBlobs, FakeClock
+
+
+async def test_only_references_of_large_answers_are_in_the_cache() -> None:
+    clock = FakeClock()
+    blobs, small = FakeBlobs(clock), MemoryCache(60.0, 100, clock)
+    cache = SpilledCache(small, Spill(blobs, 10))
+    await cache.put("a", b"x" * 10)
+    assert await small.get("a") == b"x" * 10
+    assert blobs.bodies == {}
+    await cache.put("b", b"x" * 1000)
+    assert len(await small.get("b") or b"") < 100
+    assert list(blobs.bodies.values()) == [b"x" * 1000]
+    assert await cache.get("b") == b"x" * 1000
+
+
+async def test_an_answer_whose_body_cannot_be_had_is_not_kept() -> None:
+    clock = FakeClock()
+    blobs = FakeBlobs(clock)
+    cache = SpilledCache(MemoryCache(60.0, 100, clock), Spill(blobs, 10))
+    await cache.put("a", b"x" * 1000)
+    blobs.bodies.clear()
+    assert await cache.get("a") is None
