@@ -31,7 +31,7 @@ from toril.core.policy import Settings
 from toril.core.ports import Command, EventFeed, FlowStore, JobProducer, Meter, Outbound
 from toril.core.stored_job import Keep
 from toril.core.target import PayloadPolicy
-from toril.core.upstream import CachePolicy, callback_queue, queue_name
+from toril.core.upstream import CachePolicy, callback_queue, queue_name, raw_path
 from toril.engine.accept_first import AcceptFirst
 from toril.engine.callback_calls import CallbackCalls
 from toril.engine.janitor import BodySweep, Leftovers, ProxyJanitor, StaleAnswers
@@ -117,7 +117,14 @@ class Proxy:
             policy,
             Doors(
                 api,
-                ProxyJobs(jobs, self._spill, waits, owner_only=policy.owner_only),
+                ProxyJobs(
+                    jobs,
+                    self._spill,
+                    waits,
+                    path=raw_path(policy.jobs_path).decode(),
+                    owner_only=policy.owner_only,
+                    meter=shared.meter,
+                ),
                 self._passthrough,
                 ProxiedRequests(policy, shared.egress),
                 QueuedSubmissions(

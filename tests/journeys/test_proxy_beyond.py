@@ -5,11 +5,14 @@ import hashlib
 import hmac
 import json
 import socket
+from collections import Counter
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.endpoint import Call, drop, hang, respond
+from tests.support.gateway import TOKEN
 from tests.support.proxq import Backend, Proxq, StartProxq
 from tests.support.waiting import eventually
 
@@ -22,9 +25,12 @@ def proxq(shared_proxq: StartProxq, backend: Backend) -> Proxq:
     return shared_proxq(
         {
             "callback": {"secrets": [SECRET], "timeout": "20s", "attempts": 3},
+            "tokens": [
+                {"name": "all", "sha256": hashlib.sha256(TOKEN.encode()).hexdigest(), "allow": ["*"], "queues": ["*"]}
+            ],
             "upstreams": [
                 {"prefix": "/api", "url": backend.url},
-                {"prefix": "/other", "url": backend.url},
+                {"prefix": "/other", "url": backend.url, "maxBodySize": 100, "pathFilter": {"patterns": ["past"]}},
             ],
         }
     )
@@ -80,6 +86,8 @@ def test_states_come_as_events(proxq: Proxq, backend: Backend) -> None:
         received = b""
         while b'"running"}\n\n' not in received:
             received += connection.recv(4096)
+        shown = proxq.send("GET", "/__toril/metrics", [("Authorization", f"Bearer {TOKEN}")]).body
+        assert b'toril_open_streams{route="/__jobs/{id}"} 1.0' in shown
         gate.open()
         while b"event: completed" not in received or b"0\r\n\r\n" not in received:
             part = connection.recv(4096)
@@ -176,3 +184,58 @@ def test_only_the_owner_sees_a_job(shared_proxq: StartProxq, backend: Backend) -
     nobodys = proxq.submit("GET", backend.path())
     assert proxq.status(nobodys).status == 200
     assert proxq.send("GET", f"/__jobs/{nobodys}", mine).status == 404
+
+
+def measured(proxq: Proxq) -> Counter[tuple[str, str, str]]:
+    """How many requests were answered so far, by method, route and status."""
+    answer = proxq.send("GET", "/__toril/metrics", [("Authorization", f"Bearer {TOKEN}")])
+    return Counter(
+        {
+            (sample.labels["method"], sample.labels["route"], sample.labels["status"]): int(sample.value)
+            for family in text_string_to_metric_families(answer.body.decode())
+            for sample in family.samples
+            if sample.name == "toril_request_duration_seconds_count"
+        }
+    )
+
+
+def test_what_the_proxy_answers_is_in_the_metrics(proxq: Proxq, backend: Backend) -> None:
+    failed, gone = backend.path(respond(503, "Away", [("x-proxq-source", "proxq")])), backend.path(drop())
+    key = [("Idempotency-Key", failed)]
+    before = measured(proxq)
+    job_id = proxq.submit("POST", f"/other{failed}", key, b"x")
+    for method, target, headers, body in (
+        ("GET", f"/__jobs/{job_id}?wait=30", [], None),
+        ("GET", f"/__jobs/{job_id}", [("Accept", "text/event-stream"), ("Connection", "close")], None),
+        ("GET", f"/__jobs/{job_id}/content", [], None),
+        ("HEAD", f"/__jobs/{job_id}/content", [], None),
+        ("DELETE", f"/__jobs/{job_id}", [], None),
+        ("GET", f"/__jobs/{job_id}/content", [], None),
+        ("POST", f"/other{failed}", key, b"y"),
+        ("PUT", "/other/x", [], b"x" * 101),
+        ("PURGE", "/other/x", [], None),
+        ("GET", "/other/x", [("Prefer", "wait=30")], None),
+        ("GET", "/other/past", [], None),
+        ("GET", f"/other{failed}?past", [], None),
+        ("GET", f"/other/past{failed}", [], None),
+        ("GET", f"/other/past{gone}", [], None),
+        ("GET", "/nowhere", [], None),
+    ):
+        proxq.send(method, target, headers, body)
+    assert measured(proxq) - before == {
+        ("POST", "/other/{path}", "2xx"): 1,
+        ("POST", "/other/{path}", "4xx"): 1,
+        ("PUT", "/other/{path}", "4xx"): 1,
+        ("other", "/other/{path}", "2xx"): 1,
+        ("GET", "/other/{path}", "2xx"): 1,
+        ("GET", "/other/{path}", "upstream_2xx"): 2,
+        ("GET", "/other/{path}", "upstream_5xx"): 1,
+        ("GET", "/other/{path}", "5xx"): 1,
+        ("GET", "none", "5xx"): 1,
+        ("GET", "/__jobs/{id}", "2xx"): 2,
+        ("GET", "/__jobs/{id}/content", "upstream_5xx"): 1,
+        ("HEAD", "/__jobs/{id}/content", "upstream_5xx"): 1,
+        ("GET", "/__jobs/{id}/content", "4xx"): 1,
+        ("DELETE", "/__jobs/{id}", "2xx"): 1,
+        ("GET", "/metrics", "2xx"): 1,
+    }

@@ -31,6 +31,11 @@ class PathFilter(Struct, frozen=True, kw_only=True):
     patterns: tuple[re.Pattern[str], ...] = ()
 
 
+def raw_path(path: str) -> bytes:
+    """A configured path as it stands in requests, where what is not ASCII is percent-encoded; no slash at its end."""
+    return quote(path.rstrip("/"), safe="/%:@!$&'()*+,;=-._~").encode()
+
+
 class Upstream(Struct, frozen=True, kw_only=True):
     """A backend behind a path prefix.
 
@@ -61,8 +66,8 @@ class Upstream(Struct, frozen=True, kw_only=True):
         for name, value in (
             ("origin", f"{parts.scheme}://{host}"),
             ("host", host.encode("ascii" if host.isascii() else "idna")),
-            ("base_path", quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=-._~").encode()),
-            ("raw_prefix", quote(self.prefix.rstrip("/"), safe="/%:@!$&'()*+,;=-._~").encode()),
+            ("base_path", raw_path(parts.path)),
+            ("raw_prefix", raw_path(self.prefix)),
         ):
             msgspec.structs.force_setattr(self, name, value)
 

@@ -18,6 +18,7 @@ from toril.core.ports import Meter
 from toril.gateway.admission import Admission
 from toril.gateway.audit import Audit
 from toril.gateway.auth import SUBPROTOCOL, socket_authorization
+from toril.gateway.measured import CLASSES, NO_ROUTE, method_label
 from toril.gateway.problems import problem, unexpected
 from toril.gateway.routing import Access, Answer, Header, Request, Route, RouteTable, SocketRoute, Stream
 from toril.gateway.sockets.socket import NOT_ALLOWED, Socket
@@ -25,9 +26,6 @@ from toril.gateway.sockets.socket import NOT_ALLOWED, Socket
 log = structlog.get_logger(__name__)
 
 _NOT_FOUND = problem(NotFound())
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# Made once: a text for each answer would cost as much as counting it.
-_CLASSES = {status: f"{status // 100}xx" for status in range(100, 600)}
 
 
 class Gateway:
@@ -73,8 +71,8 @@ class Gateway:
         segments: list[bytes] = scope["raw_path"].split(b"/")
         route = self.table.match(scope["method"], segments)
         if route is None:
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            self._meter.observe(REQUEST_SECONDS, (method, "none", "4xx"), perf_counter() - began)
+            labels = (method_label(scope["method"]), NO_ROUTE, "4xx")
+            self._meter.observe(REQUEST_SECONDS, labels, perf_counter() - began)
             await _send(_NOT_FOUND, send)
             return
         request = Request(scope, receive, segments)
@@ -84,7 +82,7 @@ class Gateway:
             self._meter.observe(REQUEST_SECONDS, (route.method, route.template, "2xx"), took_s)
             await self._stream(answer, request, route, receive, send)
             return
-        self._meter.observe(REQUEST_SECONDS, (route.method, route.template, _CLASSES[answer.status]), took_s)
+        self._meter.observe(REQUEST_SECONDS, (route.method, route.template, CLASSES[answer.status]), took_s)
         if route.door and answer.status < 300:
             self._meter.observe(ACCEPT_SECONDS, (route.door,), took_s)
         self._audit.request(request, route, answer.status)
@@ -117,7 +115,7 @@ class Gateway:
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One WebSocket: let in or refused before the handshake, served until it is closed."""
-        began, template = perf_counter(), "none"
+        began, template = perf_counter(), NO_ROUTE
         await receive()  # websocket.connect
         try:
             segments: list[bytes] = scope["raw_path"].split(b"/")
@@ -136,7 +134,7 @@ class Gateway:
             serve = await route.handler(request)
         except TorilError as error:
             answer = problem(error)
-            self._meter.observe(REQUEST_SECONDS, ("GET", template, _CLASSES[answer.status]), perf_counter() - began)
+            self._meter.observe(REQUEST_SECONDS, ("GET", template, CLASSES[answer.status]), perf_counter() - began)
             await send(_refused(answer))
             await send({"type": "websocket.http.response.body", "body": answer.body})
             return

@@ -19,9 +19,11 @@ from toril.core.matching import Bypass, Enqueue, Reason, match, stripped
 from toril.core.metrics import ACCEPT_SECONDS, PROXIED, UNMETERED
 from toril.core.ports import Meter
 from toril.core.proxy_ports import Submissions
-from toril.core.upstream import ProxyPolicy, queue_name
+from toril.core.upstream import ProxyPolicy, Upstream, queue_name, raw_path
 from toril.gateway.direct import Direct
 from toril.gateway.exact import TARGET, raw_target
+from toril.gateway.measured import Measured
+from toril.gateway.passthrough import CUT_OFF
 from toril.gateway.proxied_requests import ProxiedRequests, preferred_wait_s
 from toril.gateway.proxy_jobs import ProxyJobs
 from toril.gateway.proxy_waits import ProxyWaits
@@ -50,6 +52,14 @@ class Doors(Struct, frozen=True):
     meter: Meter = UNMETERED
 
 
+class UpstreamRoute(Struct, frozen=True):
+    """An upstream, its BullMQ queue, and the template of its paths: `/api/{path}`, where `path` is all that follows."""
+
+    upstream: Upstream
+    queue: str
+    template: str
+
+
 class ProxyDoor:
     """The ASGI application of an instance that has upstreams.
 
@@ -62,10 +72,14 @@ class ProxyDoor:
         self._policy = policy
         self._doors = doors
         self._meter = doors.meter
-        self._queues = {each.prefix: queue_name(policy.queue, each.prefix) for each in policy.upstreams}
-        self._jobs_path = policy.jobs_path.encode()
-        self._api_path = None if policy.api_path is None else policy.api_path.encode()
-        self._ops_path = policy.ops_path.encode()
+        self.upstreams = tuple(
+            UpstreamRoute(each, queue_name(policy.queue, each.prefix), f"{each.raw_prefix.decode()}/{{path}}")
+            for each in policy.upstreams
+        )
+        self._routes = {route.upstream.prefix: route for route in self.upstreams}
+        self._jobs_path = raw_path(policy.jobs_path)
+        self._api_path = None if policy.api_path is None else raw_path(policy.api_path)
+        self._ops_path = raw_path(policy.ops_path)
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,11 +93,22 @@ class ProxyDoor:
         if below is not None:
             await self._doors.api(_moved(scope, below), receive, send)
             return
+        answer = Measured(self._meter, scope.get("method", "GET"), send)
         try:
-            await self._proxied(scope, receive, send, target)
+            await self._proxied(scope, receive, answer, target)
         except TorilError as exc:
-            # Only what happens before an answer has begun comes here.
-            await send_own(_as_answer(exc), send, is_socket=kind == "websocket")
+            if answer.begun:
+                log.warning("proxy.broken_off", error=exc.message, code=exc.code)
+                await send({"type": CUT_OFF})
+            else:
+                await send_own(_as_answer(exc), answer, is_socket=kind == "websocket")
+        except Exception:
+            if answer.begun:
+                raise
+            log.exception("request.crashed")
+            await send_own(own_error(500), answer, is_socket=kind == "websocket")
+        finally:
+            answer.end()
 
     def _below_api(self, path: bytes) -> bytes | None:
         """The path that toril's own application gets; None where the path is not its."""
@@ -92,24 +117,30 @@ class ProxyDoor:
         below = path[len(self._ops_path) :]
         return below if _is_at(path, self._ops_path) and below in _OPS else None
 
-    async def _proxied(self, scope: Scope, receive: Receive, send: Send, target: bytes) -> None:
-        if scope["type"] == "http" and _is_at(target, self._jobs_path):
-            served = await self._doors.jobs.serve(scope, receive, send, target[len(self._jobs_path) :])
-            if served:
+    async def _proxied(self, scope: Scope, receive: Receive, answer: Measured, target: bytes) -> None:
+        is_socket = scope["type"] == "websocket"
+        if not is_socket and _is_at(target, self._jobs_path):
+            asked = self._doors.jobs.route(scope["method"], target[len(self._jobs_path) :])
+            if asked is not None:
+                answer.route = asked[0].template
+                await self._doors.jobs.serve(*asked, scope, receive, answer)
                 return
         found = match(self._policy.upstreams, target, scope["headers"])
         if found is None:
-            await send_own(own_error(502), send, is_socket=scope["type"] == "websocket")
-        elif self.draining:
-            await send_own(own_error(503, (b"retry-after", b"1")), send, is_socket=scope["type"] == "websocket")
+            await send_own(own_error(502), answer, is_socket=is_socket)
+            return
+        route = self._routes[found.upstream.prefix]
+        answer.route = route.template
+        if self.draining:
+            await send_own(own_error(503, (b"retry-after", b"1")), answer, is_socket=is_socket)
         elif isinstance(found, Enqueue):
-            await self._enqueue(scope, receive, send, found)
+            await self._enqueue(scope, receive, answer, found)
         else:
-            await self._pass_by(scope, receive, send, found)
+            await self._pass_by(scope, receive, answer, found, route.queue)
 
-    async def _pass_by(self, scope: Scope, receive: Receive, send: Send, found: Bypass) -> None:
+    async def _pass_by(self, scope: Scope, receive: Receive, send: Send, found: Bypass, queue: str) -> None:
         upstream = found.upstream
-        self._meter.count(PROXIED, (self._queues[upstream.prefix], found.reason.value))
+        self._meter.count(PROXIED, (queue, found.reason.value))
         if upstream.direct_mode == "redirect" and found.reason is not Reason.WEBSOCKET:
             await send_own(redirect(upstream.origin.encode() + upstream.forwarded(found.target)), send)
         else:
@@ -121,31 +152,31 @@ class ProxyDoor:
             return False
         return any(stripped(upstream.raw_prefix, target) is not None for upstream in self._policy.upstreams)
 
-    def _stored(self, found: Enqueue, began: float) -> None:
+    def _stored(self, queue: str, began: float) -> None:
         self._meter.observe(ACCEPT_SECONDS, ("proxy",), perf_counter() - began)
-        self._meter.count(PROXIED, (self._queues[found.upstream.prefix], "queued"))
+        self._meter.count(PROXIED, (queue, "queued"))
 
-    async def _enqueue(self, scope: Scope, receive: Receive, send: Send, found: Enqueue) -> None:
-        doors, began = self._doors, perf_counter()
+    async def _enqueue(self, scope: Scope, receive: Receive, answer: Measured, found: Enqueue) -> None:
+        doors = self._doors
         submission = await doors.requests.read(scope, receive, found)
         job_id, queue = doors.submissions.begin(found.upstream)
         wait_s = preferred_wait_s(scope["headers"])
         if not wait_s:
             job_id = await doors.submissions.accept(submission, job_id)
-            self._stored(found, began)
-            await send_own(self._accepted(job_id), send)
+            self._stored(queue, answer.began)
+            await send_own(self._accepted(job_id), answer.own(202))
             return
         # First listen, then store: what ends at once is heard.
         async with doors.waits.listening(queue, job_id) as ending:
             accepted = await doors.submissions.accept(submission, job_id)
-            self._stored(found, began)
+            self._stored(queue, answer.began)
             if accepted == job_id:
                 job = await doors.waits.ended(job_id, ending, wait_s)
             else:  # the same key has been used before
                 known = await doors.jobs.find(accepted)
                 job = None if known is None else await doors.waits.until_ended(known, wait_s)
-        if job is None or not await doors.jobs.replayed(job, scope, send):
-            await send_own(self._accepted(accepted), send)
+        if job is None or not await doors.jobs.replayed(job, scope, answer):
+            await send_own(self._accepted(accepted), answer)
 
     def _accepted(self, job_id: str) -> Answer:
         location = b"%b/%b" % (self._jobs_path, job_id.encode())

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import structlog
+from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
 from toril.core.envelope import decode_response
+from toril.core.metrics import OPEN_STREAMS, UNMETERED
+from toril.core.ports import Meter
 from toril.core.proxied_job import ProxiedJob, is_owned_by
 from toril.core.proxy_ports import Bodies, ProxiedJobs
 from toril.gateway.app import send_stream
@@ -22,6 +27,14 @@ _CANCELLED = b'{"status":"cancelled"}'
 MAX_WAIT_S = 60.0
 
 
+class JobRoute(Struct, frozen=True):
+    """A method, a path template (`/__jobs/{id}/content`), and what answers where there is such a job."""
+
+    method: str
+    template: str
+    handler: Callable[[ProxiedJob, Scope, Receive, Send], Awaitable[None]]
+
+
 class ProxyJobs:
     """Answers what is below the jobs path.
 
@@ -29,56 +42,80 @@ class ProxyJobs:
         jobs: reads and cancels.
         bodies: gives large bodies back.
         waits: for those who wait for a job's end, or follow its states.
+        path: the jobs path.
         owner_only: whether only who submitted a job may see it.
+        meter: told of streams that are open.
     """
 
-    def __init__(self, jobs: ProxiedJobs, bodies: Bodies, waits: ProxyWaits, *, owner_only: bool) -> None:
+    def __init__(
+        self,
+        jobs: ProxiedJobs,
+        bodies: Bodies,
+        waits: ProxyWaits,
+        *,
+        path: str,
+        owner_only: bool,
+        meter: Meter = UNMETERED,
+    ) -> None:
         self._jobs = jobs
         self._bodies = bodies
         self._waits = waits
         self._owner_only = owner_only
+        self._meter = meter
+        one, content = f"{path}/{{id}}", f"{path}/{{id}}/content"
+        self._streams = (one,)
+        self.routes = (
+            JobRoute("GET", one, self._show),
+            JobRoute("DELETE", one, self._cancel),
+            JobRoute("GET", content, self._content),
+            JobRoute("HEAD", content, self._content),
+        )
+        self._by_shape = {(route.method, route.template == content): route for route in self.routes}
 
     async def find(self, job_id: str) -> ProxiedJob | None:
         """A job, whoever asks."""
         return await self._jobs.find(job_id)
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send, below: bytes) -> bool:
-        """Answer a request for `/{id}` or `/{id}/content`; False where it is none of this API's, and goes on.
+    def route(self, method: str, below: bytes) -> tuple[JobRoute, bytes] | None:
+        """The route of a request, and the job's id; None where it is none of this API's, and goes on.
 
         Args:
-            scope: as the server made it.
-            receive: ASGI's.
-            send: ASGI's.
-            below: the target behind the jobs path.
+            method: the request's.
+            below: its target behind the jobs path.
         """
-        path, _, query = below.partition(b"?")
-        parts = path.split(b"/")
+        parts = below.partition(b"?")[0].split(b"/")
         if len(parts) not in (2, 3) or not parts[1] or (len(parts) == 3 and parts[2] != b"content"):
-            return False
-        is_content, method = len(parts) == 3, scope["method"]
-        if method not in (("GET", "HEAD") if is_content else ("GET", "DELETE")):
-            return False
-        job = await self._jobs.find(parts[1].decode("latin-1"))
+            return None
+        route = self._by_shape.get((method, len(parts) == 3))
+        return None if route is None else (route, parts[1])
+
+    async def serve(self, route: JobRoute, job_id: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request for this job."""
+        job = await self._jobs.find(job_id.decode("latin-1"))
         if job is not None and self._owner_only and not is_owned_by(job.name, owner_of(scope["headers"])):
             job = None  # to anybody else it does not exist
         if job is None:
             await send_own(own_error(404), send)
-        elif is_content:
-            await self._content(job, scope, send)
-        elif method == "GET" and _wants_events(scope):
-            parts_to_come = self._waits.states(job)
-            await send_stream(Stream(SSE, await anext(parts_to_come), parts_to_come), receive, send, headers=(SOURCE,))
-        elif method == "GET":
-            await self._status(job, _wait_s(query), send)
         else:
-            await self._cancel(job, send)
-        return True
+            await route.handler(job, scope, receive, send)
+
+    async def _show(self, job: ProxiedJob, scope: Scope, receive: Receive, send: Send) -> None:
+        if not _wants_events(scope):
+            await self._status(job, _wait_s(scope["query_string"]), send)
+            return
+        parts = self._waits.states(job)
+        stream = Stream(SSE, await anext(parts), parts)
+        self._meter.count(OPEN_STREAMS, self._streams)
+        try:
+            await send_stream(stream, receive, send, headers=(SOURCE,))
+        finally:
+            self._meter.count(OPEN_STREAMS, self._streams, -1.0)
 
     async def _status(self, job: ProxiedJob, wait_s: float, send: Send) -> None:
         found = await self._waits.until_ended(job, wait_s) if wait_s else job
         await send_own(own_error(404) if found is None else own(200, found.as_json()), send)
 
-    async def _content(self, job: ProxiedJob, scope: Scope, send: Send) -> None:
+    async def _content(self, job: ProxiedJob, scope: Scope, receive: Receive, send: Send) -> None:
         if not await self.replayed(job, scope, send):
             await send_own(own_error(404), send)
 
@@ -90,7 +127,7 @@ class ProxyJobs:
         await replay(decode_response(stored), self._bodies, scope, send)
         return True
 
-    async def _cancel(self, job: ProxiedJob, send: Send) -> None:
+    async def _cancel(self, job: ProxiedJob, scope: Scope, receive: Receive, send: Send) -> None:
         if await self._jobs.cancel(job):
             log.info("proxy.cancelled", job_id=job.id, status=job.status)
             await send_own(own(200, _CANCELLED), send)

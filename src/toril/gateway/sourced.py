@@ -6,6 +6,8 @@ Every answer made here carries it, and no replayed, cached or direct answer does
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 from starlette.types import Send
 
@@ -36,6 +38,16 @@ def own_error(status: int, *headers: Header, detail: str | None = None) -> Answe
     """An error of our own, in proxq's words; `detail` says more where proxq has no such error."""
     code, message = _NAMES[status]
     return own(status, msgspec.json.encode({"code": code, "message": detail or message}), *headers)
+
+
+def is_own(headers: Iterable[Header]) -> bool:
+    """Whether these are the headers of an answer that was made here. By identity, not by what the header says: an
+    upstream may be a proxq itself.
+    """
+    for pair in headers:  # noqa: SIM110 - once for every request, and `any` costs more
+        if pair is SOURCE:
+            return True
+    return False
 
 
 def redirect(location: bytes) -> Answer:

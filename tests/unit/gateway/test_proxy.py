@@ -1,18 +1,23 @@
 """Where the async proxy's door sends a request, and what it counts."""
 
 import re
-from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from toril.core.egress import Egress
-from toril.core.metrics import ACCEPT_SECONDS, PROXIED, Metric
+from toril.core.errors import BlobLost, IdempotencyMismatch, StoreUnavailable
+from toril.core.metrics import ACCEPT_SECONDS, PROXIED, REQUEST_SECONDS
 from toril.core.policy import EgressPolicy
 from toril.core.proxy_ports import Submission
-from toril.core.upstream import PathFilter, ProxyPolicy, Upstream
+from toril.core.upstream import PathFilter, ProxyPolicy, Upstream, queue_name
 from toril.gateway.proxied_requests import ProxiedRequests
 from toril.gateway.proxy import Doors, ProxyDoor
+from toril.gateway.proxy_jobs import JobRoute
+from toril.gateway.sourced import own, send_own
+from toril.testing import FakeMeter
 
 POLICY = ProxyPolicy(
     upstreams=(
@@ -24,35 +29,50 @@ POLICY = ProxyPolicy(
 
 
 class Spy:
-    """Everything around the door; remembers what it was asked for."""
+    """Everything around the door; remembers what it was asked for. `fault` is what storing, and passing by, ends with;
+    `head` is that of an upstream's answer, none where the client is gone by then.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, fault: BaseException | None = None, head: tuple[int, Any] | None = (200, ())) -> None:
         self.seen: list[Any] = []
-        self.counted: Counter[tuple[Metric, tuple[str, ...]]] = Counter()
+        self.meter = FakeMeter()
         self.sent: list[dict[str, Any]] = []
+        self.fault = fault
+        self.head = head
 
     async def api(self, scope: Any, receive: Any, send: Any) -> None:
         self.seen.append(("api", scope["raw_path"], scope["path"]))
 
     async def direct(self, scope: Any, receive: Any, send: Any, upstream: Upstream, target: bytes) -> None:
         self.seen.append(("direct", upstream.prefix, target))
+        if self.head is not None:
+            await send({"type": "http.response.start", "status": self.head[0], "headers": self.head[1]})
+        if self.fault is not None:
+            raise self.fault
 
-    async def serve(self, scope: Any, receive: Any, send: Any, below: bytes) -> bool:
+    def route(self, method: str, below: bytes) -> tuple[JobRoute, bytes] | None:
         self.seen.append(("jobs", below))
-        return below.startswith(b"/known")
+        return (JobRoute("GET", "/__jobs/{id}", self.show), b"known") if below.startswith(b"/known") else None
+
+    async def serve(self, route: JobRoute, job_id: bytes, scope: Any, receive: Any, send: Any) -> None:
+        assert route.handler == self.show
+        await send_own(own(200, b"{}"), send)
+
+    async def show(self, job: Any, scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("the spy serves itself")
 
     def begin(self, upstream: Upstream) -> tuple[str, str]:
-        return "id", "queue"
+        return "id", queue_name(POLICY.queue, upstream.prefix)
 
     async def accept(self, submission: Submission, job_id: str) -> str:
         self.seen.append(("queued", submission.upstream.prefix, submission.target))
+        if self.fault is not None:
+            raise self.fault
         return job_id
 
-    def count(self, metric: Metric, labels: tuple[str, ...] = (), by: float = 1.0) -> None:
-        self.counted[metric, labels] += 1
-
-    def observe(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
-        self.counted[metric, labels] += 1
+    @property
+    def requests(self) -> list[tuple[str, ...]]:
+        return [labels for labels, _ in self.meter.values(REQUEST_SECONDS)]
 
     async def receive(self) -> dict[str, Any]:
         return {"type": "http.request", "body": b""}
@@ -61,18 +81,26 @@ class Spy:
         self.sent.append(message)
 
 
-async def asked(target: bytes, headers: list[tuple[bytes, bytes]] | None = None, *, draining: bool = False) -> Spy:
-    spy: Any = Spy()
+async def asked(
+    target: bytes,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    *,
+    method: str = "GET",
+    draining: bool = False,
+    kind: str = "http",
+    spy: Spy | None = None,
+) -> Spy:
+    found = spy or Spy()
+    around: Any = found
     requests = ProxiedRequests(POLICY, Egress(EgressPolicy()))
-    door = ProxyDoor(POLICY, Doors(spy.api, spy, spy.direct, requests, spy, spy, spy))
+    door = ProxyDoor(POLICY, Doors(around.api, around, around.direct, requests, around, around, found.meter))
     door.draining = draining
     path, _, query = target.partition(b"?")
     scope = {
-        "type": "http", "method": "GET", "raw_path": path, "query_string": query, "path": path.decode(),
-        "headers": headers or [], "client": ("127.0.0.1", 1), "scheme": "http",
+        "type": kind, "method": method, "raw_path": path, "query_string": query, "path": path.decode(),
+        "headers": headers, "client": ("127.0.0.1", 1), "scheme": "http",
     }  # fmt: skip
-    await door(scope, spy.receive, spy.send)
-    found: Spy = spy
+    await door(scope, around.receive, around.send)
     return found
 
 
@@ -100,18 +128,110 @@ async def test_what_the_jobs_api_does_not_know_is_an_upstreams_or_nobodys() -> N
 
 async def test_every_request_to_an_upstream_is_counted_by_its_way() -> None:
     queued = await asked(b"/api/x")
-    assert queued.counted == {(PROXIED, ("default/api", "queued")): 1, (ACCEPT_SECONDS, ("proxy",)): 1}
-    assert (await asked(b"/api/auth")).counted == {(PROXIED, ("default/api", "path")): 1}
+    assert queued.meter.counts == {(PROXIED, ("default/api", "queued")): 1}
+    assert [labels for labels, _ in queued.meter.values(ACCEPT_SECONDS)] == [("proxy",)]
+    assert (await asked(b"/api/auth")).meter.counts == {(PROXIED, ("default/api", "path")): 1}
     away = await asked(b"/away/y?z", [(b"content-length", b"2")])
-    assert away.counted == {(PROXIED, ("default/away", "large")): 1}
+    assert away.meter.counts == {(PROXIED, ("default/away", "large")): 1}
     assert away.sent[0]["status"] == 307
     assert (b"location", b"http://away/x/y?z") in away.sent[0]["headers"]
-    assert (await asked(b"/nowhere")).counted == {}
+    assert (await asked(b"/nowhere")).meter.counts == {}
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "labels"),
+    [
+        (b"/__jobs/known", [], ("GET", "/__jobs/{id}", "2xx")),
+        (b"/api/x/y?z", [], ("GET", "/api/{path}", "2xx")),
+        (b"/api/x", [(b"x-proxq-timeout", b"soon")], ("GET", "/api/{path}", "4xx")),
+        (b"/api/x", [(b"idempotency-key", b"")], ("GET", "/api/{path}", "4xx")),
+        (b"/away/x", [(b"content-length", b"2")], ("GET", "/away/{path}", "3xx")),
+        (b"/nowhere/x", [], ("GET", "none", "5xx")),
+        (b"/__jobs/x/y", [], ("GET", "none", "5xx")),
+    ],
+)
+async def test_what_the_proxy_answers_is_measured_by_its_route(
+    target: bytes, headers: list[tuple[bytes, bytes]], labels: tuple[str, ...]
+) -> None:
+    assert (await asked(target, headers)).requests == [labels]
+
+
+async def test_what_toril_serves_below_its_own_prefix_is_measured_there_alone() -> None:
+    assert (await asked(b"/__toril/health")).requests == []
+
+
+@pytest.mark.parametrize("method", ["PURGE", "TRACE", "get", "X" * 99])
+async def test_methods_that_anybody_could_make_up_are_one_label(method: str) -> None:
+    assert (await asked(b"/api/x", method=method)).requests == [("other", "/api/{path}", "2xx")]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [(IdempotencyMismatch(), 422), (StoreUnavailable("away"), 500), (ZeroDivisionError("a secret"), 500)],
+)
+async def test_what_cannot_be_stored_is_measured_with_the_status_it_is_answered_with(
+    fault: Exception, status: int
+) -> None:
+    with capture_logs():
+        spy = await asked(b"/api/x", spy=Spy(fault))
+    assert [message["status"] for message in spy.sent if "status" in message] == [status]
+    assert (b"x-proxq-source", b"proxq") in spy.sent[0]["headers"]
+    assert b"secret" not in spy.sent[1]["body"]
+    assert spy.requests == [("GET", "/api/{path}", f"{status // 100}xx")]
+
+
+@pytest.mark.parametrize(
+    ("status", "label"), [(200, "upstream_2xx"), (101, "upstream_1xx"), (503, "upstream_5xx"), (999, "upstream_9xx")]
+)
+async def test_an_answer_of_an_upstream_is_told_from_torils_own(status: int, label: str) -> None:
+    spy = await asked(b"/api/auth", spy=Spy(head=(status, [(b"x-proxq-source", b"proxq")])))
+    assert spy.requests == [("GET", "/api/{path}", label)]
+
+
+async def test_a_stream_is_measured_to_its_head_and_once() -> None:
+    spy = Spy()
+    waited: list[int] = []
+
+    async def direct(scope: Any, receive: Any, send: Any, upstream: Upstream, target: bytes) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        waited.append(len(spy.requests))
+        for _ in range(3):
+            await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+
+    spy.direct = direct  # type: ignore[method-assign]
+    await asked(b"/api/auth", spy=spy)
+    assert (waited, len(spy.requests), len(spy.sent)) == ([1], 1, 4)
+
+
+async def test_a_client_that_hangs_up_before_its_answer_is_counted() -> None:
+    assert (await asked(b"/api/auth", spy=Spy(head=None))).requests == [("GET", "/api/{path}", "none")]
+
+
+async def test_an_answer_that_cannot_be_ended_is_cut_off() -> None:
+    with capture_logs() as logs:
+        spy = await asked(b"/api/auth", spy=Spy(BlobLost("gone")))
+    assert [message["type"] for message in spy.sent] == ["http.response.start", "toril.response.cut_off"]
+    assert [line["event"] for line in logs] == ["proxy.broken_off"]
+    assert spy.requests == [("GET", "/api/{path}", "upstream_2xx")]
+
+
+async def test_a_fault_of_ours_behind_the_head_is_not_answered_again() -> None:
+    spy = Spy(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        await asked(b"/api/auth", spy=spy)
+    assert len(spy.sent) == 1
+
+
+async def test_a_socket_that_leads_nowhere_is_measured_as_the_get_that_it_is() -> None:
+    spy = await asked(b"/nowhere", kind="websocket")
+    assert spy.sent[0]["type"] == "websocket.http.response.start"
+    assert spy.requests == [("GET", "none", "5xx")]
 
 
 async def test_while_it_shuts_down_nothing_new_is_taken() -> None:
     for target in (b"/api/x", b"/api/auth"):
         spy = await asked(target, draining=True)
         assert (spy.seen, spy.sent[0]["status"]) == ([], 503)
+        assert spy.requests == [("GET", "/api/{path}", "5xx")]
         assert (b"x-proxq-source", b"proxq") in spy.sent[0]["headers"]
     assert (await asked(b"/__jobs/known", draining=True)).seen == [("jobs", b"/known")]
