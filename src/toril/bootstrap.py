@@ -230,7 +230,7 @@ class Instance:
         self.gateway = self._gateway()
         self._proxy = self._wire_proxy() if settings.proxy.upstreams else None
         self.app: ASGIApp = self.gateway
-        if self._proxy is not None and self._role.answers:
+        if self._proxy is not None and self.proxies:
             self.app = self._proxy.door
 
     def start(self) -> None:
@@ -348,9 +348,14 @@ class Instance:
             tasks.create_task(self.supervisor.drain())
             tasks.create_task(self._proxy.drain())
 
+    @property
+    def proxies(self) -> bool:
+        """Whether it answers for upstreams."""
+        return self._proxy is not None and self._role.answers
+
     def tunnels(self, target: bytes) -> bool:
         """Whether a WebSocket to this raw target is only passed on to an upstream."""
-        return self._proxy is not None and self._role.answers and self._proxy.door.tunnels(target)
+        return self._proxy is not None and self.proxies and self._proxy.door.tunnels(target)
 
     async def faults(self) -> list[str]:
         """What keeps this instance from moving work; empty when it is ready."""

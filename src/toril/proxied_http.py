@@ -5,6 +5,8 @@
 - An answer can be cut off so that the client can tell (`toril.response.cut_off`).
 - The scope has what `toril.gateway.exact` wants: the target as it was sent, and this cycle.
 - A 304 may say how long what it stands for is, and an HTTP/1.0 client gets no chunks.
+- What cannot be parsed, such as a method that nobody knows, is answered in the words of the async proxy where there is
+  one, and never into the middle of another answer.
 - Another `Upgrade` than to a WebSocket is not taken up, and then the request's body is still its body; uvicorn's parser
   takes it for the other protocol.
 """
@@ -22,13 +24,15 @@ from typing import Any, cast
 import httptools
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from toril.adapters.httptools_streams import keep_alive
 from toril.core.headers import is_websocket_upgrade
 from toril.core.streaming import BODILESS
 from toril.gateway.exact import CYCLE, TARGET
 from toril.gateway.passthrough import CUT_OFF, TUNNEL
+from toril.gateway.routing import Answer
+from toril.gateway.sourced import own_error
 from toril.gathered_writes import GatheringProtocol
 
 Tunnels = Callable[[bytes], bool]
@@ -36,11 +40,12 @@ Tunnels = Callable[[bytes], bool]
 
 
 class ProxiedProtocol(GatheringProtocol):
-    """One HTTP connection. `tunnels` is asked for each WebSocket's handshake."""
+    """One HTTP connection. `tunnels` is asked for each WebSocket's handshake; `proxies`: there are upstreams."""
 
-    def __init__(self, *args: Any, tunnels: Tunnels, **options: Any) -> None:
+    def __init__(self, *args: Any, tunnels: Tunnels, proxies: bool = False, **options: Any) -> None:
         super().__init__(*args, **options)
         self._tunnels = tunnels
+        self._proxies = proxies
         self._tunnel: _Cycle | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -55,6 +60,17 @@ class ProxiedProtocol(GatheringProtocol):
             self._asked_for_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
+
+    def send_400_response(self, msg: str) -> None:
+        """Called where the parser fails."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and (cycle.response_started or not cycle.more_body):
+            self.transport.close()  # what goes out next is somebody else's answer
+        elif self._proxies:
+            self.transport.write(_BAD_REQUEST)
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
@@ -124,6 +140,17 @@ class ProxiedProtocol(GatheringProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
         return cycle
+
+
+def _rendered(answer: Answer) -> bytes:
+    """An answer as bytes, behind which the connection is closed."""
+    length = b"%d" % len(answer.body)
+    headers = [(b"content-type", answer.content_type), (b"content-length", length), (b"connection", b"close")]
+    lines = [b"%b: %b\r\n" % pair for pair in [*headers, *answer.headers]]
+    return b"".join([STATUS_LINE[answer.status], *lines, b"\r\n", answer.body])
+
+
+_BAD_REQUEST = _rendered(own_error(400))
 
 
 def _origin_form(url: bytes) -> bytes:

@@ -81,14 +81,21 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def listening(
-    app: ASGIApp, sock: socket.socket, max_message_bytes: int = 2**20, tunnels: Tunnels = lambda _: False
+    app: ASGIApp,
+    sock: socket.socket,
+    max_message_bytes: int = 2**20,
+    tunnels: Tunnels = lambda _: False,
+    *,
+    proxies: bool = False,
 ) -> AsyncIterator[None]:
-    """Answer HTTP and WebSockets on a socket for the length of a block; `tunnels` says which are only passed on."""
+    """Answer HTTP and WebSockets on a socket for the length of a block; `tunnels` says which are only passed on, and
+    `proxies` whether there are upstreams.
+    """
     server = _Server(
         uvicorn.Config(
             app,
             loop="none",
-            http=partial(ProxiedProtocol, tunnels=tunnels),  # type: ignore[arg-type] # made by calling it
+            http=partial(ProxiedProtocol, tunnels=tunnels, proxies=proxies),  # type: ignore[arg-type] # made by calling it
             ws=LingeringSocketProtocol,
             ws_max_size=max_message_bytes,
             # A worker's jobs are its own for as long as it answers these.
@@ -137,7 +144,8 @@ async def serve(
         spread = None if lifeline is None else partial(_tell_parent, os.getppid())
         async with running(settings, config, spread) as instance:
             await instance.check()
-            async with listening(instance.app, sock, settings.gateway.max_body_bytes, instance.tunnels):
+            most = settings.gateway.max_body_bytes
+            async with listening(instance.app, sock, most, instance.tunnels, proxies=instance.proxies):
                 log.info("listening", url=url_of(sock), redis=str(settings.redis), pid=os.getpid())
                 if started is not None:
                     started(instance)

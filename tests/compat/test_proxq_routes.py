@@ -1,6 +1,7 @@
 """proxq's routes (wire/proxq.md, "Routes"): what is accepted, asked for, cancelled and refused, and who says so."""
 
 import re
+import socket
 import time
 import uuid
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.support.endpoint import Call, drop, hang, respond
-from tests.support.proxq import Backend, Proxq, StartProxq
+from tests.support.proxq import Backend, Proxq, StartProxq, exchange
 from tests.support.waiting import eventually
 
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -188,6 +189,27 @@ def test_a_timeout_that_is_none_is_a_bad_request(proxq: Proxq, backend: Backend,
         {"code": "BAD_REQUEST", "message": "Bad Request"},
         True,
     )
+
+
+@pytest.mark.parametrize(
+    "head", [b"FROB /api/x HTTP/1.1", b"GET /api/x HTTP/9.9", b"nonsense", b"CONNECT up:1 HTTP/1.1"]
+)
+def test_what_cannot_be_parsed_is_a_bad_request(proxq: Proxq, head: bytes) -> None:
+    answer = exchange(proxq.port, head + b"\r\nhost: x\r\n\r\n")
+    assert (answer.status, answer.is_ours) == (400, True)
+    assert answer.value("content-type") == "application/json"
+    assert answer.json == {"code": "BAD_REQUEST", "message": "Bad Request"}
+
+
+def test_what_cannot_be_parsed_gets_no_answer_in_the_middle_of_another_one(proxq: Proxq, backend: Backend) -> None:
+    path = backend.path(respond(200, "X", [], b"whole").after(0.3))
+    with socket.create_connection(("127.0.0.1", proxq.port), timeout=30) as connection:
+        waiting = f"GET /api{path} HTTP/1.1\r\nhost: x\r\nprefer: wait=30\r\n\r\n".encode()
+        connection.sendall(waiting)
+        backend.called(path)
+        connection.sendall(b"FROB /api/x HTTP/1.1\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert not received.startswith(b"HTTP/1.1 400")
 
 
 def test_content_can_be_fetched_again_and_again(proxq: Proxq, backend: Backend) -> None:
