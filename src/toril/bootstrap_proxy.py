@@ -140,9 +140,10 @@ class Proxy:
             ),
         )
         if policy.callback.secrets:
+            callbacks = callback_queue(policy.queue)
             outbound = HttptoolsOutbound(settings.engine.connect_timeout_s, MAX_CALLBACK_ANSWER_BYTES, shared.egress)
-            self._callbacks = CallbackCalls(outbound, jobs, policy.callback.secrets, time.time)
-            self.destinations.append(CallbackDestination(callback_queue(policy.queue), policy.callback.timeout_s))
+            self._callbacks = CallbackCalls(outbound, jobs, callbacks, policy.callback.secrets, time.time)
+            self.destinations.append(CallbackDestination(callbacks, policy.callback.timeout_s))
         leftovers = Leftovers(blobs, jobs, list(queues.values()), policy.retention_s, time.time)
         stale = StaleAnswers(blobs, policy.cache.ttl_s, time.time)
         self._janitor = ProxyJanitor(

@@ -146,6 +146,28 @@ def test_a_callback_is_tried_again(proxq: Proxq, backend: Backend) -> None:
     assert len({call.body for call in backend.called(told, 2)}) == 1
 
 
+@pytest.mark.parametrize("end", [respond(), drop()], ids=["completed", "failed"])
+def test_a_callback_that_comes_when_the_job_is_forgotten_does_not_call_it_cancelled(
+    proxq: Proxq, backend: Backend, end: Any
+) -> None:
+    gate = backend.endpoint.gate()
+
+    async def refuse_first(_: Call) -> Any:
+        if len(backend.calls(told)) == 1:
+            await gate.passed()
+            return respond(500, "X")
+        return respond()
+
+    told = backend.path(refuse_first)
+    headers = [("X-Toril-Callback", f"http://127.0.0.1:{backend.endpoint.port}{told}")]
+    job_id = proxq.submit("GET", f"/api{backend.path(end)}", headers)
+    backend.called(told)
+    assert proxq.cancel(job_id).status == 200
+    gate.open()
+    late = json.loads(backend.called(told, 2)[1].body)
+    assert (late["type"], late["data"]) == ("job.expired", {"id": job_id, "status": "expired"})
+
+
 @pytest.mark.parametrize(
     "url", ["nowhere", "ftp://example.com/", "http://user:pw@example.com/", "http://169.254.169.254/"]
 )

@@ -77,6 +77,13 @@ class BullProxiedJobs:
         response: bytes | None = stored
         return response
 
+    async def had_ended(self, job_id: str, callbacks: str) -> bool:
+        """Whether it had completed or failed: BullMQ notes that with its callback's job, the parent of the same id."""
+        keys = QueueKeys(self._prefix, callbacks)
+        completed, failed = keys.keys(f"{job_id}:processed", f"{job_id}:failed")
+        (found,) = await self._pipeline(keys, [pack("EXISTS", completed, failed)])
+        return bool(found)
+
     async def cancel(self, job: ProxiedJob) -> bool:
         """Remove it, whatever state it is in; False where it is gone already."""
         return await self._cancels.cancel(job.queue, job.id)

@@ -59,6 +59,10 @@ class ProxiedJobs(Protocol):
         """The recorded response's JSON; None where there is none."""
         ...
 
+    async def had_ended(self, job_id: str, callbacks: str) -> bool:
+        """Whether a job that is known no longer had completed or failed, which its callback, in this queue, knows."""
+        ...
+
     async def cancel(self, job: ProxiedJob) -> bool:
         """Remove it, whatever state it is in; False where it is gone already. What it was doing is broken off."""
         ...

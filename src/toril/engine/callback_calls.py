@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from toril.core.destinations.base import OutboundRequest
-from toril.core.destinations.callback import CallbackOrder, callback_request
+from toril.core.destinations.callback import CallbackOrder, Forgotten, callback_request
 from toril.core.errors import StoreError
 from toril.core.outcome import CutOff, Outcome
 from toril.core.ports import Now, Outbound, OutboundPool
@@ -21,13 +21,17 @@ class CallbackCalls:
     Args:
         outbound: connects only where callers may have something sent to.
         jobs: how a job ended.
+        queue: where callbacks wait.
         secrets: sign what is sent.
         now: the wall clock.
     """
 
-    def __init__(self, outbound: Outbound, jobs: ProxiedJobs, secrets: tuple[Secret, ...], now: Now) -> None:
+    def __init__(
+        self, outbound: Outbound, jobs: ProxiedJobs, queue: str, secrets: tuple[Secret, ...], now: Now
+    ) -> None:
         self._outbound = outbound
         self._jobs = jobs
+        self._queue = queue
         self._secrets = secrets
         self._now = now
 
@@ -39,14 +43,17 @@ class CallbackCalls:
         """Carry out one order."""
         try:
             order = _read(request.body)
-            job = await self._jobs.find(order.job)
+            end = await self._jobs.find(order.job) or await self._forgotten(order.job)
         except (msgspec.DecodeError, StoreError) as exc:
             return CutOff("ESTORE", str(exc), 0.0)
         pool = self._outbound.pool(order.url)
         try:
-            return await pool.send(callback_request(order, job, self._secrets, self._now(), request.timeout_s))
+            return await pool.send(callback_request(order, end, self._secrets, self._now(), request.timeout_s))
         finally:
             pool.close()
+
+    async def _forgotten(self, job_id: str) -> Forgotten:
+        return "expired" if await self._jobs.had_ended(job_id, self._queue) else "cancelled"
 
     def close(self) -> None:
         """There is nothing to let go."""

@@ -7,7 +7,7 @@ other one, however that ends: completed, failed or cancelled.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, assert_never
+from typing import Any, Literal, assert_never
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -26,6 +26,9 @@ from toril.core.worker import Limiter
 
 HEADER = b"x-toril-callback"
 """The header of a submission that names the URL."""
+
+Forgotten = Literal["cancelled", "expired"]
+"""What became of a job that is known no longer: cancelled before it ended, or ended and not kept any more."""
 
 _URL_SAFE = "!#$%&'()*+,/:;=?@[]~"
 
@@ -92,14 +95,15 @@ class CallbackDestination:
 
 
 def callback_request(
-    order: CallbackOrder, job: ProxiedJob | None, secrets: tuple[Secret, ...], now_s: float, timeout_s: float
+    order: CallbackOrder, end: ProxiedJob | Forgotten, secrets: tuple[Secret, ...], now_s: float, timeout_s: float
 ) -> OutboundRequest:
-    """`POST` with `{"type","timestamp","data"}`: `job.completed`, `job.failed`, or `job.cancelled` where it is gone."""
-    data: dict[str, Any] = (
-        {"id": order.job, "status": "cancelled"} if job is None else msgspec.json.decode(job.as_json())
-    )
-    # When it ended, so that every attempt says the same; a cancelled one has left nothing that says when.
-    ended_s = int(now_s) if job is None else job.finished_at_ms // 1000
+    """`POST` with `{"type","timestamp","data"}`: `job.completed`, `job.failed`, `job.cancelled` or `job.expired`."""
+    if isinstance(end, ProxiedJob):
+        data: dict[str, Any] = msgspec.json.decode(end.as_json())
+        # When it ended, so that every attempt says the same; one that is forgotten has left nothing that says when.
+        ended_s = end.finished_at_ms // 1000
+    else:
+        data, ended_s = {"id": order.job, "status": end}, int(now_s)
     at = datetime.fromtimestamp(ended_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     body = msgspec.json.encode({"type": f"job.{data['status']}", "timestamp": at, "data": data})
     parts = urlsplit(order.url)
