@@ -28,6 +28,11 @@ def cpu_s(pid: int) -> float:
     return total / _TICKS_PER_S
 
 
+def threads(pid: int) -> int:
+    """How many threads the tree has."""
+    return sum(len(list(Path(f"/proc/{member}/task").iterdir())) for member in tree(pid))
+
+
 def pss_kb(pid: int) -> int:
     """Kilobytes of memory the tree really occupies: pages shared with others count by share."""
     total = 0

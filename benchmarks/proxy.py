@@ -29,7 +29,7 @@ import msgspec
 from benchmarks import payload, wrk
 from benchmarks.endpoint import Endpoint
 from benchmarks.processes import Child, ProcessError, exit_on_sigterm, module, run_to_end
-from benchmarks.procfs import cpu_s
+from benchmarks.procfs import cpu_s, threads
 from benchmarks.servers import start_asgi, start_valkey, toril_gathers_writes
 from benchmarks.streams import StreamServer
 
@@ -48,6 +48,8 @@ taskRetention: "10m"
 upstreams:
   - prefix: "/queued"
     url: "{endpoint}"
+  - prefix: "/slow"
+    url: "{streams}/slow"
   - prefix: "/direct"
     url: "{streams}"
     pathFilter:
@@ -118,6 +120,38 @@ def lone(target: Target, endpoint: Endpoint, seconds: float) -> list[float]:
     _settled(endpoint, len(sent_us))
     took_us = endpoint.latencies_us()
     return [(sent + took - there) / 1e3 for sent, took, there in zip(sent_us, took_us, accepted_us, strict=True)]
+
+
+def slow(target: Target, seconds: float) -> tuple[float, float]:
+    """A hundred calls in flight that the upstream answers after so many seconds: the threads that the target has more,
+    and how much of a core it uses meanwhile, in percent.
+    """
+    before = threads(target.pid)
+
+    def asked(method: str, path: str, body: bytes | None = None) -> dict[str, str]:
+        connection = HTTPConnection("127.0.0.1", target.port, timeout=10)
+        connection.request(method, path, body)
+        answer: dict[str, str] = msgspec.json.decode(connection.getresponse().read())
+        connection.close()
+        return answer
+
+    ids = [asked("POST", f"/slow/{seconds:g}", b"x")["jobId"] for _ in range(_CONCURRENCY)]
+
+    def wait_for(status: str, within_s: float) -> None:
+        until = time.monotonic() + within_s
+        while left := [one for one in ids if asked("GET", f"/__jobs/{one}")["status"] != status]:
+            if time.monotonic() > until:
+                raise ProcessError(f"{len(left)} of {len(ids)} slow calls are not {status}")
+            time.sleep(0.1)
+
+    wait_for("running", 10)
+    began, used_s, most = time.monotonic(), cpu_s(target.pid), 0
+    while (held_s := time.monotonic() - began) < seconds * 0.8:
+        most = max(most, threads(target.pid))
+        time.sleep(1)
+    used_s = cpu_s(target.pid) - used_s
+    wait_for("completed", seconds + 30)
+    return most - before, used_s / held_s * 100
 
 
 def download(port: int, path: str, size: int) -> float:
@@ -264,6 +298,7 @@ _MEANWHILE = "finished/s meanwhile"
 _FINISH = "finished/s, concurrency 100"
 _BOTH_US, _ACCEPT_US, _FINISH_US = "CPU µs to accept, finishing", "CPU µs to accept, alone", "CPU µs to finish, alone"
 _LONE = "202 to upstream, ms"
+_THREADS, _CPU = "100 slow calls in flight, threads more", "100 slow calls in flight, % of a core"
 _DOWN, _UP = "passed through, download MB/s", "passed through, upload MB/s"
 _SMALL, _TRIP = "passed through, requests/s, 32 connections", "passed through, one at a time, ms p50"
 _CEILINGS = {
@@ -300,6 +335,9 @@ def measure(arguments: argparse.Namespace, stack: ExitStack) -> Table:
             table.note(_UP, who, upload(port, path or "/", size))
             table.note(_SMALL, who, small(port, path, seconds))
             table.note(_TRIP, who, statistics.median(round_trips(port, path, seconds)))
+        for target in targets if arguments.hold else ():
+            for what, value in zip((_THREADS, _CPU), slow(target, arguments.hold), strict=True):
+                table.note(what, target.name, value)
         for target in targets:
             waits = lone(target, endpoint, seconds)
             table.note(f"{_LONE} p50", target.name, statistics.median(waits))
@@ -317,6 +355,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--megabytes", type=int, default=512, help="of each large body")
+    parser.add_argument("--hold", type=float, default=30, help="seconds that slow calls take; 0 leaves them out")
     parser.add_argument("--start", action="append", metavar="NAME=COMMAND", help="a target; {config} is filled in")
     arguments = parser.parse_args()
     exit_on_sigterm()

@@ -1,4 +1,5 @@
-"""The upstream of what passes through: answers `GET …/N` with N bytes, swallows what it is posted.
+"""The upstream of what passes through: answers `GET …/N` with N bytes, swallows what it is posted; and of slow calls:
+what is posted to `/slow/N` is answered after N seconds.
 
 Runs in a process of its own, written so that one core moves a gigabyte a second or more.
 
@@ -42,6 +43,7 @@ class _Connection(asyncio.BufferedProtocol):
     def __init__(self) -> None:
         self._buffer = bytearray(2**18)
         self._left = 0
+        self._after_s = 0.0
         self._to_send = 0
         self._paused = False
 
@@ -55,8 +57,7 @@ class _Connection(asyncio.BufferedProtocol):
         data = memoryview(self._buffer)[:nbytes]
         if self._left:
             self._left -= nbytes
-            if self._left <= 0:
-                self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            self._received()
             return
         head, _, body = bytes(data).partition(b"\r\n\r\n")
         line, *lines = head.split(b"\r\n")
@@ -68,8 +69,18 @@ class _Connection(asyncio.BufferedProtocol):
             return
         length = next(int(one[15:]) for one in lines if one.lower().startswith(b"content-length:"))
         self._left = length - len(body)
-        if self._left <= 0:
-            self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        slow, _, seconds = line.split(b" ")[1].rpartition(b"/")
+        self._after_s = float(seconds) if slow == b"/slow" else 0.0
+        self._received()
+
+    def _received(self) -> None:
+        if self._left > 0:
+            return
+        answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+        if self._after_s:
+            asyncio.get_running_loop().call_later(self._after_s, self._transport.write, answer)
+        else:
+            self._transport.write(answer)
 
     def _send(self) -> None:
         while self._to_send and not self._paused:

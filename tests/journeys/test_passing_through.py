@@ -25,6 +25,9 @@ from tests.support.waiting import eventually
 
 GB = 2**30
 PIECE = bytes(2**20)
+TIMERS = {"lock": "5s", "stalled_interval": "2s", "poll_interval": "2s"}
+HELD_S = 12.0
+"""Longer than any of them, more than twice over. Half a minute is measured by `benchmarks.proxy`."""
 
 
 class Large:
@@ -119,7 +122,7 @@ def proxied(
         },
         {"prefix": "/ws", "url": urls["/ws"], "directProxyMode": "redirect"},
     ]
-    config = Proxied(folder, upstreams, concurrency=100, queue=f"q-{folder.name}")
+    config = Proxied(folder, upstreams, concurrency=100, queue=f"q-{folder.name}", engine=TIMERS)
     with running(valkey.url, folder, config) as toril:
         yield toril
 
@@ -183,11 +186,11 @@ def test_a_hundred_slow_calls_take_no_thread_and_no_cpu(proxied: TorilProcess, p
             jobs = [client.post("/slow/x", content=b"x").json()["jobId"] for _ in range(99)]
             slow.wait_for_calls(200, timeout_s=30)
             used_s = cpu_s(proxied)
-            time.sleep(3)
+            time.sleep(HELD_S)
             used_s = cpu_s(proxied) - used_s
-            assert slow.open_calls == 200
+            assert (slow.open_calls, len(slow.calls)) == (200, 200)
             assert threads(proxied) == before
-            assert used_s < 0.3, "of three seconds"
+            assert used_s < HELD_S * 0.1
             for job_id in jobs:
                 client.delete(f"/__jobs/{job_id}")
     eventually(lambda: slow.open_calls <= 1, what="all but the first call to be given up", timeout_s=30)
