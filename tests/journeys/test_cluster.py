@@ -1,13 +1,16 @@
 """On a Redis Cluster: three real nodes, queues with hash tags of their own, so in different slots."""
 
+import base64
+import json
 from collections.abc import Callable
 
 import pytest
 import redis
 from redis.crc import key_slot
 
-from tests.support.endpoint import Endpoint
+from tests.support.endpoint import Endpoint, hang, respond
 from tests.support.ports import free_port
+from tests.support.proxq import Backend, Proxq, StartProxq
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
@@ -91,6 +94,50 @@ def _migrate(source: redis.Redis, target: redis.Redis, port: int, slot: int) -> 
     source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
     while keys := source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
         source.execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *keys)
+
+
+def test_the_async_proxy_works_with_all_it_keeps_in_redis(
+    nodes: list[ValkeyProcess], start_proxq: StartProxq, backend: Backend
+) -> None:
+    document = {
+        "queue": "{default}",
+        "concurrency": 1,
+        "cache": {"mode": "redis"},
+        "callback": {"secrets": [f"whsec_{base64.b64encode(bytes(32)).decode()}"]},
+        "upstreams": [{"prefix": "/api", "url": backend.url}, {"prefix": "/other", "url": backend.url}],
+    }
+    one, two = (start_proxq(node, document, env=ENVIRONMENT) for node in nodes[:2])
+    path, told = backend.path(respond(body=b"large" * 100_000)), backend.path()
+    for number in range(4):  # cached answers and keys have slots of their own
+        target, key = f"/api{path}?n={number}", ("Idempotency-Key", f"{path}{number}")
+        first, second = done(one, target), done(two, target)
+        assert [two.content(job_id).value("x-cache-status") for job_id in (first, second)] == ["MISS", "HIT"]
+        assert one.content(second).body == b"large" * 100_000
+        keyed = one.submit("POST", f"/other{path}", [key], b"body")
+        assert two.submit("POST", f"/other{path}", [key], b"body") == keyed
+    job_id = one.submit("GET", f"/other{path}", [("X-Toril-Callback", f"{backend.url}{told}")])
+    assert json.loads(backend.called(told)[0].body)["data"]["id"] == job_id
+
+    waiting = backend.path(hang())
+    ids = [one.submit("GET", f"/api{waiting}?n={number}") for number in range(2)]
+    calls = backend.called(waiting, 2)  # one in each instance
+    for job_id in ids:
+        assert two.cancel(job_id).status == 200
+    eventually(lambda: all(backend.endpoint.gone(call) for call in calls), timeout_s=20, what="both to be broken off")
+
+
+def done(proxq: Proxq, target: str) -> str:
+    """The id of a job that has completed."""
+    job_id = proxq.submit("GET", target)
+    proxq.is_in(job_id, "completed")
+    return job_id
+
+
+def test_upstreams_whose_queues_have_no_hash_tag_are_refused(
+    valkey: ValkeyProcess, start_proxq: StartProxq, backend: Backend
+) -> None:
+    with pytest.raises(AssertionError, match=r"with redis\.cluster, queue needs a hash tag"):
+        start_proxq(valkey, {"queue": "default", "upstreams": [{"prefix": "/", "url": backend.url}]}, env=ENVIRONMENT)
 
 
 def test_a_queue_without_a_hash_tag_is_refused(nodes: list[ValkeyProcess], start_toril: StartToril) -> None:
