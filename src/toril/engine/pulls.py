@@ -15,7 +15,7 @@ from collections.abc import Callable
 import structlog
 
 from toril.core.destinations.base import Chance, LeaseRules
-from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreTimeout, WrongLockToken
+from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreTimeout
 from toril.core.lease import NOTHING, Lease, NoJob
 from toril.core.metrics import word
 from toril.core.ports import LeasedQueues, PullStore, PullStores
@@ -186,8 +186,9 @@ class Pulls:
         """Do what the worker that holds this token says.
 
         Raises:
-            LeaseLost: no lock holds the job any more, and nothing was written. Only who has had it is told so.
-            WrongLockToken: another worker has it, or this one never had.
+            LeaseLost: no lock holds the job, and nothing was written. Which state it is in is told to who has had it;
+                to anybody else it is unknown, also where there is no such job.
+            WrongLockToken: another worker has it.
             JobRefused: it cannot complete, as it has children that are not done.
         """
         lock_ms = action.lock_ms if isinstance(action, Extended) else None
@@ -197,8 +198,8 @@ class Pulls:
         except LeaseLost:
             if self._tokens.knows(queue, token):
                 raise
-            # Whoever never had it must not learn whether there is such a job, or such a queue.
-            raise WrongLockToken from None
+            # Whoever never had it must not learn whether there is such a job, or such a queue: BullMQ's word for both.
+            raise LeaseLost(state="unknown") from None
         tried = False
         while True:
             try:
