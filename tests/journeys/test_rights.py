@@ -355,8 +355,9 @@ class TestOverTheWire:
             for secret in ("guess", "all-secret", "reader-secret", *map(secret_of, Right)):
                 answer = ask(rights_toril.url, secret, route.method, path, body)
                 answers.add((answer.status_code, answer.text))
-        assert len(answers) == 1
-        assert answers.pop()[0] == 401
+        ((status, text),) = answers
+        # Nobody has these jobs: the ends of a job say so, and of one that is not there the same.
+        assert status == (401 if route.template.endswith(("/progress", "/logs")) else 409), text
 
     @pytest.mark.parametrize("route", SOCKETS, ids=shown)
     def test_a_socket_opens_with_its_right_only(self, rights_toril: TorilProcess, route: SocketRoute) -> None:
