@@ -90,7 +90,9 @@ from toril.gateway.job_actions import Expansion, JobActionRoutes
 from toril.gateway.jobs import JobRoutes
 from toril.gateway.leases import LeaseRoutes
 from toril.gateway.metrics import MetricsRoutes
+from toril.gateway.openapi import Served
 from toril.gateway.ops import OpsRoutes
+from toril.gateway.proxy_description import described
 from toril.gateway.queue_actions import QueueActionRoutes
 from toril.gateway.queues import QueueRoutes
 from toril.gateway.reloads import ReloadRoutes
@@ -479,15 +481,20 @@ class Instance:
         ]
         if not self._role.answers:
             return Gateway(routes, self._admission, (), self._meter)
-        tables = DocsRoutes(__version__, lambda: (self.gateway.table.routes, self.gateway.socket_table.routes))
+        docs = DocsRoutes(__version__, self.served)
         routes = [
             *self._queue_routes(),
             *([] if self._delivery is None else self._delivery.routes()),
             *self._target_routes(),
             *routes,
-            *tables.routes(),
+            *docs.routes(),
         ]
         return Gateway(routes, self._admission, self._socket_routes(), self._meter)
+
+    def served(self) -> Served:
+        """What clients can call, to be described."""
+        gateway = Served(self.gateway.table.routes, self.gateway.socket_table.routes)
+        return gateway if self._proxy is None else described(gateway, self._proxy.door)
 
     def _queue_routes(self) -> list[Route]:
         policy, prefix = self.settings.gateway, self.settings.store.queue_prefix

@@ -1,5 +1,6 @@
 """A real server against its own document: schemathesis calls every route with what the document allows, and with bodies
-that it does not. Nothing may end in a 5xx, and every answer must be one that the document has.
+that it does not. Nothing may end in a 5xx, and every answer must be one that the document has. The server has an
+upstream, so that the jobs API and submissions are tried too, and toril's own API lies below a prefix.
 
 Bounded by examples; derandomised in CI like all property tests (`tests/conftest.py` prints the seed elsewhere). Streams
 and sockets are left out: they do not end, and have suites of their own.
@@ -22,11 +23,16 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.support.gateway import TOKEN, job
+from tests.support.endpoint import hang
+from tests.support.gateway import TOKEN, Gateway, job
 from tests.support.ports import free_port
+from tests.support.proxq import Backend
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
-from tests.unit.gateway.test_openapi import described
+from tests.unit.gateway.test_proxy_description import document_of
+from toril.core.policy import Settings
+from toril.core.target import TargetSpec
+from toril.core.upstream import ProxyPolicy, Upstream
 
 EXAMPLES = 4
 KNOWN = "known"
@@ -41,59 +47,107 @@ CHECKED = [
 ]
 
 
+DESCRIBED = document_of(
+    Settings(
+        targets=(TargetSpec(name=TARGET, url="http://target.example"),),
+        proxy=ProxyPolicy(upstreams=(Upstream(prefix="/api", url="http://upstream.example"),), api_path="/__toril"),
+    )
+)
+
+
 def operations() -> list[Any]:
-    """What can be called and answers whole."""
-    found = [result.ok() for result in schemathesis.openapi.from_dict(described()).get_all_operations()]
+    """What can be called and answers whole. A proxied job's status is a stream only for those who ask for one."""
+    found = [result.ok() for result in schemathesis.openapi.from_dict(DESCRIBED).get_all_operations()]
     return [
-        one for one in found if not one.path.startswith("/ws/") and "text/event-stream" not in str(one.definition.raw)
+        one
+        for one in found
+        if "x-websocket" not in one.definition.raw
+        and ("text/event-stream" not in str(one.definition.raw) or one.path == "/__jobs/{id}")
     ]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorilProcess]:
+def server(tmp_path_factory: pytest.TempPathFactory, backend: Backend) -> Iterator[TorilProcess]:
     """A toril with stores of its own, since nothing in them stays as it was.
 
-    It calls nobody, whoever is registered, and its target is not there.
+    It calls nobody but its upstream, whoever is registered, and its target is not there.
     """
     folder = tmp_path_factory.mktemp("openapi")
     env = {"TORIL_EGRESS_DENY": "0.0.0.0/0,::/0"}
     config = folder / "toril.yaml"
     target, ledger = {"url": f"http://127.0.0.1:{free_port()}/"}, f"sqlite:///{folder}/ledger.sqlite3"
-    config.write_text(yaml.safe_dump({"targets": {TARGET: target}, "ledger": {"url": ledger}}))
-    with (
-        ValkeyProcess(folder / "valkey") as valkey,
-        TorilProcess(valkey.url, folder / "toril.log", env=env, args=["--config", str(config)]) as toril,
-    ):
-        yield toril
+    upstreams = [{"prefix": "/api", "url": backend.url}]
+    config.write_text(yaml.safe_dump({"targets": {TARGET: target}, "ledger": {"url": ledger}, "upstreams": upstreams}))
+    with ValkeyProcess(folder / "valkey") as valkey:
+        toril = TorilProcess(valkey.url, folder / "toril.log", env=env, args=["--config", str(config)])
+        try:
+            yield toril.start("/__toril/ready")
+        finally:
+            toril.close()
         assert toril.complaints() == []
         assert "request.crashed" not in toril.log()
 
 
+@pytest.fixture(scope="module")
+def api(server: TorilProcess) -> Iterator[Gateway]:
+    """A caller of toril's own API."""
+    caller = Gateway(f"{server.url}/__toril")
+    yield caller
+    caller.close()
+
+
 @pytest.fixture
-def lock(server: TorilProcess) -> str:
+def lock(api: Gateway) -> str:
     """The lock token of the job `locked`, which is active; beside it are jobs in other states."""
     for job_id in ("waits", "late", LOCKED):
-        server.client.delete(f"/queues/{KNOWN}/jobs/{job_id}")
-    server.client.post(f"/queues/{KNOWN}/resume")
-    server.client.delete(f"/queues/{KNOWN}/concurrency")
-    server.client.delete(f"/queues/{KNOWN}/rate-limit")
-    server.client.delete(f"/queues/{KNOWN}/rate-limit/hold")
-    server.gateway.add(KNOWN, job(jobId=LOCKED, lifo=True))
-    leased = server.client.post(f"/queues/{KNOWN}/lease", json={"count": 100, "lock_ms": 3_600_000}).json()["jobs"]
-    server.gateway.add(KNOWN, job(jobId="waits"), job(jobId="late", delay=10**9))
+        api.http.delete(f"/queues/{KNOWN}/jobs/{job_id}")
+    api.http.post(f"/queues/{KNOWN}/resume")
+    api.http.delete(f"/queues/{KNOWN}/concurrency")
+    api.http.delete(f"/queues/{KNOWN}/rate-limit")
+    api.http.delete(f"/queues/{KNOWN}/rate-limit/hold")
+    api.add(KNOWN, job(jobId=LOCKED, lifo=True))
+    leased = api.http.post(f"/queues/{KNOWN}/lease", json={"count": 100, "lock_ms": 3_600_000}).json()["jobs"]
+    api.add(KNOWN, job(jobId="waits"), job(jobId="late", delay=10**9))
     return next((one["token"] for one in leased if one["job"]["id"] == LOCKED), "gone")
 
 
-CALLS = [(one, mode) for one in operations() for mode in GenerationMode if mode is GenerationMode.POSITIVE or one.body]
+@pytest.fixture
+def proxied(server: TorilProcess, backend: Backend) -> Iterator[list[str]]:
+    """The ids of proxied jobs: one that has completed, and one that is with the upstream."""
+    caller = server.client
+    done = caller.post("/api/done", content=b"x").json()["jobId"]
+    assert caller.get(f"/__jobs/{done}?wait=20").json()["status"] == "completed"
+    running = caller.get(f"/api{backend.path(hang())}").json()["jobId"]
+    yield [done, running]
+    caller.delete(f"/__jobs/{running}")
+
+
+def test_the_document_that_is_tried_is_the_one_that_is_served(api: Gateway) -> None:
+    served = api.http.get("/openapi.json").json()
+    assert served | {"info": None} == DESCRIBED | {"info": None}
+
+
+CALLS = [
+    (one, mode)
+    for one in operations()
+    for mode in GenerationMode
+    if mode is GenerationMode.POSITIVE or (one.body and "upstreams" not in one.tags)
+]
 
 
 @pytest.mark.parametrize(
     ("operation", "mode"), CALLS, ids=[f"{one.method.upper()} {one.path} {mode.value}" for one, mode in CALLS]
 )
 def test_answers_are_those_of_the_document(
-    operation: Any, mode: GenerationMode, server: TorilProcess, lock: str
+    operation: Any, mode: GenerationMode, server: TorilProcess, request: pytest.FixtureRequest
 ) -> None:
     known = {"target": [TARGET], "queue": [KNOWN], "id": [LOCKED, "waits", "late"]}
+    token = TOKEN
+    if "proxied jobs" in operation.tags:
+        known["id"] = request.getfixturevalue("proxied")
+    elif "upstreams" not in operation.tags:
+        lock = request.getfixturevalue("lock")
+        token = lock if {"lockToken": []} in operation.definition.raw.get("security", []) else TOKEN
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode), data=st.data())
@@ -108,7 +162,6 @@ def test_answers_are_those_of_the_document(
             case.body["wait_ms"] = 0
         if isinstance(case.body, dict) and "target" in case.body and data.draw(st.booleans(), label="a known target"):
             case.body["target"] = TARGET
-        token = lock if {"lockToken": []} in operation.definition.raw.get("security", []) else TOKEN
         answer = case.call(base_url=server.url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
         case.validate_response(answer, checks=CHECKED)
 

@@ -6,10 +6,10 @@ import re
 import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 Status = Literal["queued", "running", "completed", "failed"]
 
@@ -42,6 +42,15 @@ def candidates(job_id: str, queues: Sequence[str]) -> list[str]:
     return [queue for queue in queues if tag(queue) == wanted]
 
 
+class JobStatus(Struct):
+    """A job as proxq shows it. A job that failed has an `error`, one that completed says when: whole seconds of UTC."""
+
+    id: str
+    status: Status
+    error: str | UnsetType = UNSET
+    completedAt: str | UnsetType = UNSET  # noqa: N815 - proxq's spelling
+
+
 class ProxiedJob(Struct, frozen=True, kw_only=True):
     """What is known of a job.
 
@@ -66,12 +75,12 @@ class ProxiedJob(Struct, frozen=True, kw_only=True):
 
     def as_json(self) -> bytes:
         """`{"id","status"[,"error"][,"completedAt"]}`, as proxq answers it."""
-        shown: dict[str, Any] = {"id": self.id, "status": self.status}
+        shown = JobStatus(self.id, self.status)
         if self.status == "failed":
-            shown["error"] = self.error or "the request failed"
+            shown.error = self.error or "the request failed"
         if self.status == "completed":
             at = datetime.fromtimestamp(self.finished_at_ms // 1000, UTC)
-            shown["completedAt"] = at.strftime("%Y-%m-%dT%H:%M:%SZ")
+            shown.completedAt = at.strftime("%Y-%m-%dT%H:%M:%SZ")
         return msgspec.json.encode(shown)
 
 

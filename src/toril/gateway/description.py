@@ -24,12 +24,15 @@ class Parameter(Struct, frozen=True):
 
 
 class Reply(Struct, frozen=True):
-    """An answer that is no error: what `text` says, with a body of this kind. No kind is no body."""
+    """An answer that is no error: what `text` says, with a body of this kind. No kind is no body, or one that can be
+    anything. Several of one status differ in their content types.
+    """
 
     kind: Any
     text: str
-    status: int = 200
+    status: int | Literal["default"] = 200
     content_type: str = "application/json"
+    headers: tuple[Parameter, ...] = ()
 
 
 class About(Struct, frozen=True):
@@ -54,6 +57,21 @@ class SocketAbout(Struct, frozen=True):
     receives: Any
     sends: Any
     parameters: tuple[Parameter, ...] = ()
+
+
+class ProxiedAbout(Struct, frozen=True):
+    """What the async proxy answers at one path by one method, described.
+
+    `refusals` are the statuses of its own errors (`toril.gateway.sourced.ERRORS`). With `any_body`, a body of any kind
+    is taken.
+    """
+
+    summary: str
+    answers: tuple[Reply, ...]
+    refusals: tuple[int, ...]
+    parameters: tuple[Parameter, ...] = ()
+    text: str = ""
+    any_body: bool = False
 
 
 DONE = Reply(None, "Done", 204)

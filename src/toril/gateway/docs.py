@@ -6,7 +6,7 @@ no queue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
@@ -14,8 +14,8 @@ import msgspec
 
 from toril.gateway import wire
 from toril.gateway.description import About, Reply
-from toril.gateway.openapi import document
-from toril.gateway.routing import Access, Answer, Request, Route, SocketRoute
+from toril.gateway.openapi import Served, document
+from toril.gateway.routing import Access, Answer, Request, Route
 
 _HTML = b"text/html;charset=utf-8"
 # Nothing is fetched but the document, nothing runs but what the page brings along.
@@ -27,20 +27,18 @@ _HEADERS = ((b"content-security-policy", _POLICY), (b"x-content-type-options", b
 _DOCUMENT = About((Reply(dict[str, Any], "The document"),))
 _PAGE = About((Reply(str, "The page", content_type="text/html"),))
 
-Tables = Callable[[], tuple[Sequence[Route], Sequence[SocketRoute]]]
-
 
 class DocsRoutes:
     """Says what this server can do.
 
     Args:
         version: toril's own.
-        tables: the routes that are served, these included. Asked once, at the first request.
+        served: what is served, these routes included. Asked once, at the first request.
     """
 
-    def __init__(self, version: str, tables: Tables) -> None:
+    def __init__(self, version: str, served: Callable[[], Served]) -> None:
         self._version = version
-        self._tables = tables
+        self._served = served
         self._document = b""
         self._html = b""
 
@@ -54,7 +52,7 @@ class DocsRoutes:
     async def openapi(self, request: Request) -> Answer:
         """This document."""
         if not self._document:
-            self._document = msgspec.json.encode(document(self._version, *self._tables()))
+            self._document = msgspec.json.encode(document(self._version, self._served()))
         return wire.json_answer(self._document)
 
     async def page(self, request: Request) -> Answer:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from toril.core.errors import (
@@ -27,34 +26,32 @@ from toril.core.errors import (
     Unauthorized,
     WrongLockToken,
 )
-from toril.gateway.description import About, Parameter, Reply, SocketAbout
+from toril.gateway import openapi_proxy
+from toril.gateway.description import About, Reply, SocketAbout
+from toril.gateway.openapi_proxy import PROXIED_JOBS, UPSTREAMS, ProxyAbout
 from toril.gateway.routing import Access, Route, SocketRoute
+from toril.gateway.schemas import REF, Json, Schemas
 from toril.gateway.shapes import Problem
 
-Json = dict[str, Any]
-
-_REF = "#/components/schemas/{name}"
 _PLACES = {
     "queue": "The queue's name, percent-encoded",
     "id": "The id of the job, or of the scheduler, percent-encoded",
     "concurrency": "How many jobs at once",
 }
-_INTRODUCTION = """\
-An HTTP gateway over BullMQ queues.
-
+_GATEWAY = "An HTTP gateway over BullMQ queues."
+_TOKENS = """\
 **Tokens.** `Authorization: Bearer <token>`, exactly so written. What a route needs stands with it: an API token with a
 right on the queue that the path names, or the lock token that came with a job. The answer to a token that has not the
-right is the same whether or not the queue exists.
-
+right is the same whether or not the queue exists."""
+_ERRORS = """\
 **Errors.** Routes that BullMQ Proxy has answer in plain text, in its words; all others with problem details (RFC 9457).
 The header `toril-code` has a stable code on both. They are checked in this order: route, token, right, validity. What
-matches no route, by its path or its method, is answered `404` in plain text.
-
+matches no route, by its path or its method, is answered `404` in plain text."""
+_SOCKETS = """\
 **Sockets** stand among the paths under `/ws`. OpenAPI has no words for what goes over them: `x-websocket` has the
-schemas of the messages, one JSON text each.
-"""
+schemas of the messages, one JSON text each."""
 # In the order in which a reader wants them; what else there is comes behind.
-_TAGS = ("queues", "jobs", "flows", "schedulers", "workers", "events", "sockets")
+_TAGS = (UPSTREAMS, PROXIED_JOBS, "queues", "jobs", "flows", "schedulers", "workers", "events", "sockets")
 _SECURITY = {
     "apiToken": {"type": "http", "scheme": "bearer", "description": "An API token, with the rights that are listed"},
     "lockToken": {"type": "http", "scheme": "bearer", "description": "The lock token that came with the job"},
@@ -68,128 +65,117 @@ _SECURITY = {
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
 
 
-def document(version: str, routes: Sequence[Route], sockets: Sequence[SocketRoute]) -> Json:
-    """The whole document. Routes that do not describe themselves are left out; a test finds them.
+class Served(Struct, frozen=True):
+    """What an instance serves.
+
+    `routes` and `sockets` are of the tables, in the order to show them, and lie below the path `under`. `proxy` is what
+    the async proxy serves beside them.
+    """
+
+    routes: Sequence[Route]
+    sockets: Sequence[SocketRoute] = ()
+    under: str = ""
+    proxy: ProxyAbout | None = None
+
+
+def document(version: str, served: Served) -> Json:
+    """The whole document. Routes that do not describe themselves are left out; a test finds them. Paths are those that
+    clients ask for, so `servers` is not needed: where nothing is said, they are the server's that has the document.
 
     Args:
         version: toril's own.
-        routes: of the table, in the order to show them.
-        sockets: the same of WebSockets.
+        served: what to describe.
     """
-    shapes = _Shapes(routes, sockets)
-    paths: dict[str, Json] = {}
-    for route in routes:
+    proxied = () if served.proxy is None else served.proxy.routes
+    schemas = Schemas([*_kinds(served.routes, served.sockets), *openapi_proxy.kinds(proxied)])
+    paths = openapi_proxy.paths(proxied, schemas)
+    for route in served.routes:
         if route.about is not None:
-            paths.setdefault(route.template, {})[route.method.lower()] = _operation(route, route.about, shapes)
-    for socket in sockets:
+            operation = _operation(route, route.about, schemas)
+            paths.setdefault(served.under + route.template, {})[route.method.lower()] = operation
+    for socket in served.sockets:
         if socket.about is not None:
-            paths.setdefault(socket.template, {})["get"] = _handshake(socket, socket.about, shapes)
+            paths.setdefault(served.under + socket.template, {})["get"] = _handshake(socket, socket.about, schemas)
     used = {operation["tags"][0] for path in paths.values() for operation in path.values()}
     tags = sorted(used, key=lambda tag: (_TAGS.index(tag) if tag in _TAGS else len(_TAGS), tag))
     return {
         "openapi": "3.1.0",
-        "info": {"title": "toril", "version": version, "description": _INTRODUCTION},
+        "info": {"title": "toril", "version": version, "description": _introduction(served)},
         "tags": [{"name": tag} for tag in tags],
         "paths": paths,
         "components": {
-            "schemas": shapes.components,
-            "responses": dict(sorted(shapes.responses.items())),
-            "securitySchemes": _SECURITY,
+            "schemas": schemas.components,
+            "responses": dict(sorted(schemas.responses.items())),
+            "securitySchemes": _SECURITY if served.proxy is None else _SECURITY | openapi_proxy.SECURITY,
         },
     }
 
 
-class _Shapes:
-    """The schemas of all kinds that routes deal in."""
-
-    def __init__(self, routes: Iterable[Route], sockets: Iterable[SocketRoute]) -> None:
-        kinds: list[Any] = [Problem]
-        for route in routes:
-            if route.about is not None:
-                kinds += [route.about.body, *(reply.kind for reply in route.about.answers)]
-                kinds += [parameter.kind for parameter in route.about.parameters]
-        for socket in sockets:
-            if socket.about is not None:
-                kinds += [socket.about.receives, socket.about.sends]
-                kinds += [parameter.kind for parameter in socket.about.parameters]
-        self._kinds = [kind for kind in kinds if kind is not None]
-        schemas, components = msgspec.json.schema_components(self._kinds, ref_template=_REF)
-        self._schemas = [_portable(schema) for schema in schemas]
-        self.components: Json = {name: _portable(schema) for name, schema in sorted(components.items())}
-        self.responses: Json = {}
-
-    def of(self, kind: Any) -> Json:
-        """The schema of a kind, most often a reference."""
-        found: Json = self._schemas[next(place for place, known in enumerate(self._kinds) if known == kind)]
-        return found
-
-    def body(self, kind: Any) -> Json:
-        """The schema of a request's body. A tag that the path says already is not in it."""
-        schema: Json = self.of(kind)
-        tag = kind.__struct_config__.tag_field if isinstance(kind, type) and issubclass(kind, Struct) else None
-        if tag is None:
-            return schema
-        whole: Json = self.components[schema["$ref"].rpartition("/")[2]]
-        fields = {name: field for name, field in whole["properties"].items() if name != tag}
-        return whole | {"properties": fields, "required": [name for name in whole["required"] if name != tag]}
-
-    def refusals(self, errors: Iterable[type[TorilError]], *, own: bool) -> Json:
-        """References to the answers to these errors, by status. Routes that can go wrong alike share them."""
-        by_status: dict[int, set[str]] = {}
-        for error in errors:
-            by_status.setdefault(error.status, set()).add(error.code)
-        answers = {}
-        for status, codes in sorted(by_status.items()):
-            name = "-".join(["problem" if own else "text", str(status), *sorted(codes)])
-            self.responses[name] = _error(status, sorted(codes), own=own)
-            answers[str(status)] = {"$ref": f"#/components/responses/{name}"}
-        return answers
+def _introduction(served: Served) -> str:
+    parts = [_GATEWAY, *([] if served.proxy is None else [served.proxy.text]), _TOKENS]
+    if served.sockets:  # else most of it is off
+        parts += [_ERRORS, _SOCKETS]
+    return "\n\n".join(parts) + "\n"
 
 
-def _portable(schema: Any) -> Any:
-    """A schema in which patterns are as in ECMA-262, which has no `\\A` and no `\\Z`."""
-    if isinstance(schema, dict):
-        return {
-            key: part.replace(r"\A", "^").replace(r"\Z", "$")
-            if key == "pattern" and isinstance(part, str)
-            else _portable(part)
-            for key, part in schema.items()
-        }
-    return [_portable(part) for part in schema] if isinstance(schema, list) else schema
+def _kinds(routes: Iterable[Route], sockets: Iterable[SocketRoute]) -> list[Any]:
+    kinds: list[Any] = [Problem]
+    for route in routes:
+        if route.about is not None:
+            kinds += [route.about.body, *(reply.kind for reply in route.about.answers)]
+            kinds += [parameter.kind for parameter in route.about.parameters]
+    for socket in sockets:
+        if socket.about is not None:
+            kinds += [socket.about.receives, socket.about.sends]
+            kinds += [parameter.kind for parameter in socket.about.parameters]
+    return kinds
 
 
-def _operation(route: Route, about: About, shapes: _Shapes) -> Json:
+def _refusals(errors: Iterable[type[TorilError]], schemas: Schemas, *, own: bool) -> Json:
+    """References to the answers to these errors, by status. Routes that can go wrong alike share them."""
+    by_status: dict[int, set[str]] = {}
+    for error in errors:
+        by_status.setdefault(error.status, set()).add(error.code)
+    answers = {}
+    for status, codes in sorted(by_status.items()):
+        name = "-".join(["problem" if own else "text", str(status), *sorted(codes)])
+        schemas.responses[name] = _error(status, sorted(codes), own=own)
+        answers[str(status)] = {"$ref": f"#/components/responses/{name}"}
+    return answers
+
+
+def _operation(route: Route, about: About, schemas: Schemas) -> Json:
     errors = _errors(route, about)
-    answers: Json = {str(reply.status): _reply(reply, shapes) for reply in about.answers}
-    answers |= shapes.refusals(errors, own=route.own)
+    answers: Json = {str(reply.status): _reply(reply, schemas) for reply in about.answers}
+    answers |= _refusals(errors, schemas, own=route.own)
     operation: Json = {
         "operationId": _id_of(route.method, route.template),
         "tags": [_tag(route.template)],
         "summary": (about.summary or _first_paragraph(route.handler.__doc__ or "")),
         "description": _needs(route),
-        "parameters": [*_places(route.template), *(_parameter(one, shapes) for one in about.parameters)],
+        "parameters": [*_places(route.template), *(schemas.parameter(one) for one in about.parameters)],
         "responses": answers,
         "security": _security(route.access, route.right, in_url=route.token_in_url),
     }
     if about.body is not None:
-        content = {"application/json": {"schema": shapes.body(about.body)}}
+        content = {"application/json": {"schema": schemas.body(about.body)}}
         operation["requestBody"] = {"required": about.body_required, "content": content}
     return operation
 
 
-def _handshake(socket: SocketRoute, about: SocketAbout, shapes: _Shapes) -> Json:
+def _handshake(socket: SocketRoute, about: SocketAbout, schemas: Schemas) -> Json:
     refusals = (InvalidRequest, Unauthorized, Forbidden, RateLimited, StoreUnavailable, ShuttingDown)
     answers: Json = {"101": {"description": "The socket is open"}}
-    answers |= shapes.refusals(refusals, own=False)
+    answers |= _refusals(refusals, schemas, own=False)
     return {
         "operationId": _id_of("ws", socket.template),
         "tags": ["sockets"],
         "summary": "A WebSocket: " + _first_paragraph(type(getattr(socket.handler, "__self__", None)).__doc__ or ""),
         "description": _needs(socket),
-        "parameters": [*_places(socket.template), *(_parameter(one, shapes) for one in about.parameters)],
+        "parameters": [*_places(socket.template), *(schemas.parameter(one) for one in about.parameters)],
         "responses": answers,
         "security": _security(socket.access, socket.right, in_url=True),
-        "x-websocket": {"receives": shapes.of(about.receives), "sends": shapes.of(about.sends)},
+        "x-websocket": {"receives": schemas.of(about.receives), "sends": schemas.of(about.sends)},
     }
 
 
@@ -209,10 +195,10 @@ def _errors(route: Route, about: About) -> list[type[TorilError]]:
     return [*errors, *about.errors]
 
 
-def _reply(reply: Reply, shapes: _Shapes) -> Json:
+def _reply(reply: Reply, schemas: Schemas) -> Json:
     if reply.kind is None:
         return {"description": reply.text}
-    return {"description": reply.text, "content": {reply.content_type: {"schema": shapes.of(reply.kind)}}}
+    return {"description": reply.text, "content": {reply.content_type: {"schema": schemas.of(reply.kind)}}}
 
 
 def _error(status: int, codes: list[str], *, own: bool) -> Json:
@@ -223,7 +209,7 @@ def _error(status: int, codes: list[str], *, own: bool) -> Json:
         headers |= _RETRY_AFTER
     if own:
         only: Json = {"type": "object", "properties": {"code": {"enum": codes}, "status": {"const": status}}}
-        problem = {"allOf": [{"$ref": _REF.format(name=Problem.__name__)}, only]}
+        problem = {"allOf": [{"$ref": REF.format(name=Problem.__name__)}, only]}
         content: Json = {"application/problem+json": {"schema": problem}}
     else:
         content = {"text/plain": {"schema": {"type": "string"}}}
@@ -261,16 +247,6 @@ def _places(template: str) -> list[Json]:
         }
         for name in names
     ]
-
-
-def _parameter(parameter: Parameter, shapes: _Shapes) -> Json:
-    return {
-        "name": parameter.name,
-        "in": parameter.place,
-        "required": parameter.required,
-        "description": parameter.text,
-        "schema": shapes.of(parameter.kind),
-    }
 
 
 def _tag(template: str) -> str:

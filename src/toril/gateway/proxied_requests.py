@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from typing import Annotated
 from urllib.parse import urlsplit
 
+from msgspec import Meta
 from starlette.types import Receive, Scope
 
 from toril.core.destinations.callback import HEADER as CALLBACK
-from toril.core.durations import parse_duration_s
+from toril.core.durations import DURATION_PATTERN, parse_duration_s
 from toril.core.egress import Egress
 from toril.core.errors import InvalidRequest
 from toril.core.headers import Header, forwarded
@@ -18,12 +20,43 @@ from toril.core.matching import Enqueue
 from toril.core.proxy_ports import Submission
 from toril.core.upstream import ProxyPolicy
 from toril.core.worker import check_url
+from toril.gateway.description import Parameter
 from toril.gateway.routing import Request
 
 TIMEOUT = b"x-proxq-timeout"
 KEY = b"idempotency-key"
 MOST_PREFERRED_S = 300.0
 _MOST_KEY_BYTES = 255
+ASKS = (
+    Parameter(
+        "X-Proxq-Timeout",
+        Annotated[str, Meta(pattern=DURATION_PATTERN, examples=["90s"])],
+        "How long one attempt may take, instead of the upstream's own timeout; `0` is that one",
+        place="header",
+    ),
+    Parameter(
+        "Prefer",
+        Annotated[str, Meta(examples=["wait=10"])],
+        f"`wait=N`: be given the upstream's answer itself, if it is there within N seconds ({MOST_PREFERRED_S:.0f} at "
+        "most); else 202",
+        place="header",
+    ),
+    Parameter(
+        "Idempotency-Key",
+        Annotated[str, Meta(min_length=1, max_length=_MOST_KEY_BYTES)],
+        "The same key with the same request, to one upstream by one `Authorization`, is the same job",
+        place="header",
+    ),
+)
+"""What a submission can ask toril itself for. But for the callback they are passed on, too."""
+ASKS_CALLBACK = Parameter(
+    "X-Toril-Callback",
+    Annotated[str, Meta(extra_json_schema={"format": "uri"}, examples=["https://shop.example/told"])],
+    "A URL that is told the job's end, signed as Standard Webhooks has it",
+    place="header",
+)
+"""The same where callbacks are configured."""
+_READ = frozenset(name.name.lower().encode() for name in (*ASKS, ASKS_CALLBACK)) | {b"authorization"}
 _WAIT = re.compile(rb"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
 
@@ -48,7 +81,7 @@ class ProxiedRequests:
             InvalidRequest: a header of ours does not say what it should; with a field where proxq has no such header.
         """
         given: Sequence[Header] = scope["headers"]
-        asked = {name: value for name, value in given if name in (TIMEOUT, KEY, CALLBACK, b"authorization")}
+        asked = {name: value for name, value in given if name in _READ}
         timeout_s = _timeout_s(asked[TIMEOUT]) if TIMEOUT in asked else None
         key = asked.get(KEY)
         if key is not None and not 0 < len(key) <= _MOST_KEY_BYTES:

@@ -32,7 +32,9 @@ from toril.gateway.sourced import own, own_error, redirect, send_own
 
 log = structlog.get_logger(__name__)
 
-_OPS = frozenset({b"/health", b"/ready", b"/metrics"})
+OPS = frozenset({"/health", "/ready", "/metrics", "/openapi.json", "/docs"})
+"""Which paths of toril's own application are served also where it is off."""
+_RAW_OPS = frozenset(path.encode() for path in OPS)
 
 
 class Doors(Struct, frozen=True):
@@ -69,7 +71,7 @@ class ProxyDoor:
     """
 
     def __init__(self, policy: ProxyPolicy, doors: Doors) -> None:
-        self._policy = policy
+        self.policy = policy
         self._doors = doors
         self._meter = doors.meter
         self.upstreams = tuple(
@@ -80,6 +82,7 @@ class ProxyDoor:
         self._jobs_path = raw_path(policy.jobs_path)
         self._api_path = None if policy.api_path is None else raw_path(policy.api_path)
         self._ops_path = raw_path(policy.ops_path)
+        self.jobs = doors.jobs
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,17 +118,17 @@ class ProxyDoor:
         if self._api_path is not None and _is_at(path, self._api_path):
             return path[len(self._api_path) :] or b"/"
         below = path[len(self._ops_path) :]
-        return below if _is_at(path, self._ops_path) and below in _OPS else None
+        return below if _is_at(path, self._ops_path) and below in _RAW_OPS else None
 
     async def _proxied(self, scope: Scope, receive: Receive, answer: Measured, target: bytes) -> None:
         is_socket = scope["type"] == "websocket"
         if not is_socket and _is_at(target, self._jobs_path):
-            asked = self._doors.jobs.route(scope["method"], target[len(self._jobs_path) :])
+            asked = self.jobs.route(scope["method"], target[len(self._jobs_path) :])
             if asked is not None:
                 answer.route = asked[0].template
-                await self._doors.jobs.serve(*asked, scope, receive, answer)
+                await self.jobs.serve(*asked, scope, receive, answer)
                 return
-        found = match(self._policy.upstreams, target, scope["headers"])
+        found = match(self.policy.upstreams, target, scope["headers"])
         if found is None:
             await send_own(own_error(502), answer, is_socket=is_socket)
             return
@@ -150,7 +153,7 @@ class ProxyDoor:
         """Whether a WebSocket to this raw target is an upstream's, and not one of toril's own API."""
         if self._below_api(target.partition(b"?")[0]) is not None:
             return False
-        return any(stripped(upstream.raw_prefix, target) is not None for upstream in self._policy.upstreams)
+        return any(stripped(upstream.raw_prefix, target) is not None for upstream in self.policy.upstreams)
 
     def _stored(self, queue: str, began: float) -> None:
         self._meter.observe(ACCEPT_SECONDS, ("proxy",), perf_counter() - began)
@@ -173,9 +176,9 @@ class ProxyDoor:
             if accepted == job_id:
                 job = await doors.waits.ended(job_id, ending, wait_s)
             else:  # the same key has been used before
-                known = await doors.jobs.find(accepted)
+                known = await self.jobs.find(accepted)
                 job = None if known is None else await doors.waits.until_ended(known, wait_s)
-        if job is None or not await doors.jobs.replayed(job, scope, answer):
+        if job is None or not await self.jobs.replayed(job, scope, answer):
             await send_own(self._accepted(accepted), answer)
 
     def _accepted(self, job_id: str) -> Answer:

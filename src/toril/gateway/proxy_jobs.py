@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Annotated
 
 import structlog
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.types import Receive, Scope, Send
 
 from toril.core.envelope import decode_response
 from toril.core.metrics import OPEN_STREAMS, UNMETERED
 from toril.core.ports import Meter
-from toril.core.proxied_job import ProxiedJob, is_owned_by
+from toril.core.proxied_job import JobStatus, ProxiedJob, is_owned_by
 from toril.core.proxy_ports import Bodies, ProxiedJobs
+from toril.gateway import shapes
 from toril.gateway.app import send_stream
+from toril.gateway.description import Parameter, ProxiedAbout, Reply
 from toril.gateway.events import SSE
 from toril.gateway.proxied_requests import owner_of
 from toril.gateway.proxy_waits import ProxyWaits
@@ -25,14 +28,46 @@ log = structlog.get_logger(__name__)
 
 _CANCELLED = b'{"status":"cancelled"}'
 MAX_WAIT_S = 60.0
+_WAIT = Parameter(
+    "wait",
+    Annotated[int, Meta(ge=0)],
+    f"Seconds to wait for the job's end, {MAX_WAIT_S:.0f} at most; the answer is the status then",
+)
+_SHOWN = ProxiedAbout(
+    "How a job fares",
+    (
+        Reply(JobStatus, "The job. With `Accept: text/event-stream`: this JSON now and whenever the status changes"),
+        Reply(str, "", content_type="text/event-stream"),
+    ),
+    (404, 500),
+    (_WAIT,),
+)
+_CONTENT = ProxiedAbout(
+    "The upstream's answer",
+    (
+        Reply(
+            None,
+            "The upstream's answer: its status, whichever that is, headers and body as they came, without "
+            "`X-Proxq-Source`. Of a HEAD, without the body",
+            "default",
+        ),
+    ),
+    (404, 500),
+)
+_CANCEL = ProxiedAbout(
+    "Cancel a job in any state, and forget it; a running attempt is broken off",
+    (Reply(shapes.ProxyCancelled, "It is gone"),),
+    (404, 500),
+)
 
 
 class JobRoute(Struct, frozen=True):
-    """A method, a path template (`/__jobs/{id}/content`), and what answers where there is such a job."""
+    """A method, a path template (`/__jobs/{id}/content`), what answers where there is such a job, and what it says."""
 
     method: str
     template: str
     handler: Callable[[ProxiedJob, Scope, Receive, Send], Awaitable[None]]
+    about: ProxiedAbout
 
 
 class ProxyJobs:
@@ -65,10 +100,10 @@ class ProxyJobs:
         one, content = f"{path}/{{id}}", f"{path}/{{id}}/content"
         self._streams = (one,)
         self.routes = (
-            JobRoute("GET", one, self._show),
-            JobRoute("DELETE", one, self._cancel),
-            JobRoute("GET", content, self._content),
-            JobRoute("HEAD", content, self._content),
+            JobRoute("GET", one, self._show, _SHOWN),
+            JobRoute("DELETE", one, self._cancel, _CANCEL),
+            JobRoute("GET", content, self._content, _CONTENT),
+            JobRoute("HEAD", content, self._content, _CONTENT),
         )
         self._by_shape = {(route.method, route.template == content): route for route in self.routes}
 

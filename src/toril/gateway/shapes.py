@@ -445,3 +445,15 @@ class SocketReplyMessage(Struct):
     id: int | UnsetType = UNSET
     data: SocketReply | UnsetType | None = UNSET
     err: str | dict[str, Any] | UnsetType = UNSET
+
+
+class ProxyAccepted(Struct):
+    """A request to the async proxy is a job now."""
+
+    jobId: str  # noqa: N815 - proxq's spelling
+
+
+class ProxyCancelled(Struct):
+    """A job of the async proxy is cancelled, and gone."""
+
+    status: Literal["cancelled"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import msgspec
+from msgspec import Struct
 from starlette.types import Send
 
 from toril.core.headers import Header
@@ -17,15 +18,35 @@ from toril.gateway.routing import Answer
 SOURCE: Header = (b"x-proxq-source", b"proxq")
 JSON = b"application/json"
 
-_NAMES = {
-    400: ("BAD_REQUEST", "Bad Request"),
-    404: ("NOT_FOUND", "Not found"),
-    413: ("PAYLOAD_TOO_LARGE", "Payload Too Large"),
-    422: ("UNPROCESSABLE_ENTITY", "Unprocessable Entity"),
-    500: ("INTERNAL_SERVER_ERROR", "Internal Server Error"),
-    502: ("BAD_GATEWAY", "Bad Gateway"),
-    503: ("SERVICE_UNAVAILABLE", "Service Unavailable"),
-    504: ("GATEWAY_TIMEOUT", "Gateway Timeout"),
+_encode = msgspec.json.Encoder().encode
+
+
+class Fault(Struct, frozen=True):
+    """The body of an error."""
+
+    code: str
+    message: str
+
+
+class OwnError(Struct, frozen=True):
+    """An error of our own: its code and message in proxq's manner, and when it is answered."""
+
+    code: str
+    message: str
+    when: str
+
+
+ERRORS = {
+    400: OwnError("BAD_REQUEST", "Bad Request", "a header for toril does not say what it should"),
+    404: OwnError("NOT_FOUND", "Not found", "there is no such job, or it has no answer yet"),
+    413: OwnError("PAYLOAD_TOO_LARGE", "Payload Too Large", "the body is larger than the upstream's `maxBodySize`"),
+    422: OwnError(
+        "UNPROCESSABLE_ENTITY", "Unprocessable Entity", "the `Idempotency-Key` came with another request before"
+    ),
+    500: OwnError("INTERNAL_SERVER_ERROR", "Internal Server Error", "Redis is not there, or a fault of toril's"),
+    502: OwnError("BAD_GATEWAY", "Bad Gateway", "past the queue: the upstream cannot be reached, or hangs up"),
+    503: OwnError("SERVICE_UNAVAILABLE", "Service Unavailable", "toril shuts down"),
+    504: OwnError("GATEWAY_TIMEOUT", "Gateway Timeout", "past the queue: the upstream says nothing in time"),
 }
 
 
@@ -36,8 +57,8 @@ def own(status: int, body: bytes, *headers: Header) -> Answer:
 
 def own_error(status: int, *headers: Header, detail: str | None = None) -> Answer:
     """An error of our own, in proxq's words; `detail` says more where proxq has no such error."""
-    code, message = _NAMES[status]
-    return own(status, msgspec.json.encode({"code": code, "message": detail or message}), *headers)
+    error = ERRORS[status]
+    return own(status, _encode(Fault(error.code, detail or error.message)), *headers)
 
 
 def is_own(headers: Iterable[Header]) -> bool:

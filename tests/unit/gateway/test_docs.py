@@ -5,11 +5,12 @@ from html.parser import HTMLParser
 
 from tests.unit.gateway.asgi import request
 from toril.gateway.docs import DocsRoutes
+from toril.gateway.openapi import Served
 from toril.gateway.routing import Answer
 
 
 def routes() -> DocsRoutes:
-    docs = DocsRoutes("1.2.3", lambda: (docs.routes(), []))
+    docs = DocsRoutes("1.2.3", lambda: Served(docs.routes()))
     return docs
 
 

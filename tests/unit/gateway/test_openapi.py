@@ -14,7 +14,7 @@ from toril.bootstrap import Instance
 from toril.core.access import Right
 from toril.core.policy import Settings
 from toril.core.target import TargetSpec
-from toril.gateway.openapi import document
+from toril.gateway.openapi import Served, document
 from toril.gateway.routing import Access, Route, SocketRoute
 
 HOW = """{missing} is served and not described. Give its Route an `about` (toril.gateway.description.About):
@@ -39,7 +39,7 @@ def table() -> tuple[Sequence[Route], Sequence[SocketRoute]]:
 
 @cache
 def described() -> dict[str, Any]:
-    return json.loads(msgspec.json.encode(document("1.2.3", *table())))
+    return json.loads(msgspec.json.encode(document("1.2.3", Served(*table()))))
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:

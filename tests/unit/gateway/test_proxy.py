@@ -13,6 +13,7 @@ from toril.core.metrics import ACCEPT_SECONDS, PROXIED, REQUEST_SECONDS
 from toril.core.policy import EgressPolicy
 from toril.core.proxy_ports import Submission
 from toril.core.upstream import PathFilter, ProxyPolicy, Upstream, queue_name
+from toril.gateway.description import ProxiedAbout
 from toril.gateway.proxied_requests import ProxiedRequests
 from toril.gateway.proxy import Doors, ProxyDoor
 from toril.gateway.proxy_jobs import JobRoute
@@ -52,7 +53,8 @@ class Spy:
 
     def route(self, method: str, below: bytes) -> tuple[JobRoute, bytes] | None:
         self.seen.append(("jobs", below))
-        return (JobRoute("GET", "/__jobs/{id}", self.show), b"known") if below.startswith(b"/known") else None
+        route = JobRoute("GET", "/__jobs/{id}", self.show, ProxiedAbout("", (), ()))
+        return (route, b"known") if below.startswith(b"/known") else None
 
     async def serve(self, route: JobRoute, job_id: bytes, scope: Any, receive: Any, send: Any) -> None:
         assert route.handler == self.show

@@ -1,0 +1,73 @@
+"""JSON Schemas of what routes deal in, and the components of a document that they refer to.
+
+Pure. Called by `toril.gateway.openapi` and `toril.gateway.openapi_proxy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from toril.gateway.description import Parameter
+
+Json = dict[str, Any]
+
+REF = "#/components/schemas/{name}"
+
+
+class Schemas:
+    """The schemas of these kinds; None among them is no kind.
+
+    `components` are those that have a name; `responses` is for answers that several routes share.
+    """
+
+    def __init__(self, kinds: Iterable[Any]) -> None:
+        self._kinds = [kind for kind in kinds if kind is not None]
+        schemas, components = msgspec.json.schema_components(self._kinds, ref_template=REF)
+        self._schemas = [_portable(schema) for schema in schemas]
+        self.components: Json = {name: _portable(schema) for name, schema in sorted(components.items())}
+        self.responses: Json = {}
+
+    def of(self, kind: Any) -> Json:
+        """The schema of a kind, most often a reference."""
+        found: Json = self._schemas[next(place for place, known in enumerate(self._kinds) if known == kind)]
+        return found
+
+    def body(self, kind: Any) -> Json:
+        """The schema of a request's body. A tag that the path says already is not in it."""
+        schema: Json = self.of(kind)
+        tag = kind.__struct_config__.tag_field if isinstance(kind, type) and issubclass(kind, Struct) else None
+        if tag is None:
+            return schema
+        whole: Json = self.components[schema["$ref"].rpartition("/")[2]]
+        fields = {name: field for name, field in whole["properties"].items() if name != tag}
+        return whole | {"properties": fields, "required": [name for name in whole["required"] if name != tag]}
+
+    def parameter(self, parameter: Parameter) -> Json:
+        """A query parameter or a header of a request."""
+        return {
+            "name": parameter.name,
+            "in": parameter.place,
+            "required": parameter.required,
+            "description": parameter.text,
+            "schema": self.of(parameter.kind),
+        }
+
+    def header(self, parameter: Parameter) -> Json:
+        """A header of an answer."""
+        return {"description": parameter.text, "required": parameter.required, "schema": self.of(parameter.kind)}
+
+
+def _portable(schema: Any) -> Any:
+    """A schema in which patterns are as in ECMA-262, which has no `\\A` and no `\\Z`."""
+    if isinstance(schema, dict):
+        return {
+            key: part.replace(r"\A", "^").replace(r"\Z", "$")
+            if key == "pattern" and isinstance(part, str)
+            else _portable(part)
+            for key, part in schema.items()
+        }
+    return [_portable(part) for part in schema] if isinstance(schema, list) else schema
