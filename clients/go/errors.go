@@ -44,7 +44,7 @@ func (e *JobFailedError) Unwrap() error { return e.cause }
 // ErrGrace is what [Worker.Run] returns when jobs were not done within [WorkerOptions.Grace]. They went back to the queue.
 var ErrGrace = errors.New("toril: jobs were not done within the grace period, and went back to the queue")
 
-// Unrecoverable wraps what a worker's function returns: fail the job at once, though attempts are left.
+// Unrecoverable wraps what a [Func] returns, or [Queue.Fail] is told: fail the job at once, though attempts are left.
 func Unrecoverable(err error) error { return &unrecoverable{err} }
 
 type unrecoverable struct{ cause error }
@@ -52,8 +52,8 @@ type unrecoverable struct{ cause error }
 func (e *unrecoverable) Error() string { return reason(e.cause, "unrecoverable") }
 func (e *unrecoverable) Unwrap() error { return e.cause }
 
-// RetryIn wraps what a worker's function returns: try the job again after this time instead of the job's backoff, if it
-// has attempts left. The error may be nil.
+// RetryIn wraps the same: try the job again after this time instead of the job's backoff, if it has attempts left. The
+// error may be nil.
 func RetryIn(after time.Duration, err error) error { return &retryIn{after, err} }
 
 type retryIn struct {

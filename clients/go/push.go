@@ -80,9 +80,10 @@ func notPushed(err error) *Error {
 }
 
 // Handler is a web handler to which toril pushes the jobs of this queue, once it is registered ([Queue.Register]). What
-// the function returns completes the job. An error is answered with 500, whose reason phrase, "Internal Server Error",
-// becomes the failedReason: net/http writes no other. The error's text is the answer's body, and stands in the job's
-// stack trace. [Unrecoverable] and [RetryIn] cannot be said in an answer, and make no difference here.
+// the function returns completes the job, but [Later] keeps it, to be settled when it is done. Any other error fails the
+// attempt: it is answered with 500, whose reason phrase, "Internal Server Error", becomes the failedReason: net/http writes
+// no other. The error's text is the answer's body, and stands in the job's stack trace. [RetryIn] is said in the answer;
+// [Unrecoverable] is told to the client's toril, and its text is the failedReason.
 //
 // Given the secrets (whsec_…) that the endpoint was registered with, it answers with 401 what toril did not sign with one
 // of them within the last five minutes. It panics when a secret is none.
@@ -106,11 +107,6 @@ func (q *Queue[T, R]) Handler(work Func[T, R], secrets ...string) http.Handler {
 				return
 			}
 		}
-		text := err.Error()
-		var crash *panicked
-		if errors.As(err, &crash) {
-			text = crash.trace()
-		}
-		http.Error(answer, text, http.StatusInternalServerError)
+		q.answerError(answer, request, task, err)
 	})
 }

@@ -1,5 +1,6 @@
 /** Every call of the REST side as data: what to send, whether it may be sent again, how to read the answer. */
 
+import { RetryIn, Unrecoverable } from "./errors.js";
 import { withId, type Job, type NewJob, type State } from "./jobs.js";
 import { fromJson } from "./json.js";
 import { path, type Call } from "./server.js";
@@ -7,6 +8,24 @@ import { path, type Call } from "./server.js";
 /** The longest that the server waits for a result in one call. */
 export const LONGEST_WAIT_MS = 60_000;
 const MARGIN_MS = 30_000;
+
+/** How long a job that is settled later is held, where nothing else is said. */
+export const LEASE_MS = 30_000;
+
+/** A status from 300 to 599, or a class of them. */
+export type Status = number | "3xx" | "4xx" | "5xx";
+
+/** How answers that are no 2xx are taken. Without one, all are retried while attempts are left. */
+export interface Policy {
+  /** The statuses that are retried; all others fail the job at once. Without it, every status. */
+  readonly retryOn?: readonly Status[];
+  /** The statuses that fail the job at once. */
+  readonly failOn?: readonly Status[];
+  /** Honour the header `Retry-After`, as a floor under the job's backoff. */
+  readonly retryAfter?: boolean;
+  /** At most so long; without it, an hour. */
+  readonly maxRetryAfterMs?: number;
+}
 
 /** A registered endpoint's own settings. */
 export interface EndpointOptions {
@@ -21,6 +40,8 @@ export interface EndpointOptions {
   readonly limiter?: { readonly max: number; readonly duration: number };
   /** Sign the requests with one secret (`whsec_…`), or two while it is changed: see `pushHandler`. */
   readonly secrets?: readonly string[];
+  /** Which of its answers are final. */
+  readonly policy?: Policy;
   readonly maxStalledCount?: number;
   readonly removeOnComplete?: { readonly count?: number; readonly age?: number };
   readonly removeOnFail?: { readonly count?: number; readonly age?: number };
@@ -89,8 +110,10 @@ export function logs(queue: string, id: string, start: number, end: number): Cal
 
 /** Register an endpoint as a queue's worker. */
 export function register(queue: string, url: string, options: EndpointOptions): Call<void> {
-  const { method = "POST", headers, timeoutMs: timeout, secrets = [], ...opts } = options;
-  const policy = secrets.length > 0 ? { signing: { secrets } } : undefined;
+  const { method = "POST", headers, timeoutMs: timeout, secrets = [], policy: rules = {}, ...opts } = options;
+  const { retryOn: retry_on, failOn: fail_on, retryAfter: retry_after, maxRetryAfterMs: max_retry_after_ms } = rules;
+  const signing = secrets.length > 0 ? { secrets } : undefined;
+  const policy = { retry_on, fail_on, retry_after, max_retry_after_ms, signing };
   const json = { queue, endpoint: { url, method, headers, timeout }, opts, policy };
   return { method: "POST", path: "/workers", json, read: nothing };
 }
@@ -113,6 +136,40 @@ export function progress(queue: string, id: string, value: unknown): Call<void> 
 /** Append a log line, with the job's lock token. Not repeated: the line could be there twice. */
 export function log(queue: string, id: string, line: string): Call<void> {
   return { method: "POST", path: path("queues", queue, "jobs", id, "logs"), json: line, once: true, read: nothing };
+}
+
+/** Complete a job, with its lock token. */
+export function complete(queue: string, id: string, value: unknown): Call<void> {
+  return end(queue, id, "complete", { returnvalue: value ?? null });
+}
+
+/** Fail a job's attempt, with its lock token: an `Unrecoverable` and a `RetryIn` say how it goes on. */
+export function fail(queue: string, id: string, why: unknown): Call<void> {
+  return end(queue, id, "fail", {
+    reason: why instanceof Error ? why.message || why.name : String(why),
+    unrecoverable: why instanceof Unrecoverable ? true : undefined,
+    retry_in_ms: why instanceof RetryIn ? wholeMs(why.ms) : undefined,
+  });
+}
+
+/** Hold a job for longer, with its lock token. */
+export function extend(queue: string, id: string, leaseMs: number): Call<void> {
+  return end(queue, id, "extend", { lock_ms: wholeMs(leaseMs) });
+}
+
+/** Give a job back, with its lock token. */
+export function release(queue: string, id: string): Call<void> {
+  return end(queue, id, "release", {});
+}
+
+/** A time as the wire has it. */
+export function wholeMs(ms: number): number {
+  return Math.max(0, Math.round(ms));
+}
+
+/** Safe to repeat, as the second one finds the lock gone: what was done can be answered with `lease_lost`. */
+function end(queue: string, id: string, action: string, json: object): Call<void> {
+  return { method: "POST", path: path("queues", queue, "jobs", id, action), json, read: nothing };
 }
 
 function nothing(): void {}

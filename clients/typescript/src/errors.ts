@@ -3,8 +3,8 @@
  *
  *     TorilError            the server refused, or cannot be reached; `code` and `status` say why
  *     └── JobFailed         the job whose result was waited for has failed
- *     Unrecoverable         thrown by a worker's handler: fail the job, though attempts are left
- *     RetryIn               thrown by a worker's handler: try again after so long, instead of the job's backoff
+ *     Unrecoverable         thrown by a handler: fail the job, though attempts are left
+ *     RetryIn               thrown by a handler: try again after so long, instead of the job's backoff
  */
 
 /**
@@ -33,12 +33,12 @@ export class JobFailed extends TorilError {
   override readonly name = "JobFailed";
 }
 
-/** Thrown by a worker's handler: fail the job at once, whatever attempts are left. */
+/** Thrown by a handler, or given to `PushedJob.fail`: fail the job at once, whatever attempts are left. */
 export class Unrecoverable extends Error {
   override readonly name = "Unrecoverable";
 }
 
-/** Thrown by a worker's handler: try the job again after `ms` milliseconds, if it has attempts left. */
+/** The same: try the job again after `ms` milliseconds, if it has attempts left. */
 export class RetryIn extends Error {
   override readonly name = "RetryIn";
   readonly ms: number;

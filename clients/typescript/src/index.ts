@@ -7,11 +7,11 @@
  */
 
 export { Client, Queue, type Listing, type Waiting } from "./client.js";
-export type { EndpointOptions } from "./calls.js";
+export type { EndpointOptions, Policy, Status } from "./calls.js";
 export { JobFailed, RetryIn, TorilError, Unrecoverable } from "./errors.js";
 export type { EventData, Listening, QueueEvent } from "./events.js";
 export type { Backoff, Job, JobOptions, Keep, NewJob, State } from "./jobs.js";
-export { PushedJob, pushHandler, type PushOptions } from "./push.js";
+export { Later, PushedJob, pushHandler, type PushOptions } from "./push.js";
 export { proxqFetch, type ProxqOptions } from "./proxq.js";
 export { Task } from "./task.js";
 export { Worker, type Handler, type WorkerOptions } from "./worker.js";

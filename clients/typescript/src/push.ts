@@ -1,7 +1,8 @@
-/** For web handlers that toril pushes jobs to: verify and read the request, report, answer. */
+/** For web handlers that toril pushes jobs to: verify and read the request, report, answer now or settle later. */
 
 import * as calls from "./calls.js";
-import { TorilError } from "./errors.js";
+import { LEASE_MS, wholeMs } from "./calls.js";
+import { RetryIn, TorilError, Unrecoverable } from "./errors.js";
 import type { Job } from "./jobs.js";
 import { fromJson, toJson } from "./json.js";
 import { Server } from "./server.js";
@@ -17,8 +18,20 @@ export interface PushOptions {
   readonly secrets?: readonly string[];
 }
 
-/** A job that came in a request. Its lock token opens its progress and its log while it is in flight. */
-export class PushedJob<Data = unknown> {
+/**
+ * What a handler returns to keep its job: whoever has the pushed job settles it within `leaseMs` (1 s to 24 h; without
+ * it, 30 s), or extends. Settling may come before the answer does. What is not settled in time is pushed again.
+ */
+export class Later {
+  readonly leaseMs: number;
+
+  constructor(leaseMs = LEASE_MS) {
+    this.leaseMs = leaseMs;
+  }
+}
+
+/** A job that came in a request. Its lock token opens it until it is settled. */
+export class PushedJob<Data = unknown, Result = unknown> {
   readonly job: Job<Data>;
   readonly token: string;
   readonly queue: string;
@@ -34,14 +47,14 @@ export class PushedJob<Data = unknown> {
   /**
    * Read a request.
    *
-   * @param url where toril is, for progress and log lines; not read from the request, which anybody may have sent
+   * @param url where toril is, for reports; not read from the request, which anybody may have sent
    * @throws TorilError `invalid_request`, when it holds no pushed job; answer with its status, 400
    * @throws TorilError `unauthorized`, when there are secrets and toril did not sign it; answer with its status, 401
    * @throws RangeError when a secret is none, or the list is empty
    */
-  static async from<Data = unknown>(
+  static async from<Data = unknown, Result = unknown>(
     request: Request, url: string, { secrets }: PushOptions = {},
-  ): Promise<PushedJob<Data>> {
+  ): Promise<PushedJob<Data, Result>> {
     const body = await request.arrayBuffer();
     if (secrets) await verify(body, request.headers, secrets);
     let pushed: unknown;
@@ -77,42 +90,89 @@ export class PushedJob<Data = unknown> {
     return this.#server.call(calls.log(this.queue, this.job.id, line));
   }
 
+  /**
+   * Complete a job that was answered with `Later`: any JSON; nothing is `null`.
+   *
+   * @throws TorilError `lease_lost`, when the job is no longer this token's, or `wrong_lock_token`, when somebody else has
+   *   it; so do the next three
+   */
+  complete(value: Result): Promise<void> {
+    return this.#server.call(calls.complete(this.queue, this.job.id, value));
+  }
+
+  /** Fail its attempt: an error, or what to say. With `Unrecoverable` the job, with `RetryIn` for so long. */
+  fail(why: unknown): Promise<void> {
+    return this.#server.call(calls.fail(this.queue, this.job.id, why));
+  }
+
+  /** It takes longer: the lease ends `leaseMs` from now (1 s to 24 h). */
+  extend(leaseMs = LEASE_MS): Promise<void> {
+    return this.#server.call(calls.extend(this.queue, this.job.id, leaseMs));
+  }
+
+  /** Give it back to the head of its queue, and spend no attempt. */
+  release(): Promise<void> {
+    return this.#server.call(calls.release(this.queue, this.job.id));
+  }
+
   /** The answer that completes the job with a result: JSON; nothing is `null`. */
   static result(value: unknown): Response {
     return new Response(toJson(value), { headers: { "content-type": "application/json" } });
   }
 
-  /** The answer that fails the attempt. The status' reason phrase becomes the `failedReason`, `message` its trace. */
-  static failure(message: string, status = 500): Response {
-    return new Response(message, { status, headers: { "content-type": "text/plain; charset=utf-8" } });
+  /**
+   * The answer that fails the attempt. The status' reason phrase becomes the `failedReason`, `message` its trace.
+   *
+   * @param retryInMs when to try again, in place of the job's backoff, if attempts are left
+   */
+  static failure(message: string, status = 500, retryInMs?: number): Response {
+    const headers = new Headers({ "content-type": "text/plain; charset=utf-8" });
+    if (retryInMs !== undefined) headers.set("toril-retry-in", String(wholeMs(retryInMs)));
+    return new Response(message, { status, headers });
+  }
+
+  /** The answer that keeps the job, to be settled within `leaseMs` (1 s to 24 h). */
+  static later(leaseMs = LEASE_MS): Response {
+    const headers = { "toril-settle": "later", "toril-lease-ms": String(wholeMs(leaseMs)) };
+    return new Response(null, { status: 202, headers });
   }
 }
 
 /**
- * An ordinary web handler that works on pushed jobs: what `work` returns completes the job, what it throws fails the
- * attempt (500), what is no pushed job is refused (400), and so is, with secrets, what toril did not sign (401).
+ * An ordinary web handler that works on pushed jobs: what `work` returns completes the job, but `Later` keeps it; what it
+ * throws fails the attempt (500), `Unrecoverable` the job, `RetryIn` for so long. What is no pushed job is refused (400),
+ * and so is, with secrets, what toril did not sign (401).
  *
- * @param url where toril is, for progress and log lines
+ * @param url where toril is, for reports
  * @throws RangeError when a secret is none, or the list is empty
  */
 export function pushHandler<Data = unknown, Result = unknown>(
-  url: string, work: (pushed: PushedJob<Data>) => Result | Promise<Result>, options: PushOptions = {},
+  url: string, work: (pushed: PushedJob<Data, Result>) => Result | Later | Promise<Result | Later>,
+  options: PushOptions = {},
 ): (request: Request) => Promise<Response> {
   if (options.secrets) readSecrets(options.secrets);
   return async (request) => {
-    let pushed: PushedJob<Data>;
+    let pushed: PushedJob<Data, Result>;
     try {
-      pushed = await PushedJob.from<Data>(request, url, options);
+      pushed = await PushedJob.from<Data, Result>(request, url, options);
     } catch (error) {
       if (error instanceof TorilError) return PushedJob.failure(error.message, error.status);
       return PushedJob.failure(error instanceof Error ? error.message : String(error), 400);
     }
     try {
-      return PushedJob.result(await work(pushed));
+      const result = await work(pushed);
+      return result instanceof Later ? PushedJob.later(result.leaseMs) : PushedJob.result(result);
     } catch (error) {
-      return PushedJob.failure(error instanceof Error ? (error.stack ?? String(error)) : String(error));
+      return await failed(pushed, error);
     }
   };
+}
+
+/** No answer can say that a job is beyond recovery. Its lock token can, and then the answer matters no more. */
+async function failed<Data, Result>(pushed: PushedJob<Data, Result>, error: unknown): Promise<Response> {
+  if (error instanceof Unrecoverable && await pushed.fail(error).then(() => true, () => false)) return PushedJob.later();
+  const trace = error instanceof Error ? (error.stack ?? String(error)) : String(error);
+  return PushedJob.failure(trace, 500, error instanceof RetryIn ? error.ms : undefined);
 }
 
 function isPayload(value: unknown): value is Payload {

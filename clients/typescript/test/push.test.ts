@@ -4,7 +4,7 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { text } from "node:stream/consumers";
 import { test } from "node:test";
-import { JobFailed, PushedJob, pushHandler } from "toril-client";
+import { JobFailed, Later, PushedJob, pushHandler, RetryIn, TorilError, Unrecoverable, type Policy } from "toril-client";
 import { newQueue, TORIL } from "./support.js";
 
 /** An HTTP server around a web handler, for as long as `during` takes. */
@@ -81,4 +81,98 @@ test("what is no pushed job is refused", async () => {
     await assert.rejects(PushedJob.from(post(body), TORIL), { code: "invalid_request", status: 400 });
     assert.equal((await handle(post(body))).status, 400);
   }
+});
+
+const LONG_BACKOFF = { type: "fixed", delay: 600_000 } as const;
+
+test("a pushed job is settled later, on either side of the answer", async () => {
+  const queue = newQueue<string, { pages: number }>();
+  const last: { pushed?: PushedJob<string, { pages: number }> } = {};
+  const handle = pushHandler<string, { pages: number }>(TORIL, async (pushed) => {
+    if (pushed.data === "at once") await pushed.complete({ pages: 1 });
+    else if (pushed.data === "given back" && last.pushed?.job.id !== pushed.job.id) await pushed.release();
+    else setTimeout(async () => {
+      await pushed.extend(700_000);
+      await pushed.progress(50);
+      await pushed.complete({ pages: 2 });
+    }, 5);
+    last.pushed = pushed;
+    return new Later(600_000);
+  });
+  await serving(handle, async (url) => {
+    await queue.registerWorker(url, { timeoutMs: 20_000 });
+    const jobs = await queue.addBulk(["at once", "given back", "later"].map((data) => ({ name: "n", data })));
+    assert.deepEqual(await Promise.all(jobs.map(({ id }) => queue.result(id))), [{ pages: 1 }, { pages: 2 }, { pages: 2 }]);
+    const [, givenBack, later] = await Promise.all(jobs.map(({ id }) => queue.get(id)));
+    assert.deepEqual([later!.progress, givenBack!.attemptsMade], [50, 1]);
+    await assert.rejects(last.pushed!.complete({ pages: 3 }), { code: "lease_lost", status: 409 });
+    await queue.unregisterWorker();
+  });
+});
+
+test("what is thrown, or told later, says how a pushed job goes on", async () => {
+  for (const toldLater of [false, true]) {
+    const queue = newQueue<string, string>();
+    const calls: string[] = [];
+    const handle = pushHandler<string, string>(TORIL, async (pushed) => {
+      calls.push(pushed.data);
+      const first = calls.filter((data) => data === pushed.data).length === 1;
+      if (pushed.data === "retried" && !first) return "done";
+      const error = pushed.data === "hopeless" ? new Unrecoverable("no ink") : new RetryIn(10);
+      if (!toldLater) throw error;
+      await pushed.fail(error);
+      return new Later();
+    });
+    await serving(handle, async (url) => {
+      await queue.registerWorker(url, { timeoutMs: 20_000 });
+      const [hopeless, retried] = await queue.addBulk(
+        ["hopeless", "retried"].map((data) => ({ name: "n", data, opts: { attempts: 2, backoff: LONG_BACKOFF } })),
+      );
+      await assert.rejects(queue.result(hopeless!.id), { name: "JobFailed", message: "no ink" });
+      assert.equal(await queue.result(retried!.id), "done");
+      assert.deepEqual(calls.sort(), ["hopeless", "retried", "retried"]);
+      await queue.unregisterWorker();
+    });
+  }
+});
+
+test("where toril cannot be told that a job is hopeless, its attempt fails", async () => {
+  const handle = pushHandler("http://127.0.0.1:9", () => {
+    throw new Unrecoverable("no ink");
+  });
+  const response = await handle(post(JSON.stringify({ job, token: "t" })));
+  assert.equal(response.status, 500);
+  assert.match(await response.text(), /no ink/);
+});
+
+test("a policy says which answers are final", async () => {
+  const tried = async (policy: Policy, status: number): Promise<number> => {
+    const queue = newQueue();
+    let calls = 0;
+    const handle = (): Promise<Response> => {
+      calls += 1;
+      return Promise.resolve(PushedJob.failure("no", status));
+    };
+    await serving(handle, async (url) => {
+      await queue.registerWorker(url, { policy, timeoutMs: 20_000 });
+      const added = await queue.add("n", 1, { attempts: 2 });
+      await assert.rejects(queue.result(added.id), JobFailed);
+      await queue.unregisterWorker();
+    });
+    return calls;
+  };
+  const retrying: Policy = { retryOn: [429, "5xx"], retryAfter: true, maxRetryAfterMs: 1 };
+  assert.equal(await tried(retrying, 503), 2);
+  assert.equal(await tried(retrying, 404), 1);
+  assert.equal(await tried({ failOn: ["4xx"] }, 410), 1);
+  const refused = newQueue().registerWorker("http://127.0.0.1:4/x", { policy: { retryOn: [200] } });
+  await assert.rejects(refused, (error) => error instanceof TorilError && error.code === "invalid_request");
+});
+
+test("answers by hand for later, and for another time", async () => {
+  const later = PushedJob.later(2_500.4);
+  const headers = [later.headers.get("toril-settle"), later.headers.get("toril-lease-ms")];
+  assert.deepEqual([later.status, await later.text(), ...headers], [202, "", "later", "2500"]);
+  assert.equal(PushedJob.failure("busy", 503, 1_000).headers.get("toril-retry-in"), "1000");
+  assert.equal(PushedJob.failure("busy").headers.has("toril-retry-in"), false);
 });

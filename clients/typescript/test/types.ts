@@ -1,12 +1,19 @@
 /** What the compiler must refuse. Never called: that this file compiles is the test. */
 
-import type { Queue, Worker } from "toril-client";
+import type { PushedJob, Queue, Worker } from "toril-client";
 
 interface Charge {
   amount: number;
 }
 interface Receipt {
   charged: number;
+}
+
+export async function refusedLater(orders: Queue<Charge, Receipt>, pushed: PushedJob<Charge, Receipt>): Promise<void> {
+  // @ts-expect-error what completes a pushed job is the result
+  await pushed.complete({ charged: "42" });
+  // @ts-expect-error classes of statuses are written so
+  await orders.registerWorker("http://127.0.0.1:3000/charge", { policy: { retryOn: ["5XX"] } });
 }
 
 export async function refused(orders: Queue<Charge, Receipt>): Promise<Worker<Charge, Receipt>> {

@@ -6,20 +6,25 @@ with Client("http://127.0.0.1:8080", "TOKEN") as toril:
 """
 
 from toril_client.client import AsyncClient, Client
+from toril_client.endpoint import EndpointOptions, Policy, Status
 from toril_client.errors import JobFailed, RetryIn, TorilError, Unrecoverable
 from toril_client.jobs import Event, Job, NewJob
-from toril_client.push import PushedJob
+from toril_client.push import AsyncPushedJob, PushedJob
 from toril_client.worker import Task, Worker
 
 __all__ = [
     "AsyncClient",
+    "AsyncPushedJob",
     "Client",
+    "EndpointOptions",
     "Event",
     "Job",
     "JobFailed",
     "NewJob",
+    "Policy",
     "PushedJob",
     "RetryIn",
+    "Status",
     "Task",
     "TorilError",
     "Unrecoverable",

@@ -6,19 +6,22 @@ The sync and the async client send these and share everything else.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 import httpx
 
-from toril_client.errors import JobFailed, TorilError
+from toril_client.endpoint import EndpointOptions
+from toril_client.errors import JobFailed, RetryIn, TorilError, Unrecoverable
 from toril_client.jobs import Event, Job, NewJob
 
 T = TypeVar("T")
 TRIES = 5
 LONGEST_WAIT_S = 60.0
+LEASE_S = 30.0
+"""How long a job that is settled later is held, where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +101,18 @@ def result(queue: str, job_id: str, wait_s: float) -> Call[tuple[bool, Any]]:
     )
 
 
-def register(
-    queue: str, url: str, method: str, options: Mapping[str, Any], endpoint: Mapping[str, Any], secrets: Sequence[str]
-) -> Call[None]:
+def register(queue: str, url: str, options: EndpointOptions) -> Call[None]:
     """Register an endpoint as the queue's worker."""
-    document: dict[str, Any] = {"queue": queue, "endpoint": {"url": url, "method": method, **endpoint}}
-    if options:
-        document["opts"] = dict(options)
+    opts: dict[str, Any] = dict(options)
+    endpoint = {"url": url, "method": opts.pop("method", "POST")}
+    for name, wire in (("headers", "headers"), ("timeout_ms", "timeout")):
+        if (value := opts.pop(name, None)) is not None:
+            endpoint[wire] = value
+    policy, secrets = opts.pop("policy", None), opts.pop("secrets", ())
+    rules = {} if policy is None else policy.as_json()
     if secrets:
-        document["policy"] = {"signing": {"secrets": list(secrets)}}
+        rules["signing"] = {"secrets": list(secrets)}
+    document = {"queue": queue, "endpoint": endpoint, "opts": opts} | ({"policy": rules} if rules else {})
     return Call("POST", "/workers", lambda _: None, json=document)
 
 
@@ -138,6 +144,36 @@ def progress(queue: str, job_id: str, value: Any) -> Call[None]:
 def log(queue: str, job_id: str, line: str) -> Call[None]:
     """Append a log line, with the job's lock token. Not repeated: the line could be there twice."""
     return Call("POST", _path("queues", queue, "jobs", job_id, "logs"), lambda _: None, json=line, once=True)
+
+
+def complete(queue: str, job_id: str, value: Any) -> Call[None]:
+    """Complete a job, with its lock token."""
+    return _end(queue, job_id, "complete", {"returnvalue": value})
+
+
+def fail(queue: str, job_id: str, why: str | BaseException) -> Call[None]:
+    """Fail a job's attempt, with its lock token."""
+    said: dict[str, Any] = {"reason": str(why) or type(why).__name__}
+    if isinstance(why, Unrecoverable):
+        said["unrecoverable"] = True
+    if isinstance(why, RetryIn):
+        said["retry_in_ms"] = max(0, round(why.seconds * 1000))
+    return _end(queue, job_id, "fail", said)
+
+
+def extend(queue: str, job_id: str, lease_s: float) -> Call[None]:
+    """Hold a job for longer, with its lock token."""
+    return _end(queue, job_id, "extend", {"lock_ms": round(lease_s * 1000)})
+
+
+def release(queue: str, job_id: str) -> Call[None]:
+    """Give a job back, with its lock token."""
+    return _end(queue, job_id, "release", {})
+
+
+def _end(queue: str, job_id: str, action: str, said: Mapping[str, Any]) -> Call[None]:
+    # Safe to repeat, as the second one finds the lock gone: what was done can be answered with `lease_lost`.
+    return Call("POST", _path("queues", queue, "jobs", job_id, action), lambda _: None, json=said)
 
 
 def events_path(queue: str) -> str:

@@ -6,12 +6,13 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import httpx
 
 from toril_client import calls
 from toril_client.calls import Call, EventLines
+from toril_client.endpoint import EndpointOptions
 from toril_client.errors import TorilError
 from toril_client.jobs import Event, Job, NewJob
 from toril_client.worker import Handler, Worker
@@ -110,17 +111,9 @@ class Client(_Workers):
             if left_s <= calls.LONGEST_WAIT_S and time.monotonic() >= until:
                 raise TimeoutError(f"job {job_id} of {queue} is {value['state']} after {wait_s:g} s")
 
-    def register_worker(
-        self, queue: str, url: str, *, method: str = "POST", headers: dict[str, str] | None = None,
-        timeout_ms: int | None = None, secrets: Sequence[str] = (), **options: Any,
-    ) -> None:  # fmt: skip
-        """Register an endpoint as the worker of a queue; options as `concurrency`, `limiter` …
-
-        With one or two secrets (`whsec_…`) its requests are signed: see `PushedJob.verified`.
-        """
-        endpoint = {"headers": headers, "timeout": timeout_ms}
-        given = {name: value for name, value in endpoint.items() if value is not None}
-        self.call(calls.register(queue, url, method, options, given, secrets))
+    def register_worker(self, queue: str, url: str, **options: Unpack[EndpointOptions]) -> None:
+        """Register an endpoint as the worker of a queue, in place of the one that was."""
+        self.call(calls.register(queue, url, options))
 
     def unregister_worker(self, queue: str) -> None:
         """Remove the registered worker of a queue."""
@@ -226,17 +219,9 @@ class AsyncClient(_Workers):
             if left_s <= calls.LONGEST_WAIT_S and time.monotonic() >= until:
                 raise TimeoutError(f"job {job_id} of {queue} is {value['state']} after {wait_s:g} s")
 
-    async def register_worker(
-        self, queue: str, url: str, *, method: str = "POST", headers: dict[str, str] | None = None,
-        timeout_ms: int | None = None, secrets: Sequence[str] = (), **options: Any,
-    ) -> None:  # fmt: skip
-        """Register an endpoint as the worker of a queue; options as `concurrency`, `limiter` …
-
-        With one or two secrets (`whsec_…`) its requests are signed: see `PushedJob.verified`.
-        """
-        endpoint = {"headers": headers, "timeout": timeout_ms}
-        given = {name: value for name, value in endpoint.items() if value is not None}
-        await self.call(calls.register(queue, url, method, options, given, secrets))
+    async def register_worker(self, queue: str, url: str, **options: Unpack[EndpointOptions]) -> None:
+        """Register an endpoint as the worker of a queue, in place of the one that was."""
+        await self.call(calls.register(queue, url, options))
 
     async def unregister_worker(self, queue: str) -> None:
         """Remove the registered worker of a queue."""
