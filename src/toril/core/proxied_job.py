@@ -42,7 +42,7 @@ def candidates(job_id: str, queues: Sequence[str]) -> list[str]:
     return [queue for queue in queues if tag(queue) == wanted]
 
 
-class JobStatus(Struct):
+class ProxiedJobStatus(Struct):
     """A job as proxq shows it. A job that failed has an `error`, one that completed says when: whole seconds of UTC."""
 
     id: str
@@ -75,7 +75,7 @@ class ProxiedJob(Struct, frozen=True, kw_only=True):
 
     def as_json(self) -> bytes:
         """`{"id","status"[,"error"][,"completedAt"]}`, as proxq answers it."""
-        shown = JobStatus(self.id, self.status)
+        shown = ProxiedJobStatus(self.id, self.status)
         if self.status == "failed":
             shown.error = self.error or "the request failed"
         if self.status == "completed":

@@ -208,7 +208,10 @@ def _error(status: int, codes: list[str], *, own: bool) -> Json:
     if status in {429, 503}:
         headers |= _RETRY_AFTER
     if own:
-        only: Json = {"type": "object", "properties": {"code": {"enum": codes}, "status": {"const": status}}}
+        only: Json = {
+            "type": "object",
+            "properties": {"code": {"type": "string", "enum": codes}, "status": {"type": "integer", "enum": [status]}},
+        }
         problem = {"allOf": [{"$ref": REF.format(name=Problem.__name__)}, only]}
         content: Json = {"application/problem+json": {"schema": problem}}
     else:

@@ -12,8 +12,8 @@ from typing import Any
 from msgspec import Struct
 
 from toril.gateway.description import Parameter, ProxiedAbout, Reply
-from toril.gateway.schemas import REF, Json, Schemas
-from toril.gateway.sourced import ERRORS, SOURCE, Fault
+from toril.gateway.schemas import Json, Schemas
+from toril.gateway.sourced import ERRORS, SOURCE, ProxyError
 
 UPSTREAMS = "upstreams"
 PROXIED_JOBS = "proxied jobs"
@@ -33,6 +33,12 @@ _PLACES = {
         "All that follows the prefix, which may be nothing. It passes byte for byte, slashes and percent-encoding "
         "included; a path parameter of OpenAPI can hold no slash, so a generated client has to be told not to encode it"
     ),
+}
+_ANY_BODY: Json = {
+    # Of `*/*` openapi-python-client makes no operation, and of several content types one that fails.
+    "description": "Anything, passed on as it is. JSON stands here for any content type",
+    "required": False,
+    "content": {"application/json": {"schema": {}}},
 }
 _SOURCE = {
     "X-Proxq-Source": {
@@ -68,7 +74,7 @@ def kinds(routes: Iterable[ProxiedRoute]) -> list[Any]:
     """What these routes need schemas of."""
     found: list[Any] = []
     for route in routes:
-        found += [Fault, *(parameter.kind for parameter in route.about.parameters)]
+        found += [ProxyError, *(parameter.kind for parameter in route.about.parameters)]
         for reply in route.about.answers:
             found += [reply.kind, *(header.kind for header in reply.headers)]
     return found
@@ -99,8 +105,7 @@ def _operation(route: ProxiedRoute, schemas: Schemas) -> Json:
         "security": [{"owner": []}, {}] if route.owned else [],
     }
     if about.any_body:
-        content = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
-        operation["requestBody"] = {"required": False, "content": content}
+        operation["requestBody"] = _ANY_BODY
     return operation
 
 
@@ -125,9 +130,7 @@ def _refusal(status: int, schemas: Schemas, *, bodiless: bool) -> Json:
         "headers": _SOURCE | (_RETRY_AFTER if status in {500, 503} else {}),
     }
     if not bodiless:
-        only: Json = {"type": "object", "properties": {"code": {"const": error.code}}}
-        schema = {"allOf": [{"$ref": REF.format(name=Fault.__name__)}, only]}
-        answer["content"] = {"application/json": {"schema": schema}}
+        answer["content"] = {"application/json": {"schema": schemas.of(ProxyError)}}
     name = f"proxy-{status}-head" if bodiless else f"proxy-{status}"
     schemas.responses[name] = answer
     return {"$ref": f"#/components/responses/{name}"}

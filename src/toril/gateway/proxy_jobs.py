@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from toril.core.envelope import decode_response
 from toril.core.metrics import OPEN_STREAMS, UNMETERED
 from toril.core.ports import Meter
-from toril.core.proxied_job import JobStatus, ProxiedJob, is_owned_by
+from toril.core.proxied_job import ProxiedJob, ProxiedJobStatus, is_owned_by
 from toril.core.proxy_ports import Bodies, ProxiedJobs
 from toril.gateway import shapes
 from toril.gateway.app import send_stream
@@ -36,7 +36,9 @@ _WAIT = Parameter(
 _SHOWN = ProxiedAbout(
     "How a job fares",
     (
-        Reply(JobStatus, "The job. With `Accept: text/event-stream`: this JSON now and whenever the status changes"),
+        Reply(
+            ProxiedJobStatus, "The job. With `Accept: text/event-stream`: this JSON now and whenever the status changes"
+        ),
         Reply(str, "", content_type="text/event-stream"),
     ),
     (404, 500),

@@ -21,7 +21,7 @@ JSON = b"application/json"
 _encode = msgspec.json.Encoder().encode
 
 
-class Fault(Struct, frozen=True):
+class ProxyError(Struct, frozen=True):
     """The body of an error."""
 
     code: str
@@ -58,7 +58,7 @@ def own(status: int, body: bytes, *headers: Header) -> Answer:
 def own_error(status: int, *headers: Header, detail: str | None = None) -> Answer:
     """An error of our own, in proxq's words; `detail` says more where proxq has no such error."""
     error = ERRORS[status]
-    return own(status, _encode(Fault(error.code, detail or error.message)), *headers)
+    return own(status, _encode(ProxyError(error.code, detail or error.message)), *headers)
 
 
 def is_own(headers: Iterable[Header]) -> bool:
