@@ -16,11 +16,11 @@ import structlog
 
 from toril.adapters.obstore_blobs import ObstoreBlobs, open_blobs
 from toril.core.blob import Blob
-from toril.core.errors import BlobLost, BlobsUnavailable, FolderUnusable
+from toril.core.errors import BlobLost, FolderUnusable, StoreError
 
 log = structlog.get_logger(__name__)
 
-_NUMBER = re.compile(r"os error (\d+)")
+_NUMBER = re.compile(r"(?:os error |\[Errno )(\d+)")
 
 
 class FolderBlobs:
@@ -39,7 +39,7 @@ class FolderBlobs:
         try:
             store = await asyncio.to_thread(self._made)
             await store.put(name, body)
-        except (BlobsUnavailable, OSError) as exc:
+        except (StoreError, OSError) as exc:
             log.error("payloads.folder_unusable", folder=str(self._folder), error=str(exc))
             raise FolderUnusable(
                 f"the folder {self._folder.name} cannot be written ({_cause(exc)}): "
