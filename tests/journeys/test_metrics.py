@@ -1,6 +1,7 @@
 """`/metrics` of a real instance of two processes, after everything has happened once; what `deploy/` makes of it."""
 
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.endpoint import Endpoint, reply_json
+from tests.support.endpoint import Answer, Call, Endpoint, reply_json, respond
 from tests.support.gateway import TOKEN, job
 from tests.support.sockets import socket_to
 from tests.support.toril import StartToril, TorilProcess
@@ -52,7 +53,16 @@ def total(samples: Samples, name: str, **labels: str) -> float:
 
 @pytest.fixture(scope="module")
 def endpoint_of_module() -> Iterator[Endpoint]:
-    with Endpoint(lambda call: reply_json({}, 500 if call.job["data"] == "fail" else 200)) as endpoint:
+    def work(call: Call) -> Answer:
+        match call.job["data"]:
+            case "fail":
+                return reply_json({}, 500)
+            case "later":
+                return respond(202, "Accepted", [("toril-settle", "later"), ("toril-lease-ms", "600000")])
+            case _:
+                return reply_json({})
+
+    with Endpoint(work) as endpoint:
         yield endpoint
 
 
@@ -92,7 +102,7 @@ def traffic(pair: TorilProcess, endpoint_of_module: Endpoint) -> Iterator[str]:
     pair.gateway.unregister(queue)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def samples(pair: TorilProcess, traffic: str) -> Samples:
     """A scrape that has everything that happened in either process."""
 
@@ -148,6 +158,52 @@ def test_pushed_and_pulled_jobs_are_told_apart(samples: Samples) -> None:
     assert total(samples, "toril_attempts_total", kind="pull_worker", outcome="result", verdict="complete") == 1
     assert total(samples, "toril_job_wait_duration_seconds_count", kind="push_worker") == ADDS
     assert total(samples, "toril_job_wait_duration_seconds_count", kind="pull_worker") == 1
+
+
+def test_an_attempt_that_is_settled_later_is_one_attempt(
+    pair: TorilProcess, samples: Samples, endpoint_of_module: Endpoint
+) -> None:
+    """Counted when it is settled, by what was said then, whichever process hears it. `samples` were taken before."""
+    queue = f"later-{uuid.uuid4().hex[:12]}"
+    pair.gateway.register(queue, endpoint_of_module.url, concurrency=3)
+    began_at = time.time()
+    ids = [added["id"] for added in pair.gateway.add(queue, job("later"), job("later", attempts=2), job("later"))]
+
+    def tokens() -> dict[str, str] | None:
+        calls = [call for call in endpoint_of_module.calls if call.job["queueQualifiedName"] == f"bull:{queue}"]
+        found = {call.job["id"]: call.token for call in calls}
+        return found if found.keys() == set(ids) else None
+
+    locks = eventually(tokens, timeout_s=20)
+    assert locks is not None
+    said: list[tuple[str, str, dict[str, Any]]] = [
+        (ids[0], "complete", {"returnvalue": 1}),
+        (ids[1], "fail", {"reason": "no ink", "retry_in_ms": 3_600_000}),
+        (ids[2], "fail", {"reason": "no ink"}),
+    ]
+    for job_id, action, body in said:
+        path = f"/queues/{queue}/jobs/{job_id}/{action}"
+        lock = {"authorization": f"Bearer {locks[job_id]}"}
+        assert pair.client.post(path, json=body, headers=lock).status_code == 204
+    took_s = time.time() - began_at
+
+    def counted() -> Samples | None:
+        found = scrape(pair)
+        return found if total(found, "toril_attempts_total", queue=queue) >= 3 else None
+
+    found = eventually(counted, timeout_s=30)
+    assert found is not None
+    attempts = [has for name, has, value in found if name == "toril_attempts_total" and has["queue"] == queue]
+    assert {(has["kind"], has["outcome"], has["verdict"]) for has in attempts} == {
+        ("push_worker", "result", "complete"),
+        ("push_worker", "error", "retry"),
+        ("push_worker", "error", "fail"),
+    }
+    assert total(found, "toril_attempts_total", queue=queue) == 3
+    assert total(found, "toril_attempt_duration_seconds_count", queue=queue, kind="push_worker") == 3
+    assert 0 < total(found, "toril_attempt_duration_seconds_sum", queue=queue) < 3 * took_s + 1
+    assert total(found, "toril_job_duration_seconds_count", queue=queue, verdict="complete") == 1
+    pair.gateway.unregister(queue)
 
 
 def test_an_outage_of_redis_is_shown_and_so_is_its_end(

@@ -15,6 +15,11 @@ _BYTES = 12
 _DIGITS = 29  # of the largest number of so many bytes
 
 
+def owner_of(token: bytes) -> bytes:
+    """The id of the instance whose slot the job has; empty where a pull worker leased it."""
+    return token.rpartition(b":")[0]
+
+
 class LockTokens:
     """Makes the lock tokens of an instance, and knows those of every one that has the same secrets, for a queue."""
 

@@ -13,6 +13,7 @@ import structlog
 
 from toril.core.errors import StoreError, StoreUnavailable
 from toril.core.lease import Lease
+from toril.core.lock_tokens import owner_of
 from toril.core.ports import LeasedQueues, LeaseStore, Now, SettledNews
 from toril.core.verdict import HandOver
 from toril.engine.slot import Slot
@@ -53,7 +54,7 @@ class Handovers:
 
     async def tell(self, lease: Lease) -> None:
         """A job was settled by its lock token: whoever keeps a slot for it may use it again."""
-        owner = lease.token.rpartition(b":")[0]
+        owner = owner_of(lease.token)
         if owner == self._instance:
             self._heard(lease.queue, lease.job_id)
         elif owner:

@@ -22,7 +22,7 @@ from toril.core.metrics import (
 from toril.core.outcome import Answered, Outcome, Replied
 from toril.core.ports import Meter, Now
 from toril.core.stored_job import added_ms, due_ms
-from toril.core.verdict import Complete, DeadLetter, Fail, Verdict
+from toril.core.verdict import Complete, DeadLetter, Fail, HandOver, Verdict
 
 Labels = tuple[str, str]
 
@@ -46,12 +46,14 @@ class Measures:
             self._meter.observe(WAIT_SECONDS, labels, max(0.0, self._now() - due_ms(lease.fields) / 1000))
 
     def attempted(self, labels: Labels, outcome: Outcome, verdict: Verdict) -> None:
-        """An attempt was made, and judged."""
+        """An attempt was made, and judged. One that goes on is measured when it is settled, by `reported`."""
+        if isinstance(verdict, HandOver):
+            return
         self._meter.observe(ATTEMPT_SECONDS, labels, outcome.duration_s)
         self._meter.count(ATTEMPTS, (*labels, _came(outcome), _VERDICTS[type(verdict)]))
 
     def reported(self, labels: Labels, lease: Lease, came: str, verdict: str) -> None:
-        """A worker that had leased a job says what came of it. It began when BullMQ says so."""
+        """Who works on a job by its lock token says what came of it. It began when BullMQ says so."""
         begun = lease.fields.get(b"processedOn", b"")
         if begun.isdigit():
             self._meter.observe(ATTEMPT_SECONDS, labels, max(0.0, self._now() - int(begun) / 1000))

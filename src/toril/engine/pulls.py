@@ -17,10 +17,11 @@ import structlog
 from toril.core.destinations.base import Chance, LeaseRules
 from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreTimeout
 from toril.core.lease import NOTHING, Lease, NoJob
+from toril.core.lock_tokens import owner_of
 from toril.core.metrics import word
 from toril.core.ports import LeasedQueues, PullStore, PullStores
 from toril.core.pull import Action, Ask, Extended, Failed, Finished, Released
-from toril.core.verdict import Complete, Fail, Retry
+from toril.core.verdict import Complete, Fail, Retry, Settlement
 from toril.engine.consumer import Surroundings
 from toril.engine.handovers import Handovers
 
@@ -31,6 +32,7 @@ _GROUP = 25
 _POLL_S = 10.0
 _LONGEST_LIMIT_S = 30.0
 _KIND = "pull_worker"
+_PUSHED = "push_worker"
 
 
 class Pull:
@@ -200,10 +202,11 @@ class Pulls:
                 raise
             # Whoever never had it must not learn whether there is such a job, or such a queue: BullMQ's word for both.
             raise LeaseLost(state="unknown") from None
+        verdict = action.verdict(lease, self._chance) if isinstance(action, Finished | Failed) else None
         tried = False
         while True:
             try:
-                await self._write(store, lease, action)
+                await self._write(store, lease, action, verdict)
             except (ConnectionLost, StoreTimeout):
                 # Whether it was written is unknown. Asking again tells: it is written only while the lock is there.
                 if tried:
@@ -216,29 +219,33 @@ class Pulls:
             else:
                 break
         if not isinstance(action, Extended):
+            self._measure(lease, action, verdict)
             await self._handovers.tell(lease)
 
-    async def _write(self, store: PullStore, lease: Lease, action: Action) -> None:
-        match action:
-            case Extended():
+    async def _write(self, store: PullStore, lease: Lease, action: Action, verdict: Settlement | None) -> None:
+        match action, verdict:
+            case Extended(), _:
                 await self._leased.note(lease.queue, self._now() + action.lock_ms / 1000)
                 if await store.extend([lease]):
                     raise LeaseLost
-            case Released():
+            case Released(), _:
                 await store.release(lease)
-                self._measures.reported((_KIND, lease.queue), lease, "none", "release")
-            case Finished() | Failed():
-                verdict = action.verdict(lease, self._chance)
-                match verdict:
-                    case Complete():
-                        await store.complete(lease, verdict, fetch_next=False)
-                    case Retry():
-                        await store.retry(lease, verdict, fetch_next=False)
-                    case Fail():
-                        await store.fail(lease, verdict, fetch_next=False)
-                came = "result" if isinstance(action, Finished) else "error"
-                self._measures.reported((_KIND, lease.queue), lease, came, word(type(verdict)))
-                self._measures.settled(lease, verdict)
+            case _, Complete():
+                await store.complete(lease, verdict, fetch_next=False)
+            case _, Retry():
+                await store.retry(lease, verdict, fetch_next=False)
+            case _, Fail():
+                await store.fail(lease, verdict, fetch_next=False)
+
+    def _measure(self, lease: Lease, action: Action, verdict: Settlement | None) -> None:
+        """One that an endpoint settles later is an attempt of its own kind: a slot of an instance has it."""
+        labels = (_PUSHED if owner_of(lease.token) else _KIND, lease.queue)
+        if verdict is None:
+            self._measures.reported(labels, lease, "none", "release")
+            return
+        came = "result" if isinstance(action, Finished) else "error"
+        self._measures.reported(labels, lease, came, word(type(verdict)))
+        self._measures.settled(lease, verdict)
 
     async def run(self) -> None:
         """Bring back what has lapsed, until cancelled."""

@@ -8,7 +8,7 @@ from toril.core.lease import Lease
 from toril.core.metrics import ATTEMPT_SECONDS, ATTEMPTS, JOB_SECONDS, JOBS_STALLED, LEASES_LOST, WAIT_SECONDS
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut, WorkerError
 from toril.core.stored_job import StoredOptions, read_options
-from toril.core.verdict import Complete, Fail, Retry, Verdict
+from toril.core.verdict import Complete, Fail, HandOver, Retry, Verdict
 from toril.engine.handovers import Handovers
 from toril.engine.loop_lag import EVERY_S, LoopLag
 from toril.engine.measures import Measures
@@ -71,6 +71,12 @@ def test_an_attempt_is_told_by_what_came_and_what_was_decided(
     measured.attempted(LABELS, outcome, verdict)
     assert meter.counts == {(ATTEMPTS, (*LABELS, *labels)): 1}
     assert meter.values(ATTEMPT_SECONDS) == [(LABELS, 0.5)]
+
+
+def test_an_attempt_that_is_handed_over_is_not_told_before_it_is_settled() -> None:
+    measured, meter = measures()
+    measured.attempted(LABELS, Answered(202, "", [], b"", 0.5), HandOver(30_000))
+    assert (meter.counts, meter.observed) == ({}, [])
 
 
 def test_what_a_worker_reports_began_when_it_took_the_job() -> None:
