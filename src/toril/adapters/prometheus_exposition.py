@@ -1,7 +1,7 @@
 """What all processes have measured, and how full the queues are, in Prometheus' text format.
 
 Called by `toril.gateway.metrics` through a port. Adding up and rendering happen in a thread: thousands of lines would
-hold up the event loop. Queues are read from Redis at most once per `FRESH_S`, whoever scrapes.
+hold up the event loop. Whether Redis answers is asked by itself: that depths are not read in time says nothing of it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.metrics_core import Metric as Family
 
+from toril.adapters.known_depths import KnownDepths
 from toril.adapters.prometheus_meter import SHARE_S, Labels, PrometheusMeter, Snapshot
 from toril.core.errors import StoreError
 from toril.core.metrics import (
@@ -28,6 +29,7 @@ from toril.core.metrics import (
     METRICS,
     OTHER,
     PROCESSES,
+    QUEUE_DEPTHS_AGE,
     QUEUE_JOBS,
     QUEUE_OLDEST_SECONDS,
     REDIS_UP,
@@ -39,9 +41,9 @@ from toril.core.ports import QueueDepths
 
 log = structlog.get_logger(__name__)
 
-FRESH_S = 5.0
 _ALIVE_S = 10.0
 _PATIENCE_S = 5.0
+_NOT_METERED = {QUEUE_JOBS, QUEUE_OLDEST_SECONDS, QUEUE_DEPTHS_AGE, REDIS_UP, PROCESSES, BUILD_INFO}
 _NO_DEPTHS: tuple[QueueDepth, ...] = ()
 Values = dict[Labels, list[float]]
 Sees = Callable[[str], bool]
@@ -70,14 +72,11 @@ class PrometheusExposition:
         most_queues: int,
     ) -> None:
         self._meter = meter
-        self._depths = depths
+        self._depths = KnownDepths(depths, most_queues)
         self._ping = ping
         self._queues = queues
         self._version = version
         self._most_queues = most_queues
-        self._reading = asyncio.Lock()
-        self._read_at = float("-inf")
-        self._found: tuple[QueueDepth, ...] = _NO_DEPTHS
 
     async def run(self) -> None:
         """Share with the other processes what is measured here, until cancelled."""
@@ -89,31 +88,31 @@ class PrometheusExposition:
         """The content type and the text; what the caller may not see is among `other`."""
         own = self._meter.snapshot(self._queues())
         others = await asyncio.to_thread(self._meter.others)
-        up, depths = await self._from_redis(sorted({queue for one in [own, *others] for queue in one.queues}))
-        text = await asyncio.to_thread(self._rendered, own, others, _Found(up, depths, sees))
+        up = await self._answers()
+        if up:
+            await self._depths.refresh({queue for one in [own, *others] for queue in one.queues})
+        depths = self._depths.shown() if up else _NO_DEPTHS
+        found = _Found(up, depths, self._depths.age_s(), sees)
+        text = await asyncio.to_thread(self._rendered, own, others, found)
         return CONTENT_TYPE_PLAIN_0_0_4.encode(), text
 
-    async def _from_redis(self, queues: list[str]) -> tuple[bool, tuple[QueueDepth, ...]]:
-        """Whether Redis answers, and what it says of these queues: nothing where it does not."""
+    async def _answers(self) -> bool:
         try:
-            async with asyncio.timeout(_PATIENCE_S), self._reading:
+            async with asyncio.timeout(_PATIENCE_S):
                 await self._ping()
-                now = asyncio.get_running_loop().time()
-                if now - self._read_at > FRESH_S:
-                    self._found = tuple(await self._depths.read(queues))
-                    self._read_at = now
-                return True, self._found
         except (StoreError, TimeoutError) as exc:
             log.debug("metrics.redis_unread", error=str(exc))
-            return False, _NO_DEPTHS
+            return False
+        return True
 
     def _rendered(self, own: Snapshot, others: list[Snapshot], found: _Found) -> bytes:
         alive = [own, *(other for other in others if own.at_s - other.at_s < _ALIVE_S)]
         values = {
             metric: _added(metric, alive if metric.kind == "gauge" else [own, *others], found.sees)
             for metric in METRICS
-            if metric not in {QUEUE_JOBS, QUEUE_OLDEST_SECONDS, REDIS_UP, PROCESSES, BUILD_INFO}
+            if metric not in _NOT_METERED
         }
+        values[QUEUE_DEPTHS_AGE] = {(): [found.age_s]}
         values[REDIS_UP] = {(): [float(found.up)]}
         values[PROCESSES] = {(): [float(len(alive))]}
         values[BUILD_INFO] = {(self._version,): [1.0]}
@@ -132,6 +131,7 @@ class _Found(Struct, frozen=True):
 
     up: bool
     depths: tuple[QueueDepth, ...]
+    age_s: float
     sees: Sees
 
 

@@ -103,6 +103,11 @@ QUEUE_OLDEST_SECONDS = Metric(
     "How long the oldest waiting job has been waiting, read from Redis; 0 where none waits",
     ("queue",),
 )
+QUEUE_DEPTHS_AGE = Metric(
+    "toril_queue_depths_age_seconds",
+    "gauge",
+    "How long ago the queue was read from Redis that was read longest ago; 0 without queues",
+)
 REDIS_UP = Metric("toril_redis_up", "gauge", "1 while Redis answers the process that was scraped")
 PROCESSES = Metric("toril_processes", "gauge", "Processes of this instance that are alive")
 BUILD_INFO = Metric("toril_build_info", "gauge", "1, with toril's version", ("version",))
@@ -110,7 +115,7 @@ BUILD_INFO = Metric("toril_build_info", "gauge", "1, with toril's version", ("ve
 METRICS = (
     REQUEST_SECONDS, ACCEPT_SECONDS, WAIT_SECONDS, ATTEMPT_SECONDS, JOB_SECONDS, ATTEMPTS, PROXIED, LEASES_LOST,
     JOBS_STALLED, REDIS_RECONNECTS, OPEN_SOCKETS, OPEN_STREAMS, LOOP_LAG_SECONDS, QUEUE_JOBS, QUEUE_OLDEST_SECONDS,
-    REDIS_UP, PROCESSES, BUILD_INFO,
+    QUEUE_DEPTHS_AGE, REDIS_UP, PROCESSES, BUILD_INFO,
 )  # fmt: skip
 
 

@@ -281,7 +281,7 @@ class QueueDepths(Protocol):
     """Reads how full queues are."""
 
     async def read(self, queues: Sequence[str]) -> list[QueueDepth]:
-        """The depths of these queues, in their order."""
+        """The depths of these queues, in their order, all at once; one that cannot be read is left out."""
         ...
 
 
