@@ -2,7 +2,7 @@
 
 Rows go first and bodies behind them, so no row ever refers to a body that is not there; a crash in between leaves a
 body that nothing refers to, and those are looked for once a day's worth of time has passed over them. Several
-instances may do so at once: removing what is gone is no fault. Called by `toril.bootstrap_delivery`.
+instances may do so at once: removing what is gone is no fault. Called by `toril.bootstrap.delivery`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A crash between commit and queue leaves such deliveries, and so does a Redis that lost its data. Also ends what has no
 worker any more, and what waits past its deadline. Two instances may do so at the same time: a job's id is its
 delivery's, so it is in the queue once, and every step in the ledger is refused to the second. Called by
-`toril.bootstrap_delivery` and `toril recover`.
+`toril.bootstrap.delivery` and `toril recover`.
 """
 
 from __future__ import annotations

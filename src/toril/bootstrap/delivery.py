@@ -1,7 +1,6 @@
-"""Wires the delivery door: ledger, acceptance, following, recovery and retention. `toril.bootstrap` hands in what is
-shared.
+"""Wires the delivery door: ledger, acceptance, following, recovery and retention.
 
-Only where targets are configured: without them there is no ledger, and no route of it.
+`toril.bootstrap.instance` hands in what is shared.
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ from msgspec import Struct
 from toril.adapters.asyncpg_ledger import AsyncpgLedger
 from toril.adapters.redis_ledger import RedisLedger
 from toril.adapters.sqlite_ledger import SqliteLedger
+from toril.bootstrap.store import Store
 from toril.core.errors import LedgerUnavailable, StoreError
 from toril.core.ledger_port import AnyLedger
 from toril.core.policy import Settings
-from toril.core.ports import BlobStore, Command, JobFinder, JobProducer
+from toril.core.ports import BlobStore, Command
 from toril.core.target import Retention, TargetSpec
 from toril.engine import ledger_janitor
 from toril.engine.ledger_janitor import Janitor
@@ -29,7 +29,7 @@ from toril.engine.ledger_recoverer import LedgerRecoverer, Queues
 from toril.gateway.dead_letters import DeadLetterRoutes
 from toril.gateway.deliveries import DeliveryRoutes
 from toril.gateway.routing import Route
-from toril.intake.deliveries import FOLDER, Bodies, Cancels, Deliveries, Here, Queue
+from toril.intake.deliveries import FOLDER, Bodies, Deliveries, Here, Queue
 from toril.intake.following import Following
 from toril.intake.spill import Spill
 
@@ -45,17 +45,12 @@ class RunningLedger(AnyLedger, Protocol):
         ...
 
 
-class Shared(Struct, frozen=True):
-    """What the door shares with the others. `command` reaches any key of ours in Redis; `by` is how
-    histories call this instance.
-    """
+class SharedWithDelivery(Struct, frozen=True):
+    """What the door shares with the others; `by` is how histories call this instance."""
 
-    producer: JobProducer
-    finder: JobFinder
-    cancels: Cancels
+    store: Store
     spill: Spill
     blobs: BlobStore
-    command: Command
     by: str
 
 
@@ -77,13 +72,13 @@ class Delivery:
         shared: what it shares with the other doors.
     """
 
-    def __init__(self, settings: Settings, shared: Shared) -> None:
+    def __init__(self, settings: Settings, shared: SharedWithDelivery) -> None:
         self._policy = settings.delivery
         self.targets: dict[str, TargetSpec] = {target.name: target for target in settings.targets}
-        self.ledger = open_ledger(settings.ledger.url, shared.command, settings.store.queue_prefix)
+        self.ledger = open_ledger(settings.ledger.url, shared.store.near_key, shared.store.prefix)
         self.recoverer = LedgerRecoverer(
             self.ledger,
-            Queues(shared.producer, shared.finder),
+            Queues(shared.store.producer, shared.store.inspector),
             lambda: list(self.targets),
             settings.delivery.recover_every_s,
             shared.by,
@@ -99,7 +94,7 @@ class Delivery:
         self._following = Following(self.ledger)
         self._deliveries = Deliveries(
             self.ledger,
-            Queue(shared.producer, shared.cancels),
+            Queue(shared.store.producer, shared.store.cancelling),
             Bodies(shared.spill, shared.blobs),
             self.targets.get,
             Here(shared.by, time.time, os.urandom),

@@ -1,6 +1,6 @@
 """Wires the targets of the delivery door: a queue, a consumer, connections, a journal and a breaker for each.
 
-`toril.bootstrap` hands in what is shared, and starts the consumers.
+`toril.bootstrap.instance` hands in what is shared, and starts the consumers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from msgspec import Struct
 from toril.adapters.connecting import TlsContext
 from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.adapters.redis_breakers import RedisBreakers
-from toril.bull.leases import LeaseBook
+from toril.bootstrap.store import Store
 from toril.core.destinations.target import Target
 from toril.core.ledger_port import Ledger
 from toril.core.policy import Settings
-from toril.core.ports import Bodies, Command, QueueHolds
+from toril.core.ports import Bodies
 from toril.core.target import TargetSpec
 from toril.engine.admission import BreakerGate
 from toril.engine.consumer import Consumer, Surroundings
@@ -26,16 +26,12 @@ from toril.engine.journal import Journal
 from toril.engine.settler import Settler
 
 
-class Around(Struct, frozen=True):
-    """What targets share with the other doors. `command` reaches any key of ours in Redis; `by` is how histories call
-    this instance.
-    """
+class SharedWithTargets(Struct, frozen=True):
+    """What targets share with the other doors; `by` is how histories call this instance."""
 
+    store: Store
     ledger: Ledger
     bodies: Bodies
-    command: Command
-    holds: QueueHolds
-    leases: LeaseBook
     settler: Settler
     surroundings: Surroundings
     by: str
@@ -44,10 +40,10 @@ class Around(Struct, frozen=True):
 class Targets:
     """The targets of one process."""
 
-    def __init__(self, settings: Settings, around: Around) -> None:
-        self.breakers = RedisBreakers(around.command, settings.store.queue_prefix)
+    def __init__(self, settings: Settings, shared: SharedWithTargets) -> None:
+        self.breakers = RedisBreakers(shared.store.near_key, shared.store.prefix)
         self.destinations = {spec.name: Target(spec, time.time) for spec in settings.targets}
-        self._around = around
+        self._shared = shared
         self._lease_s = settings.delivery.lease_s
         self._tls = TlsContext()
         self._max_response_bytes = settings.engine.max_response_bytes
@@ -73,14 +69,14 @@ class Targets:
 
     def consumer(self, target: Target, slots: int) -> Consumer:
         """Delivers to a target, so many at once."""
-        around = self._around
-        leases = around.leases.of(target.queue, target.lease_rules)
+        shared = self._shared
+        leases = shared.store.leases.of(target.queue, target.lease_rules)
         # The operator's own URLs: no egress rules. One that answers at length is not punished for it.
         outbound = HttptoolsOutbound(
             target.spec.timeout.connect_s, self._max_response_bytes, truncate=True, tls=self._tls
         )
-        journal = Journal(around.ledger, around.bodies, target, by=around.by, lease_s=self._lease_s, now=time.time)
-        gate = BreakerGate(target, self.breakers, around.holds, around.settler, time.time, self._lease_s)
+        journal = Journal(shared.ledger, shared.bodies, target, by=shared.by, lease_s=self._lease_s, now=time.time)
+        gate = BreakerGate(target, self.breakers, shared.store.control, shared.settler, time.time, self._lease_s)
         books = Books(journal, gate, random.random)
-        executor = DeliveryExecutor(target, leases, outbound, around.settler, books)
-        return Consumer(target, slots, leases, executor, around.surroundings)
+        executor = DeliveryExecutor(target, leases, outbound, shared.settler, books)
+        return Consumer(target, slots, leases, executor, shared.surroundings)

@@ -1,4 +1,4 @@
-"""Wires the async proxy together, for `toril.bootstrap`: upstreams in; a door, destinations and tasks out."""
+"""Wires the async proxy together, for `toril.bootstrap.instance`: upstreams in; a door, destinations and tasks out."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ from toril.adapters.httptools_streams import HttptoolsStreams
 from toril.adapters.memory_cache import MemoryCache
 from toril.adapters.redis_cache import RedisCache
 from toril.adapters.redis_key_book import RedisKeyBook
-from toril.bull.cancelling import Cancelling
-from toril.bull.control import Control
+from toril.bootstrap.store import Store
 from toril.bull.proxied_jobs import BullProxiedJobs
-from toril.bull.scripts import Scripts
 from toril.core.destinations.base import Destination
 from toril.core.destinations.callback import CallbackDestination
 from toril.core.destinations.upstream import UpstreamDestination, UpstreamRules
 from toril.core.egress import Egress
 from toril.core.policy import Settings
-from toril.core.ports import Command, EventFeed, FlowStore, JobProducer, Meter, Outbound
+from toril.core.ports import Meter, Outbound
 from toril.core.stored_job import Keep
 from toril.core.target import PayloadPolicy
 from toril.core.upstream import CachePolicy, callback_queue, queue_name, raw_path
@@ -61,18 +59,12 @@ LEAST_KEY_S = 24 * 3600.0
 """How long an `Idempotency-Key` is known, where jobs are not known for longer."""
 
 
-class Shared(Struct, frozen=True):
+class SharedWithProxy(Struct, frozen=True):
     """What the proxy shares with the rest of the instance."""
 
-    scripts: Scripts
-    producer: JobProducer
-    flows: FlowStore
+    store: Store
     egress: Egress
-    cancelling: Cancelling
-    control: Control
-    events: EventFeed
     blobs: SwitchedBlobs
-    near_key: Command
     meter: Meter
     accept_first: AcceptFirst
 
@@ -86,7 +78,7 @@ class Proxy:
         api: toril's own application.
     """
 
-    def __init__(self, settings: Settings, shared: Shared, api: ASGIApp) -> None:
+    def __init__(self, settings: Settings, shared: SharedWithProxy, api: ASGIApp) -> None:
         policy, prefix = settings.proxy, settings.store.queue_prefix
         queues = {upstream.prefix: queue_name(policy.queue, upstream.prefix) for upstream in policy.upstreams}
         # BullMQ counts in whole seconds; what is a little too long is made exact by whoever reads a job.
@@ -103,14 +95,14 @@ class Proxy:
             HttptoolsOutbound(CONNECT_S, MAX_ANSWER_BYTES), self._spill, self._sharing(policy.cache, shared)
         )
         jobs = BullProxiedJobs(
-            shared.scripts, prefix, list(queues.values()), shared.cancelling, policy.retention_s, time.time
+            shared.store.scripts, prefix, list(queues.values()), shared.store.cancelling, policy.retention_s, time.time
         )
         stores = Stores(
-            shared.producer,
-            shared.flows,
-            RedisKeyBook(shared.near_key, prefix, max(policy.retention_s, LEAST_KEY_S)),
+            shared.store.producer,
+            shared.store.flows,
+            RedisKeyBook(shared.store.near_key, prefix, max(policy.retention_s, LEAST_KEY_S)),
         )
-        waits = ProxyWaits(jobs, shared.events)
+        waits = ProxyWaits(jobs, shared.store.events)
         self._passthrough = Passthrough(HttptoolsStreams(CONNECT_S))
         self._grace_s = settings.engine.grace_s
         self.door = ProxyDoor(
@@ -147,17 +139,17 @@ class Proxy:
         leftovers = Leftovers(blobs, jobs, list(queues.values()), policy.retention_s, time.time)
         stale = StaleAnswers(blobs, policy.cache.ttl_s, time.time)
         self._janitor = ProxyJanitor(
-            shared.control, list(queues.values()), policy.retention_s, BodySweep(blobs, [leftovers, stale])
+            shared.store.control, list(queues.values()), policy.retention_s, BodySweep(blobs, [leftovers, stale])
         )
 
-    def _sharing(self, policy: CachePolicy, shared: Shared) -> Sharing | None:
+    def _sharing(self, policy: CachePolicy, shared: SharedWithProxy) -> Sharing | None:
         match policy.mode:
             case "none":
                 return None
             case "memory":
                 return Sharing(MemoryCache(policy.ttl_s, policy.max_entries, time.monotonic), b"")
             case "redis":
-                cache = RedisCache(shared.near_key, policy.redis_key_prefix, policy.ttl_s)
+                cache = RedisCache(shared.store.near_key, policy.redis_key_prefix, policy.ttl_s)
                 return Sharing(SpilledCache(cache, self._spill), uuid.uuid4().bytes)
 
     def outbound(self, destination: Destination) -> Outbound | None:

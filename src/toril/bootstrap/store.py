@@ -1,0 +1,150 @@
+"""Wires what an instance has of Redis: connections, BullMQ's scripts, and all that is read and written through them.
+
+For `toril.bootstrap.instance`. What is made here does nothing before its tasks run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from importlib.metadata import version as installed
+from typing import Any
+
+import structlog
+
+from toril.adapters.redis_attempts import RedisAttempts
+from toril.adapters.redis_registry import RedisRegistry
+from toril.bull.cancelling import Cancelling
+from toril.bull.cluster import ClusterLinks
+from toril.bull.connection import Link
+from toril.bull.control import Control
+from toril.bull.events import EventStreams
+from toril.bull.flows import Flows
+from toril.bull.inspector import Inspector
+from toril.bull.job_actions import JobActions
+from toril.bull.leased_queues import LeasedQueueSet
+from toril.bull.leases import LeaseBook
+from toril.bull.markers import Markers
+from toril.bull.paused_lists import PausedLists
+from toril.bull.presence import PresenceConnections
+from toril.bull.producer import Producer
+from toril.bull.schedulers import Schedulers
+from toril.bull.scripts import Scripts
+from toril.bull.settled_news import SettledNewsLists
+from toril.bull.wire import SlotMoved, Wire
+from toril.core.errors import StoreUnavailable
+from toril.core.policy import RedisAddress, Settings
+from toril.core.ports import Meter
+
+log = structlog.get_logger(__name__)
+
+_FOLLOW_PATIENCE_S = 10.0
+
+
+class Store:
+    """Redis, as one instance sees it. Its parts are what the doors and the engine are handed.
+
+    Args:
+        settings: where Redis is, and the names of what is in it.
+        meter: told how connections fare.
+        instance_id: what others tell this instance by.
+        break_off: told of each cancelled job: its queue and its id.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tasks: asyncio.TaskGroup,
+        meter: Meter,
+        instance_id: str,
+        break_off: Callable[[str, bytes], None],
+    ) -> None:
+        self._settings = settings
+        store, engine = settings.store, settings.engine
+        self._eviction_checked = False
+        self.prefix = prefix = store.queue_prefix
+        self.links: Link | ClusterLinks = (
+            ClusterLinks(settings.redis, store, tasks, self._prepare, meter)
+            if settings.redis.cluster
+            else Link(settings.redis, store, prepare=self._prepare, meter=meter)
+        )
+        self.following = Link(
+            self._registry_address, store, name="toril:registry", patience_s=_FOLLOW_PATIENCE_S, meter=meter
+        )
+        self.scripts = Scripts(self.links)
+        self.registry = RedisRegistry(self._registry_command, self.following.call, store)
+        self.attempts = RedisAttempts(self.near_key, prefix)
+        self.markers = Markers(self.links, store, tasks, meter)
+        self.presence = PresenceConnections(settings.redis, store, tasks, meter)
+        self.events = EventStreams(self.links, store, tasks, meter)
+        self._paused_lists = PausedLists(self.scripts, prefix)
+        self.inspector = Inspector(self.scripts, prefix)
+        self.job_actions = JobActions(self.scripts, prefix, time.time)
+        self.control = Control(self.scripts, self.inspector, prefix, time.time, self._paused_lists.note)
+        self.schedulers = Schedulers(self.scripts, prefix, lambda: int(time.time() * 1000))
+        self.leases = LeaseBook(
+            self.scripts,
+            self.schedulers,
+            prefix,
+            lock_ms=round(engine.lock_s * 1000),
+            # A little less than the interval, so that the next sweep does not find this one's mark still there.
+            stalled_ms=max(1, round(engine.stalled_interval_s * 900)),
+            now=time.time,
+        )
+        self.leased = LeasedQueueSet(self.links, prefix, time.time)
+        self.settled_news = SettledNewsLists(self.links, store, instance_id)
+        self.producer = Producer(
+            self.scripts,
+            prefix,
+            f"bullmq:{installed('bullmq')}",
+            cache=store.queue_cache_size,
+            added=self._paused_lists.note,
+        )
+        self.flows = Flows(self.scripts, self.producer, self.inspector, self.job_actions, prefix)
+        self.cancelling = Cancelling(self.links, self.scripts, store, break_off)
+
+    def tasks(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+        """What is to run for as long as the instance does, by name."""
+        return [
+            ("redis", self.links.run()),
+            ("markers", self.markers.run()),
+            ("presence", self.presence.run()),
+            ("paused-lists", self._paused_lists.run()),
+            ("attempts", self.attempts.run()),
+        ]
+
+    async def check(self) -> None:
+        """See that Redis holds nothing that is in toril's way; says nothing while Redis is away.
+
+        Raises:
+            StoreError: it does.
+        """
+        try:
+            await self.links.refresh()
+            await self.registry.check()
+        except StoreUnavailable as exc:
+            log.warning("redis.unavailable_at_start", error=exc.message)
+
+    async def near_key(self, *args: str | bytes | int | float) -> Any:
+        """A command on the node of its key: the first one of an EVAL, or what stands behind the command's name."""
+        key = str(args[3] if args[0] in ("EVAL", "EVALSHA") else args[1]).encode()
+        try:
+            return await self.links.of(key).call(*args)
+        except SlotMoved:  # nothing ran
+            await self.links.refresh()
+            return await self.links.of(key).call(*args)
+
+    async def _prepare(self, wire: Wire) -> None:
+        await self.scripts.load(wire)
+        if not self._eviction_checked:
+            self._eviction_checked = True
+            policy = await wire.call("INFO", "memory")
+            if b"maxmemory_policy:" in policy and b"maxmemory_policy:noeviction" not in policy:
+                log.warning("redis.may_evict", hint="set maxmemory-policy to noeviction, or jobs will be lost")
+
+    def _registry_address(self) -> RedisAddress:
+        return self.links.of(self._settings.store.worker_stream.encode()).address
+
+    async def _registry_command(self, *args: str | bytes | int | float) -> Any:
+        return await self.links.of(self._settings.store.worker_hash.encode()).call(*args)
