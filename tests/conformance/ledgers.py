@@ -30,7 +30,7 @@ from toril.core.delivery import (
     Written,
     new_job_id,
 )
-from toril.core.ledger_port import Ledger
+from toril.core.ports.ledger import Ledger
 
 AT_S = 1_700_000_000.0
 _later = itertools.count()

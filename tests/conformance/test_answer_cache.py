@@ -12,8 +12,8 @@ from tests.support.waiting import eventually
 from toril.adapters.memory_cache import MemoryCache
 from toril.adapters.redis_cache import RedisCache
 from toril.adapters.redis_key_book import RedisKeyBook
-from toril.core.ports import Command
-from toril.core.proxy_ports import AnswerCache, KeyEntry
+from toril.core.ports.proxy import AnswerCache, KeyEntry
+from toril.core.ports.shared import Command
 from toril.engine.spilled_cache import SpilledCache
 from toril.intake.spill import Spill
 from toril.testing import FakeBlobs

@@ -13,7 +13,7 @@ from toril.adapters.folder_blobs import FolderBlobs
 from toril.adapters.obstore_blobs import BlobPatience, S3Access, in_memory, open_blobs
 from toril.core.blob import reference
 from toril.core.errors import BlobLost, BlobsUnavailable, FolderUnusable
-from toril.core.ports import BlobStore
+from toril.core.ports.bodies import BlobStore
 from toril.intake.fallback_blobs import FallbackBlobs
 from toril.intake.switched_blobs import SwitchedBlobs
 from toril.testing import FakeBlobs, FakeClock

@@ -12,7 +12,7 @@ from tests.support.valkey import ValkeyProcess
 from toril.adapters.redis_breakers import RedisBreakers
 from toril.bull.connection import Link
 from toril.core.breaker import Breaker, BreakerState, Go, Wait
-from toril.core.ports import Breakers
+from toril.core.ports.calls import Breakers
 from toril.core.target import BreakerPolicy
 from toril.testing import FakeBreakers, FakeClock
 

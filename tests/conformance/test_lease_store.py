@@ -12,7 +12,7 @@ from tests.conformance.holding import held
 from tests.conformance.worlds import LOCK_S, FakeWorld, World, real_world
 from toril.core.errors import JobRefused, LeaseLost
 from toril.core.lease import NOTHING, Lease, NoJob
-from toril.core.ports import LeaseStore
+from toril.core.ports.work import LeaseStore
 from toril.core.verdict import Complete, Fail, Retry, Snooze
 from toril.core.worker import Limiter
 

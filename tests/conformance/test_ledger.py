@@ -46,8 +46,8 @@ from toril.core.delivery import (
     Stored,
     Written,
 )
-from toril.core.ledger_port import AnyLedger, Depth, Filter
 from toril.core.lifecycle import Status, faults
+from toril.core.ports.ledger import AnyLedger, Depth, Filter
 from toril.testing import FakeLedger
 
 

@@ -11,7 +11,7 @@ from toril.adapters.prometheus_exposition import PrometheusExposition
 from toril.adapters.prometheus_meter import PrometheusMeter
 from toril.core.errors import StoreUnavailable
 from toril.core.metrics import ATTEMPTS, JOBS_STALLED, METRICS, OPEN_SOCKETS, REQUEST_SECONDS, Metric, QueueDepth
-from toril.core.ports import Meter
+from toril.core.ports.shared import Meter
 from toril.testing import FakeMeter
 
 LABELS = ("GET", "/health", "2xx")

@@ -13,7 +13,7 @@ from tests.conformance.servers import until
 from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.core.destinations.base import OutboundRequest
 from toril.core.outcome import Answered, Outcome, TimedOut
-from toril.core.ports import Outbound
+from toril.core.ports.calls import Outbound
 from toril.testing import FakeOutbound, answered
 
 # What the receiver does with a body: the body of its 200.

@@ -15,7 +15,7 @@ from toril.adapters.redis_rates import RedisRates
 from toril.bull.connection import Link
 from toril.core.access import RateLimit
 from toril.core.errors import StoreError
-from toril.core.ports import RateLimits
+from toril.core.ports.shared import RateLimits
 from toril.testing import FakeClock, FakeRates
 
 

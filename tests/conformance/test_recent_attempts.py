@@ -12,7 +12,7 @@ from tests.support.valkey import ValkeyProcess
 from toril.adapters.redis_attempts import RedisAttempts
 from toril.bull.connection import Link
 from toril.core.attempt import Attempt
-from toril.core.ports import RecentAttempts
+from toril.core.ports.work import RecentAttempts
 from toril.testing import FakeAttempts
 
 

@@ -19,7 +19,7 @@ from toril.adapters import redis_registry
 from toril.adapters.redis_registry import RedisRegistry
 from toril.core.errors import StoreRefused
 from toril.core.policy import StorePolicy
-from toril.core.ports import WorkerRegistry
+from toril.core.ports.work import WorkerRegistry
 from toril.testing import FakeRegistry
 
 MAX_LEN = 5

@@ -17,7 +17,7 @@ from toril.bull.schedulers import Schedulers
 from toril.bull.scripts import Scripts
 from toril.bull.wire import Wire
 from toril.core.job import decode_jobs
-from toril.core.ports import LeaseStore
+from toril.core.ports.work import LeaseStore
 from toril.core.worker import Endpoint, Limiter, WorkerSpec
 from toril.testing import FakeClock, FakeLeaseStore
 

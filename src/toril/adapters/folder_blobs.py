@@ -1,7 +1,7 @@
 """Large bodies in a folder that is made when the first one is put: the store of those who have named none.
 
 Owns what is said when the folder cannot be used: the cause, and the remedy. What is said to callers holds no path.
-Called through `toril.core.ports.BlobStore`.
+Called through `toril.core.ports.bodies.BlobStore`.
 """
 
 from __future__ import annotations

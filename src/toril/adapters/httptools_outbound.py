@@ -2,7 +2,7 @@
 
 Owns pooling, timing out and reading whole answers; `connecting.py` connects. It must never raise for what a receiver
 does, nor change what it is given: the head goes out byte for byte, the status line and the headers come back as sent.
-No redirects, no cookies, no decompression, no proxy. Called by the engine through `toril.core.ports.Outbound`.
+No redirects, no cookies, no decompression, no proxy. Called by the engine through `toril.core.ports.calls.Outbound`.
 
 Why not a library: pyreqwest hides the reason phrase, which is what a failed job's `failedReason` is by contract,
 and rewrites paths and header names; aiohttp keeps them at three times the cost. docs/decisions/0002 has the

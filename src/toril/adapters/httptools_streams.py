@@ -2,7 +2,7 @@
 
 Owns framing, pooling and back pressure. It must never hold more than a few hundred KB of a body, nor change what it is
 given: heads go out byte for byte, statuses and headers come back as sent. No redirects, no decompression. It raises
-nothing for what an upstream does. Called by `toril.gateway.passthrough` through `toril.core.ports.StreamOutbound`.
+nothing for what an upstream does. Called by `toril.gateway.passthrough` through the port `StreamOutbound`.
 
 Why beside `httptools_outbound.py`: there an answer is read whole, on a path where every microsecond counts.
 docs/decisions has the comparison with aiohttp.

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from toril.core.errors import StoreError
 from toril.core.metrics import QueueDepth
-from toril.core.ports import QueueDepths
+from toril.core.ports.shared import QueueDepths
 
 log = structlog.get_logger(__name__)
 

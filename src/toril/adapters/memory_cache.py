@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from toril.core.ports import Now
+from toril.core.ports.shared import Now
 
 MAX_BYTES = 256 * 1024 * 1024
 

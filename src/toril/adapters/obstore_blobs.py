@@ -1,7 +1,7 @@
 """Large bodies in an S3-compatible store, in files, or in memory: all three by obstore (Rust's object_store).
 
 Owns what the three do differently: which errors mean what, that a file is on disk before it counts, that deleting what
-is not there is no fault. Called through `toril.core.ports.BlobStore`.
+is not there is no fault. Called through `toril.core.ports.bodies.BlobStore`.
 """
 
 from __future__ import annotations

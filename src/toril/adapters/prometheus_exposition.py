@@ -37,7 +37,7 @@ from toril.core.metrics import (
     QueueDepth,
     bounded,
 )
-from toril.core.ports import QueueDepths
+from toril.core.ports.shared import QueueDepths
 
 log = structlog.get_logger(__name__)
 

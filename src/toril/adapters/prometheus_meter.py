@@ -6,7 +6,7 @@ for several processes are written at every change (measured side by side, a hist
 Each process writes what it has to a file of its own once a second; whoever is scraped adds the files of the others.
 One that is started again goes on from where its predecessor was, so that no counter ever falls.
 
-Called by all rooms through `toril.core.ports.Meter`; read by `toril.adapters.prometheus_exposition`.
+Called by all rooms through `toril.core.ports.shared.Meter`; read by `toril.adapters.prometheus_exposition`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import structlog
 from msgspec import Struct
 
 from toril.core.metrics import CAPPED, METRICS, OTHER, Metric
-from toril.core.ports import Now
+from toril.core.ports.shared import Now
 
 log = structlog.get_logger(__name__)
 

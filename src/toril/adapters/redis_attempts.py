@@ -14,7 +14,7 @@ import structlog
 
 from toril.core.attempt import Attempt
 from toril.core.errors import StoreError
-from toril.core.ports import Command
+from toril.core.ports.shared import Command
 
 log = structlog.get_logger(__name__)
 

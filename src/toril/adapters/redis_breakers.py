@@ -11,7 +11,7 @@ from typing import Any
 
 from toril.core.breaker import HALF_OPEN_PAUSE_S, Admission, Breaker, BreakerState, Go, Probe, Wait
 from toril.core.errors import StoreRefused
-from toril.core.ports import Command, Now
+from toril.core.ports.shared import Command, Now
 from toril.core.target import BreakerPolicy
 
 # KEYS[1] the hash: state, opened (microseconds since the epoch), failures (their times), probes (id and until when, in

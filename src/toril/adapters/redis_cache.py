@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toril.core.ports import Command
+from toril.core.ports.shared import Command
 
 # KEYS: the claim. ARGV: who, for how many milliseconds. Returns 1 where it is theirs (again).
 _CLAIM = """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from toril.core.errors import StoreError
-from toril.core.ports import Command
-from toril.core.proxy_ports import KeyEntry
+from toril.core.ports.proxy import KeyEntry
+from toril.core.ports.shared import Command
 
 _SETTLED, _PENDING = "settled", "pending"
 

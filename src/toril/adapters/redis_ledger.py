@@ -43,9 +43,9 @@ from toril.core.delivery import (
     written,
 )
 from toril.core.errors import LedgerUnavailable, StoreError, StoreUnavailable
-from toril.core.ledger_port import Depth, Filter, History
 from toril.core.lifecycle import OPEN, TERMINAL, WAITING, Status, Transition
-from toril.core.ports import Command
+from toril.core.ports.ledger import Depth, Filter, History
+from toril.core.ports.shared import Command
 
 _PAGE = 200
 _pack = msgspec.msgpack.Encoder().encode

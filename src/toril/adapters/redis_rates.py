@@ -11,7 +11,7 @@ import hashlib
 
 from toril.core.access import RateLimit
 from toril.core.errors import StoreRefused
-from toril.core.ports import Command
+from toril.core.ports.shared import Command
 
 # KEYS[1] the time, in microseconds since the epoch, at which everything is free again; it lapses then.
 # ARGV[1] microseconds between two requests at an even pace, ARGV[2] how many may come at once.

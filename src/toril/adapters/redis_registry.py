@@ -11,7 +11,7 @@ from typing import Any
 
 from toril.core.errors import StoreRefused
 from toril.core.policy import StorePolicy
-from toril.core.ports import Command
+from toril.core.ports.shared import Command
 
 FOLLOW_S = 5
 _BATCH = 1000

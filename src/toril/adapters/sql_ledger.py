@@ -45,8 +45,8 @@ from toril.core.delivery import (
     decide,
     written,
 )
-from toril.core.ledger_port import Depth, Filter, History
 from toril.core.lifecycle import Status, Transition
+from toril.core.ports.ledger import Depth, Filter, History
 
 Row = Sequence[Any]
 Query = tuple[str, Sequence[Any]]

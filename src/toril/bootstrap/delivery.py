@@ -19,9 +19,10 @@ from toril.adapters.redis_ledger import RedisLedger
 from toril.adapters.sqlite_ledger import SqliteLedger
 from toril.bootstrap.store import Store
 from toril.core.errors import LedgerUnavailable, StoreError
-from toril.core.ledger_port import AnyLedger
 from toril.core.policy import Settings
-from toril.core.ports import BlobStore, Command
+from toril.core.ports.bodies import BlobStore
+from toril.core.ports.ledger import AnyLedger
+from toril.core.ports.shared import Command
 from toril.core.target import Retention, TargetSpec
 from toril.engine import ledger_janitor
 from toril.engine.ledger_janitor import Janitor

@@ -40,7 +40,8 @@ from toril.core.lease import Lease
 from toril.core.lock_tokens import LockTokens
 from toril.core.outcome import Outcome
 from toril.core.policy import GatewayPolicy, Settings
-from toril.core.ports import BlobStore, Outbound
+from toril.core.ports.bodies import BlobStore
+from toril.core.ports.calls import Outbound
 from toril.core.queue_name import NameRules
 from toril.core.target import PayloadPolicy
 from toril.core.verdict import Verdict

@@ -26,7 +26,8 @@ from toril.core.destinations.callback import CallbackDestination
 from toril.core.destinations.upstream import UpstreamDestination, UpstreamRules
 from toril.core.egress import Egress
 from toril.core.policy import Settings
-from toril.core.ports import Meter, Outbound
+from toril.core.ports.calls import Outbound
+from toril.core.ports.shared import Meter
 from toril.core.stored_job import Keep
 from toril.core.target import PayloadPolicy
 from toril.core.upstream import CachePolicy, callback_queue, queue_name, raw_path

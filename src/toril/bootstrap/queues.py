@@ -9,7 +9,7 @@ from msgspec import Struct
 from toril.bootstrap.store import Store
 from toril.bull.upkeep import Upkeep
 from toril.core.egress import Egress
-from toril.core.ports import Pulling, Seats
+from toril.core.ports.work import Pulling, Seats
 from toril.core.queue_name import NameRules
 from toril.gateway.events import EventRoutes
 from toril.gateway.family import Family

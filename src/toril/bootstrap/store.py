@@ -35,7 +35,7 @@ from toril.bull.settled_news import SettledNewsLists
 from toril.bull.wire import SlotMoved, Wire
 from toril.core.errors import StoreUnavailable
 from toril.core.policy import RedisAddress, Settings
-from toril.core.ports import Meter
+from toril.core.ports.shared import Meter
 
 log = structlog.get_logger(__name__)
 

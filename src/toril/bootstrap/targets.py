@@ -15,9 +15,9 @@ from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.adapters.redis_breakers import RedisBreakers
 from toril.bootstrap.store import Store
 from toril.core.destinations.target import Target
-from toril.core.ledger_port import Ledger
 from toril.core.policy import Settings
-from toril.core.ports import Bodies
+from toril.core.ports.bodies import Bodies
+from toril.core.ports.ledger import Ledger
 from toril.core.target import TargetSpec
 from toril.engine.admission import BreakerGate
 from toril.engine.consumer import Consumer, Surroundings

@@ -19,7 +19,7 @@ from toril.bull.connection import Link, Prepare
 from toril.core.errors import StoreError, StoreUnavailable
 from toril.core.metrics import UNMETERED
 from toril.core.policy import RedisAddress, StorePolicy
-from toril.core.ports import Meter
+from toril.core.ports.shared import Meter
 
 log = structlog.get_logger(__name__)
 

@@ -23,7 +23,7 @@ from toril.bull.wire import Argument, Reply, Wire, as_error, pack
 from toril.core.errors import StoreError, StoreRefused, StoreTimeout, StoreUnavailable
 from toril.core.metrics import REDIS_RECONNECTS, UNMETERED
 from toril.core.policy import RedisAddress, StorePolicy
-from toril.core.ports import Meter
+from toril.core.ports.shared import Meter
 
 Prepare = Callable[[Wire], Awaitable[None]]
 Locate = Callable[[], RedisAddress]

@@ -11,7 +11,7 @@ from toril.bull.inspector import Inspector
 from toril.core.actions import STATES
 from toril.core.errors import StoreError
 from toril.core.metrics import QueueDepth
-from toril.core.ports import Now
+from toril.core.ports.shared import Now
 
 log = structlog.get_logger(__name__)
 

@@ -22,7 +22,7 @@ from toril.core.errors import StoreError, StoreRefused
 from toril.core.event import GAP, Event, Position, position_of
 from toril.core.metrics import UNMETERED
 from toril.core.policy import StorePolicy
-from toril.core.ports import Meter
+from toril.core.ports.shared import Meter
 from toril.core.stored_job import json_or_text, text_json
 
 log = structlog.get_logger(__name__)

@@ -24,7 +24,7 @@ from toril.bull.wire import ReplyError, SlotMoved, Wire, pack
 from toril.core.errors import ConnectionLost, StoreError, StoreTimeout
 from toril.core.metrics import UNMETERED
 from toril.core.policy import StorePolicy
-from toril.core.ports import Meter
+from toril.core.ports.shared import Meter
 
 BLOCK_S = 10
 RECENT_S = 10.0

@@ -14,7 +14,7 @@ from toril.bull.connection import Link
 from toril.bull.keys import QueueKeys
 from toril.core.metrics import UNMETERED
 from toril.core.policy import RedisAddress, StorePolicy
-from toril.core.ports import Meter
+from toril.core.ports.shared import Meter
 
 _SWEEP_S = 5.0
 

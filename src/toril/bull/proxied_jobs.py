@@ -11,9 +11,9 @@ from typing import Any
 from toril.bull.keys import QueueKeys
 from toril.bull.scripts import Scripts
 from toril.bull.wire import SlotMoved, pack
-from toril.core.ports import Now
+from toril.core.ports.proxy import Cancels
+from toril.core.ports.shared import Now
 from toril.core.proxied_job import RESPONSE_FIELD, ProxiedJob, Status, candidates
-from toril.core.proxy_ports import Cancels
 
 _FIELDS = ("name", "timestamp", "finishedOn", "failedReason", "atm", "returnvalue")
 

@@ -1,7 +1,7 @@
 """One request that passes through to an upstream with its bodies as they come, and how its answer begins. Pure values.
 
 The rules are those of RFC 9110 7.6: everything goes on as it came, but for what is between two neighbours. Called by
-`toril.gateway.passthrough`, sent through `toril.core.ports.StreamOutbound`.
+`toril.gateway.passthrough`, sent through `toril.core.ports.calls.StreamOutbound`.
 """
 
 from __future__ import annotations

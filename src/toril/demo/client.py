@@ -9,7 +9,7 @@ import msgspec
 from toril.core.destinations.base import OutboundRequest
 from toril.core.headers import request_head
 from toril.core.outcome import Answered
-from toril.core.ports import OutboundPool
+from toril.core.ports.calls import OutboundPool
 
 _TIMEOUT_S = 10.0
 

@@ -12,7 +12,9 @@ from toril.core.breaker import HALF_OPEN_PAUSE_S, Admission, Breaker, BreakerSta
 from toril.core.destinations.target import Target
 from toril.core.errors import StoreError
 from toril.core.outcome import Outcome
-from toril.core.ports import Breakers, Now, QueueHolds
+from toril.core.ports.calls import Breakers
+from toril.core.ports.queues import QueueHolds
+from toril.core.ports.shared import Now
 from toril.engine.settler import Settler
 
 log = structlog.get_logger(__name__)

@@ -8,8 +8,9 @@ from toril.core.destinations.base import OutboundRequest
 from toril.core.destinations.callback import CallbackOrder, Forgotten, callback_request
 from toril.core.errors import StoreError
 from toril.core.outcome import CutOff, Outcome
-from toril.core.ports import Now, Outbound, OutboundPool
-from toril.core.proxy_ports import ProxiedJobs
+from toril.core.ports.calls import Outbound, OutboundPool
+from toril.core.ports.proxy import ProxiedJobs
+from toril.core.ports.shared import Now
 from toril.core.signing import Secret
 
 _read = msgspec.json.Decoder(CallbackOrder).decode

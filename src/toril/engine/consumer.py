@@ -24,7 +24,8 @@ from toril.core.destinations.base import Destination
 from toril.core.errors import ConnectionLost, StoreError, StoreTimeout
 from toril.core.lease import Lease, NoJob
 from toril.core.lock_tokens import LockTokens
-from toril.core.ports import LeaseStore, Now, Presence
+from toril.core.ports.shared import Now
+from toril.core.ports.work import LeaseStore, Presence
 from toril.engine.accept_first import PAUSE_S
 from toril.engine.executor import Executor
 from toril.engine.measures import UNMEASURED, Measures

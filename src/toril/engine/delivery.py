@@ -20,7 +20,8 @@ from toril.core.destinations.target import Target
 from toril.core.errors import BlobLost, BlobsUnavailable, LedgerUnavailable, StoreError
 from toril.core.lease import Lease, Next
 from toril.core.outcome import Outcome
-from toril.core.ports import LeaseStore, Outbound
+from toril.core.ports.calls import Outbound
+from toril.core.ports.work import LeaseStore
 from toril.core.verdict import Complete, DeadLetter, Settlement, Snooze, Verdict
 from toril.engine.admission import BreakerGate
 from toril.engine.executor import Executor, Told

@@ -16,7 +16,8 @@ from toril.core.destinations.base import Chance, Destination
 from toril.core.lease import Lease, Next
 from toril.core.metrics import word
 from toril.core.outcome import Answered, Outcome
-from toril.core.ports import LeaseStore, Outbound, OutboundPool
+from toril.core.ports.calls import Outbound, OutboundPool
+from toril.core.ports.work import LeaseStore
 from toril.core.verdict import Complete, Fail, HandOver, Verdict
 from toril.engine.settler import Settler
 from toril.engine.slot import Slot

@@ -14,7 +14,8 @@ import structlog
 from toril.core.errors import StoreError, StoreUnavailable
 from toril.core.lease import Lease
 from toril.core.lock_tokens import owner_of
-from toril.core.ports import LeasedQueues, LeaseStore, Now, SettledNews
+from toril.core.ports.shared import Now
+from toril.core.ports.work import LeasedQueues, LeaseStore, SettledNews
 from toril.core.verdict import HandOver
 from toril.engine.slot import Slot
 

@@ -13,9 +13,11 @@ import structlog
 
 from toril.core.blob import owner
 from toril.core.errors import BlobsUnavailable, StoreError
-from toril.core.ports import BlobStore, Now, QueueControl
+from toril.core.ports.bodies import BlobStore
+from toril.core.ports.proxy import ProxiedJobs
+from toril.core.ports.queues import QueueControl
+from toril.core.ports.shared import Now
 from toril.core.proxied_job import candidates
-from toril.core.proxy_ports import ProxiedJobs
 from toril.engine import spilled_cache, upstream_calls
 
 log = structlog.get_logger(__name__)

@@ -29,10 +29,11 @@ from toril.core.delivery import (
 from toril.core.destinations.target import Target, asked_to_wait_s, describe
 from toril.core.errors import BlobsUnavailable
 from toril.core.lease import Entry, Lease
-from toril.core.ledger_port import Ledger
 from toril.core.lifecycle import TERMINAL, Status
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
-from toril.core.ports import Bodies, Now
+from toril.core.ports.bodies import Bodies
+from toril.core.ports.ledger import Ledger
+from toril.core.ports.shared import Now
 from toril.core.verdict import Complete, DeadLetter, Fail, Retry, Snooze
 from toril.core.verdict import Settlement as Verdict
 

@@ -15,9 +15,10 @@ from msgspec import Struct
 
 from toril.core.blob import owner
 from toril.core.errors import StoreError
-from toril.core.ledger_port import AnyLedger
 from toril.core.lifecycle import Status
-from toril.core.ports import BlobStore, Now
+from toril.core.ports.bodies import BlobStore
+from toril.core.ports.ledger import AnyLedger
+from toril.core.ports.shared import Now
 from toril.core.target import Retention
 
 log = structlog.get_logger(__name__)

@@ -17,9 +17,10 @@ from msgspec import Struct
 
 from toril.core.delivery import Delivery, Expire, Lose, Written, job_of, queue_of
 from toril.core.errors import StoreError
-from toril.core.ledger_port import AnyLedger
 from toril.core.lifecycle import WAITING
-from toril.core.ports import JobFinder, JobProducer, Now
+from toril.core.ports.jobs import JobFinder, JobProducer
+from toril.core.ports.ledger import AnyLedger
+from toril.core.ports.shared import Now
 
 log = structlog.get_logger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from toril.core.metrics import LOOP_LAG_SECONDS
-from toril.core.ports import Meter
+from toril.core.ports.shared import Meter
 
 EVERY_S = 0.25
 

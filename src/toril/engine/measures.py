@@ -20,7 +20,7 @@ from toril.core.metrics import (
     word,
 )
 from toril.core.outcome import Answered, Outcome, Replied
-from toril.core.ports import Meter, Now
+from toril.core.ports.shared import Meter, Now
 from toril.core.stored_job import added_ms, due_ms
 from toril.core.verdict import Complete, DeadLetter, Fail, HandOver, Verdict
 

@@ -19,7 +19,7 @@ from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError,
 from toril.core.lease import NOTHING, Lease, NoJob
 from toril.core.lock_tokens import owner_of
 from toril.core.metrics import word
-from toril.core.ports import LeasedQueues, PullStore, PullStores
+from toril.core.ports.work import LeasedQueues, PullStore, PullStores
 from toril.core.pull import Action, Ask, Extended, Failed, Finished, Released
 from toril.core.verdict import Complete, Fail, Retry, Settlement
 from toril.engine.consumer import Surroundings

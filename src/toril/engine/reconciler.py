@@ -14,7 +14,7 @@ import structlog
 
 from toril.core.destinations.base import Destination
 from toril.core.errors import InvalidRequest, StoreError
-from toril.core.ports import WorkerRegistry
+from toril.core.ports.work import WorkerRegistry
 from toril.engine.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)

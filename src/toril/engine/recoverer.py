@@ -14,7 +14,7 @@ import structlog
 
 from toril.core.errors import StoreError
 from toril.core.policy import EnginePolicy
-from toril.core.ports import Presence
+from toril.core.ports.work import Presence
 from toril.engine.consumer import Consumer
 from toril.engine.measures import UNMEASURED, Measures
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from toril.core.destinations.base import Destination
-from toril.core.ports import Outbound, OutboundPool
+from toril.core.ports.calls import Outbound, OutboundPool
 from toril.engine.consumer import Consumer
 from toril.engine.supervisor import Supervisor
 

@@ -22,7 +22,7 @@ from toril.core.errors import (
     TorilError,
 )
 from toril.core.lease import Lease, Next
-from toril.core.ports import LeaseStore
+from toril.core.ports.work import LeaseStore
 from toril.core.verdict import Complete, DeadLetter, Fail, HandOver, Retry, Settlement, Snooze, Verdict
 from toril.engine.handovers import Handovers
 from toril.engine.measures import UNMEASURED, Measures

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from toril.core.ports import MarkerWaits
+from toril.core.ports.work import MarkerWaits
 
 Wake = Callable[[float], None]
 

@@ -16,7 +16,7 @@ from toril.core.caching import as_hit, as_miss, from_record, is_cacheable, to_re
 from toril.core.envelope import decode_response, encode_response
 from toril.core.errors import StoreError
 from toril.core.outcome import Answered, Outcome, TimedOut
-from toril.core.proxy_ports import AnswerCache
+from toril.core.ports.proxy import AnswerCache
 
 log = structlog.get_logger(__name__)
 

@@ -9,8 +9,8 @@ import msgspec
 
 from toril.core.blob import BlobRef
 from toril.core.errors import BlobLost, BlobsUnavailable
-from toril.core.ports import Bodies
-from toril.core.proxy_ports import AnswerCache
+from toril.core.ports.bodies import Bodies
+from toril.core.ports.proxy import AnswerCache
 
 FOLDER = "cached"
 

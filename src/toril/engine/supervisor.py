@@ -14,7 +14,7 @@ import structlog
 from toril.core.destinations.base import Destination, LeaseRules
 from toril.core.destinations.socket_worker import RULES
 from toril.core.policy import EnginePolicy
-from toril.core.ports import Presence
+from toril.core.ports.work import Presence
 from toril.engine.consumer import Consumer
 from toril.engine.lease_keeper import LeaseKeeper
 from toril.engine.measures import UNMEASURED, Measures

@@ -16,8 +16,8 @@ from toril.core.destinations.base import OutboundRequest
 from toril.core.destinations.upstream import NOT_A_REQUEST, NOT_KEPT
 from toril.core.errors import BlobsUnavailable, FolderUnusable
 from toril.core.outcome import Answered, CutOff, Outcome
-from toril.core.ports import Outbound, OutboundPool
-from toril.core.proxy_ports import Keeps
+from toril.core.ports.calls import Outbound, OutboundPool
+from toril.core.ports.proxy import Keeps
 from toril.engine.sharing import Sharing
 
 log = structlog.get_logger(__name__)

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from toril.core.access import ANYBODY, Right
 from toril.core.errors import RateLimited
-from toril.core.ports import RateLimits
+from toril.core.ports.shared import RateLimits
 from toril.gateway.auth import Tokens, fingerprint
 from toril.gateway.routing import Access, Request, Route, SocketRoute, queue_at
 

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from toril.core.errors import NotFound, ShuttingDown, TorilError
 from toril.core.metrics import ACCEPT_SECONDS, OPEN_SOCKETS, OPEN_STREAMS, REQUEST_SECONDS, UNMETERED
-from toril.core.ports import Meter
+from toril.core.ports.shared import Meter
 from toril.gateway.admission import Admission
 from toril.gateway.audit import Audit
 from toril.gateway.auth import SUBPROTOCOL, socket_authorization

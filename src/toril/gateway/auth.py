@@ -14,7 +14,7 @@ from time import time
 
 from toril.core.access import Caller, Grant
 from toril.core.errors import Unauthorized
-from toril.core.ports import Now
+from toril.core.ports.shared import Now
 
 _SCHEME = b"Bearer "
 SUBPROTOCOL = "toril"

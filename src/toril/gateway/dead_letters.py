@@ -14,8 +14,8 @@ from toril.core.access import Right
 from toril.core.delivery import Delivery, is_job_id
 from toril.core.enqueue import moment_s
 from toril.core.errors import InvalidEnvelope, InvalidRequest, JobNotFound, JobRefused, UnknownTarget
-from toril.core.ledger_port import AnyLedger, Filter
 from toril.core.lifecycle import Status
+from toril.core.ports.ledger import AnyLedger, Filter
 from toril.gateway import delivery_shapes as shapes
 from toril.gateway import delivery_wire as wire
 from toril.gateway.description import DONE, About, Reply

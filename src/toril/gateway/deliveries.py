@@ -24,8 +24,8 @@ from toril.core.errors import (
     UnknownTarget,
 )
 from toril.core.headers import HOP_BY_HOP
-from toril.core.ledger_port import LedgerReader
 from toril.core.lifecycle import Status
+from toril.core.ports.ledger import LedgerReader
 from toril.gateway import delivery_shapes as shapes
 from toril.gateway import delivery_wire as wire
 from toril.gateway.description import About, Parameter, Reply

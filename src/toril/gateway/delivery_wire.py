@@ -13,8 +13,8 @@ import msgspec
 from toril.core.delivery import Attempt, Delivery, RecordedResponse, is_job_id
 from toril.core.enqueue import moment_s
 from toril.core.errors import InvalidEnvelope, InvalidRequest
-from toril.core.ledger_port import Filter, History
 from toril.core.lifecycle import Status, Transition
+from toril.core.ports.ledger import Filter, History
 from toril.gateway.routing import Answer
 from toril.gateway.wire import json_answer
 

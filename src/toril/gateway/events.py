@@ -15,7 +15,7 @@ from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobFailed, JobNotFound, StoreError
 from toril.core.event import GAP, Bookmark, Event, Position, position_of
 from toril.core.job import is_job_id
-from toril.core.ports import EventFeed, EventFollower, JobControl, JobReader
+from toril.core.ports.jobs import EventFeed, EventFollower, JobControl, JobReader
 from toril.core.queue_name import NameRules
 from toril.core.stored_job import json_or_text
 from toril.gateway import shapes, wire

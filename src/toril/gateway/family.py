@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from toril.core.access import Caller, Right
 from toril.core.actions import Dependencies
 from toril.core.errors import JobNotFound
-from toril.core.ports import JobControl
+from toril.core.ports.jobs import JobControl
 from toril.gateway.routing import Request
 
 

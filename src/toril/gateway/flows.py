@@ -9,7 +9,8 @@ from msgspec import Meta
 from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobNotFound
 from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree, read_flows
-from toril.core.ports import FlowStore, Now
+from toril.core.ports.jobs import FlowStore
+from toril.core.ports.shared import Now
 from toril.core.queue_name import NameRules
 from toril.core.stored_job import text_json
 from toril.gateway import shapes, wire

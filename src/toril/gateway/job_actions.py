@@ -10,7 +10,7 @@ from toril.core.access import Caller, Right
 from toril.core.actions import ChangeDelay, ChangePriority, Nothing, RetryJob, read_action
 from toril.core.errors import InvalidRequest, JobNotFound, JobRefused
 from toril.core.job_faults import decode_json
-from toril.core.ports import JobControl, JobReader
+from toril.core.ports.jobs import JobControl, JobReader
 from toril.core.queue_name import NameRules
 from toril.core.stored_job import json_or_text
 from toril.gateway import wire

@@ -8,7 +8,7 @@ from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobNotFound
 from toril.core.job import is_job_id
 from toril.core.job_faults import decode_json
-from toril.core.ports import JobReader, JobReporter
+from toril.core.ports.jobs import JobReader, JobReporter
 from toril.core.queue_name import NameRules
 from toril.gateway import shapes, wire
 from toril.gateway.auth import check_lock

@@ -11,7 +11,7 @@ import structlog
 from toril.core.access import Right
 from toril.core.errors import JobNotFound, JobRefused, LeaseLost, TorilError
 from toril.core.job import is_job_id
-from toril.core.ports import Pulling
+from toril.core.ports.work import Pulling
 from toril.core.pull import (
     Ask,
     Extended,

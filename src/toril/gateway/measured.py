@@ -12,7 +12,7 @@ from time import perf_counter
 from starlette.types import Message, Send
 
 from toril.core.metrics import OTHER, REQUEST_SECONDS
-from toril.core.ports import Meter
+from toril.core.ports.shared import Meter
 from toril.gateway.sourced import is_own
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

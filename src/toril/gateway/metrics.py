@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toril.core.access import Right
-from toril.core.ports import Exposition
+from toril.core.ports.shared import Exposition
 from toril.gateway.description import About, Reply
 from toril.gateway.routing import Access, Answer, Request, Route
 

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from toril.core.headers import end_to_end
 from toril.core.outcome import ConnectFailed, CutOff, TimedOut
-from toril.core.ports import Exchange, StreamOutbound, StreamOutboundPool
+from toril.core.ports.calls import Exchange, StreamOutbound, StreamOutboundPool
 from toril.core.streaming import Inbound, StreamHead, direct_request
 from toril.core.upstream import Upstream
 from toril.gateway.exact import add_nothing

@@ -17,7 +17,7 @@ from toril.core.egress import Egress
 from toril.core.errors import InvalidRequest
 from toril.core.headers import Header, forwarded
 from toril.core.matching import Enqueue
-from toril.core.proxy_ports import Submission
+from toril.core.ports.proxy import Submission
 from toril.core.upstream import ProxyPolicy
 from toril.core.worker import check_url
 from toril.gateway.description import Parameter

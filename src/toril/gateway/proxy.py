@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from toril.core.errors import IdempotencyMismatch, InvalidRequest, PayloadTooLarge, TorilError
 from toril.core.matching import Bypass, Enqueue, Reason, match, stripped
 from toril.core.metrics import ACCEPT_SECONDS, PROXIED, UNMETERED
-from toril.core.ports import Meter
-from toril.core.proxy_ports import Submissions
+from toril.core.ports.proxy import Submissions
+from toril.core.ports.shared import Meter
 from toril.core.upstream import ProxyPolicy, Upstream, queue_name, raw_path
 from toril.gateway.direct import Direct
 from toril.gateway.exact import TARGET, raw_target

@@ -11,9 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 from toril.core.envelope import decode_response
 from toril.core.metrics import OPEN_STREAMS, UNMETERED
-from toril.core.ports import Meter
+from toril.core.ports.proxy import Bodies, ProxiedJobs
+from toril.core.ports.shared import Meter
 from toril.core.proxied_job import ProxiedJob, ProxiedJobStatus, is_owned_by
-from toril.core.proxy_ports import Bodies, ProxiedJobs
 from toril.gateway import shapes
 from toril.gateway.app import send_stream
 from toril.gateway.description import Parameter, ProxiedAbout, Reply

@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from toril.core.event import GAP, Event
-from toril.core.ports import EventFeed
+from toril.core.ports.jobs import EventFeed
+from toril.core.ports.proxy import ProxiedJobs
 from toril.core.proxied_job import ProxiedJob
-from toril.core.proxy_ports import ProxiedJobs
 
 _BEAT_S = 15.0
 _BEAT = b":\n\n"

@@ -28,7 +28,8 @@ from toril.core.actions import (
     read_action,
 )
 from toril.core.errors import InvalidRequest, JobRefused, QueueNotFound, TorilError
-from toril.core.ports import JobReader, QueueControl
+from toril.core.ports.jobs import JobReader
+from toril.core.ports.queues import QueueControl
 from toril.core.queue_name import NameRules
 from toril.gateway import shapes, wire
 from toril.gateway.description import DONE, About, Parameter, Reply

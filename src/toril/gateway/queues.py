@@ -9,7 +9,8 @@ from msgspec import Meta
 from toril.core.access import Right
 from toril.core.errors import InvalidRequest
 from toril.core.job import JobSpec, decode_jobs
-from toril.core.ports import JobProducer, JobReader, Now
+from toril.core.ports.jobs import JobProducer, JobReader
+from toril.core.ports.shared import Now
 from toril.core.queue_name import NameRules
 from toril.gateway import shapes, wire
 from toril.gateway.description import About, Parameter, Reply

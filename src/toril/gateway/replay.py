@@ -15,7 +15,7 @@ from starlette.types import Scope, Send
 from toril.core.envelope import RecordedResponse
 from toril.core.errors import BlobLost, BlobsUnavailable
 from toril.core.headers import Header, end_to_end
-from toril.core.proxy_ports import Bodies
+from toril.core.ports.proxy import Bodies
 from toril.gateway.exact import add_nothing
 from toril.gateway.sourced import own_error, send_own
 

@@ -6,7 +6,7 @@ import msgspec
 
 from toril.core.access import Right
 from toril.core.errors import SchedulerNotFound
-from toril.core.ports import SchedulerStore
+from toril.core.ports.jobs import SchedulerStore
 from toril.core.queue_name import NameRules
 from toril.core.scheduler import SchedulerSpec, check_scheduler_id, read_scheduler
 from toril.core.stored_job import Fields, integer_json, json_or_text, read_options, text_json

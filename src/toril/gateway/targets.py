@@ -14,8 +14,11 @@ from toril.core.breaker import Breaker
 from toril.core.delivery import queue_of
 from toril.core.durations import duration_text
 from toril.core.errors import UnknownTarget
-from toril.core.ledger_port import Depth
-from toril.core.ports import Breakers, JobReader, Now, QueueControl
+from toril.core.ports.calls import Breakers
+from toril.core.ports.jobs import JobReader
+from toril.core.ports.ledger import Depth
+from toril.core.ports.queues import QueueControl
+from toril.core.ports.shared import Now
 from toril.core.rollout import Reloads
 from toril.core.target import TargetSpec
 from toril.gateway import wire

@@ -8,7 +8,7 @@ from toril.core.access import Right
 from toril.core.actions import Nothing, RemoveOrphans, TrimEvents, read_action
 from toril.core.errors import InvalidRequest, JobNotFound, QueueNotFound
 from toril.core.job import MAX_PRIORITY
-from toril.core.ports import QueueControl, QueueUpkeep
+from toril.core.ports.queues import QueueControl, QueueUpkeep
 from toril.core.queue_name import NameRules
 from toril.gateway import shapes, wire
 from toril.gateway.description import DONE, About, Parameter, Reply

@@ -8,7 +8,7 @@ from toril.core.access import Right
 from toril.core.actions import Nothing, read_action
 from toril.core.egress import Egress
 from toril.core.errors import InvalidRequest, WorkerNotFound
-from toril.core.ports import RecentAttempts, WorkerRegistry
+from toril.core.ports.work import RecentAttempts, WorkerRegistry
 from toril.core.queue_name import NameRules
 from toril.core.worker import check_host, read_worker, shown_worker
 from toril.gateway import shapes, wire

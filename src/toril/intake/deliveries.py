@@ -40,9 +40,11 @@ from toril.core.errors import (
     UnknownTarget,
 )
 from toril.core.idempotency import fingerprint
-from toril.core.ledger_port import AnyLedger, Filter
 from toril.core.lifecycle import WAITING, Status
-from toril.core.ports import BlobStore, JobProducer, Now
+from toril.core.ports.bodies import BlobStore
+from toril.core.ports.jobs import JobProducer
+from toril.core.ports.ledger import AnyLedger, Filter
+from toril.core.ports.shared import Now
 from toril.core.target import TargetSpec
 from toril.intake.spill import Spill
 

@@ -12,8 +12,8 @@ import structlog
 
 from toril.core.delivery import Delivery
 from toril.core.errors import StoreError
-from toril.core.ledger_port import LedgerReader
 from toril.core.lifecycle import TERMINAL
+from toril.core.ports.ledger import LedgerReader
 
 log = structlog.get_logger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 from toril.core.blob import BlobRef, Check, Kept, fits, reference
 from toril.core.errors import BlobLost
-from toril.core.ports import BlobStore
+from toril.core.ports.bodies import BlobStore
 from toril.intake.switched_blobs import SwitchedBlobs
 
 _QUICK_BYTES = 1024 * 1024

@@ -13,9 +13,10 @@ from toril.core.envelope import RecordedRequest, encode_request
 from toril.core.errors import IdempotencyMismatch
 from toril.core.flow import FlowJob, FlowOptions
 from toril.core.job import BackoffOption, JobOptions, JobSpec
-from toril.core.ports import FlowStore, JobProducer, Now
+from toril.core.ports.jobs import FlowStore, JobProducer
+from toril.core.ports.proxy import KeyBook, Submission
+from toril.core.ports.shared import Now
 from toril.core.proxied_job import job_name, new_id
-from toril.core.proxy_ports import KeyBook, Submission
 from toril.core.upstream import Upstream, callback_queue, queue_name
 
 _FIRST_PAUSE_MS = 1000.0

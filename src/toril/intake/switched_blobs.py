@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 from toril.core.blob import Blob
 from toril.core.errors import BlobLost, BlobsUnavailable
-from toril.core.ports import BlobStore
+from toril.core.ports.bodies import BlobStore
 
 
 class SwitchedBlobs:

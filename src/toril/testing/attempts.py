@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from toril.core.attempt import Attempt
-from toril.core.ports import RecentAttempts
+from toril.core.ports.work import RecentAttempts
 
 _KEPT = 20
 

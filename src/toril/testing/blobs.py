@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 from toril.core.blob import Blob
 from toril.core.errors import BlobLost
-from toril.core.ports import Now
+from toril.core.ports.shared import Now
 
 
 class FakeBlobs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toril.core.breaker import Admission, Breaker, admit, failed, left, passed
-from toril.core.ports import Now
+from toril.core.ports.shared import Now
 from toril.core.target import BreakerPolicy
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class FakeClock:
-    """A wall clock for `toril.core.ports.Now`, and the event loop's own time inside `driving`.
+    """A wall clock for `toril.core.ports.shared.Now`, and the event loop's own time inside `driving`.
 
     Inside `driving`, a loop with nothing ready jumps to its next timer instead of waiting for it: an hour of
     `asyncio.sleep` takes no time, and timers run in the order of their times. Works with asyncio's own loop, not

@@ -29,8 +29,8 @@ from toril.core.delivery import (
     written,
 )
 from toril.core.errors import LedgerUnavailable
-from toril.core.ledger_port import Depth, Filter, History
 from toril.core.lifecycle import OPEN, TERMINAL, WAITING, Status, Transition
+from toril.core.ports.ledger import Depth, Filter, History
 
 
 class FakeLedger:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from toril.core.destinations.base import OutboundRequest
 from toril.core.outcome import Answered, Outcome, TimedOut
-from toril.core.ports import Outbound, OutboundPool
+from toril.core.ports.calls import Outbound, OutboundPool
 
 Answering = Callable[[OutboundRequest], Awaitable[Outcome]]
 

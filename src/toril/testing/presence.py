@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from toril.core.ports import Presence
+from toril.core.ports.work import Presence
 
 
 class FakePresence:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toril.core.access import RateLimit
-from toril.core.ports import Now
+from toril.core.ports.shared import Now
 
 
 class FakeRates:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from toril.core.errors import StoreUnavailable
-from toril.core.ports import WorkerRegistry
+from toril.core.ports.work import WorkerRegistry
 
 
 class FakeRegistry:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from toril.core.ports import MarkerWaits
+from toril.core.ports.work import MarkerWaits
 
 
 class FakeMarkerWaits:

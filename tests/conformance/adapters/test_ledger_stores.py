@@ -17,7 +17,7 @@ from toril.adapters.asyncpg_ledger import AsyncpgLedger
 from toril.adapters.sqlite_ledger import SqliteLedger
 from toril.core.delivery import Accepted, Envelope, Inline
 from toril.core.errors import LedgerUnavailable, StoreRefused
-from toril.core.ledger_port import Filter
+from toril.core.ports.ledger import Filter
 
 
 async def outcomes(*calls: Any) -> list[Any]:

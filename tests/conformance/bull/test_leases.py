@@ -13,7 +13,7 @@ from tests.support.valkey import ValkeyProcess
 from toril.bull.scripts import Script
 from toril.core.errors import LeaseLost
 from toril.core.lease import NOTHING, Lease
-from toril.core.ports import LeaseStore
+from toril.core.ports.work import LeaseStore
 from toril.core.stored_job import Keep
 from toril.core.verdict import Complete, Fail, Retry
 from toril.core.worker import Limiter

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from tests.unit.engine.support import POLICY, Desk, Endpoints, patient, turns, until
 from toril.core.destinations.base import Destination
 from toril.core.lock_tokens import LockTokens
-from toril.core.ports import Outbound
+from toril.core.ports.calls import Outbound
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.executor import Executor
 from toril.engine.seats import Seats

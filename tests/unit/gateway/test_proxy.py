@@ -11,7 +11,7 @@ from toril.core.egress import Egress
 from toril.core.errors import BlobLost, IdempotencyMismatch, StoreUnavailable
 from toril.core.metrics import ACCEPT_SECONDS, PROXIED, REQUEST_SECONDS
 from toril.core.policy import EgressPolicy
-from toril.core.proxy_ports import Submission
+from toril.core.ports.proxy import Submission
 from toril.core.upstream import PathFilter, ProxyPolicy, Upstream, queue_name
 from toril.gateway.description import ProxiedAbout
 from toril.gateway.proxied_requests import ProxiedRequests

@@ -17,7 +17,7 @@ from toril.core.handover import read_handover
 from toril.core.headers import request_head
 from toril.core.lease import Lease
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
-from toril.core.ports import Now
+from toril.core.ports.shared import Now
 from toril.core.retry_hint import NO_HINT, RetryHint, read_hint
 from toril.core.signing import message_id, signature_headers
 from toril.core.stored_job import integer_json, render, text_json

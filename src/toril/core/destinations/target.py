@@ -19,7 +19,7 @@ from toril.core.destinations.base import Chance, OutboundRequest
 from toril.core.headers import request_head
 from toril.core.lease import Entry, Lease
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
-from toril.core.ports import Now
+from toril.core.ports.shared import Now
 from toril.core.retry_hint import retry_after_ms
 from toril.core.signing import Signer
 from toril.core.stored_job import Keep

@@ -16,7 +16,7 @@ from toril.core.destinations.base import Chance, OutboundRequest
 from toril.core.envelope import RecordedResponse, decode_request, encode_response
 from toril.core.lease import Lease
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
-from toril.core.ports import Now
+from toril.core.ports.shared import Now
 from toril.core.proxied_job import RESPONSE_FIELD
 from toril.core.retry_hint import read_hint
 from toril.core.stored_job import Keep

@@ -13,7 +13,7 @@ from toril.core.commands import request_id, shown
 from toril.core.errors import InvalidRequest
 from toril.core.event import GAP, Event, Position, position_of
 from toril.core.job import json_unless_given
-from toril.core.ports import EventFeed
+from toril.core.ports.jobs import EventFeed
 from toril.core.queue_name import NameRules
 from toril.gateway import shapes
 from toril.gateway.description import Parameter, SocketAbout

@@ -27,7 +27,9 @@ from toril.core.commands import (
 )
 from toril.core.errors import InvalidRequest, TorilError
 from toril.core.job import is_job_id
-from toril.core.ports import JobProducer, JobReader, Now, QueueControl
+from toril.core.ports.jobs import JobProducer, JobReader
+from toril.core.ports.queues import QueueControl
+from toril.core.ports.shared import Now
 from toril.core.queue_name import NameRules
 from toril.gateway import shapes, wire
 from toril.gateway.audit import Audit

@@ -19,7 +19,8 @@ from toril.core.destinations.base import OutboundRequest
 from toril.core.destinations.socket_worker import SocketWorker
 from toril.core.errors import InvalidRequest, JobNotFound, TorilError
 from toril.core.outcome import Outcome, Replied, TimedOut
-from toril.core.ports import JobReporter, Seat, Seats
+from toril.core.ports.jobs import JobReporter
+from toril.core.ports.work import Seat, Seats
 from toril.core.queue_name import NameRules
 from toril.core.replies import Done, LogLine, Progress, is_ping, is_stop, read_reply
 from toril.gateway import shapes, wire
