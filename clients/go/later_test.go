@@ -59,7 +59,7 @@ func TestAPushedJobIsSettledLater(t *testing.T) {
 	equal(t, must(queue.Wait(ctx, job.ID))(t).Square, 49)
 	equal(t, must(queue.Get(ctx, job.ID))(t).AttemptsMade, 1)
 	wantCode(t, queue.Complete(ctx, second, square{50}), "lease_lost", 409)
-	wantCode(t, queue.Fail(ctx, &toril.Task[number]{Job: second.Job, Token: "made up"}, errors.New("no")), "wrong_lock_token", 401)
+	wantCode(t, queue.Fail(ctx, &toril.Task[number]{Job: second.Job, Token: "made up"}, errors.New("no")), "lease_lost", 409)
 }
 
 func TestWhatWentWrongSaysHowAPushedJobGoesOn(t *testing.T) {

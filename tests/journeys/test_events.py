@@ -309,19 +309,21 @@ class TestEventSockets:
         assert caught.value.response.status_code == 400
 
     def test_many_listeners_share_one_reader(
-        self, toril: TorilProcess, gateway: Gateway, new_queue: Callable[[], str], store: redis.Redis
+        self, start_valkey: Callable[..., ValkeyProcess], start_toril: Callable[..., TorilProcess]
     ) -> None:
-        queues = [new_queue() for _ in range(10)]
+        valkey = start_valkey()
+        toril = start_toril(valkey)
+        queues = [f"queue-{number}" for number in range(10)]
         with ExitStack() as stack:
             sockets: list[tuple[str, SocketClient]] = [
                 (queue, stack.enter_context(socket_to(toril.url, event_path(queue, "?events=added"))))
                 for queue in queues
                 for _ in range(5)
             ]
-            ids = {queue: gateway.add_one(queue) for queue in queues}
+            ids = {queue: toril.gateway.add_one(queue) for queue in queues}
             for queue, socket in sockets:
                 assert socket.receive()["data"]["args"][0]["jobId"] == ids[queue]
-            readers = [client for client in store.client_list() if client["name"] == "toril:events"]
+            readers = [client for client in valkey.client().client_list() if client["name"] == "toril:events"]
             assert len(readers) == 1
 
     def test_a_redis_restart_loses_no_event(
