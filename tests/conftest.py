@@ -21,6 +21,8 @@ from tests.support.s3 import S3Server
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 
+# What only one process may make: tests that need the same one stay together.
+_MADE_ONCE = ("package", "go", "node_modules")
 _TORILS = pytest.StashKey[list[TorilProcess]]()
 _LOG_OFFSETS = pytest.StashKey[dict[Path, int]]()
 
@@ -40,6 +42,13 @@ def pytest_report_header(config: pytest.Config) -> str:
     """How to have the same examples again."""
     seed = config.getoption("--hypothesis-seed", None)
     return f"examples: --hypothesis-seed={seed}" if seed is not None else "examples: derandomised (CI)"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, tests of one file stay together, since they share servers."""
+    for item in items:
+        made = next((name for name in _MADE_ONCE if name in getattr(item, "fixturenames", ())), None)
+        item.add_marker(pytest.mark.xdist_group(made or item.path.name))
 
 
 @pytest.hookimpl(wrapper=True)

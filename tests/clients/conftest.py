@@ -1,6 +1,7 @@
 """The tools and packages of the clients, made once for all their tests."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def chromium(pytestconfig: pytest.Config) -> str:
 
     def say(line: str) -> None:
         with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-            print(f"\n{line}", flush=True)
+            print(f"\n{line}", file=sys.stderr, flush=True)  # what a process beside others prints to stdout is lost
 
     program = find_chromium(say)
     if program is None:

@@ -1,6 +1,6 @@
 """Loopback ports for servers that must come back on the same port."""
 
-import random
+import secrets
 import socket
 
 
@@ -11,7 +11,7 @@ def free_port() -> int:
     reach a server which is down for a moment.
     """
     for _ in range(200):
-        port = random.randint(20_000, 32_000)
+        port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
