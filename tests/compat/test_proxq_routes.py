@@ -3,7 +3,6 @@
 import re
 import socket
 import time
-import uuid
 from datetime import UTC, datetime
 
 import pytest
@@ -94,7 +93,7 @@ def test_any_answer_completes_the_job(proxq: Proxq, backend: Backend, status: in
     assert len(backend.calls(path)) == 1
 
 
-@pytest.mark.parametrize("job_id", ["nope", str(uuid.uuid4()), "1", "%2e", "wait", "meta"])
+@pytest.mark.parametrize("job_id", ["nope", "9606009f-58c9-4919-855b-37bb76ff2a80", "1", "%2e", "wait", "meta"])
 def test_an_unknown_job_is_not_found_whatever_is_asked(proxq: Proxq, job_id: str) -> None:
     for method, path in (
         ("GET", job_id),
