@@ -29,7 +29,7 @@ run: $(READY) ## the gateway against your own Redis (REDIS_URL, AUTH_TOKENS)
 	@$(BIN)/toril serve
 
 test: $(READY) ## all tests, on real servers
-	@$(BIN)/pytest -n 2 --dist loadgroup
+	@$(BIN)/pytest -n 2
 
 check: $(READY) ## format, lint, types, layers, unit tests
 	@$(BIN)/ruff format --check .

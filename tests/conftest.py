@@ -12,6 +12,8 @@ from typing import Any
 import hypothesis
 import pytest
 import redis
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.endpoint import Behaviour, Endpoint
 from tests.support.gateway import Gateway
@@ -21,8 +23,7 @@ from tests.support.s3 import S3Server
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 
-# What only one process may make: tests that need the same one stay together.
-_MADE_ONCE = ("package", "go", "node_modules")
+_ONE_PROCESS = ("tests/clients/", "tests/compat/")
 _TORILS = pytest.StashKey[list[TorilProcess]]()
 _LOG_OFFSETS = pytest.StashKey[dict[Path, int]]()
 
@@ -44,11 +45,20 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"examples: --hypothesis-seed={seed}" if seed is not None else "examples: derandomised (CI)"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, tests of one file stay together, since they share servers."""
-    for item in items:
-        made = next((name for name in _MADE_ONCE if name in getattr(item, "fixturenames", ())), None)
-        item.add_marker(pytest.mark.xdist_group(made or item.path.name))
+class _Together(LoadScopeScheduling):
+    """With several processes, tests of one file stay together, since they share servers.
+
+    So do all tests of the clients and all beside other programs, which install packages that only one process may.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((folder for folder in _ONE_PROCESS if file.startswith(folder)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Which process runs which tests."""
+    return _Together(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
