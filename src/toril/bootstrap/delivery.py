@@ -1,6 +1,7 @@
 """Wires the delivery door: ledger, acceptance, following, recovery and retention.
 
-`toril.bootstrap.instance` hands in what is shared.
+`toril.bootstrap.instance` hands in what is shared. Only where targets are configured: without them there is no ledger,
+and no route of it.
 """
 
 from __future__ import annotations

@@ -81,12 +81,12 @@ class Proxy:
 
     def __init__(self, settings: Settings, shared: SharedWithProxy, api: ASGIApp) -> None:
         policy, prefix = settings.proxy, settings.store.queue_prefix
-        queues = {upstream.prefix: queue_name(policy.queue, upstream.prefix) for upstream in policy.upstreams}
+        queues = [queue_name(policy.queue, upstream.prefix) for upstream in policy.upstreams]
         # BullMQ counts in whole seconds; what is a little too long is made exact by whoever reads a job.
         rules = UpstreamRules(Keep(age=int(policy.retention_s) + 1), cached=policy.cache.mode != "none")
         self.destinations: list[UpstreamDestination | CallbackDestination] = [
-            UpstreamDestination(upstream, queues[upstream.prefix], policy.concurrency, rules, time.time)
-            for upstream in policy.upstreams
+            UpstreamDestination(upstream, queue, policy.concurrency, rules, time.time)
+            for upstream, queue in zip(policy.upstreams, queues, strict=True)
         ]
         self._role = settings.role
         self._folder = Path(FOLDER).absolute()
@@ -96,7 +96,7 @@ class Proxy:
             HttptoolsOutbound(CONNECT_S, MAX_ANSWER_BYTES), self._spill, self._sharing(policy.cache, shared)
         )
         jobs = BullProxiedJobs(
-            shared.store.scripts, prefix, list(queues.values()), shared.store.cancelling, policy.retention_s, time.time
+            shared.store.scripts, prefix, queues, shared.store.cancelling, policy.retention_s, time.time
         )
         stores = Stores(
             shared.store.producer,
@@ -137,10 +137,10 @@ class Proxy:
             outbound = HttptoolsOutbound(settings.engine.connect_timeout_s, MAX_CALLBACK_ANSWER_BYTES, shared.egress)
             self._callbacks = CallbackCalls(outbound, jobs, callbacks, policy.callback.secrets, time.time)
             self.destinations.append(CallbackDestination(callbacks, policy.callback.timeout_s))
-        leftovers = Leftovers(blobs, jobs, list(queues.values()), policy.retention_s, time.time)
+        leftovers = Leftovers(blobs, jobs, queues, policy.retention_s, time.time)
         stale = StaleAnswers(blobs, policy.cache.ttl_s, time.time)
         self._janitor = ProxyJanitor(
-            shared.store.control, list(queues.values()), policy.retention_s, BodySweep(blobs, [leftovers, stale])
+            shared.store.control, queues, policy.retention_s, BodySweep(blobs, [leftovers, stale])
         )
 
     def _sharing(self, policy: CachePolicy, shared: SharedWithProxy) -> Sharing | None:

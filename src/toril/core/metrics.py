@@ -3,6 +3,10 @@
 The rooms name a metric of this table and say how much (`toril.core.ports.shared.Meter`); an adapter keeps and shows
 them. To add one, add it here and in the table of `docs/operations.md` (a test compares the two). Durations are in
 seconds.
+
+Labels never hold what a caller makes up, but for names that are bounded: of `queue` each process shows so many
+(`metrics.max_queues`), in the order in which it first works on them, and the rest together as `other`. Upstreams and
+targets have queues of their own, so they are told apart by it too; `kind` says what sort of destination it is.
 """
 
 from __future__ import annotations

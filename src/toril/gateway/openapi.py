@@ -30,7 +30,7 @@ from toril.gateway import openapi_proxy
 from toril.gateway.description import About, Reply, SocketAbout
 from toril.gateway.openapi_proxy import PROXIED_JOBS, UPSTREAMS, ProxyAbout
 from toril.gateway.routing import Access, Route, SocketRoute
-from toril.gateway.schemas import REF, Json, Schemas
+from toril.gateway.schemas import REF, RETRY_AFTER, Json, Schemas
 from toril.gateway.shapes import Problem
 
 _PLACES = {
@@ -62,7 +62,6 @@ _SECURITY = {
         "description": "The same API token, where a browser can set no header",
     },
 }
-_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
 
 
 class Served(Struct, frozen=True):
@@ -206,7 +205,7 @@ def _error(status: int, codes: list[str], *, own: bool) -> Json:
     said = "; ".join(f"`{code}`" for code in codes)
     headers: Json = {"toril-code": {"description": "Which of these it is", "schema": {"enum": codes}}}
     if status in {429, 503}:
-        headers |= _RETRY_AFTER
+        headers |= RETRY_AFTER
     if own:
         only: Json = {
             "type": "object",

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from toril.gateway.description import Parameter, ProxiedAbout, Reply
-from toril.gateway.schemas import Json, Schemas
+from toril.gateway.schemas import RETRY_AFTER, Json, Schemas
 from toril.gateway.sourced import ERRORS, SOURCE, ProxyError
 
 UPSTREAMS = "upstreams"
@@ -47,7 +47,6 @@ _SOURCE = {
         "schema": {"const": SOURCE[1].decode()},
     }
 }
-_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
 
 
 class ProxiedRoute(Struct, frozen=True):
@@ -127,7 +126,7 @@ def _refusal(status: int, schemas: Schemas, *, bodiless: bool) -> Json:
     error = ERRORS[status]
     answer: Json = {
         "description": f"{HTTPStatus(status).phrase}: `{error.code}`, {error.when}",
-        "headers": _SOURCE | (_RETRY_AFTER if status in {500, 503} else {}),
+        "headers": _SOURCE | (RETRY_AFTER if status in {500, 503} else {}),
     }
     if not bodiless:
         answer["content"] = {"application/json": {"schema": schemas.of(ProxyError)}}

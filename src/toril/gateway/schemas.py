@@ -16,6 +16,8 @@ from toril.gateway.description import Parameter
 Json = dict[str, Any]
 
 REF = "#/components/schemas/{name}"
+RETRY_AFTER: Json = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
+"""The header of an answer that says when to come again."""
 
 
 class Schemas:
