@@ -50,7 +50,11 @@ def start(start_proxq: StartProxq, valkey: ValkeyProcess, backend: Backend, queu
     """Starts instances of one fleet, all in the same working folder unless told otherwise."""
 
     def starting(document: dict[str, Any] | None = None, **options: Any) -> Proxq:
-        whole = {"queue": queue, "upstreams": [{"prefix": "/", "url": backend.url}]} | (document or {})
+        whole = {
+            "queue": queue,
+            "upstreams": [{"prefix": "/", "url": backend.url}],
+            "payloads": {"redis_max": 262144},
+        } | (document or {})
         return start_proxq(valkey, whole, **options)
 
     return starting
@@ -73,6 +77,42 @@ def is_whole(answer: Reply, body: bytes = BODY) -> bool:
         200,
         (("x-up", "1"), ("content-length", str(len(body)))),
     ) and answer.body == body
+
+
+def test_without_a_store_every_instance_can_read_an_answer_that_redis_may_hold(
+    start: Start, backend: Backend, tmp_path: Path
+) -> None:
+    """What proxq's own configuration gives, with two replicas: nothing of it says where answers are to go."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    instances = [start({"payloads": {}}, cwd=folder) for folder in (here, there)]
+    bodies = [BODY[:300_000], b"text " * 100_000, BODY * 4]
+    jobs = [(instances[n % 2].submit("GET", large(backend, body)), body) for n, body in enumerate(bodies * 2)]
+    for job_id, body in jobs:
+        instances[0].is_in(job_id, "completed")
+        assert all(is_whole(proxq.content(job_id), body) for proxq in instances)
+    assert files(here) == files(there) == []
+
+    # One byte more than Redis may hold is in a folder, and the log of the one that put it there says so.
+    job_id = done(instances[0], large(backend, BODY * 4 + b"+"))
+    [has_it] = [proxq for proxq, folder in zip(instances, (here, there), strict=True) if files(folder)]
+    assert is_whole(has_it.content(job_id), BODY * 4 + b"+")
+    told = ["payloads.kept_in_folder" in proxq.process.log() for proxq in instances]
+    assert told == [proxq is has_it for proxq in instances]
+
+
+def test_how_much_redis_may_hold_can_be_changed_by_a_reload(start: Start, backend: Backend, tmp_path: Path) -> None:
+    folder = tmp_path / "toril-payloads"
+    proxq = start({"payloads": {"redis_max": "1000"}})
+    done(proxq, large(backend, BODY[:1001]))
+    assert len(files(folder)) == 1
+    [config] = tmp_path.glob("proxq-*.yaml")
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"payloads": {"redis_max": 2000}}))
+    proxq.process.send(signal.SIGHUP)
+    eventually(lambda: "config.reloaded" in proxq.process.log(), timeout_s=30, what="the reload")
+    done(proxq, large(backend, BODY[:2000]))
+    assert len(files(folder)) == 1
+    done(proxq, large(backend, BODY[:2001]))
+    assert len(files(folder)) == 2
 
 
 def test_without_a_store_a_large_answer_is_in_a_folder_and_not_in_redis(

@@ -33,12 +33,14 @@ class FolderBlobs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._store: ObstoreBlobs | None = None
+        self._told = False
 
     async def put(self, name: str, body: bytes | AsyncIterable[bytes]) -> None:
         """Store a body, in a folder that is there from then on."""
         try:
             store = await asyncio.to_thread(self._made)
             await store.put(name, body)
+            self._tell(name)
         except (StoreError, OSError) as exc:
             log.error("payloads.folder_unusable", folder=str(self._folder), error=str(exc))
             raise FolderUnusable(
@@ -73,6 +75,17 @@ class FolderBlobs:
         if store is not None:
             async for blob in store.list(folder):
                 yield blob
+
+    def _tell(self, name: str) -> None:
+        """Warn of the first body in the folder: an instance on another machine cannot read it."""
+        tell = log.debug if self._told else log.warning
+        self._told = True
+        tell(
+            "payloads.kept_in_folder",
+            folder=str(self._folder),
+            name=name,
+            hint="only this machine can read it; configure payloads.url, or raise payloads.redis_max",
+        )
 
     def _made(self) -> ObstoreBlobs:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -91,7 +91,7 @@ class Proxy:
         self._role = settings.role
         self._folder = Path(FOLDER).absolute()
         blobs = FallbackBlobs(shared.blobs, FolderBlobs(self._folder))
-        self._spill = Spill(blobs, settings.payloads.threshold_bytes)
+        self._spill = Spill(blobs, settings.payloads.answer_threshold_bytes)
         self._upstreams = UpstreamCalls(
             HttptoolsOutbound(CONNECT_S, MAX_ANSWER_BYTES), self._spill, self._sharing(policy.cache, shared)
         )
@@ -164,8 +164,8 @@ class Proxy:
                 return None
 
     def renew(self, payloads: PayloadPolicy) -> None:
-        """From now on, what is longer than this says does not go into Redis."""
-        self._spill.threshold_bytes = payloads.threshold_bytes
+        """Keep answers in Redis up to the length that these settings say."""
+        self._spill.threshold_bytes = payloads.answer_threshold_bytes
 
     def tell_where_answers_go(self, payloads: PayloadPolicy) -> None:
         """Say so in the log, where nobody has: it matters to whoever runs several machines."""
@@ -175,7 +175,8 @@ class Proxy:
             tell(
                 "payloads.in_folder",
                 folder=str(self._folder),
-                hint="large answers are kept there; instances on several machines need one shared store (payloads.url)",
+                over_bytes=payloads.redis_max_bytes,
+                hint="longer answers are kept there; several machines need one shared store (payloads.url)",
             )
 
     async def drain(self) -> None:

@@ -21,8 +21,8 @@ from toril.core.target import Signing, TargetAuth, TargetSpec
 
 AT_ONCE = frozenset(
     {
-        "auth_tokens", "tokens", "payloads.url", "payloads.threshold", "payloads.endpoint", "payloads.region",
-        "max_body", "log.level",
+        "auth_tokens", "tokens", "payloads.url", "payloads.threshold", "payloads.redis_max", "payloads.endpoint",
+        "payloads.region", "max_body", "log.level",
     }
 )  # fmt: skip
 """The settings that running workers take over. Of a target it is TARGET_AT_ONCE, and secrets."""

@@ -201,6 +201,7 @@ SETTINGS = (
     Setting("ledger.url", "ledger.url", ledger, ("TORIL_LEDGER_URL",)),
     Setting("payloads.url", "payloads.url", payload_store, ("TORIL_PAYLOADS_URL",)),
     Setting("payloads.threshold", "payloads.threshold_bytes", integer(0), ("TORIL_PAYLOADS_THRESHOLD",)),
+    Setting("payloads.redis_max", "payloads.redis_max_bytes", integer(0), ("TORIL_PAYLOADS_REDIS_MAX",)),
     Setting("payloads.endpoint", "payloads.endpoint", http_url, ("TORIL_PAYLOADS_ENDPOINT",)),
     Setting("payloads.region", "payloads.region", text, ("TORIL_PAYLOADS_REGION",)),
     Setting("max_body", "delivery.max_body_bytes", integer(1), ("TORIL_MAX_BODY",)),

@@ -48,6 +48,7 @@ APPLIES = {
     "retention": (billing(retention=Retention(delivered_s=1.0)), "targets.billing.retention"),
     "payload store": (of("payloads", url="file:///bodies"), "payloads.url"),
     "payload threshold": (of("payloads", threshold_bytes=1), "payloads.threshold"),
+    "answers in Redis": (of("payloads", redis_max_bytes=1), "payloads.redis_max"),
     "payload endpoint": (of("payloads", endpoint="http://127.0.0.1:9000"), "payloads.endpoint"),
     "payload region": (of("payloads", region="eu-1"), "payloads.region"),
     "max_body": (of("delivery", max_body_bytes=1), "max_body"),
