@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from toril.bull.holds import HELD
 from toril.bull.inspector import Inspector
 from toril.bull.keys import QueueKeys
 from toril.bull.scripts import Script, Scripts
 from toril.bull.wire import ReplyError, pack
 from toril.core.actions import STATES, Metrics, QueueState, RateLimitState
 from toril.core.errors import JobRefused
-from toril.core.job import MAX_SAFE_INTEGER
 
 # The script moves 7,000 jobs a call out of a `paused` list that BullMQ 5 has left; this is more than Redis holds.
 _MOST_RESUMES = 100_000
@@ -23,10 +23,6 @@ _BATCH = 1000
 _CLEAN_BATCH = 10_000
 _SCAN_COUNT = 2000
 _END_OF_TIME = "1.7976931348623157e+308"
-# What is held starts nothing, whatever a worker's own limits are: BullMQ looks at the limiter's key only where there is
-# a limit, so a queue without one gets this for as long.
-_NO_LIMIT = b"%d" % MAX_SAFE_INTEGER
-_HOLD_DURATION_MS = 1000
 
 
 class Control:
@@ -231,22 +227,14 @@ class Control:
         await self._wake(keys)
 
     async def hold(self, queue: str, for_ms: int) -> None:
-        """Nothing starts for so long, from now on."""
+        """Nothing starts for so long, from now on, or until a hold that is under way ends, if that is later."""
         keys = self._keys(queue)
-        await self._scripts.links.of(keys.prefix).transaction(
-            [
-                pack("HSETNX", keys.key("meta"), "max", _NO_LIMIT),
-                pack("HSETNX", keys.key("meta"), "duration", _HOLD_DURATION_MS),
-                pack("SET", keys.key("limiter"), _NO_LIMIT, "PX", for_ms),
-            ]
-        )
+        await self._scripts.call(self._scripts.hold, keys, keys.keys("limiter", "meta"), HELD, for_ms)
 
     async def let_go(self, queue: str) -> None:
         """End a hold, and what a rate limit has counted so far."""
         keys = self._keys(queue)
-        await self._call(keys, "DEL", keys.key("limiter"))
-        if await self._call(keys, "HGET", keys.key("meta"), "max") == _NO_LIMIT:
-            await self._call(keys, "HDEL", keys.key("meta"), "max", "duration")
+        await self._scripts.call(self._scripts.let_go, keys, keys.keys("limiter", "meta"), HELD)
         await self._wake(keys)
 
     async def _wake(self, keys: QueueKeys) -> None:
@@ -287,6 +275,6 @@ class Control:
 
 
 def _limit(most: bytes | None, duration: bytes | None) -> dict[str, int] | None:
-    if most is None or duration is None or most == _NO_LIMIT:
+    if most is None or duration is None or most == HELD:
         return None
     return {"max": int(most), "duration": int(duration)}

@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from toril.bull.connection import Links
+from toril.bull.holds import HOLD, LET_GO, obeying_holds
 from toril.bull.keys import QueueKeys
 from toril.bull.wire import ReplyError, SlotMoved, Wire, pack
 from toril.core.errors import JobRefused, LeaseLost, StoreRefused
@@ -40,7 +41,7 @@ class Script:
     def __init__(self, file: str, text: bytes | None = None) -> None:
         self.name, _, keys = file.removesuffix(".lua").partition("-")
         self.keys = int(keys)
-        self.text = files("bullmq").joinpath("commands", file).read_bytes() if text is None else text
+        self.text = _text_of(file) if text is None else text
         self.sha = hashlib.sha1(self.text).hexdigest().encode()  # noqa: S324 - how Redis names scripts
 
     def head(self, keys: Sequence[bytes], arguments: int) -> bytes:
@@ -60,6 +61,15 @@ class Script:
         return self.head(keys, len(arguments)) + pack(*arguments).partition(b"\r\n")[2]
 
 
+def _text_of(file: str) -> bytes:
+    return files("bullmq").joinpath("commands", file).read_bytes()
+
+
+def _leasing(file: str) -> Script:
+    """A script of BullMQ's that leases jobs."""
+    return Script(file, obeying_holds(_text_of(file)))
+
+
 class Scripts:
     """The scripts that toril calls, and the connection (or a cluster's connections) they are called on."""
 
@@ -68,9 +78,9 @@ class Scripts:
         self.add_standard = Script("addStandardJob-9.lua")
         self.add_delayed = Script("addDelayedJob-6.lua")
         self.add_prioritized = Script("addPrioritizedJob-9.lua")
-        self.move_to_active = Script("moveToActive-11.lua")
-        self.move_to_finished = Script("moveToFinished-14.lua")
-        self.move_to_delayed = Script("moveToDelayed-11.lua")
+        self.move_to_active = _leasing("moveToActive-11.lua")
+        self.move_to_finished = _leasing("moveToFinished-14.lua")
+        self.move_to_delayed = _leasing("moveToDelayed-11.lua")
         self.retry_job = Script("retryJob-11.lua")
         self.release_job = Script("moveJobFromActiveToWait-9.lua")
         self.extend_locks = Script("extendLocks-1.lua")
@@ -84,6 +94,8 @@ class Scripts:
         self.clean = Script("cleanJobsInSet-3.lua")
         self.obliterate = Script("obliterate-2.lua")
         self.move_jobs_to_wait = Script("moveJobsToWait-8.lua")
+        self.hold = Script("hold-2.lua", HOLD)
+        self.let_go = Script("letGo-2.lua", LET_GO)
         self.get_rate_limit_ttl = Script("getRateLimitTtl-2.lua")
         self.get_metrics = Script("getMetrics-2.lua")
         self.remove_job = Script("removeJob-2.lua")
