@@ -23,6 +23,7 @@ from toril.config.tokens import Faults
 from toril.config.upstreams import collisions, completed
 from toril.core.errors import ConfigInvalid
 from toril.core.policy import RedisAddress, Settings
+from toril.core.upstream import DEFAULT_API_PATH
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 
@@ -236,9 +237,24 @@ def _contradictions(settings: Settings) -> list[str]:
 
 def _proxy_contradictions(settings: Settings) -> list[str]:
     faults = collisions(settings.proxy)
+    faults.extend(_targets_out_of_reach(settings))
     if settings.redis.cluster and _hash_tag(f"{settings.store.queue_prefix}:{settings.proxy.queue}") is None:
         faults.append("with redis.cluster, queue needs a hash tag, such as {default}")
     return faults
+
+
+def _targets_out_of_reach(settings: Settings) -> list[str]:
+    """Name the targets whose callers would reach an upstream instead, which would get toril's tokens."""
+    everything = next((one for one in settings.proxy.upstreams if one.prefix == "/"), None)
+    if everything is None or not settings.targets or settings.proxy.api_path is not None:
+        return []
+    names = ", ".join(target.name for target in settings.targets)
+    fault = (
+        f"targets ({names}) are configured together with an upstream at the prefix / ({everything.url}), which takes "
+        f"every path: it would get what is posted to /enqueue, and toril's tokens with it; name a path for toril's own "
+        f"API, such as apiPath: {DEFAULT_API_PATH}"
+    )
+    return [fault]
 
 
 def _hash_tag(key: str) -> str | None:

@@ -19,6 +19,7 @@ from toril.gateway.admission import Admission
 from toril.gateway.audit import Audit
 from toril.gateway.auth import SUBPROTOCOL, socket_authorization
 from toril.gateway.measured import CLASSES, NO_ROUTE, method_label
+from toril.gateway.mounting import mounted
 from toril.gateway.problems import problem, unexpected
 from toril.gateway.routing import Access, Answer, Header, Request, Route, RouteTable, SocketRoute, Stream
 from toril.gateway.sockets.socket import NOT_ALLOWED, Socket
@@ -62,6 +63,7 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
+        scope = mounted(scope)
         if scope["type"] == "websocket":
             await self._socket(scope, receive, send)
             return

@@ -29,6 +29,7 @@ from toril.core.ports.ledger import LedgerReader
 from toril.gateway import delivery_shapes as shapes
 from toril.gateway import delivery_wire as wire
 from toril.gateway.description import About, Parameter, Reply
+from toril.gateway.mounting import url_path
 from toril.gateway.problems import PROBLEM, problem
 from toril.gateway.routing import Access, Answer, Handler, Header, Request, Route
 from toril.gateway.wire import json_answer
@@ -133,11 +134,12 @@ class DeliveryRoutes:
         submission = read_envelope(text, key=key, max_body_bytes=self._max_body_bytes())
         request.demand(Right.DELIVERIES_ADD, submission.target)
         done = await self._deliveries.enqueue(submission)
+        location = url_path(request.scope, b"/jobs/" + done.delivery.job_id.encode())
         return Answer(
             _status(done),
             b"application/json",
             wire.encode(wire.brief(done.delivery)),
-            ((b"location", b"/jobs/" + done.delivery.job_id.encode()), *(_REPLAYED if done.replayed else ())),
+            ((b"location", location), *(_REPLAYED if done.replayed else ())),
         )
 
     async def enqueue_batch(self, request: Request) -> Answer:

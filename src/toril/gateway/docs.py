@@ -14,6 +14,7 @@ import msgspec
 
 from toril.gateway import wire
 from toril.gateway.description import About, Reply
+from toril.gateway.mounting import FORWARDED_PREFIX, front
 from toril.gateway.openapi import Served, document
 from toril.gateway.routing import Access, Answer, Request, Route
 
@@ -53,7 +54,10 @@ class DocsRoutes:
         """This document."""
         if not self._document:
             self._document = msgspec.json.encode(document(self._version, self._served()))
-        return wire.json_answer(self._document)
+        text, before = self._document, front(request.scope)
+        if before:
+            text = b'{"servers":[{"url":"%b"}],%b' % (before, text[1:])
+        return Answer(200, wire.JSON, text, ((b"vary", FORWARDED_PREFIX),))
 
     async def page(self, request: Request) -> Answer:
         """The same, to be read by people."""

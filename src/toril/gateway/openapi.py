@@ -78,8 +78,8 @@ class Served(Struct, frozen=True):
 
 
 def document(version: str, served: Served) -> Json:
-    """The whole document. Routes that do not describe themselves are left out; a test finds them. Paths are those that
-    clients ask for, so `servers` is not needed: where nothing is said, they are the server's that has the document.
+    """The whole document. Routes that do not describe themselves are left out; a test finds them. Paths are those below
+    the place that toril is at; where that is not the server's root, `DocsRoutes` names it in `servers`.
 
     Args:
         version: toril's own.

@@ -8,7 +8,6 @@ which of the two, `Submissions` stores, `Direct` carries. Errors are proxq's (wi
 from __future__ import annotations
 
 from time import perf_counter
-from urllib.parse import unquote
 
 import structlog
 from msgspec import Struct
@@ -21,8 +20,9 @@ from toril.core.ports.proxy import Submissions
 from toril.core.ports.shared import Meter
 from toril.core.upstream import ProxyPolicy, Upstream, queue_name, raw_path
 from toril.gateway.direct import Direct
-from toril.gateway.exact import TARGET, raw_target
+from toril.gateway.exact import raw_target
 from toril.gateway.measured import Measured
+from toril.gateway.mounting import mounted, moved, url_path
 from toril.gateway.passthrough import CUT_OFF
 from toril.gateway.proxied_requests import ProxiedRequests, preferred_wait_s
 from toril.gateway.proxy_jobs import ProxyJobs
@@ -90,11 +90,12 @@ class ProxyDoor:
         kind = scope["type"]
         if kind not in ("http", "websocket"):
             return
+        scope = mounted(scope)
         target = raw_target(scope)
         path = target.partition(b"?")[0]
         below = self._below_api(path)
         if below is not None:
-            await self._doors.api(_moved(scope, below), receive, send)
+            await self._doors.api(moved(scope, self._ops_path, below), receive, send)
             return
         answer = Measured(self._meter, scope.get("method", "GET"), send)
         try:
@@ -167,7 +168,7 @@ class ProxyDoor:
         if not wait_s:
             job_id = await doors.submissions.accept(submission, job_id)
             self._stored(queue, answer.began)
-            await send_own(self._accepted(job_id), answer.own(202))
+            await send_own(self._accepted(scope, job_id), answer.own(202))
             return
         # First listen, then store: what ends at once is heard.
         async with doors.waits.listening(queue, job_id) as ending:
@@ -179,24 +180,15 @@ class ProxyDoor:
                 known = await self.jobs.find(accepted)
                 job = None if known is None else await doors.waits.until_ended(known, wait_s)
         if job is None or not await self.jobs.replayed(job, scope, answer):
-            await send_own(self._accepted(accepted), answer)
+            await send_own(self._accepted(scope, accepted), answer)
 
-    def _accepted(self, job_id: str) -> Answer:
-        location = b"%b/%b" % (self._jobs_path, job_id.encode())
+    def _accepted(self, scope: Scope, job_id: str) -> Answer:
+        location = url_path(scope, b"%b/%b" % (self._jobs_path, job_id.encode()))
         return own(202, b'{"jobId":"%b"}' % job_id.encode(), (b"location", location), (b"retry-after", b"1"))
 
 
 def _is_at(path: bytes, prefix: bytes) -> bool:
     return path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in (b"", b"/", b"?")
-
-
-def _moved(scope: Scope, path: bytes) -> Scope:
-    """The scope of a request that came below a prefix, as the application behind it knows its paths."""
-    moved = dict(scope)
-    moved["raw_path"] = path
-    moved["path"] = unquote(path.decode("latin-1"))
-    moved.pop(TARGET, None)
-    return moved
 
 
 def _as_answer(error: TorilError) -> Answer:

@@ -16,6 +16,8 @@ from toril.core.policy import Settings
 from toril.core.upstream import DEFAULT_KEY_EXCLUDES, Upstream
 
 API = {"prefix": "/api", "url": "http://api:3000"}
+ALL = {"prefix": "/", "url": "http://all"}
+BILLING = {"billing": {"url": "http://billing"}}
 DOCUMENT = Path(__file__).parents[3] / "docs" / "proxy.md"
 
 PROXQ_YAML = """
@@ -132,6 +134,8 @@ def test_the_api_moves_below_its_path_and_is_off_where_an_upstream_takes_every_p
         ({"upstreams": [API | {"prefix": "/j/x"}], "jobsPath": "/j"}, ["/j/x", "jobsPath /j"]),
         ({"upstreams": [API], "apiPath": "/api/x"}, ["/api", "apiPath /api/x"]),
         ({"upstreams": [API], "apiPath": "/__jobs/x"}, ["jobsPath /__jobs", "apiPath /__jobs/x"]),
+        ({"upstreams": [ALL], "targets": BILLING}, ["targets (billing)", "the prefix / (http://all)", "apiPath"]),
+        ({"upstreams": [ALL], "targets": BILLING, "apiPath": "off"}, ["targets (billing)", "the prefix / (http://all)"]),
         ({"upstreams": [API | {"pathFilter": {"patterns": ["(["]}}]}, ["'(['"]),
         ({"upstreams": [API | {"pathFilter": {"mode": "grey"}}]}, ["'grey'"]),
         ({"upstreams": [API | {"timeout": "5 parsecs"}]}, ["timeout", "'5 parsecs'"]),
