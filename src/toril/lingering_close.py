@@ -7,6 +7,8 @@ what still comes is read and dropped until nothing has come for a moment, for a 
 Texts, which is what nearly everything is, are put into frames here: the library checks and copies more than a server
 that neither masks nor compresses needs, at a sixth of what a job over a socket costs.
 
+A connection that is lost without a close frame says so (1006); uvicorn reports it like a close without a code (1005).
+
 A client that answers no ping is gone, or has stopped reading. uvicorn closes its connection when all has been sent,
 which may be never; here that has a moment.
 """
@@ -37,6 +39,12 @@ class LingeringSocketProtocol(WebSocketsSansIOProtocol):
     """One WebSocket connection."""
 
     _until = 0.0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Report a connection that was lost without a close frame as 1006."""
+        if self.handshake_complete and self.conn.close_rcvd is None:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
+        super().connection_lost(exc)
 
     def keepalive_timeout(self) -> None:
         """Called when a ping has had no answer."""

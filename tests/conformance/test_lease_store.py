@@ -311,6 +311,27 @@ async def test_a_job_that_stalls_too_often_is_to_fail(world: World) -> None:
     assert lease.fields[b"defa"] == b"job stalled more than allowable limit"
 
 
+async def test_a_stall_is_counted_while_the_job_is_held(world: World) -> None:
+    job_id = await world.add("a", opts={"attempts": 5})
+    for stalls, too_often in [(1, False), (2, True)]:
+        lease = await taken(world.store)
+        for _ in range(2):  # as after an answer that got lost
+            assert await world.store.count_stall(lease) is too_often
+        assert (await world.fields(job_id))[b"stc"] == b"%d" % stalls
+        assert await world.places(job_id) == ["active"]
+        await world.store.release(lease)
+    assert b"atm" not in await world.fields(job_id)
+
+
+async def test_a_stall_of_a_lost_lease_is_not_counted(world: World) -> None:
+    job_id = await world.add("a")
+    lease = await taken(world.store)
+    await world.lapse(job_id)
+    with pytest.raises(LeaseLost):
+        await world.store.count_stall(lease)
+    assert (await world.fields(job_id)).get(b"stc", b"0") == b"0"
+
+
 async def test_jobs_held_by_tokens_in_doubt_are_found(world: World) -> None:
     for job_id in ("a", "b", "c"):
         await world.add(job_id)

@@ -55,6 +55,8 @@ class TestLettingIn:
             ("/ws/queues/orders/process/10001", "from 1 to 10000"),
             ("/ws/queues/orders/process/1?payload=all", "Invalid payload all"),
             ("/ws/queues/orders/process/1?timeout=0", "Invalid timeout 0"),
+            ("/ws/queues/orders/process/1?maxStalledCount=-1", "Invalid maxStalledCount -1"),
+            ("/ws/queues/orders/process/1?maxStalledCount=many", "from 0 to 1000000"),
         ],
     )
     def test_bad_input_is_named_before_the_handshake(self, toril: TorilProcess, path: str, text: str) -> None:
@@ -435,7 +437,70 @@ class TestDropping:
                 second.finish(message)
             gateway.wait_for_counts(queue, completed=20, failed=0)
         page = gateway.jobs(queue, statuses="completed", length=20)
-        assert {job["attemptsMade"] for job in page["jobs"]} == {1}
+        stalls = 1 if how == "drop" else 0
+        assert {(job["attemptsMade"], job["stalledCounter"]) for job in page["jobs"]} == {(1, stalls)}
+
+    @pytest.mark.parametrize(("query", "deaths"), [("", 2), ("?maxStalledCount=0", 1), ("?maxStalledCount=3", 4)])
+    def test_a_job_that_kills_its_workers_fails_and_the_next_one_is_served(
+        self, toril: TorilProcess, gateway: Gateway, queue: str, query: str, deaths: int
+    ) -> None:
+        poison = gateway.add_one(queue, "poison", attempts=50)
+        behind = gateway.add_one(queue, "behind")
+        for _ in range(deaths):
+            with socket_to(toril.url, work_path(queue, 1, query)) as worker:
+                assert worker.receive()["data"]["payload"] == "poison"
+                worker.drop()
+        with socket_to(toril.url, work_path(queue, 1, query)) as worker:
+            message = worker.receive()
+            assert message["data"]["payload"] == "behind"
+            worker.finish(message)
+            gateway.finished(queue, behind)
+        job = gateway.job(queue, poison)
+        assert job["failedReason"] == "job stalled more than allowable limit"
+        assert (job["attemptsStarted"], job["stalledCounter"]) == (deaths, deaths)
+        gateway.wait_for_counts(queue, failed=1, completed=1, waiting=0, active=0)
+
+    def test_a_job_whose_result_is_too_large_fails_in_the_end(
+        self, start_valkey: Callable[..., ValkeyProcess], start_toril: Callable[..., TorilProcess]
+    ) -> None:
+        toril = start_toril(start_valkey(), env={"TORIL_MAX_BODY_BYTES": "10000"})
+        job_id = toril.gateway.add_one("orders", "large")
+        for _ in range(2):
+            with socket_to(toril.url, work_path("orders")) as worker:
+                worker.finish(worker.receive(), "x" * 20_000)
+                assert worker.closed() == 1009
+        job = toril.gateway.finished("orders", job_id)
+        assert job["failedReason"] == "job stalled more than allowable limit"
+
+    @pytest.mark.parametrize("code", [1000, 1001, 4321, None])
+    def test_a_worker_that_closes_its_socket_as_often_as_it_likes_stalls_no_job(
+        self, toril: TorilProcess, gateway: Gateway, queue: str, code: int | None
+    ) -> None:
+        job_id = gateway.add_one(queue, "moved on")
+        for _ in range(3):
+            with socket_to(toril.url, work_path(queue)) as worker:
+                worker.receive()
+                if code is None:  # a close frame without a code, as a browser's `close()` sends it
+                    worker.connection.socket.sendall(bytes([0x88, 0x80, 0, 0, 0, 0]))
+                    worker.closed()
+                else:
+                    worker.connection.close(code)
+        with socket_to(toril.url, work_path(queue)) as worker:
+            worker.finish(worker.receive())
+            job = gateway.finished(queue, job_id)
+        assert (job["attemptsStarted"], job["stalledCounter"], job["returnvalue"]) == (4, 0, "done")
+
+    @pytest.mark.parametrize("code", [1002, 1007, 1011])
+    def test_a_worker_that_closes_its_socket_because_of_a_fault_counts_as_stalled(
+        self, toril: TorilProcess, gateway: Gateway, queue: str, code: int
+    ) -> None:
+        job_id = gateway.add_one(queue)
+        with socket_to(toril.url, work_path(queue)) as worker:
+            worker.receive()
+            worker.connection.close(code)
+        with socket_to(toril.url, work_path(queue)) as worker:
+            worker.finish(worker.receive())
+            assert gateway.finished(queue, job_id)["stalledCounter"] == 1
 
     def test_what_it_answered_before_it_closed_counts(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
         for number in range(30):
@@ -469,7 +534,7 @@ class TestDropping:
                 finally:
                     holder.kill()
             jobs = gateway.jobs(queue, statuses="completed", length=20)["jobs"]
-            assert {(job["attemptsMade"], job["stalledCounter"]) for job in jobs} == {(1, 0)}
+            assert {(job["attemptsMade"], job["stalledCounter"]) for job in jobs} == {(1, 1)}
             return took_s
 
         in_time(2.0, killed)

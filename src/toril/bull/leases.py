@@ -60,6 +60,19 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('SREM', KEYS[2], ARGV[4])
 return tonumber(ARGV[2])
 """
+# Sets the count to what it is for this lease, so that a call whose answer got lost can be made again.
+# KEYS[1] lock, KEYS[2] the job's hash, KEYS[3] events; ARGV[1] token, ARGV[2] the new count, ARGV[3] job id. Returns 0,
+# or BullMQ's -2 (there is no lock) or -6 (it is another worker's).
+_COUNT_STALL = b"""
+local token = redis.call('GET', KEYS[1])
+if token ~= ARGV[1] then return token and -6 or -2 end
+local count = tonumber(redis.call('HGET', KEYS[2], 'stc') or '0')
+if count < tonumber(ARGV[2]) then
+  redis.call('HSET', KEYS[2], 'stc', ARGV[2])
+  redis.call('XADD', KEYS[3], '*', 'event', 'stalled', 'jobId', ARGV[3])
+end
+return 0
+"""
 
 
 class OptionsCache:
@@ -101,6 +114,7 @@ class LeaseBook:
         self.now = now
         self.options = OptionsCache()
         self.hand_over = Script("handOver-2.lua", _HAND_OVER)
+        self.count_stall = Script("countStall-3.lua", _COUNT_STALL)
 
     def of(self, queue: str, rules: LeaseRules, lock_ms: int | None = None, worker: str | None = None) -> Leases:
         """The leases of one queue, under a worker's limiter and retention; of another length, and by name, if given."""
@@ -219,6 +233,16 @@ class Leases:
         reply = await self._run(scripts.release_job, head + _without_count(arguments))
         if isinstance(reply, int) and reply < 0:
             raise refused(reply, lease.job_id)
+
+    async def count_stall(self, lease: Lease) -> bool:
+        """Count that the worker which holds this job vanished; whether the job has now stalled too often."""
+        keys, script = self._keys, self._book.count_stall
+        names = (keys.key(lease.job_id + b":lock"), keys.key(lease.job_id), keys.key("events"))
+        count = int(lease.fields.get(b"stc", b"0")) + 1
+        reply = await self._run(script, script.packed(names, lease.token, count, lease.job_id))
+        if reply < 0:
+            raise refused(reply, lease.job_id)
+        return count > self._rules.max_stalled_count
 
     async def extend(self, leases: Sequence[Lease]) -> set[bytes]:
         """Renew the locks of these leases in one call; returns the ids of those that are not ours any more."""

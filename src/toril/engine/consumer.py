@@ -200,10 +200,14 @@ class Consumer:
                 self._idle = asyncio.Event()
             await self._idle.wait()
 
-    async def abandon(self) -> None:
-        """Break off what is in flight and give the jobs back, without spending an attempt."""
+    async def abandon(self, *, stalled: bool = False) -> None:
+        """Break off what is in flight and give the jobs back, without spending an attempt.
+
+        `stalled`: count a stall of each job whose attempt is broken off.
+        """
         self._abandoned = True
         for slot in list(self.slots):
+            slot.stalled = stalled
             slot.break_off()
         while self._waiting:
             self._place(self._waiting.pop())

@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
+STALLED_TOO_OFTEN = "job stalled more than allowable limit"
+"""BullMQ's reason of a failed job whose workers vanished more often than `maxStalledCount`."""
+
 Told = Callable[[Lease, Outcome, Verdict], None]
 
 
@@ -116,10 +119,18 @@ class Executor:
                 raise  # not by break_off: the process is going down
             task.uncancel()
             if not lease.lost:
-                await self.release(lease)
+                await self._give_back(slot, lease)
             return None
         finally:
             slot.attempting = False
+
+    async def _give_back(self, slot: Slot, lease: Lease) -> None:
+        """Release a job whose attempt was broken off, or fail it where it has stalled too often."""
+        if slot.stalled and await self._settler.stalled_too_often(self._store, lease):
+            verdict = Fail(STALLED_TOO_OFTEN, f"UnrecoverableError: {STALLED_TOO_OFTEN}")
+            await self._settler.settle(self._store, slot, lease, verdict, lambda: False)
+        else:
+            await self.release(lease)
 
     def _note(self, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
         """Measure and log one attempt."""

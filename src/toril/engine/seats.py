@@ -46,9 +46,9 @@ class Seat:
         """Wait until nothing is in flight any more."""
         await self._consumer.drained()
 
-    async def leave(self) -> None:
-        """Lease no more, and give back what is held."""
-        await self._supervisor.unseat(self._consumer)
+    async def leave(self, *, stalled: bool = False) -> None:
+        """Lease no more, and give back what is held, as stalled where the worker vanished."""
+        await self._supervisor.unseat(self._consumer, stalled=stalled)
 
 
 class _OneLine:

@@ -101,6 +101,17 @@ class Settler:
         except (StoreError, JobRefused) as exc:
             log.warning("release.failed", queue=lease.queue, job_id=_shown(lease), error=exc.message)
 
+    async def stalled_too_often(self, store: LeaseStore, lease: Lease) -> bool:
+        """Count a stall of a job that is held; True where it has now stalled more often than its worker allows."""
+        try:
+            too_often = await self.patiently(lambda: store.count_stall(lease))
+        except (StoreError, JobRefused) as exc:
+            log.warning("stall.not_counted", queue=lease.queue, job_id=_shown(lease), error=exc.message)
+            return False
+        self.measures.stalled(lease.queue)
+        log.warning("job.stalled", queue=lease.queue, job_id=_shown(lease))
+        return too_often
+
     async def patiently(self, write: Callable[[], Awaitable[T]]) -> T:
         """Do something idempotent, again while Redis is away."""
         loop = asyncio.get_running_loop()

@@ -14,10 +14,11 @@ class Slot:
     Only an attempt may be broken off: a job that is being taken or settled is left to finish doing so.
 
     A token that an endpoint goes on with is `spent`: the next job gets another one, so that the endpoint cannot settle
-    what it has lost, should the job come to this slot again. A `dismissed` slot waits for no endpoint.
+    what it has lost, should the job come to this slot again. A `dismissed` slot waits for no endpoint. The worker of a
+    `stalled` slot vanished while it worked.
     """
 
-    __slots__ = ("attempting", "dismissed", "doubtful", "lease", "spent", "stir", "task", "token")
+    __slots__ = ("attempting", "dismissed", "doubtful", "lease", "spent", "stalled", "stir", "task", "token")
 
     def __init__(self, token: bytes) -> None:
         self.token = token
@@ -26,6 +27,7 @@ class Slot:
         self.attempting = False
         self.doubtful = False
         self.spent = False
+        self.stalled = False
         self.dismissed = False
         self.stir = asyncio.Event()
 

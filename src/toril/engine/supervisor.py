@@ -137,12 +137,15 @@ class Supervisor:
         else:
             consumer.look()
 
-    async def unseat(self, consumer: Consumer) -> None:
-        """The socket is gone: its jobs go back to waiting at once, and nobody loses an attempt."""
+    async def unseat(self, consumer: Consumer, *, stalled: bool) -> None:
+        """Give the jobs of a socket that is gone back to waiting at once, without spending an attempt.
+
+        `stalled`: its worker vanished, which counts as a stall of each.
+        """
         consumer.stop()
         self._seated.discard(consumer)
         self._retiring.add(consumer)
-        await consumer.abandon()
+        await consumer.abandon(stalled=stalled)
         self._leave(consumer.queue)
 
     def cancelled(self, queue: str, job_id: bytes) -> bool:

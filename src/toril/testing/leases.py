@@ -211,6 +211,17 @@ class FakeLeaseStore:
 
         await self._call("release", step)
 
+    async def count_stall(self, lease: Lease) -> bool:
+        """Count that the worker which holds this job vanished."""
+
+        def step() -> bool:
+            self._require(lease)
+            count = int(lease.fields.get(b"stc", b"0")) + 1
+            self.jobs[lease.job_id][b"stc"] = b"%d" % count
+            return count > self._max_stalled_count
+
+        return await self._call("count_stall", step)
+
     async def extend(self, leases: Sequence[Lease]) -> set[bytes]:
         """Renew the locks of these leases; returns the ids of the jobs whose lock is not ours any more."""
 

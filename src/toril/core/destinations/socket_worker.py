@@ -33,7 +33,8 @@ class SocketWorker(Struct, frozen=True):
     """One socket that consumes a queue.
 
     `qualified` is BullMQ's name of the queue as a JSON string. `whole` sends the whole job with its lock token
-    instead of its data alone. Without `timeout_s` a job may take as long as it likes.
+    instead of its data alone. Without `timeout_s` a job may take as long as it likes. A job whose worker vanishes more
+    than `max_stalled_count` times fails.
     """
 
     queue: str
@@ -41,6 +42,7 @@ class SocketWorker(Struct, frozen=True):
     qualified: bytes
     whole: bool = False
     timeout_s: float = math.inf
+    max_stalled_count: int = RULES.max_stalled_count
 
     @property
     def url(self) -> str:
@@ -49,8 +51,8 @@ class SocketWorker(Struct, frozen=True):
 
     @property
     def lease_rules(self) -> SocketRules:
-        """BullMQ's defaults."""
-        return RULES
+        """BullMQ's defaults, but for the stalls."""
+        return SocketRules(max_stalled_count=self.max_stalled_count)
 
     def request(self, lease: Lease) -> OutboundRequest:
         """The job's data as stored, or `{"job": <job JSON>, "token": "<lock>"}`."""

@@ -103,6 +103,14 @@ class LeaseStore(Protocol):
         """Give the job back to the head of the queue, spending no attempt; raises as `complete`."""
         ...
 
+    async def count_stall(self, lease: Lease) -> bool:
+        """Count that the worker which holds this job vanished while working on it; raises as `complete`.
+
+        Returns True where the job has now stalled more often than its worker allows. The job stays leased. Idempotent:
+        one lease counts once.
+        """
+        ...
+
     async def extend(self, leases: Sequence[Lease]) -> set[bytes]:
         """Renew the locks of these leases; returns the ids of the jobs whose lock is not ours any more."""
         ...
@@ -222,8 +230,11 @@ class Seat(Protocol):
         """Wait until its last job has ended. Only for a seat that is leased nothing more."""
         ...
 
-    async def leave(self) -> None:
-        """Lease no more; give the jobs it holds back to waiting, without spending an attempt."""
+    async def leave(self, *, stalled: bool = False) -> None:
+        """Lease no more; give the jobs it holds back to waiting, without spending an attempt.
+
+        `stalled`: the worker vanished, which counts as a stall of each; a job that stalled too often fails.
+        """
         ...
 
 

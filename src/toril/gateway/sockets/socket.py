@@ -14,6 +14,8 @@ from starlette.types import Receive, Send
 
 GOING_AWAY = 1012
 """Service Restart: connect again, to another instance if there is one."""
+_CLEAN = frozenset({1000, 1001, 1005, 1012})
+_APPLICATIONS_OWN = 3000
 NOT_ALLOWED = 4001
 """The token is gone, has expired or has lost the right; connecting again with it would be refused."""
 
@@ -28,10 +30,12 @@ class Socket:
     `on_drain` is called once, from the event loop, when the instance shuts down.
     """
 
-    __slots__ = ("_receive", "_send", "gone", "on_drain")
+    __slots__ = ("_receive", "_send", "gone", "on_drain", "vanished")
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self.gone = False
+        self.vanished = False
+        """True once the other side is gone without closing the socket properly (RFC 6455 7.1.5 and 7.4.1)."""
         self.on_drain: Callable[[], object] = _nothing
         self._receive = receive
         self._send = send
@@ -40,6 +44,8 @@ class Socket:
         """The next message, text or binary alike; None when the socket is closed."""
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
+            code = message["code"]
+            self.vanished = not (self.gone or code in _CLEAN or code >= _APPLICATIONS_OWN)
             self.gone = True
             return None
         text: str | None = message.get("text")

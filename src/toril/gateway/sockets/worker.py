@@ -1,8 +1,9 @@
 """`/ws/queues/{queue}/process/{concurrency}`: one socket, one consumer.
 
-Jobs go out as they are leased, and their locks are renewed as long as the socket lives and answers pings. When it
-drops, its jobs go back to waiting at once. When the instance shuts down, nothing more is sent; a worker that gets whole
-jobs is told so, and the socket is closed behind its last answer, with 1012: connect again elsewhere.
+Jobs go out as they are leased, and their locks are renewed as long as the socket lives and answers pings. When it is
+closed or drops, its jobs go back to waiting at once; a drop counts as a stall of each, a close does not. When the
+instance shuts down, nothing more is sent; a worker that gets whole jobs is told so, and the socket is closed behind its
+last answer, with 1012: connect again elsewhere.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from toril.gateway.sockets.socket import GOING_AWAY, Socket
 MAX_CONCURRENCY = 10_000
 _REPORTS_IN_FLIGHT = 256
 _MOMENT_S = 0.001
+_MAX_STALLED_COUNT = 1_000_000
 _MAX_TIMEOUT_MS = 7 * 24 * 3600 * 1000
 
 _ABOUT = SocketAbout(
@@ -41,6 +43,11 @@ _ABOUT = SocketAbout(
         Parameter("payload", Literal["data", "job"], "What a job is sent as: its data unless told, or all of it"),
         Parameter(
             "timeout", Annotated[int, Meta(ge=1, le=_MAX_TIMEOUT_MS)], "Milliseconds after which an attempt fails; none"
+        ),
+        Parameter(
+            "maxStalledCount",
+            Annotated[int, Meta(ge=0, le=_MAX_STALLED_COUNT)],
+            "How many drops of its socket a job survives before it fails; 1",
         ),
     ),
 )
@@ -76,6 +83,7 @@ class WorkerSocketRoutes:
             wire.qualified(self._prefix, queue),
             payload == "job",
             math.inf if timeout is None else _whole("timeout", timeout, _MAX_TIMEOUT_MS) / 1000,
+            _whole("maxStalledCount", query.get("maxStalledCount", "1"), _MAX_STALLED_COUNT, least=0),
         )
         return lambda socket: self._serve(socket, destination)
 
@@ -96,7 +104,7 @@ class WorkerSocketRoutes:
             finally:
                 socket.gone = True
                 await line.heard_out()
-                await seat.leave()
+                await seat.leave(stalled=socket.vanished)
 
 
 async def _end(socket: Socket, destination: SocketWorker, seat: Seat) -> None:
@@ -110,9 +118,9 @@ async def _close_when_done(socket: Socket, seat: Seat, code: int, reason: str) -
     await socket.close(code, reason)
 
 
-def _whole(name: str, text: str, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 16 and 1 <= int(text) <= most):
-        raise InvalidRequest(f"Invalid {name} {text[:100]}, must be a whole number from 1 to {most}", field=name)
+def _whole(name: str, text: str, most: int, least: int = 1) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 16 and least <= int(text) <= most):
+        raise InvalidRequest(f"Invalid {name} {text[:100]}, must be a whole number from {least} to {most}", field=name)
     return int(text)
 
 
