@@ -416,3 +416,27 @@ async def test_what_is_not_ours_any_more_cannot_be_handed_over(world: World) -> 
         assert await world.store.left_s(lease) is None
         assert await world.store.hand_over(lease, 90_000) is None
     assert await world.lock_left_s(b"a") <= LOCK_S
+
+
+async def test_a_job_without_a_hash_is_passed_over(world: World) -> None:
+    for job_id in ("gone-1", "gone-2", "here"):
+        await world.add(job_id)
+    for job_id in (b"gone-1", b"gone-2"):
+        await world.lose_hash(job_id)
+    assert (await taken(world.store)).job_id == b"here"
+    for job_id in (b"gone-1", b"gone-2"):
+        assert await world.places(job_id) == []
+
+
+async def test_settling_never_leases_a_job_without_a_hash(world: World, settle: Settle) -> None:
+    for job_id in ("first", "gone", "here"):
+        await world.add(job_id)
+    lease = await taken(world.store)
+    await world.lose_hash(b"gone")
+    found = await settle(world.store, lease)
+    leased = [found.job_id] if isinstance(found, Lease) else []
+    number = 1
+    while isinstance(found := await world.store.take(b"us:%d" % (number := number + 1)), Lease):
+        leased.append(found.job_id)
+    assert [job_id for job_id in leased if job_id != b"first"] == [b"here"]
+    assert await world.places(b"gone") == []

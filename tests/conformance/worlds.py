@@ -73,6 +73,10 @@ class World(Protocol):
         """How long the job's lock lives."""
         ...
 
+    async def lose_hash(self, job_id: bytes) -> None:
+        """Remove the job's hash, and leave its id where it is."""
+        ...
+
     async def expect_child(self, job_id: bytes) -> None:
         """Give the job a child that has not finished."""
         ...
@@ -131,6 +135,9 @@ class FakeWorld:
 
     async def lock_left_s(self, job_id: bytes) -> float:
         return self._store.active[job_id][1] - self._clock()
+
+    async def lose_hash(self, job_id: bytes) -> None:
+        del self._store.jobs[job_id]
 
     async def expect_child(self, job_id: bytes) -> None:
         self._store.pending_children.add(job_id)
@@ -214,6 +221,9 @@ class RealWorld:
     async def lock_left_s(self, job_id: bytes) -> float:
         left_ms: int = await self.link.call("PTTL", self.keys.key(job_id + b":lock"))
         return left_ms / 1000
+
+    async def lose_hash(self, job_id: bytes) -> None:
+        await self.link.call("DEL", self.keys.key(job_id))
 
     async def expect_child(self, job_id: bytes) -> None:
         await self.link.call("SADD", self.keys.key(job_id + b":dependencies"), "bull:other:1")

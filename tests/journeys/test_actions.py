@@ -174,6 +174,9 @@ class TestFlows:
             ({"children": [{"name": "c", "queueName": "q-x", "opts": {"attempts": "x"}}]}, None),
             ({"children": [{"name": "c"}]}, None),
             ({"opts": {"unknown": 1}}, None),
+            ({"opts": {"jobId": "a:b:c"}}, "jobId"),
+            ({"children": [{"name": "c", "queueName": "q-x", "opts": {"jobId": "0:2026:42"}}]}, "jobId"),
+            ({"opts": {"deduplication": {"id": "x"}}}, "deduplication"),
         ],
     )
     def test_what_is_no_flow_adds_nothing(

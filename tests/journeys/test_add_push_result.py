@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +71,23 @@ def test_a_waiting_job_reads_back_like_it_was_answered(gateway: Gateway, queue: 
     read = gateway.job(queue, added["id"])
     assert read == added | {"stacktrace": []}
     assert read["opts"] == {"attempts": 3, "removeOnComplete": True}
+
+
+def test_an_id_without_a_job_is_never_pushed(
+    gateway: Gateway, endpoint: Endpoint, queue: str, store: redis.Redis
+) -> None:
+    ghosts = [f"ghost-{number}" for number in range(3)]
+    first = gateway.add_one(queue, jobId="first")
+    store.lpush(f"bull:{queue}:wait", *ghosts)
+    last = gateway.add_one(queue, jobId="last")
+    gateway.register(queue, endpoint.url)
+    for job_id in (first, last):
+        gateway.finished(queue, job_id)
+    assert [call.job["id"] for call in endpoint.calls] == ["first", "last"]
+    assert store.lrange(f"bull:{queue}:active", 0, -1) == []
+    assert not any(store.exists(f"bull:{queue}:{ghost}", f"bull:{queue}:{ghost}:lock") for ghost in ghosts)
+    gateway.add_one(queue, {"n": 1}, jobId=ghosts[0])
+    assert gateway.finished(queue, ghosts[0])["data"] == {"n": 1}
 
 
 def test_options_show_where_clients_look_for_them(gateway: Gateway, queue: str) -> None:

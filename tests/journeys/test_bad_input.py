@@ -195,6 +195,8 @@ def test_a_wrong_type_is_refused(toril: TorilProcess, body: Any) -> None:
         (with_opts(jobId="-5"), "Custom Id cannot be integers"),
         (with_opts(jobId="a:b"), "Custom Id cannot contain :"),
         (with_opts(jobId="a:b:c:d"), "Custom Id cannot contain :"),
+        (with_opts(jobId="NaN"), "Custom Id cannot be integers"),
+        (with_opts(jobId="0:2026:42"), "Invalid jobId 0:2026:42, BullMQ drops jobs whose id begins with 0:"),
         (with_opts(priority=2_097_152), "Priority should be between 0 and 2097151"),
         (with_opts(deduplication={"id": ""}), "Deduplication id must be provided"),
     ],

@@ -193,6 +193,7 @@ class TestCommands:
             (["n", 1, {"attempts": -1}], "Invalid attempts -1"),
             (["n", 1, {"nonsense": 1}], "Unexpected field: opts.nonsense"),
             (["n", 1, {"jobId": "123"}], "Custom Id cannot be integers"),
+            (["n", 1, {"jobId": "0:2026:42"}], "Invalid jobId 0:2026:42, BullMQ drops jobs whose id begins with 0:"),
         ],
     )
     def test_a_bad_job_is_refused_in_the_words_of_rest(

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
+import structlog
 
+from toril.bull.hashless import passed_over
 from toril.bull.inspector import fields_of
 from toril.bull.keys import QueueKeys
 from toril.bull.schedulers import Schedulers
@@ -24,6 +26,8 @@ from toril.core.errors import LeaseLost, StoreError, WrongLockToken
 from toril.core.lease import NOTHING, Lease, Next, NoJob
 from toril.core.stored_job import Fields, Keep, StoredOptions, read_options
 from toril.core.verdict import Complete, Fail, Retry, Snooze
+
+log = structlog.get_logger(__name__)
 
 _pack = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
@@ -153,8 +157,17 @@ class Leases:
     async def take(self, token: bytes) -> Next:
         """Lease the next job under `token`."""
         heads = self._head()
-        packed = heads.take(self._now_ms(), token)
-        return self._next(await self._run(self._book.scripts.move_to_active, packed), token)
+        while True:
+            reply = await self._run(self._book.scripts.move_to_active, heads.take(self._now_ms(), token))
+            if not self._passed_over(reply):
+                return self._next(reply, token)
+
+    def _passed_over(self, reply: Any) -> bool:
+        """True where the script dropped an id without a hash; it has looked no further then."""
+        job_id = passed_over(reply)
+        if job_id is not None:
+            log.warning("lease.job_without_hash", queue=self.queue, job_id=job_id.decode(errors="replace"))
+        return job_id is not None
 
     async def complete(self, lease: Lease, verdict: Complete, *, fetch_next: bool) -> Next | None:
         """Move the job to completed; the next one under the same token if asked to."""
@@ -351,7 +364,7 @@ class Leases:
 
     def _settled(self, reply: Any, lease: Lease, fetched: bool) -> Next | None:
         if isinstance(reply, list):
-            return self._next(reply, lease.token)
+            return None if self._passed_over(reply) else self._next(reply, lease.token)
         if isinstance(reply, int) and reply < 0:
             raise refused(reply, lease.job_id)
         if reply is None or isinstance(reply, int):

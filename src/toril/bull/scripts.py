@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from toril.bull.connection import Links
+from toril.bull.hashless import passing_over_hashless
 from toril.bull.holds import HOLD, LET_GO, obeying_holds
 from toril.bull.keys import QueueKeys
 from toril.bull.wire import ReplyError, SlotMoved, Wire, pack
@@ -67,7 +68,7 @@ def _text_of(file: str) -> bytes:
 
 def _leasing(file: str) -> Script:
     """A script of BullMQ's that leases jobs."""
-    return Script(file, obeying_holds(_text_of(file)))
+    return Script(file, passing_over_hashless(obeying_holds(_text_of(file))))
 
 
 class Scripts:

@@ -97,6 +97,9 @@ class Depth(Struct, frozen=True):
     sees: Callable[[str], bool]
 
 
+_EXCLUSIVE = (
+    "removeDependencyOnFailure", "failParentOnFailure", "continueParentOnFailure", "ignoreDependencyOnFailure",
+)  # fmt: skip
 _FLOWS = msgspec.json.Decoder(FlowJob | list[FlowJob])
 
 
@@ -122,10 +125,38 @@ def read_flows(body: bytes) -> tuple[list[FlowJob], bool]:
     for flow in flows:
         if _levels(flow) > MAX_LEVELS:
             raise InvalidRequest(f"A flow may have at most {MAX_LEVELS} levels", field="children")
-        for job in flow.all():
-            if job.opts is not None:
-                check_options(job.opts)
+        _check_options(flow, is_child=False)
+    _check_unique(flows)
     return flows, isinstance(decoded, list)
+
+
+def _check_options(flow: FlowJob, *, is_child: bool) -> None:
+    """Refuse what BullMQ refuses, and what its scripts would lose."""
+    opts = flow.opts or FlowOptions()
+    check_options(opts)
+    # BullMQ's scripts take what stands behind the last colon of a job's key for its id.
+    if opts.jobId and ":" in opts.jobId:
+        raise InvalidRequest(f"Invalid jobId {opts.jobId}, an id in a flow must not contain :", field="jobId")
+    if opts.deduplication is not UNSET and is_child:
+        raise InvalidRequest("Deduplication and parent options cannot be used together", field="deduplication")
+    if opts.deduplication is not UNSET and flow.children:
+        raise InvalidRequest("Deduplication options cannot be used on flow nodes with children", field="deduplication")
+    exclusive = [name for name in _EXCLUSIVE if getattr(opts, name) is True]
+    if len(exclusive) > 1:
+        text = f"The following options cannot be used together: {', '.join(exclusive)}"
+        raise InvalidRequest(text, field=exclusive[1])
+    for child in flow.children:
+        _check_options(child, is_child=True)
+
+
+def _check_unique(flows: list[FlowJob]) -> None:
+    """Refuse an id that is there twice: a job cannot wait for itself, nor for a job that has another parent."""
+    seen: set[tuple[str, str]] = set()
+    for job in (job for flow in flows for job in flow.all()):
+        job_id = job.opts.jobId if job.opts is not None and job.opts.jobId is not UNSET else ""
+        if (job.queueName, job_id) in seen:
+            raise InvalidRequest(f"The jobId {job_id} is there twice in the queue {job.queueName}", field="jobId")
+        seen.add((job.queueName, job_id))
 
 
 def _levels(flow: FlowJob) -> int:

@@ -124,13 +124,16 @@ def check_options(opts: JobOptions) -> None:
 
 
 def check_job_id(job_id: str) -> None:
-    """BullMQ's rules for a custom id: not a number (those are its own), no `:` but in `a:b:c`."""
+    """BullMQ's rules for a custom id: not a number (those are its own), no `:` but in `a:b:c`, and no `0:` in front."""
     if _CONTROL.search(job_id):
         raise InvalidRequest(f"Invalid jobId {job_id!r}, must not contain control characters", field="jobId")
     if _is_integer_to_bullmq(job_id):
         raise InvalidRequest("Custom Id cannot be integers", field="jobId")
     if ":" in job_id and job_id.count(":") != 2:
         raise InvalidRequest("Custom Id cannot contain :", field="jobId")
+    if job_id.startswith("0:"):
+        # BullMQ adds such a job, and takes it for a marker of its older versions when a worker could have it.
+        raise InvalidRequest(f"Invalid jobId {job_id}, BullMQ drops jobs whose id begins with 0:", field="jobId")
     if not is_job_id(job_id):
         raise InvalidRequest(f"Invalid jobId {job_id}, BullMQ uses this key itself", field="jobId")
 
@@ -138,10 +141,11 @@ def check_job_id(job_id: str) -> None:
 def _is_integer_to_bullmq(job_id: str) -> bool:
     """Whether `${parseInt(id)}` is the id again: a number in its shortest form that a double holds exactly.
 
-    Ids of many digits (a snowflake, say) mostly are none, and are in use.
+    Ids of many digits (a snowflake, say) mostly are none, and are in use. `NaN` is what JavaScript reads of any other
+    text, so it is refused too.
     """
     if not _INTEGER.match(job_id):
-        return False
+        return job_id == "NaN"
     number = float(job_id)
     return abs(number) < 1e21 and format(Decimal(repr(number)), "f").removesuffix(".0") == job_id
 

@@ -310,8 +310,10 @@ class FakeLeaseStore:
             self.waiting.append(job_id)
         if self._limiter is not None and now < self._limited_until and self._started >= self._limiter.max:
             return NoJob(retry_in_s=self._limited_until - now)
-        if self.waiting:
-            return self._start(self.waiting.popleft(), token)
+        while self.waiting:
+            job_id = self.waiting.popleft()
+            if job_id in self.jobs:
+                return self._start(job_id, token)
         return NoJob(next_at_s=min(self.delayed.values())) if self.delayed else NOTHING
 
     def _start(self, job_id: bytes, token: bytes) -> Lease:

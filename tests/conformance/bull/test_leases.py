@@ -195,21 +195,6 @@ async def test_a_job_with_an_odd_hash_can_be_settled(world: RealWorld, fields: d
         assert await world.places(job_id) == [place]
 
 
-async def test_a_waiting_id_whose_job_is_gone_holds_up_nothing(world: RealWorld) -> None:
-    for job_id in ("a", "gone", "b"):
-        await world.add(job_id)
-    await world.link.call("DEL", world.keys.key("gone"))
-    store = world.under(keep_completed=Keep(0))
-    found: Any = await store.take(b"us:1")
-    done = []
-    while isinstance(found, Lease):
-        done.append(found.job_id)
-        found = await store.complete(found, DONE, fetch_next=True)
-    assert done[0] == b"a"
-    assert done[-1] == b"b"
-    assert await world.link.call("LLEN", world.keys.key("active")) == 0
-
-
 @pytest.mark.parametrize("job_id", [b"\xff\xfe", "größe".encode(), b"with space", b"a:b:c"])
 async def test_any_job_id_can_be_leased_renewed_adopted_and_settled(world: RealWorld, job_id: bytes) -> None:
     """Ids come from whoever writes to Redis; one that is no UTF-8 must not end the lease keeper."""

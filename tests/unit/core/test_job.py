@@ -181,7 +181,7 @@ def test_a_custom_id_may_hold_spaces_and_joiners_of_other_scripts(job_id: str) -
     assert with_opts(jobId=job_id).jobId == job_id
 
 
-@pytest.mark.parametrize("job_id", ["0", "5", "-5", "1234567", "9007199254740991"])
+@pytest.mark.parametrize("job_id", ["0", "5", "-5", "1234567", "9007199254740991", "NaN"])
 def test_a_custom_id_must_not_be_an_integer(job_id: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^Custom Id cannot be integers$"):
         with_opts(jobId=job_id)
@@ -191,6 +191,17 @@ def test_a_custom_id_must_not_be_an_integer(job_id: str) -> None:
 def test_a_custom_id_must_not_hold_a_colon(job_id: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^Custom Id cannot contain :$"):
         with_opts(jobId=job_id)
+
+
+@pytest.mark.parametrize("job_id", ["0:2026:42", "0:0:0", "0::", "0:a:b"])
+def test_a_custom_id_must_not_begin_as_bullmqs_markers_do(job_id: str) -> None:
+    with pytest.raises(InvalidRequest, match="BullMQ drops jobs whose id begins with 0:"):
+        with_opts(jobId=job_id)
+
+
+@pytest.mark.parametrize("job_id", ["00:2026:42", "a:0:1", "10:0:1", "-0:1:2"])
+def test_a_custom_id_that_only_looks_like_a_marker_is_taken(job_id: str) -> None:
+    assert with_opts(jobId=job_id).jobId == job_id
 
 
 @pytest.mark.parametrize("job_id", ["a\nb", "\x00", "a\x7f", "\x1b[31m"])

@@ -73,13 +73,13 @@ class LeaseStore(Protocol):
     """Leases jobs of one queue and settles them. Each call is one atomic step in Redis."""
 
     async def take(self, token: bytes) -> Next:
-        """Lease the next job under `token`."""
+        """Lease the next job under `token`. An id whose job has no hash is removed, and never leased."""
         ...
 
     async def complete(self, lease: Lease, verdict: Complete, *, fetch_next: bool) -> Next | None:
         """Move the job to completed, and lease the next one under the same token if asked to.
 
-        Returns None only when no next job was looked for.
+        Returns None when no next job was looked for, or there may be more than was looked at.
 
         Raises:
             LeaseLost: nothing was written, the lock is not ours any more.
