@@ -4,8 +4,9 @@ fakeredis has no Lua here, so what writes (two small scripts) is done by hand th
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import fakeredis
@@ -19,7 +20,7 @@ from toril.adapters import redis_registry
 from toril.adapters.redis_registry import RedisRegistry
 from toril.core.errors import StoreRefused
 from toril.core.policy import StorePolicy
-from toril.core.ports.work import WorkerRegistry
+from toril.core.ports.work import RegistryState, WorkerRegistry
 from toril.testing import FakeRegistry
 
 MAX_LEN = 5
@@ -190,6 +191,24 @@ async def writable(
         yield made.registry
 
 
+Wiped = tuple[WorkerRegistry, Callable[[], Awaitable[object]]]
+
+
+@pytest.fixture(params=["fake", "valkey"])
+async def wiped(request: pytest.FixtureRequest, start_valkey: Callable[..., ValkeyProcess]) -> AsyncIterator[Wiped]:
+    """A registry, and a way to lose all of it."""
+    if request.param == "fake":
+        fake = FakeRegistry(max_len=MAX_LEN, follow_s=1.0)
+
+        async def wipe() -> None:
+            fake.wipe()
+
+        yield fake, wipe
+        return
+    async for made in held(on_valkey(start_valkey())):
+        yield made.registry, partial(made.command, "FLUSHALL")
+
+
 async def test_a_document_is_stored_and_announced(writable: WorkerRegistry) -> None:
     position = await writable.position()
     await writable.put("größe", DOCUMENT)
@@ -244,6 +263,67 @@ async def test_what_is_not_registered_cannot_be_paused(writable: WorkerRegistry)
     assert await writable.pause("orders", paused=True) is False
     assert await writable.paused() == set()
     assert await writable.position() == position
+
+
+async def test_a_registry_is_known_again_until_redis_has_lost_it(wiped: Wiped) -> None:
+    registry, wipe = wiped
+    before = await registry.state(None)
+    await registry.put("orders", DOCUMENT)
+    seen = await registry.position()
+    assert (before.count, before.behind) == (0, False)
+    assert await registry.state(seen) == RegistryState(before.mark, 1, behind=False)
+    await wipe()
+    after = await registry.state(seen)
+    assert after.mark != before.mark
+    assert after.count == 0
+
+
+async def test_lost_documents_are_put_back_and_announced_once(wiped: Wiped) -> None:
+    registry, wipe = wiped
+    for number in range(3):
+        await registry.put(f"queue-{number}", DOCUMENT)
+    await registry.pause("queue-1", paused=True)
+    documents, paused, seen = await registry.all(), await registry.paused(), await registry.position()
+    await wipe()
+    position = await registry.position()
+    assert await registry.put_back(documents, paused, seen) == [f"queue-{number}" for number in range(3)]
+    assert (await registry.all(), await registry.paused()) == (documents, paused)
+    assert (await registry.changed_since(position))[1] == [f"queue-{number}" for number in range(3)]
+    assert await registry.put_back(documents, paused, seen) == [], "as another instance does it a moment later"
+
+
+async def test_what_changed_after_the_loss_is_left_alone(wiped: Wiped) -> None:
+    registry, wipe = wiped
+    for number in range(4):
+        await registry.put(f"queue-{number}", DOCUMENT)
+    documents, seen = await registry.all(), await registry.position()
+    await wipe()
+    await registry.put("queue-0", b"new")
+    assert await registry.remove("queue-1") is False
+    await registry.put("queue-2", b"new")
+    assert await registry.remove("queue-2") is True
+    assert await registry.put_back(documents, set(), seen) == ["queue-3"]
+    assert await registry.all() == {"queue-0": b"new", "queue-3": DOCUMENT}
+
+
+async def test_many_documents_are_put_back_some_at_a_time(wiped: Wiped) -> None:
+    registry, wipe = wiped
+    documents = {f"queue-{number}": b"%d" % number for number in range(250)}
+    await wipe()
+    assert await registry.put_back(documents, {"queue-199"}, None) == list(documents)
+    assert await registry.all() == documents
+    assert await registry.paused() == {"queue-199"}
+
+
+async def test_announcements_that_are_older_than_one_seen_before_show_a_loss(redis_place: RedisPlace) -> None:
+    registry = redis_place.registry
+    await registry.put("orders", DOCUMENT)
+    seen = await registry.position()
+    await registry.put("mails", DOCUMENT)
+    assert not (await registry.state(seen)).behind
+    seen = await registry.position()
+    await redis_place.command("XDEL", POLICY.worker_stream, seen)
+    assert (await registry.state(seen)).behind
 
 
 # What BullMQ Proxy instances on the same Redis see, and what they leave

@@ -512,6 +512,60 @@ def test_a_restart_keeps_the_workers(start_valkey: StartValkey, start_toril: Sta
     assert second.gateway.job("late", job_id)["delay"] == 60_000
 
 
+class TestLosingRedis:
+    """Redis loses everything while workers are registered."""
+
+    def test_the_workers_of_a_fleet_go_on_and_are_put_back(
+        self, start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint
+    ) -> None:
+        store = start_valkey()
+        first, second = start_toril(store), start_toril(store)
+        for queue in ("orders", "mails", "paused", "removed"):
+            first.gateway.register(queue, endpoint.url)
+        assert first.client.post("/workers/paused/pause").status_code == 204
+        first.gateway.finished("orders", first.gateway.add_one("orders"))
+        second.gateway.finished("mails", second.gateway.add_one("mails"))
+        with store.client() as client:
+            documents = client.hgetall(HASH)
+            client.flushall()
+            ready = first.client.get("/ready")
+            assert (ready.status_code, ready.json()["reasons"]) == (
+                503,
+                ["Redis has lost the registered workers; they are being put back"],
+            )
+            assert first.client.delete("/workers/removed").status_code == 404
+            del documents["removed"]
+            eventually(lambda: client.hgetall(HASH) == documents, timeout_s=15, what="the workers to be put back")
+            eventually(
+                lambda: {first.status("/ready"), second.status("/ready")} == {200},
+                timeout_s=15,
+                what="both to be ready",
+            )
+            assert all("registry.lost" in toril.log() for toril in (first, second))
+            assert client.hgetall(HASH) == documents
+        jobs = [(queue, second.gateway.add_one(queue)) for queue in ("orders", "mails")]
+        for queue, job_id in jobs:
+            first.gateway.finished(queue, job_id)
+        assert first.client.get("/workers/paused").json()["state"] == "paused"
+
+    def test_a_worker_removed_behind_toril_s_back_stops_and_is_not_put_back(
+        self, start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint
+    ) -> None:
+        store = start_valkey()
+        toril = start_toril(store)
+        for queue in ("orders", "mails"):
+            toril.gateway.register(queue, endpoint.url)
+            toril.gateway.finished(queue, toril.gateway.add_one(queue))
+        with store.client() as client:
+            client.hdel(HASH, "orders")
+            eventually(lambda: "consumer.stopped" in toril.log(), timeout_s=8, what="the worker to stop")
+            toril.gateway.add_one("orders")
+            toril.gateway.finished("mails", toril.gateway.add_one("mails"))
+            assert list(client.hgetall(HASH)) == ["mails"]
+        assert toril.gateway.counts("orders")["waiting"] == 1
+        assert toril.client.get("/ready").status_code == 200
+
+
 class TestLeases:
     """The lock of a job in flight: renewed while we work, obeyed when it is lost."""
 

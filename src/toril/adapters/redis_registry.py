@@ -6,37 +6,50 @@ posted document; one stream entry `worker <queue>` per change, written in the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 from toril.core.errors import StoreRefused
 from toril.core.policy import StorePolicy
 from toril.core.ports.shared import Command
+from toril.core.ports.work import RegistryState
 
 FOLLOW_S = 5
 _BATCH = 1000
+_REMEMBERED_S = 600
+_REMEMBERED = 10_000
+_PUT_BACK_AT_ONCE = 100
 
 # A script is not rolled back, so both first see (XLEN) that the stream is one, before they write anything.
-# KEYS[1] hash of documents, KEYS[2] stream; ARGV[1] queue, ARGV[2] document, ARGV[3] stream length. Returns 1.
+# KEYS[1] hash of documents, KEYS[2] stream, KEYS[3] set of removed workers; ARGV[1] queue, ARGV[2] document, ARGV[3]
+# stream length. Returns 1.
 _PUT = """
 redis.call('XLEN', KEYS[2])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('SREM', KEYS[3], ARGV[1])
 redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[3], '*', 'worker', ARGV[1])
 return 1
 """
 
-# KEYS[1] hash of documents, KEYS[2] stream, KEYS[3] set of paused workers; ARGV[1] queue, ARGV[2] stream length.
+# That a worker was removed is remembered for a while, also where Redis had lost its document: it is not put back then.
+# KEYS[1] hash of documents, KEYS[2] stream, KEYS[3] set of paused workers, KEYS[4] set of removed ones; ARGV[1] queue,
+# ARGV[2] stream length, ARGV[3] for how long removed ones are known (seconds), ARGV[4] how many of them at most.
 # Returns 1, or 0 when there was no such document; then nothing is announced.
 _REMOVE = """
 redis.call('XLEN', KEYS[2])
+if redis.call('SCARD', KEYS[4]) < tonumber(ARGV[4]) then
+  redis.call('SADD', KEYS[4], ARGV[1])
+  redis.call('EXPIRE', KEYS[4], ARGV[3])
+end
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call('SREM', KEYS[3], ARGV[1])
 redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[2], '*', 'worker', ARGV[1])
 return 1
 """
 
-# KEYS as above; ARGV[1] queue, ARGV[2] stream length, ARGV[3] SADD or SREM. What is so already is not announced again.
-# Returns 1, or 0 when there is no such document; then nothing is written.
+# KEYS[1] to KEYS[3] as above; ARGV[1] queue, ARGV[2] stream length, ARGV[3] SADD or SREM. What is so already is not
+# announced again. Returns 1, or 0 when there is no such document; then nothing is written.
 _PAUSE = """
 redis.call('XLEN', KEYS[2])
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
@@ -44,6 +57,37 @@ if redis.call(ARGV[3], KEYS[3], ARGV[1]) == 1 then
   redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[2], '*', 'worker', ARGV[1])
 end
 return 1
+"""
+
+# KEYS[1] mark, KEYS[2] hash of documents, KEYS[3] stream; ARGV[1] the mark to set where there is none.
+# Returns the mark, how many documents there are, and the newest announcement's id or false.
+_STATE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('SET', KEYS[1], ARGV[1]) end
+local newest = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)
+return {redis.call('GET', KEYS[1]), redis.call('HLEN', KEYS[2]), newest[1] and newest[1][1] or false}
+"""
+
+# KEYS[1] hash of documents, KEYS[2] stream, KEYS[3] set of paused workers, KEYS[4] set of removed ones; ARGV[1] stream
+# length, ARGV[2] the id from which on announcements count, then for each worker its queue, its document, and 1 where it
+# is paused. Returns the queues whose document was stored.
+_PUT_BACK = """
+local named = {}
+for _, entry in ipairs(redis.call('XRANGE', KEYS[2], ARGV[2], '+')) do
+  for i = 1, #entry[2], 2 do
+    if entry[2][i] == 'worker' then named[entry[2][i + 1]] = true end
+  end
+end
+local stored = {}
+for i = 3, #ARGV, 3 do
+  local queue = ARGV[i]
+  if not named[queue] and redis.call('SISMEMBER', KEYS[4], queue) == 0
+      and redis.call('HSETNX', KEYS[1], queue, ARGV[i + 1]) == 1 then
+    if ARGV[i + 2] == '1' then redis.call('SADD', KEYS[3], queue) end
+    redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[1], '*', 'worker', queue)
+    stored[#stored + 1] = queue
+  end
+end
+return stored
 """
 
 
@@ -57,16 +101,19 @@ class RedisRegistry:
         self._stream = policy.worker_stream
         # Ours alone, and in a cluster on the hash's node, as it has the same hash tag.
         self._paused = f"toril:paused:{policy.worker_hash}"
+        self._removed = f"toril:removed:{policy.worker_hash}"
+        self._mark = f"toril:registry:{policy.worker_hash}"
         self._max_len = policy.worker_stream_max_len
 
     async def put(self, queue: str, document: bytes) -> None:
         """Store a document and announce it, in one step."""
-        await self._command("EVAL", _PUT, 2, self._hash, self._stream, queue, document, self._max_len)
+        keys = (self._hash, self._stream, self._removed)
+        await self._command("EVAL", _PUT, 3, *keys, queue, document, self._max_len)
 
     async def remove(self, queue: str) -> bool:
         """Remove a document and announce it, in one step; False when there was none."""
-        keys = (self._hash, self._stream, self._paused)
-        return bool(await self._command("EVAL", _REMOVE, 3, *keys, queue, self._max_len))
+        keys = (self._hash, self._stream, self._paused, self._removed)
+        return bool(await self._command("EVAL", _REMOVE, 4, *keys, queue, self._max_len, _REMEMBERED_S, _REMEMBERED))
 
     async def pause(self, queue: str, *, paused: bool) -> bool:
         """Pause a worker, or let it go on, and announce it, in one step; False when there is none."""
@@ -109,6 +156,27 @@ class RedisRegistry:
         # A full stream may have dropped announcements between `position` and the oldest one that it still has.
         return entries[-1][0].decode(), queues, len(entries) >= self._max_len
 
+    async def state(self, seen: str | None) -> RegistryState:
+        """What tells this registry from an earlier one; makes its mark where it has none."""
+        mark, count, newest = await self._command(
+            "EVAL", _STATE, 3, self._mark, self._hash, self._stream, uuid4().hex.encode()
+        )
+        behind = seen is not None and _place(b"0-0" if newest is None else newest) < _place(seen.encode())
+        return RegistryState(mark, count, behind)
+
+    async def put_back(self, documents: Mapping[str, bytes], paused: set[str], seen: str | None) -> list[str]:
+        """Store documents that Redis has lost, and announce them, some at a time; the queues whose were stored."""
+        keys = (self._hash, self._stream, self._paused, self._removed)
+        milliseconds, number = _place((seen or "0-0").encode())
+        after = f"{milliseconds}-{number + 1}"
+        queues, stored = list(documents), []
+        for begin in range(0, len(queues), _PUT_BACK_AT_ONCE):
+            some = queues[begin : begin + _PUT_BACK_AT_ONCE]
+            workers = [part for queue in some for part in (queue, documents[queue], int(queue in paused))]
+            names = await self._command("EVAL", _PUT_BACK, 4, *keys, self._max_len, after, *workers)
+            stored += [name.decode() for name in names]
+        return stored
+
     async def check(self) -> None:
         """See that hash and stream can be used.
 
@@ -127,6 +195,12 @@ def _entries(reply: Any) -> list[tuple[bytes, list[bytes]]]:
         return []
     entries: list[tuple[bytes, list[bytes]]] = reply[0][1]
     return entries
+
+
+def _place(entry: bytes) -> tuple[int, int]:
+    """A stream entry's id, to be compared."""
+    milliseconds, _, number = entry.partition(b"-")
+    return int(milliseconds), int(number)
 
 
 def _pairs(flat: list[bytes]) -> list[tuple[bytes, bytes]]:

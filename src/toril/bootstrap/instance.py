@@ -281,10 +281,11 @@ class Instance:
         try:
             async with asyncio.timeout(_READY_S):
                 await self._store.links.check()
+                faults = await self._reconciler.faults() if self._follows_workers else []
         except (StoreError, TimeoutError):
             return ["Redis does not answer"]
-        if self._follows_workers and not self._reconciler.in_step:
-            return ["the registered workers have not been read yet"]
+        if faults:
+            return faults
         if self._delivery is not None and (faults := await self._delivery.faults()):
             return faults
         sluggish = self.supervisor.sluggish()

@@ -1,8 +1,11 @@
 """Makes what runs here follow what is registered: the fleet's worker documents → this process's consumers.
 
-Follows the registry's announcements; where some may have been missed (a broken connection, a trimmed stream) it
-compares everything. Each step reads a document anew and compares it with the one that runs, so the order of
-announcements does not matter, and no document can stop the following.
+Follows the registry's announcements; where some may have been missed (a broken connection, a trimmed stream, documents
+removed without an announcement) it compares everything. Each step reads a document anew and compares it with the one
+that runs, so the order of announcements does not matter, and no document can stop the following.
+
+Where Redis has lost the registry itself (FLUSHALL, a restart without its data), its workers go on, and their documents
+are put back from what runs here.
 """
 
 from __future__ import annotations
@@ -14,12 +17,15 @@ import structlog
 
 from toril.core.destinations.base import Destination
 from toril.core.errors import InvalidRequest, StoreError
-from toril.core.ports.work import WorkerRegistry
+from toril.core.ports.work import RegistryState, WorkerRegistry
 from toril.engine.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
 
 COMPARE_S = 60.0
+LOOK_S = 4.0
+"""How often to see whether documents have changed, or are lost, without an announcement."""
+_SHOWN = 20
 _RETRY_S = 0.25
 
 
@@ -40,6 +46,20 @@ class Reconciler:
         self._running: dict[str, tuple[bytes, bool]] = {}
         self._missed = True
         self.in_step = False
+        # What the registry was when it was last looked at; None before the first time.
+        self._state: RegistryState | None = None
+        self._seen: str | None = None
+        # How many documents there are beside those that are followed: names that are no text.
+        self._others = 0
+        self._looked_at = 0.0
+        self._lost = False
+
+    async def faults(self) -> list[str]:
+        """Return what keeps the registered workers from being known; empty when nothing does."""
+        if not self.in_step:
+            return ["the registered workers have not been read yet"]
+        self._notice(await self._registry.state(self._seen))
+        return ["Redis has lost the registered workers; they are being put back"] if self._lost else []
 
     def missed(self) -> None:
         """Announcements may have been missed: compare everything."""
@@ -56,12 +76,20 @@ class Reconciler:
                     # First the position, then the documents: what changes in between is announced after it.
                     position = await self._registry.position()
                     self._missed = True
+                if self._missed or loop.time() - self._looked_at > LOOK_S:
+                    if await self._look():
+                        position = await self._registry.position()
+                    self._looked_at = loop.time()
+                    self._seen = position
                 if self._missed or loop.time() - compared_at > COMPARE_S:
                     self._missed = False
-                    self._compare(await self._registry.all(), await self._registry.paused())
+                    documents = await self._registry.all()
+                    self._compare(documents, await self._registry.paused())
+                    self._others = (await self._registry.state(position)).count - len(documents)
                     compared_at = loop.time()
                     self.in_step = True
                 position, queues, gap = await self._registry.changed_since(position)
+                self._seen = position
                 if gap:
                     self._missed = True
                 elif queues:
@@ -70,6 +98,35 @@ class Reconciler:
                 log.debug("reconciler.failed", error=exc.message)
                 position = None
                 await asyncio.sleep(_RETRY_S)
+
+    async def _look(self) -> bool:
+        """See whether the registry is the one that was there before; if not, put its documents back and return True."""
+        state = await self._registry.state(self._seen)
+        self._notice(state)
+        found_lost = self._lost
+        if found_lost:
+            documents = {queue: document for queue, (document, _) in self._running.items()}
+            paused = {queue for queue, (_, is_paused) in self._running.items() if is_paused}
+            queues = await self._registry.put_back(documents, paused, self._seen)
+            log.error("registry.put_back", workers=len(queues), queues=queues[:_SHOWN])
+            self._lost = False
+            self._missed = True
+        elif state.count != len(self._running) + self._others:
+            self._missed = True
+        self._state = state
+        return found_lost
+
+    def _notice(self, state: RegistryState) -> None:
+        """Remember and log it if this is not the registry that was there before."""
+        before = self._state
+        if self._lost or before is None or not self._running or (state.mark == before.mark and not state.behind):
+            return
+        self._lost = True
+        log.error(
+            "registry.lost",
+            workers=len(self._running),
+            hint="Redis has lost data (FLUSHALL, restart, failover); the registered workers are put back, jobs are not",
+        )
 
     def _compare(self, documents: dict[str, bytes], paused: set[str]) -> None:
         self._apply({*self._running, *documents}, documents, paused)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from toril.core.errors import StoreUnavailable
-from toril.core.ports.work import WorkerRegistry
+from toril.core.ports.work import RegistryState, WorkerRegistry
 
 
 class FakeRegistry:
@@ -27,6 +27,8 @@ class FakeRegistry:
         self._last = 0
         self._announced = asyncio.Event()
         self._away = False
+        self._removed: set[str] = set()
+        self._wipes = 0
 
     def go_away(self) -> None:
         """From now on every call finds no Redis, those that wait included."""
@@ -36,6 +38,14 @@ class FakeRegistry:
     def come_back(self) -> None:
         """Redis is there again."""
         self._away = False
+
+    def wipe(self) -> None:
+        """Lose everything, as with FLUSHALL."""
+        self.documents.clear()
+        self.paused_queues.clear()
+        self._removed.clear()
+        self._announcements.clear()
+        self._wipes += 1
 
     def change_silently(self, queue: str, document: bytes | None) -> None:
         """Change a document (None removes it) without an announcement."""
@@ -54,11 +64,13 @@ class FakeRegistry:
         """Store a document and announce it."""
         await self._reach()
         self.documents[queue] = document
+        self._removed.discard(queue)
         self.announce(queue)
 
     async def remove(self, queue: str) -> bool:
         """Remove a document and announce it; False (and nothing announced) when there was none."""
         await self._reach()
+        self._removed.add(queue)
         if self.documents.pop(queue, None) is None:
             return False
         self.paused_queues.discard(queue)
@@ -109,6 +121,22 @@ class FakeRegistry:
         if not new:
             return position, [], False
         return str(self._last), list(dict.fromkeys(queue for _, queue in new)), len(new) >= self._max_len
+
+    async def state(self, seen: str | None) -> RegistryState:
+        """What tells this registry from an earlier one."""
+        await self._reach()
+        return RegistryState(b"mark %d" % self._wipes, len(self.documents), behind=self._last < int(seen or 0))
+
+    async def put_back(self, documents: Mapping[str, bytes], paused: set[str], seen: str | None) -> list[str]:
+        """Store documents that are lost, and announce them; the queues whose document was stored."""
+        await self._reach()
+        named = {queue for number, queue in self._announcements if number > int(seen or 0)}
+        stored = [queue for queue in documents if queue not in {*named, *self.documents, *self._removed}]
+        for queue in stored:
+            self.documents[queue] = documents[queue]
+            self.paused_queues |= paused & {queue}
+            self.announce(queue)
+        return stored
 
     async def _reach(self) -> None:
         await asyncio.sleep(0)

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from tests.unit.engine.support import Desk, turns
 from toril.core.destinations.base import Destination
 from toril.core.errors import InvalidRequest
-from toril.engine.reconciler import COMPARE_S, Reconciler
+from toril.engine.reconciler import COMPARE_S, LOOK_S, Reconciler
 from toril.engine.supervisor import Supervisor
 from toril.testing import FakeClock, FakeRegistry
 
@@ -259,6 +259,86 @@ async def test_a_worker_that_is_removed_and_registered_again_runs(clock: FakeClo
         await made.registry.pause("a", paused=True)
         await turns()
         await made.registry.remove("a")
+        await made.registry.put("a", b"a http://a")
+        await turns()
+        assert made.running == {"a": "http://a"}
+
+
+LOST = ["Redis has lost the registered workers; they are being put back"]
+
+
+async def looks_again() -> None:
+    """Let the reconciler's wait for announcements end, after which it looks."""
+    await asyncio.sleep(LOOK_S + 2)
+    await turns()
+
+
+async def test_what_redis_has_lost_is_put_back_and_goes_on(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        for queue in ("a", "b"):
+            await made.registry.put(queue, f"{queue} http://{queue}".encode())
+        await made.registry.pause("b", paused=True)
+        await turns()
+        documents, orders = dict(made.registry.documents), list(made.ledger.orders)
+        assert await made.reconciler.faults() == []
+        with capture_logs() as logs:
+            made.registry.wipe()
+            assert await made.reconciler.faults() == LOST
+            assert await made.reconciler.faults() == LOST
+            await looks_again()
+            assert await made.reconciler.faults() == []
+        assert made.registry.documents == documents
+        assert made.registry.paused_queues == {"b"}
+        assert made.ledger.orders == orders, "nothing was stopped or started"
+        told = [(line["event"], line["log_level"], line["workers"]) for line in logs]
+        assert told == [("registry.lost", "error", 2), ("registry.put_back", "error", 2)]
+
+
+async def test_what_was_removed_after_the_loss_is_not_put_back(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        for queue in ("a", "b", "c"):
+            await made.registry.put(queue, f"{queue} http://{queue}".encode())
+        await turns()
+        made.registry.wipe()
+        assert not await made.registry.remove("a")
+        await made.registry.put("b", b"b http://new")
+        await looks_again()
+        assert made.running == {"b": "http://new", "c": "http://c"}
+        assert set(made.registry.documents) == {"b", "c"}
+
+
+async def test_what_cannot_be_put_back_yet_goes_on_and_is_put_back_later(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        await made.registry.put("a", b"a http://a")
+        await turns()
+        made.registry.wipe()
+        made.registry.go_away()
+        await looks_again()
+        assert made.running == {"a": "http://a"}
+        made.registry.come_back()
+        await asyncio.sleep(1)
+        await turns()
+        assert made.registry.documents == {"a": b"a http://a"}
+        assert made.ledger.orders == [("start", "a")]
+
+
+async def test_a_worker_removed_without_an_announcement_stops_at_the_next_look(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        for queue in ("a", "b"):
+            await made.registry.put(queue, f"{queue} http://{queue}".encode())
+        await turns()
+        made.registry.change_silently("a", None)
+        await looks_again()
+        assert made.running == {"b": "http://b"}
+        assert set(made.registry.documents) == {"b"}
+        assert await made.reconciler.faults() == []
+
+
+async def test_a_loss_where_nothing_is_registered_is_no_fault(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        made.registry.wipe()
+        assert await made.reconciler.faults() == []
+        await looks_again()
         await made.registry.put("a", b"a http://a")
         await turns()
         assert made.running == {"a": "http://a"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from toril.core.attempt import Attempt
 from toril.core.destinations.base import Destination, LeaseRules
@@ -11,6 +13,18 @@ from toril.core.lease import Lease, Next
 from toril.core.ports.calls import OutboundPool
 from toril.core.pull import Action, Ask
 from toril.core.verdict import Complete, Fail, Retry, Snooze
+
+
+class RegistryState(Struct, frozen=True):
+    """What tells a registry from the one that was there before.
+
+    `mark` is made once for each registry, and goes with it when Redis loses its data. `count` is how many documents
+    there are. `behind`: the newest announcement is older than one that was seen before.
+    """
+
+    mark: bytes
+    count: int
+    behind: bool
 
 
 class WorkerRegistry(Protocol):
@@ -53,6 +67,19 @@ class WorkerRegistry(Protocol):
 
         Returns the new position, the queues named, and whether some announcements may have been trimmed away
         unseen, so that only comparing everything tells.
+        """
+        ...
+
+    async def state(self, seen: str | None) -> RegistryState:
+        """What tells this registry from an earlier one; `seen` is the last position that was read of that."""
+        ...
+
+    async def put_back(self, documents: Mapping[str, bytes], paused: set[str], seen: str | None) -> list[str]:
+        """Store documents that Redis has lost, and announce them.
+
+        Leaves out the queues that have a document, whose worker a toril removed in the last ten minutes, or that an
+        announcement after `seen` names. Returns the queues whose document was stored. Idempotent, and safe beside other
+        instances that do the same.
         """
         ...
 
