@@ -12,6 +12,7 @@ from tests.support.waiting import eventually
 from toril.adapters.memory_cache import MemoryCache
 from toril.adapters.redis_cache import RedisCache
 from toril.adapters.redis_key_book import RedisKeyBook
+from toril.core.errors import StoreError
 from toril.core.ports.proxy import AnswerCache, KeyEntry
 from toril.core.ports.shared import Command
 from toril.engine.spilled_cache import SpilledCache
@@ -102,6 +103,16 @@ async def test_a_key_stands_for_the_first_job_that_came_with_it(command: Command
     assert await book.claim(name, "job-2", "digest-2") == first
     await book.settle(name, first)
     assert await book.claim(name, "job-3", "digest-1") == KeyEntry("job-1", "digest-1", settled=True)
+
+
+@pytest.mark.parametrize("held", [b"", b"job-1", b"x\r\nx-injected: 1 digest settled", b"\xff d settled", b"a b c"])
+async def test_what_a_key_stands_for_is_refused_where_somebody_else_has_written_it(
+    command: Command, held: bytes
+) -> None:
+    book, name = RedisKeyBook(command, "bull", 60.0), uuid.uuid4().hex
+    await command("SET", f"bull:toril:idempotency:{name}", held)
+    with pytest.raises(StoreError, match="cannot be read"):
+        await book.claim(name, "job-2", "digest-2")
 
 
 async def test_a_key_is_forgotten_when_its_time_is_over(command: Command) -> None:

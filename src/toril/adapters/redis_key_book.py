@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from toril.core.errors import StoreError
 from toril.core.ports.proxy import KeyEntry
 from toril.core.ports.shared import Command
 
 _SETTLED, _PENDING = "settled", "pending"
+_ENTRY = re.compile(rb"([\x21-\x7e]+) ([\x21-\x7e]+) (settled|pending)\Z")
 
 
 class RedisKeyBook:
@@ -32,7 +35,10 @@ class RedisKeyBook:
                 return KeyEntry(job_id, digest, settled=False)
             found: bytes | None = await self._command("GET", key)
             if found is not None:
-                known, of, state = found.decode().split(" ")
+                entry = _ENTRY.match(found)
+                if entry is None:
+                    raise StoreError("what an idempotency key stands for cannot be read")
+                known, of, state = (part.decode() for part in entry.groups())
                 return KeyEntry(known, of, settled=state == _SETTLED)
         raise StoreError("an idempotency key expires again and again")
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+import structlog
 
 from toril.adapters.sql_ledger import envelope_needed
 from toril.core.delivery import (
@@ -33,7 +34,6 @@ from toril.core.delivery import (
     Expire,
     Lose,
     NewDelivery,
-    RecordedResponse,
     Refused,
     Replay,
     Stored,
@@ -42,16 +42,16 @@ from toril.core.delivery import (
     decide,
     written,
 )
-from toril.core.errors import LedgerUnavailable, StoreError, StoreUnavailable
+from toril.core.errors import LedgerUnavailable, StoreError, StoreRefused, StoreUnavailable
 from toril.core.lifecycle import OPEN, TERMINAL, WAITING, Status, Transition
+from toril.core.packed import pack, unpack_envelope, unpack_response
 from toril.core.ports.ledger import Depth, Filter, History
 from toril.core.ports.shared import Command
 
+log = structlog.get_logger(__name__)
+
 _PAGE = 200
-_pack = msgspec.msgpack.Encoder().encode
 _read_delivery = msgspec.msgpack.Decoder(Delivery).decode
-_read_envelope = msgspec.msgpack.Decoder(Envelope).decode
-_read_response = msgspec.msgpack.Decoder(RecordedResponse).decode
 _read_step = msgspec.msgpack.Decoder(Transition).decode
 _read_attempt = msgspec.msgpack.Decoder(Attempt).decode
 
@@ -156,18 +156,20 @@ class RedisLedger:
     async def some(self, job_ids: Sequence[str]) -> dict[str, Delivery]:
         """As `LedgerReader.some`."""
         rows = await self._load(job_ids, "s")
-        return {job_id: _read_delivery(state) for job_id, (state,) in rows.items()}
+        read = ((job_id, _standing(job_id, state)) for job_id, (state,) in rows.items())
+        return {job_id: delivery for job_id, delivery in read if delivery is not None}
 
     async def history(self, job_id: str) -> History | None:
         """As `LedgerReader.history`."""
         state, response, steps, attempts = await self._eval(_HISTORY, [self._row(job_id), *self._lists(job_id)])
-        if state is None:
+        delivery = None if state is None else _standing(job_id, state)
+        if delivery is None:
             return None
         return History(
-            _read_delivery(state),
+            delivery,
             [_read_step(step) for step in steps],
             [_read_attempt(attempt) for attempt in attempts],
-            None if response is None else _read_response(response),
+            unpack_response(response),
         )
 
     async def page(self, which: Filter, *, before: str | None, limit: int) -> list[Delivery]:
@@ -240,9 +242,10 @@ class RedisLedger:
         """As `LedgerUpkeep.blobs`."""
         names: list[str] = []
         for envelope, response in (await self._load(job_ids, "e", "r")).values():
-            contents = [_read_envelope(envelope).content]
-            if response is not None:
-                contents.append(_read_response(response).content)
+            contents = [unpack_envelope(envelope).content]
+            answer = unpack_response(response)
+            if answer is not None:
+                contents.append(answer.content)
             names.extend(content.name for content in contents if isinstance(content, Stored))
         return names
 
@@ -268,10 +271,10 @@ class RedisLedger:
         delivery, first = new.first()
         row = self._row(new.job_id)
         key = None if new.idempotency_key is None else self._key(new.target, new.idempotency_key)
-        fields: Words = ["s", _pack(delivery), "v", delivery.seq, "e", _pack(new.envelope), "f", new.fingerprint]
+        fields: Words = ["s", pack(delivery), "v", delivery.seq, "e", pack(new.envelope), "f", new.fingerprint]
         commands: list[Words] = [
             ["HSET", row, *fields],
-            ["RPUSH", self._lists(new.job_id)[0], _pack(first)],
+            ["RPUSH", self._lists(new.job_id)[0], pack(first)],
             ["SADD", f"{self.root}targets", new.target],
             *(_words("ZADD", self._ids(target), 0, new.job_id) for target in (None, new.target)),
             *(_words("ZADD", place, repr(score), new.job_id) for place, score in self._places(delivery)),
@@ -284,7 +287,9 @@ class RedisLedger:
             job_id = new.job_id if there == "again" else there
             found = (await self._load([job_id], "s", "f")).get(job_id)
             if found is not None:
-                standing = _read_delivery(found[0])
+                standing = _standing(job_id, found[0])
+                if standing is None:
+                    raise StoreRefused(f"the ledger's row of {job_id} cannot be read")
                 return Accepted(standing) if there == "again" else Duplicate(standing, found[1])
 
     async def _write(self, change: Change) -> tuple[Decision | Written | Refused, Envelope | None]:
@@ -294,25 +299,27 @@ class RedisLedger:
             found = (await self._load([job_id], "s", "e")).get(job_id)
             if found is None:
                 return Refused(None), None
-            now = _read_delivery(found[0])
+            now = _standing(job_id, found[0])
+            if now is None:
+                return Refused(None), None
             decided = decide(change, now)
             if isinstance(decided, Decision):
                 commands = self._commands(now, decided)
                 if not await self._eval(_CHANGE, [row], str(now.seq), *_flat(commands)):
                     continue  # somebody else was first: decide anew
-            return decided, _read_envelope(found[1]) if envelope_needed(change, decided) else None
+            return decided, unpack_envelope(found[1]) if envelope_needed(change, decided) else None
 
     def _commands(self, now: Delivery, decided: Decision) -> list[Words]:
         after = decided.delivery
         steps, attempts = self._lists(now.job_id)
-        fields: list[Word] = ["s", _pack(after), "v", after.seq]
+        fields: list[Word] = ["s", pack(after), "v", after.seq]
         if decided.response is not None:
-            fields += ["r", _pack(decided.response)]
+            fields += ["r", pack(decided.response)]
         places = dict(self._places(after))
         return [
             ["HSET", self._row(now.job_id), *fields],
-            ["RPUSH", steps, *(_pack(step) for step in decided.transitions)],
-            *([_words("RPUSH", attempts, *map(_pack, decided.attempts))] if decided.attempts else []),
+            ["RPUSH", steps, *(pack(step) for step in decided.transitions)],
+            *([_words("RPUSH", attempts, *map(pack, decided.attempts))] if decided.attempts else []),
             *(_words("ZREM", place, now.job_id) for place, _ in self._places(now) if place not in places),
             *(_words("ZADD", place, repr(score), now.job_id) for place, score in places.items()),
         ]
@@ -372,6 +379,19 @@ class RedisLedger:
     async def _call(self, *words: str | bytes | int | float) -> Any:
         with _translated():
             return await self._command(*words)
+
+
+def _standing(job_id: str, state: bytes) -> Delivery | None:
+    """Return a delivery as it is kept; None where somebody else has written what is none."""
+    try:
+        delivery = _read_delivery(state)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        log.error("ledger.row_unreadable", job_id=job_id, error=str(exc))
+        return None
+    if delivery.job_id == job_id:
+        return delivery
+    log.error("ledger.row_unreadable", job_id=job_id, error="it is another delivery's")
+    return None
 
 
 def _words(*words: Word) -> Words:

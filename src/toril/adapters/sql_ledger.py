@@ -46,6 +46,7 @@ from toril.core.delivery import (
     written,
 )
 from toril.core.lifecycle import Status, Transition
+from toril.core.packed import pack, unpack_envelope, unpack_response
 from toril.core.ports.ledger import Depth, Filter, History
 
 Row = Sequence[Any]
@@ -124,9 +125,6 @@ _TARGETS = (
 
 _labels = msgspec.json.Encoder(order="sorted").encode
 _read_labels = msgspec.json.Decoder(dict[str, str]).decode
-_pack = msgspec.msgpack.Encoder().encode
-_read_envelope = msgspec.msgpack.Decoder(Envelope).decode
-_read_response = msgspec.msgpack.Decoder(RecordedResponse).decode
 
 
 class Dialect(Struct, frozen=True):
@@ -148,7 +146,7 @@ def new_row(new: NewDelivery) -> tuple[Delivery, Transition, Row]:
         (
             *state_row(delivery),
             new.fingerprint,
-            _pack(new.envelope),
+            pack(new.envelope),
             content.name if isinstance(content, Stored) else None,
         ),
     )
@@ -201,12 +199,12 @@ def delivery_of(row: Row) -> Delivery:
 
 def envelope_of(packed: bytes) -> Envelope:
     """An envelope as it is kept."""
-    return _read_envelope(packed)
+    return unpack_envelope(packed)
 
 
 def response_row(response: RecordedResponse) -> tuple[bytes, str | None]:
     """A response as it is kept, and the blob it refers to."""
-    return _pack(response), response.content.name if isinstance(response.content, Stored) else None
+    return pack(response), response.content.name if isinstance(response.content, Stored) else None
 
 
 def transition_row(job_id: str, one: Transition) -> Row:
@@ -355,7 +353,7 @@ class SqlLedger(ABC):
             delivery_of(rows[0]),
             [_transition(row) for row in transitions],
             [_attempt(row) for row in attempts],
-            None if rows[0][-1] is None else _read_response(rows[0][-1]),
+            unpack_response(rows[0][-1]),
         )
 
     async def page(self, which: Filter, *, before: str | None, limit: int) -> list[Delivery]:

@@ -99,6 +99,12 @@ def fits(kept: Kept, body: bytes) -> bool:
     return check.passed
 
 
+def is_reference(kept: Kept) -> bool:
+    """Return True if this can be what `reference` made, and so leads nowhere but into the store."""
+    parts = kept.name.split("/")
+    return len(parts) == 3 and all(_PART.match(part) for part in parts) and kept.size_bytes >= 0
+
+
 def owner(name: str) -> str | None:
     """The id of the job that a blob belongs to; None for a name that `reference` did not make."""
     parts = name.split("/")

@@ -67,5 +67,11 @@ def to_record(answer: Answered) -> RecordedResponse:
 
 
 def from_record(record: RecordedResponse, duration_s: float) -> Answered:
-    """The answer that was kept."""
+    """Return the answer that was kept.
+
+    Raises:
+        ValueError: it is not one that is kept.
+    """
+    if not 200 <= record.status < 300 or record.blob is not None:
+        raise ValueError("what is kept is no answer that may be given again")
     return Answered(record.status, record.reason, list(record.headers), record.body, duration_s)

@@ -11,13 +11,16 @@ from base64 import b64decode
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
-from urllib.parse import unquote
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from toril.core.blob import owner
+from toril.core.delivery import Delivery, Envelope, Stored
 from toril.core.errors import EnvelopeTooLarge, InvalidEnvelope
 from toril.core.headers import is_header_name, is_header_value
+from toril.core.packed import UNREADABLE
+from toril.core.paths import has_dot_segments
 
 MAX_PRIORITY = 2**21
 MAX_BATCH = 1000
@@ -112,8 +115,7 @@ def read_envelope(text: bytes, *, key: str | None, max_body_bytes: int, batched:
         check_key(key, "idempotency_key")
     if not posted.target:
         raise InvalidEnvelope("target must name a target", field="target")
-    if not _METHOD.match(posted.method) or posted.method.upper() == "CONNECT":
-        raise InvalidEnvelope(f"method {posted.method!r} is not an HTTP method that can be sent", field="method")
+    _check_method(posted.method)
     headers = _headers(posted.headers)
     headers, body, json_body = _content(posted, headers)
     if body is not None and len(body) > max_body_bytes:
@@ -166,6 +168,30 @@ def check_own_header(submission: Submission, own: str | None) -> None:
         raise InvalidEnvelope(f"The header {own} is set by the target's own auth", field="headers")
 
 
+def unsendable(delivery: Delivery, envelope: Envelope) -> str | None:
+    """Return why a delivery of the ledger cannot be sent, by the rules of what is posted; None where it can.
+
+    Rows are written by toril, and by anybody else who may write to the ledger.
+    """
+    if envelope is UNREADABLE:
+        return "the envelope cannot be read"
+    if not _KEY.match(delivery.job_id):
+        return "the job id holds characters that cannot be sent"
+    try:
+        _check_method(envelope.method)
+        if delivery.idempotency_key is not None:
+            check_key(delivery.idempotency_key, "idempotency_key")
+        if envelope.path is not None:
+            _path(envelope.path)
+        for name, value in envelope.headers:
+            _check_header(name, value)
+    except InvalidEnvelope as exc:
+        return exc.message
+    if isinstance(envelope.content, Stored) and owner(envelope.content.name) != delivery.job_id:
+        return "the body is another job's"
+    return None
+
+
 def moment_s(text: str, field: str) -> float:
     """An RFC 3339 time with a zone, as seconds since the epoch."""
     try:
@@ -197,23 +223,37 @@ def _shown(exc: Exception) -> str:
     return "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
 
 
+def _check_method(method: str) -> None:
+    if not _METHOD.match(method) or method.upper() == "CONNECT":
+        raise InvalidEnvelope(f"method {method!r} is not an HTTP method that can be sent", field="method")
+
+
 def _headers(given: dict[str, str | list[str]]) -> tuple[tuple[str, str], ...]:
     headers = []
     for name, values in given.items():
-        if not name.isascii() or not is_header_name(name.encode()):
-            raise InvalidEnvelope(f"{name!r} is not the name of a header", field="headers")
-        lower = name.lower()
-        if lower in NOT_ALLOWED or lower.startswith(_OURS):
-            raise InvalidEnvelope(f"The header {name} may not be set", field="headers")
+        _check_header_name(name)
         for value in (values,) if isinstance(values, str) else values:
-            try:
-                sound = is_header_value(value.encode("latin-1"))
-            except UnicodeEncodeError:
-                sound = False
-            if not sound:
-                raise InvalidEnvelope(f"The header {name} holds characters that cannot be sent", field="headers")
+            _check_header(name, value)
             headers.append((name, value))
     return tuple(headers)
+
+
+def _check_header_name(name: str) -> None:
+    if not name.isascii() or not is_header_name(name.encode()):
+        raise InvalidEnvelope(f"{name!r} is not the name of a header", field="headers")
+    lower = name.lower()
+    if lower in NOT_ALLOWED or lower.startswith(_OURS):
+        raise InvalidEnvelope(f"The header {name} may not be set", field="headers")
+
+
+def _check_header(name: str, value: str) -> None:
+    _check_header_name(name)
+    try:
+        sound = is_header_value(value.encode("latin-1"))
+    except UnicodeEncodeError:
+        sound = False
+    if not sound:
+        raise InvalidEnvelope(f"The header {name} holds characters that cannot be sent", field="headers")
 
 
 def _content(
@@ -253,8 +293,7 @@ def _path(path: str) -> str:
         raise InvalidEnvelope(
             "path must begin with / or ? and hold no spaces, fragments, control or non-ASCII characters", field="path"
         )
-    segments = re.split(r"[/\\]", unquote(path.partition("?")[0], errors="replace"))
-    if any(segment in {".", ".."} for segment in segments):
+    if has_dot_segments(path.partition("?")[0].encode()):
         raise InvalidEnvelope("path must not hold dot segments", field="path")
     return path
 

@@ -2,21 +2,27 @@
 
 The JSON is made to be read, in a BullMQ dashboard say: a body that is UTF-8 is there as text, any other one as
 base64. Header names and values are bytes on the wire; in JSON they are texts of the same code points (latin-1), so
-nothing is lost. What was recorded is read back byte for byte.
+nothing is lost. What was recorded is read back byte for byte. Anybody who may write to the queue can have written it,
+so what is read back is checked as what comes in is.
 """
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
 
-from toril.core.blob import BlobRef
-from toril.core.headers import Header
+from toril.core.blob import BlobRef, is_reference
+from toril.core.headers import Header, end_to_end, is_header_name, is_header_value
+from toril.core.paths import climbs_out
 
 Pairs = Sequence[Header]
+
+_TARGET = re.compile(rb"/[\x21-\x7e\x80-\xff]*\Z")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class RecordedRequest(Struct, frozen=True, kw_only=True):
@@ -79,19 +85,42 @@ def encode_request(request: RecordedRequest) -> bytes:
 
 
 def decode_request(stored: bytes) -> RecordedRequest:
-    """The request of a JSON text.
+    """Return the request of a JSON text as it can be sent: headers that end at a proxy and `Host` are left out.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or one that could not have come in; says why.
     """
-    found = _decode_request(stored)
+    try:
+        found = _decode_request(stored)
+    except RecursionError as exc:
+        raise ValueError("it is nested too deeply") from exc
+    method = _bytes(found.method, "its method")
+    if not is_header_name(method) or method.upper() == b"CONNECT":
+        raise ValueError("its method is not one that can be sent")
+    target = _bytes(found.target, "its target")
+    if not _TARGET.match(target):
+        raise ValueError("its target is no path, or holds characters that cannot be sent")
+    if climbs_out(target):
+        raise ValueError("its target leads out of the upstream's path")
+    if found.timeout is not None and found.timeout <= 0:
+        raise ValueError("its timeout is not a positive number of seconds")
+    body = _body_bytes(found.body, found.bodyBase64)
     return RecordedRequest(
         method=found.method,
         target=found.target,
-        headers=_pairs(found.headers),
-        body=_body_bytes(found.body, found.bodyBase64),
+        headers=_framed(end_to_end(_pairs(found.headers)), body),
+        body=body,
         timeout_s=found.timeout,
     )
+
+
+def _framed(headers: list[Header], body: bytes) -> list[Header]:
+    """Return the headers of a request with this body, with one true length where there is to be one."""
+    kept = [pair for pair in headers if pair[0].lower() != b"host"]
+    lengths = [value for name, value in kept if name.lower() == b"content-length"]
+    if lengths and lengths != [b"%d" % len(body)]:
+        raise ValueError("its content-length is not that of its body")
+    return kept if lengths or not body else [*kept, (b"content-length", b"%d" % len(body))]
 
 
 def encode_response(response: RecordedResponse) -> bytes:
@@ -110,12 +139,21 @@ def encode_response(response: RecordedResponse) -> bytes:
 
 
 def decode_response(stored: bytes) -> RecordedResponse:
-    """The answer of a JSON text.
+    """Return the answer of a JSON text.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or one that cannot be sent; says why.
     """
-    found = _decode_response(stored)
+    try:
+        found = _decode_response(stored)
+    except RecursionError as exc:
+        raise ValueError("it is nested too deeply") from exc
+    if not 200 <= found.status <= 599:
+        raise ValueError(f"its status {found.status} cannot be sent")
+    if _CONTROL.search(found.reason):
+        raise ValueError("its reason holds characters that cannot be sent")
+    if found.blob is not None and not is_reference(found.blob):
+        raise ValueError("its body is not where toril puts bodies")
     return RecordedResponse(
         status=found.status,
         reason=found.reason,
@@ -130,7 +168,25 @@ def _texts(headers: Pairs) -> list[tuple[str, str]]:
 
 
 def _pairs(headers: Sequence[tuple[str, str]]) -> list[Header]:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    """Return headers as bytes.
+
+    Raises:
+        ValueError: one of them cannot be sent; says which.
+    """
+    pairs = [(_bytes(name, "the name of a header"), _bytes(value, "a header")) for name, value in headers]
+    for name, value in pairs:
+        if not is_header_name(name):
+            raise ValueError(f"{name[:100].decode('latin-1')!r} is not the name of a header")
+        if not is_header_value(value):
+            raise ValueError(f"its header {name[:100].decode()} holds characters that cannot be sent")
+    return pairs
+
+
+def _bytes(text: str, what: str) -> bytes:
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} holds characters that cannot be sent") from None
 
 
 def _body_texts(body: bytes) -> tuple[str, str]:

@@ -34,9 +34,14 @@ def tag(queue: str) -> int:
     return zlib.crc32(queue.encode()) & 0xFFFF
 
 
+def is_id(text: str) -> bool:
+    """Return True if this can be the id of a proxied job."""
+    return _UUID.match(text) is not None
+
+
 def candidates(job_id: str, queues: Sequence[str]) -> list[str]:
     """The queues that a job of this id can be in: one, save for a rare chance; none for what is no id of ours."""
-    if not _UUID.match(job_id):
+    if not is_id(job_id):
         return []
     wanted = int(job_id[-4:], 16)
     return [queue for queue in queues if tag(queue) == wanted]

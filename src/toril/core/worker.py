@@ -163,10 +163,12 @@ def _headers(parsed: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(parsed, dict):
         raise InvalidRequest(f"Invalid headers {js(parsed)}, must be an object", field="endpoint.headers")
     for name, value in parsed.items():
-        if not is_header_name(name.encode()):
+        if not name.isascii() or not is_header_name(name.encode()):
             raise InvalidRequest(f"Invalid header name {name!r}", field="endpoint.headers")
         if not isinstance(value, str) or not _is_sendable(value):
             raise InvalidRequest(f"Invalid value of header {name}", field=f"endpoint.headers.{name}")
+    if sum(name.lower() == "host" for name in parsed) > 1:
+        raise InvalidRequest("Invalid headers, there is more than one Host", field="endpoint.headers")
     return tuple(parsed.items())
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from toril.core.destinations.base import OutboundRequest
-from toril.core.destinations.callback import CallbackOrder, Forgotten, callback_request
+from toril.core.destinations.callback import Forgotten, callback_request, read_order
 from toril.core.errors import StoreError
 from toril.core.outcome import CutOff, Outcome
 from toril.core.ports.calls import Outbound, OutboundPool
 from toril.core.ports.proxy import ProxiedJobs
 from toril.core.ports.shared import Now
 from toril.core.signing import Secret
-
-_read = msgspec.json.Decoder(CallbackOrder).decode
 
 
 class CallbackCalls:
@@ -43,9 +39,12 @@ class CallbackCalls:
     async def send(self, request: OutboundRequest) -> Outcome:
         """Carry out one order."""
         try:
-            order = _read(request.body)
+            order = read_order(request.body)
+        except ValueError as exc:
+            return CutOff("EINVAL", f"the job holds no callback that can be made: {exc}", 0.0)
+        try:
             end = await self._jobs.find(order.job) or await self._forgotten(order.job)
-        except (msgspec.DecodeError, StoreError) as exc:
+        except StoreError as exc:
             return CutOff("ESTORE", str(exc), 0.0)
         pool = self._outbound.pool(order.url)
         try:

@@ -17,6 +17,7 @@ from toril.core.breaker import Go
 from toril.core.delivery import Begun, DeadLettered, End, PutBack, Refused
 from toril.core.destinations.base import Chance
 from toril.core.destinations.target import Target
+from toril.core.enqueue import unsendable
 from toril.core.errors import BlobLost, BlobsUnavailable, LedgerUnavailable, StoreError
 from toril.core.lease import Lease, Next
 from toril.core.outcome import Outcome
@@ -33,6 +34,9 @@ log = structlog.get_logger(__name__)
 
 BODY_LOST = "body_lost"
 """The reason of what is dead-lettered because its body is gone from the blob store."""
+
+NOT_SENDABLE = "invalid_envelope"
+"""The reason of what is dead-lettered because the ledger's row holds no envelope that could have been posted."""
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
@@ -106,6 +110,9 @@ class DeliveryExecutor(Executor):
         self, slot: Slot, lease: Lease, begun: Begun, token: str, *, as_probe: bool
     ) -> tuple[Settlement | None, bool]:
         """The attempt; what the job comes to (None: nothing is to be written), and whether the breaker was told."""
+        fault = unsendable(begun.delivery, begun.envelope)
+        if fault is not None:
+            return await self._never(slot, lease, begun, NOT_SENDABLE, fault), not as_probe
         try:
             await self._journal.prepare(lease, begun)
         except (BlobsUnavailable, BlobLost) as exc:
@@ -125,14 +132,20 @@ class DeliveryExecutor(Executor):
         self, slot: Slot, lease: Lease, begun: Begun, exc: BlobsUnavailable | BlobLost
     ) -> Settlement | None:
         """The body cannot be read: later, if the store is away; never, if it is gone."""
+        if isinstance(exc, BlobLost):
+            return await self._never(slot, lease, begun, BODY_LOST, exc.message)
         started_at_s = begun.delivery.started_at_s or begun.delivery.updated_at_s
         log.warning("delivery.no_body", queue=lease.queue, job_id=begun.delivery.job_id, error=exc.message)
-        if isinstance(exc, BlobLost):
-            change = self._journal.unmade(begun, DeadLettered(BODY_LOST), exc.message, started_at_s)
-            return await self._end(slot, lease, change, DeadLetter(BODY_LOST, exc.message))
         again_at_s = started_at_s + _BODIES_AWAY_MS / 1000
         change = self._journal.unmade(begun, PutBack(again_at_s, "its body cannot be read"), exc.message, started_at_s)
         return await self._end(slot, lease, change, Snooze(_BODIES_AWAY_MS, exc.message))
+
+    async def _never(self, slot: Slot, lease: Lease, begun: Begun, reason: str, error: str) -> Settlement | None:
+        """Dead-letter a delivery of which no request can be made."""
+        started_at_s = begun.delivery.started_at_s or begun.delivery.updated_at_s
+        log.warning("delivery.unsendable", queue=lease.queue, job_id=begun.delivery.job_id, reason=reason, error=error)
+        change = self._journal.unmade(begun, DeadLettered(reason), error, started_at_s)
+        return await self._end(slot, lease, change, DeadLetter(reason, error))
 
     async def _begin(self, slot: Slot, lease: Lease, token: str) -> Begun | Refused | None:
         """Begin in the ledger, however long that takes; None when the lease was lost or given back meanwhile."""

@@ -124,7 +124,8 @@ class Janitor:
         return removed + await self._remove_orphans(old)
 
     async def _remove(self, job_ids: Sequence[str]) -> None:
-        names = await self._ledger.blobs(job_ids)
+        # A row that somebody else has written takes no other job's body along.
+        names = [name for name in await self._ledger.blobs(job_ids) if owner(name) in job_ids]
         await self._ledger.forget(job_ids)
         if names:
             # One that was replayed in this moment is still there, and needs its body.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from toril.core.blob import BlobRef
+from toril.core.blob import BlobRef, is_reference, owner
 from toril.core.errors import BlobLost, BlobsUnavailable
 from toril.core.ports.bodies import Bodies
 from toril.core.ports.proxy import AnswerCache
@@ -36,8 +36,9 @@ class SpilledCache:
         if found is None or not found.startswith(_MARK):
             return found
         try:
-            return await self._bodies.whole(_decode(found.removeprefix(_MARK)))
-        except (BlobLost, BlobsUnavailable):
+            ref = _decode(found.removeprefix(_MARK))
+            return await self._bodies.whole(ref) if owner(ref.name) == key and is_reference(ref) else None
+        except (BlobLost, BlobsUnavailable, msgspec.DecodeError, RecursionError):
             return None
 
     async def put(self, key: str, value: bytes) -> None:

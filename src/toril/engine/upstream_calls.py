@@ -55,8 +55,8 @@ class _UpstreamPool:
 
     async def send(self, request: OutboundRequest) -> Outcome:
         """Make one request; the answer's body is at hand or in the blob store."""
-        if not request.head:
-            return CutOff(NOT_A_REQUEST, "the job holds no recorded request", 0.0)
+        if request.fault:
+            return CutOff(NOT_A_REQUEST, request.fault, 0.0)
         if self._sharing is None or not request.cache_key:
             outcome = await self._pool.send(request)
         else:
@@ -69,10 +69,14 @@ class _UpstreamPool:
 
     async def _kept(self, request: OutboundRequest, answer: Answered) -> Outcome:
         began = perf_counter()
+        job_id = request.job_id.decode(errors="replace")
         try:
-            kept = await self._keeps.keep(FOLDER, request.job_id.decode(), "response", answer.body)
+            kept = await self._keeps.keep(FOLDER, job_id, "response", answer.body)
+        except ValueError:
+            # Added by somebody else than toril, whose ids are plain.
+            return CutOff(NOT_A_REQUEST, "no large answer can be kept for a job with such an id", answer.duration_s)
         except BlobsUnavailable as exc:
-            log.warning("proxy.answer_not_kept", job_id=request.job_id.decode(), error=exc.message)
+            log.warning("proxy.answer_not_kept", job_id=job_id, error=exc.message)
             told = exc.message if isinstance(exc, FolderUnusable) else _AWAY
             return CutOff(NOT_KEPT, told, answer.duration_s + perf_counter() - began)
         return replace(answer, body=b"", blob=kept) if isinstance(kept, BlobRef) else answer

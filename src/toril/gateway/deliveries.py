@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from toril.core.access import Caller, Right
+from toril.core.blob import owner
 from toril.core.delivery import Delivery, RecordedResponse, Stored, is_job_id
 from toril.core.enqueue import BatchItem, Posted, Submission, check_key, read_batch, read_envelope
 from toril.core.errors import (
@@ -23,7 +24,7 @@ from toril.core.errors import (
     TorilError,
     UnknownTarget,
 )
-from toril.core.headers import HOP_BY_HOP
+from toril.core.headers import HOP_BY_HOP, is_header_name, is_header_value
 from toril.core.lifecycle import Status
 from toril.core.ports.ledger import LedgerReader
 from toril.gateway import delivery_shapes as shapes
@@ -212,6 +213,8 @@ class DeliveryRoutes:
 
     async def _replayed(self, job_id: str, response: RecordedResponse) -> Answer:
         content = response.content
+        if not _is_sound(response) or (isinstance(content, Stored) and owner(content.name) != job_id):
+            raise NoResponse("The answer in the ledger is not one that can be sent")
         body = await self._spill.whole(content) if isinstance(content, Stored) else content.data
         kept = [(name.lower(), value) for name, value in response.headers]
         kind = next((value for name, value in kept if name == "content-type"), "application/octet-stream")
@@ -228,6 +231,17 @@ class DeliveryRoutes:
         if response.truncated:
             headers.append((b"toril-truncated", b"true"))
         return Answer(response.status, kind.encode("latin-1"), body, tuple(headers))
+
+
+def _is_sound(response: RecordedResponse) -> bool:
+    """Return True if the ledger's row holds an answer that a target can have given."""
+    try:
+        return 200 <= response.status <= 599 and all(
+            is_header_name(name.encode("latin-1")) and is_header_value(value.encode("latin-1"))
+            for name, value in response.headers
+        )
+    except UnicodeEncodeError:
+        return False
 
 
 def _status(done: Enqueued) -> int:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from toril.core.errors import IdempotencyMismatch, InvalidRequest, PayloadTooLarge, TorilError
 from toril.core.matching import Bypass, Enqueue, Reason, match, stripped
 from toril.core.metrics import ACCEPT_SECONDS, PROXIED, UNMETERED
+from toril.core.paths import climbs_out
 from toril.core.ports.proxy import Submissions
 from toril.core.ports.shared import Meter
 from toril.core.upstream import ProxyPolicy, Upstream, queue_name, raw_path
@@ -135,6 +136,8 @@ class ProxyDoor:
             return
         route = self._routes[found.upstream.prefix]
         answer.route = route.template
+        if climbs_out(found.target):
+            raise InvalidRequest("The path leads out of the upstream's own path", field="path")
         if self.draining:
             await send_own(own_error(503, (b"retry-after", b"1")), answer, is_socket=is_socket)
         elif isinstance(found, Enqueue):

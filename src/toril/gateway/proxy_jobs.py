@@ -9,6 +9,7 @@ import structlog
 from msgspec import Meta, Struct
 from starlette.types import Receive, Scope, Send
 
+from toril.core.blob import owner
 from toril.core.envelope import decode_response
 from toril.core.metrics import OPEN_STREAMS, UNMETERED
 from toril.core.ports.proxy import Bodies, ProxiedJobs
@@ -157,11 +158,21 @@ class ProxyJobs:
             await send_own(own_error(404), send)
 
     async def replayed(self, job: ProxiedJob, scope: Scope, send: Send) -> bool:
-        """Replay what the upstream answered; False (and nothing sent) where it has not."""
+        """Replay what the upstream answered; False (and nothing sent) where it has not. An answer that cannot be sent,
+        which is not one that toril has stored, is our own 500.
+        """
         stored = await self._jobs.response(job) if job.status == "completed" else None
         if stored is None:
             return False
-        await replay(decode_response(stored), self._bodies, scope, send)
+        try:
+            response = decode_response(stored)
+            if response.blob is not None and owner(response.blob.name) != job.id:
+                raise ValueError("its body is another job's")
+        except ValueError as exc:
+            log.error("replay.unusable", job_id=job.id, error=str(exc))
+            await send_own(own_error(500), send)
+        else:
+            await replay(response, self._bodies, scope, send)
         return True
 
     async def _cancel(self, job: ProxiedJob, scope: Scope, receive: Receive, send: Send) -> None:

@@ -37,7 +37,11 @@ class OwnError(Struct, frozen=True):
 
 
 ERRORS = {
-    400: OwnError("BAD_REQUEST", "Bad Request", "a header for toril does not say what it should"),
+    400: OwnError(
+        "BAD_REQUEST",
+        "Bad Request",
+        "a header for toril does not say what it should, or the path leads out of the upstream's own path",
+    ),
     404: OwnError("NOT_FOUND", "Not found", "there is no such job, or it has no answer yet"),
     413: OwnError("PAYLOAD_TOO_LARGE", "Payload Too Large", "the body is larger than the upstream's `maxBodySize`"),
     422: OwnError(

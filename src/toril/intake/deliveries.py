@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 import structlog
 from msgspec import Struct
 
+from toril.core.blob import owner
 from toril.core.delivery import (
     Accepted,
     Cancel,
@@ -226,7 +227,7 @@ class Deliveries:
         """
         if delivery.status is not Status.DEAD_LETTERED:
             raise JobRefused(f"The job is no dead letter but {delivery.status}", state=delivery.status)
-        names = await self._ledger.blobs([delivery.job_id])
+        names = [name for name in await self._ledger.blobs([delivery.job_id]) if owner(name) == delivery.job_id]
         await self._ledger.forget([delivery.job_id])
         if names and await self._ledger.get(delivery.job_id) is None:
             await self._bodies.store.delete(names)

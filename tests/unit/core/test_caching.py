@@ -1,10 +1,11 @@
 """Which requests are equal, and which answers may be given again."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from toril.core.caching import MAX_BODY_BYTES, as_hit, as_miss, cache_key, from_record, is_cacheable, to_record
-from toril.core.envelope import decode_response, encode_response
+from toril.core.envelope import RecordedResponse, decode_response, encode_response
 from toril.testing.outbound import answered
 
 NONE: frozenset[bytes] = frozenset()
@@ -57,3 +58,9 @@ def test_a_kept_answer_is_the_answer() -> None:
     answer = answered(203, b"\xff", reason="Odd", headers=[(b"a", b"1"), (b"a", b"2")])
     again = from_record(decode_response(encode_response(to_record(answer))), answer.duration_s)
     assert again == answer
+
+
+@pytest.mark.parametrize("status", [300, 404, 599])
+def test_a_kept_answer_of_a_status_that_is_not_kept_is_refused(status: int) -> None:
+    with pytest.raises(ValueError, match="given again"):
+        from_record(RecordedResponse(status=status, reason="", headers=[]), 0.0)

@@ -290,6 +290,11 @@ def test_a_header_name_that_is_no_token_is_refused(name: str) -> None:
     assert fault.field == "endpoint.headers"
 
 
+def test_a_second_host_is_refused() -> None:
+    fault = fault_of(endpoint(headers={"Host": "a", "host": "b"}))
+    assert fault.message == "Invalid headers, there is more than one Host"
+
+
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "\x00", "a\x7f", "日本", "\u2028", 5, None, ["a"], True])
 def test_a_header_value_that_cannot_be_sent_is_refused(value: Any) -> None:
     fault = fault_of(endpoint(headers={"x-a": value}))

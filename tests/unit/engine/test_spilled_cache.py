@@ -1,5 +1,7 @@
 """What is too large for the cache behind it is in the blob store."""
 
+import pytest
+
 from toril.adapters.memory_cache import MemoryCache
 from toril.engine.spilled_cache import SpilledCache
 from toril.intake.spill import Spill
@@ -25,4 +27,18 @@ async def test_an_answer_whose_body_cannot_be_had_is_not_kept() -> None:
     cache = SpilledCache(MemoryCache(60.0, 100, clock), Spill(blobs, 10))
     await cache.put("a", b"x" * 1000)
     blobs.bodies.clear()
+    assert await cache.get("a") is None
+
+
+@pytest.mark.parametrize(
+    "held",
+    [b"blob:", b"blob:{}", b"blob:[1]", b'blob:{"name":"../../etc/passwd","size_bytes":3}', b"blob:OTHER"],
+)
+async def test_a_reference_that_somebody_else_has_written_is_an_answer_that_is_not_kept(held: bytes) -> None:
+    clock = FakeClock()
+    small = MemoryCache(60.0, 100, clock)
+    cache = SpilledCache(small, Spill(FakeBlobs(clock), 10))
+    await cache.put("other", b"x" * 1000)
+    other = await small.get("other")
+    await small.put("a", other or b"" if held == b"blob:OTHER" else held)
     assert await cache.get("a") is None

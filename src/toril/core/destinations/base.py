@@ -25,6 +25,8 @@ class OutboundRequest(Struct):
     how long the body is, and nothing is added to it. The answer to a request with `head_only` (HEAD) has no body,
     whatever its headers say. A `stream` is sent in place of the body and read meanwhile, anew for each connection.
     Requests with the same `cache_key` may share an answer; one without shares none.
+
+    One with a `fault` cannot be made: that says why.
     """
 
     head: bytes
@@ -35,6 +37,7 @@ class OutboundRequest(Struct):
     head_only: bool = False
     stream: StreamedBody | None = None
     cache_key: str = ""
+    fault: str = ""
 
 
 class LeaseRules(Protocol):

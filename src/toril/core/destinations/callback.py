@@ -15,14 +15,15 @@ from msgspec import Struct
 
 from toril.core.destinations.base import Chance, OutboundRequest
 from toril.core.destinations.push_worker import attempt_failed
+from toril.core.errors import InvalidRequest
 from toril.core.headers import request_head
 from toril.core.lease import Lease
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
-from toril.core.proxied_job import ProxiedJob
+from toril.core.proxied_job import ProxiedJob, is_id
 from toril.core.signing import Secret, signature_headers
 from toril.core.stored_job import Keep
-from toril.core.verdict import Complete, Verdict
-from toril.core.worker import Limiter
+from toril.core.verdict import Complete, Fail, Verdict
+from toril.core.worker import Limiter, check_url
 
 HEADER = b"x-toril-callback"
 """The header of a submission that names the URL."""
@@ -38,6 +39,27 @@ class CallbackOrder(Struct, frozen=True):
 
     url: str
     job: str
+
+
+_read = msgspec.json.Decoder(CallbackOrder).decode
+
+
+def read_order(stored: bytes) -> CallbackOrder:
+    """Return the order of a callback's job, checked as a submission that asks for one is.
+
+    Raises:
+        ValueError: it is none, or one that cannot be carried out; says why.
+    """
+    try:
+        order = _read(stored)
+        check_url(order.url)
+    except RecursionError as exc:
+        raise ValueError("it is nested too deeply") from exc
+    except InvalidRequest as exc:
+        raise ValueError(exc.message) from exc
+    if not is_id(order.job):
+        raise ValueError("it names no job")
+    return order
 
 
 class CallbackRules(Struct, frozen=True):
@@ -85,6 +107,8 @@ class CallbackDestination:
                 reason = f"the callback was answered {outcome.status}"
             case TimedOut():
                 reason = "the callback was not answered in time"
+            case CutOff(code="EINVAL"):
+                return Fail(outcome.detail, f"Error: {outcome.detail}")
             case ConnectFailed() | CutOff():
                 reason = f"{outcome.code}: {outcome.detail}"
             case Replied():

@@ -89,13 +89,14 @@ class UpstreamDestination:
         return self._rules
 
     def request(self, lease: Lease) -> OutboundRequest:
-        """The recorded request, with the upstream's `Host`; one without a head where the job holds none."""
+        """Return the recorded request with the upstream's `Host`, or one with a fault where the job holds none."""
         try:
-            recorded = decode_request(lease.fields[b"data"])
-            method = recorded.method.encode("ascii")
-            target = self.upstream.forwarded(recorded.target.encode("latin-1"))
-        except (KeyError, ValueError):
-            return OutboundRequest(b"", b"", self.upstream.timeout_s, lease.job_id)
+            recorded = decode_request(lease.fields.get(b"data", b""))
+        except ValueError as exc:
+            fault = f"the job holds no recorded request that can be sent: {exc}"
+            return OutboundRequest(b"", b"", self.upstream.timeout_s, lease.job_id, fault=fault)
+        method = recorded.method.encode("ascii")
+        target = self.upstream.forwarded(recorded.target.encode("latin-1"))
         line = b"%b %b%b" % (method, target, self._host)
         head = line + b"".join([b"%b: %b\r\n" % pair for pair in recorded.headers])
         key = ""

@@ -61,13 +61,22 @@ def test_with_a_cache_equal_requests_have_one_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"null", b'{"method":"GET"}', b'{"method":"\xc3\xa9","target":"/","headers":[]}']
+    "data",
+    [
+        b"",
+        b"null",
+        b'{"method":"GET"}',
+        b'{"method":"\xc3\xa9","target":"/","headers":[]}',
+        b'{"method":"GET","target":"/\\r\\nx: y","headers":[]}',
+    ],
 )
-def test_a_job_that_holds_no_request_fails_for_good(data: bytes) -> None:
+def test_a_job_that_holds_no_request_fails_for_good_and_says_why(data: bytes) -> None:
     request = destination().request(lease(data))
     assert request.head == b""
-    verdict = judged(CutOff("EINVAL", "the job holds no recorded request", 0.0), max_retries=5)
+    assert request.fault.startswith("the job holds no recorded request that can be sent: ")
+    verdict = judged(CutOff("EINVAL", request.fault, 0.0), max_retries=5)
     assert isinstance(verdict, Fail)
+    assert verdict.reason == request.fault
 
 
 @pytest.mark.parametrize("status", [200, 301, 404, 429, 500, 599])
