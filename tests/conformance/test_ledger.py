@@ -88,6 +88,13 @@ def ids(found: list[Delivery]) -> list[str]:
     return [one.job_id for one in found]
 
 
+async def test_its_id_stays_the_same(ledger: AnyLedger) -> None:
+    first = await ledger.identity()
+    await accepted(ledger)
+    await ledger.check()
+    assert await ledger.identity() == first != ""
+
+
 # accepting
 
 

@@ -138,6 +138,7 @@ def test_a_full_disk_is_503_and_nothing_is_half_accepted(
     resource.prlimit(toril.pid, resource.RLIMIT_FSIZE, (log.stat().st_size, free[1]))
     key = uuid.uuid4().hex
     envelope = {"target": "billing", "body": "x" * 50_000} | LATER
+    eventually(lambda: toril.status("/ready") == 503, timeout_s=PATIENCE_S, what="a full disk to be noticed")
     answer = door.post(envelope, key)
     assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
     assert int(answer.headers["retry-after"]) >= 1
@@ -145,7 +146,33 @@ def test_a_full_disk_is_503_and_nothing_is_half_accepted(
     assert {item["status_code"] for item in batch.json()} == {503}
     assert sorted(door.jobs()) == sorted(before)
     assert waiting(valkey) == sorted(before)
+    assert toril.status("/ready") == 503
     resource.prlimit(toril.pid, resource.RLIMIT_FSIZE, free)
     eventually(lambda: door.http.get("/ready").status_code == 200, timeout_s=PATIENCE_S)
     door.enqueue("billing", key, body="x" * 50_000, **LATER)
     assert toril.running
+
+
+def test_a_ledger_file_that_is_deleted_accepts_nothing_until_it_is_back(
+    file: Path, start_valkey: StartValkey, start_toril: StartToril
+) -> None:
+    toril = start_toril(start_valkey(), args=configured(file, SOON))
+    door = Door(toril.gateway)
+    job_id = door.enqueue("billing", **LATER)
+    ledger, elsewhere = file.parent / "ledger.sqlite3", file.parent / "elsewhere"
+    ledger.rename(elsewhere)
+    answer = door.post({"target": "billing"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+    eventually(lambda: toril.status("/ready") == 503, timeout_s=PATIENCE_S)
+    (reason,) = toril.client.get("/ready").json()["reasons"]
+    assert "deleted or moved away" in reason
+    assert str(file.parent) not in reason
+    eventually(lambda: '"recoverer.ledger_failed", "level": "error"' in toril.log(), timeout_s=PATIENCE_S)
+    assert not ledger.exists()
+    elsewhere.rename(ledger)
+    eventually(lambda: toril.status("/ready") == 200, timeout_s=PATIENCE_S)
+    assert door.job(job_id)["status"] == "queued"
+    another = door.enqueue("billing", **LATER)
+    toril.kill()
+    toril.start()
+    assert sorted(door.jobs()) == sorted([job_id, another])

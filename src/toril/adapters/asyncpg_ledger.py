@@ -31,6 +31,7 @@ from toril.adapters.sql_ledger import (
     delivery_of,
     envelope_needed,
     envelope_of,
+    migration,
     new_row,
     response_row,
     size_of,
@@ -162,12 +163,6 @@ class AsyncpgLedger(SqlLedger):
                 if self._pool is not None:
                     self._pool.terminate()
 
-    async def check(self) -> None:
-        """As `LedgerReader.check`."""
-        async with self._connection() as connection:
-            # An update of nothing: refused where a row could not be written either.
-            await connection.execute("UPDATE toril_deliveries SET seq = seq WHERE job_id = ''")
-
     async def _reach(self) -> None:
         with _translated():
             pool = await asyncpg.create_pool(
@@ -193,9 +188,13 @@ class AsyncpgLedger(SqlLedger):
     async def _connection(self) -> AsyncIterator[Any]:
         if self._pool is None:
             raise LedgerUnavailable("The ledger has not been reached yet, so nothing was written. Try again.")
-        with _translated():
-            async with self._pool.acquire(timeout=_CONNECT_S) as connection:
-                yield connection
+        try:
+            with _translated():
+                async with self._pool.acquire(timeout=_CONNECT_S) as connection:
+                    yield connection
+        except LedgerUnavailable:
+            self._forget_identity()
+            raise
 
     async def _fetch(self, *queries: Query) -> list[list[Row]]:
         async with self._connection() as connection:
@@ -206,15 +205,18 @@ class AsyncpgLedger(SqlLedger):
                 return [await connection.fetch(sql, *values) for sql, values in queries]
 
     async def _execute(self, *statements: Query) -> None:
-        async with self._connection() as connection, connection.transaction():
-            for sql, values in statements:
-                await connection.execute(sql, *values)
+        with self._writing():
+            async with self._connection() as connection, connection.transaction():
+                for sql, values in statements:
+                    await connection.execute(sql, *values)
 
     async def _commit_accepts(self, batch: Sequence[NewDelivery]) -> list[Accepted | Duplicate | Exception]:
-        return await _one_by_one_if_refused(self._accept_all, batch)
+        with self._writing():
+            return await _one_by_one_if_refused(self._accept_all, batch)
 
     async def _commit_changes(self, batch: Sequence[Change]) -> list[Decided | Exception]:
-        return await _one_by_one_if_refused(self._change_all, batch)
+        with self._writing():
+            return await _one_by_one_if_refused(self._change_all, batch)
 
     async def _accept_all(self, batch: Sequence[NewDelivery]) -> list[Accepted | Duplicate | Exception]:
         begun = [new_row(new) for new in batch]
@@ -302,9 +304,9 @@ async def _migrate(connection: Any) -> None:
     version = await connection.fetchval("SELECT max(version) FROM toril_schema") or 0
     if version > len(MIGRATIONS):
         raise LedgerUnavailable(f"The ledger has schema {version}, made by a newer toril than this one")
-    for number, statements in enumerate(MIGRATIONS[version:], version + 1):
-        for statement in statements:
-            await connection.execute(statement.format(**_POSTGRES.types))
+    for number in range(version + 1, len(MIGRATIONS) + 1):
+        for statement in migration(number, _POSTGRES):
+            await connection.execute(statement)
         await connection.execute("INSERT INTO toril_schema VALUES ($1)", number)
 
 

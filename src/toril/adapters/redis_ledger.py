@@ -51,6 +51,7 @@ from toril.core.ports.shared import Command
 log = structlog.get_logger(__name__)
 
 _PAGE = 200
+LEDGER_ID = "redis"
 _read_delivery = msgspec.msgpack.Decoder(Delivery).decode
 _read_step = msgspec.msgpack.Decoder(Transition).decode
 _read_attempt = msgspec.msgpack.Decoder(Attempt).decode
@@ -207,6 +208,10 @@ class RedisLedger:
     async def check(self) -> None:
         """As `LedgerReader.check`."""
         await self._call("SET", f"{self.root}check", "1", "PX", 1000)
+
+    async def identity(self) -> str:
+        """As `LedgerReader.identity`: it is where the queues are, so all who see the queues have the same."""
+        return LEDGER_ID
 
     async def waiting(self, target: str, *, due_before_s: float, after: str | None, limit: int) -> list[Delivery]:
         """As `LedgerUpkeep.waiting`."""

@@ -3,15 +3,20 @@
 `toril.adapters.sqlite_ledger` and `toril.adapters.asyncpg_ledger` bring the connections, the locking and the writing.
 Statements are written with `$1`; where the two databases differ, a `Dialect` says how.
 
-Four tables. `toril_deliveries` has one row a delivery; its index of what is open leaves the status out, so that in
+Five tables. `toril_deliveries` has one row a delivery; its index of what is open leaves the status out, so that in
 PostgreSQL the beginning of an attempt touches no index (a HOT update). Transitions and attempts are only ever
 inserted. There are no foreign keys: rows that belong together are written and removed in one transaction.
+`toril_ledger` has one row, with the ledger's id.
 """
 
 from __future__ import annotations
 
+import os
+import time
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -45,6 +50,7 @@ from toril.core.delivery import (
     decide,
     written,
 )
+from toril.core.errors import LedgerUnavailable
 from toril.core.lifecycle import Status, Transition
 from toril.core.packed import pack, unpack_envelope, unpack_response
 from toril.core.ports.ledger import Depth, Filter, History
@@ -86,6 +92,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ){clustered}""",
         "CREATE INDEX toril_labels_job ON toril_labels (job_id)",
     ),
+    (
+        "CREATE TABLE toril_ledger (id {text} NOT NULL, checked_at {double} NOT NULL, filler {bytes})",
+        "INSERT INTO toril_ledger VALUES ('{ledger_id}', 0, NULL)",
+    ),
 )
 """The schema's versions; what is here is never changed, only added to."""
 
@@ -123,6 +133,11 @@ _TARGETS = (
     "FROM found WHERE found.target IS NOT NULL) SELECT target FROM found WHERE target IS NOT NULL"
 )
 
+_CHECK = "UPDATE toril_ledger SET checked_at = $1, filler = $2"
+_FILLER_BYTES = 64 * 1024
+_TRUSTED_S = 0.5
+"""For how long a write that went well stands for the next one."""
+
 _labels = msgspec.json.Encoder(order="sorted").encode
 _read_labels = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -134,6 +149,12 @@ class Dialect(Struct, frozen=True):
     among: Callable[[str, str], str]
     many: Callable[[Iterable[str]], Any]
     find: str
+
+
+def migration(number: int, dialect: Dialect) -> list[str]:
+    """The statements that make this version of the schema (counted from 1) of the one before."""
+    given = {**dialect.types, "ledger_id": str(uuid.uuid4())}
+    return [statement.format(**given) for statement in MIGRATIONS[number - 1]]
 
 
 def new_row(new: NewDelivery) -> tuple[Delivery, Transition, Row]:
@@ -278,6 +299,9 @@ class SqlLedger(ABC):
         self._dialect = dialect
         self._accepts = accepts
         self._changes = changes
+        self._id: str | None = None
+        self._failing = False
+        self._trusted_until = 0.0
 
     @abstractmethod
     async def run(self) -> None:
@@ -285,9 +309,38 @@ class SqlLedger(ABC):
         says.
         """
 
-    @abstractmethod
     async def check(self) -> None:
-        """As `LedgerReader.check`."""
+        """As `LedgerReader.check`: a row is written, and a larger one after a write that failed, since a full disk may
+        have room for a few bytes.
+        """
+        now = time.monotonic()
+        if not self._failing and now < self._trusted_until:
+            return
+        filler = os.urandom(_FILLER_BYTES) if self._failing else None
+        await self._execute((_CHECK, (time.time(), filler)))
+        self._failing, self._trusted_until = False, now + _TRUSTED_S
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Remember a write that failed; `check` finds out whether the next one does."""
+        try:
+            yield
+        except LedgerUnavailable:
+            self._failing = True
+            raise
+
+    def _forget_identity(self) -> None:
+        """The database was away: what is there from now on may be another one."""
+        self._id = None
+
+    async def identity(self) -> str:
+        """As `LedgerReader.identity`. Known until the ledger was away: what comes back may be another one."""
+        if self._id is None:
+            (rows,) = await self._fetch(("SELECT id FROM toril_ledger", ()))
+            if len(rows) != 1:
+                raise LedgerUnavailable(f"The ledger has {len(rows)} ids in toril_ledger; it must have one")
+            self._id = rows[0][0]
+        return self._id
 
     @abstractmethod
     async def _fetch(self, *queries: Query) -> list[list[Row]]:

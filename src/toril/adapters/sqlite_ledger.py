@@ -33,12 +33,14 @@ from toril.adapters.sql_ledger import (
     delivery_of,
     envelope_needed,
     envelope_of,
+    migration,
     new_row,
     response_row,
     size_of,
     size_of_change,
     transition_row,
 )
+from toril.adapters.sqlite_file import OpenFiles, SqliteFile
 from toril.core.delivery import Accepted, Change, Decision, Duplicate, NewDelivery
 from toril.core.errors import LedgerUnavailable, StoreRefused
 
@@ -86,8 +88,9 @@ class SqliteLedger(SqlLedger):
             GroupCommit(self._commit_accepts, size=size_of),
             GroupCommit(self._commit_changes, size=size_of_change),
         )
-        self._writer = _Thread(partial(_connect, path), "toril-ledger-write")
-        self._reader = _Thread(partial(_connect, path), "toril-ledger-read")
+        file = SqliteFile(path, _connect)
+        self._writer = _Thread(file, "toril-ledger-write", self._forget_identity)
+        self._reader = _Thread(file, "toril-ledger-read", self._forget_identity)
 
     async def run(self) -> None:
         """As `SqlLedger.run`."""
@@ -99,31 +102,31 @@ class SqliteLedger(SqlLedger):
             self._writer.close()
             self._reader.close()
 
-    async def check(self) -> None:
-        """As `LedgerReader.check`."""
-        await self._writer.do(_writable)
-
     async def _fetch(self, *queries: Query) -> list[list[Row]]:
         return await self._reader.do(partial(_read, queries))
 
     async def _execute(self, *statements: Query) -> None:
-        await self._writer.do(partial(_write, statements))
+        with self._writing():
+            await self._writer.do(partial(_write, statements))
 
     async def _commit_accepts(self, batch: Sequence[NewDelivery]) -> list[Accepted | Duplicate | Exception]:
-        return await self._writer.do(partial(_each, _accept, batch))
+        with self._writing():
+            return await self._writer.do(partial(_each, _accept, batch))
 
     async def _commit_changes(self, batch: Sequence[Change]) -> list[Decided | Exception]:
-        return await self._writer.do(partial(_each, _change, batch))
+        with self._writing():
+            return await self._writer.do(partial(_each, _change, batch))
 
 
 class _Thread:
     """A thread with a connection of its own, made when it is first needed, and again when it failed; the schema with
-    it.
+    it. `dropped` is called when a connection is given up.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
-        self._connect = connect
-        self._connection: sqlite3.Connection | None = None
+    def __init__(self, file: SqliteFile, name: str, dropped: Callable[[], None]) -> None:
+        self._file = file
+        self._dropped = dropped
+        self._opened: OpenFiles | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -137,26 +140,34 @@ class _Thread:
 
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            if self._connection is None:
-                self._connection = self._connect()
-            return work(self._connection)
+            if self._opened is not None and self._opened.exchanged:
+                self._drop()
+            if self._opened is None:
+                self._opened = self._file.open()
+            # Before and behind it: what went to a file that is not there any more must not count as done.
+            self._opened.check()
+            result = work(self._opened.connection)
+            self._opened.check()
+            return result
         except sqlite3.Error as exc:
             self._drop()
             raise LedgerUnavailable(f"The ledger cannot be used now: {exc}") from exc
 
     def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        opened, self._opened = self._opened, None
+        self._dropped()
+        if opened is not None:
             with suppress(sqlite3.Error):
-                connection.close()
+                opened.connection.close()
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+def _connect(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         _migrate(connection)
+        connection.execute("SELECT count(*) FROM toril_ledger").fetchone()  # makes the log, if it was not there
     except BaseException:
         connection.close()
         raise
@@ -183,15 +194,10 @@ def _migrate(connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS):
             raise LedgerUnavailable(f"The ledger has schema {version}, made by a newer toril than this one")
-        for statements in MIGRATIONS[version:]:
-            for statement in statements:
-                connection.execute(statement.format(**_SQLITE.types))
+        for number in range(version + 1, len(MIGRATIONS) + 1):
+            for statement in migration(number, _SQLITE):
+                connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-
-
-def _writable(connection: sqlite3.Connection) -> None:
-    with _transaction(connection):
-        connection.execute("UPDATE toril_deliveries SET seq = seq WHERE job_id = ''")
 
 
 def _read(queries: Iterable[Query], connection: sqlite3.Connection) -> list[list[Row]]:

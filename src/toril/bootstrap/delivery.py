@@ -17,21 +17,23 @@ from msgspec import Struct
 
 from toril.adapters.asyncpg_ledger import AsyncpgLedger
 from toril.adapters.redis_ledger import RedisLedger
+from toril.adapters.redis_ledgers import RedisLedgers
 from toril.adapters.sqlite_ledger import SqliteLedger
 from toril.bootstrap.store import Store
-from toril.core.errors import LedgerUnavailable, StoreError
+from toril.core.errors import LedgerMoved, LedgerUnavailable, StoreError
 from toril.core.policy import Settings
 from toril.core.ports.bodies import BlobStore
 from toril.core.ports.ledger import AnyLedger
 from toril.core.ports.shared import Command
 from toril.core.target import Retention, TargetSpec
 from toril.engine import ledger_janitor
+from toril.engine.ledger_fleet import LedgerFleet
 from toril.engine.ledger_janitor import Janitor
 from toril.engine.ledger_recoverer import LedgerRecoverer, Queues
 from toril.gateway.dead_letters import DeadLetterRoutes
 from toril.gateway.deliveries import DeliveryRoutes
 from toril.gateway.routing import Route
-from toril.intake.deliveries import FOLDER, Bodies, Deliveries, Here, Queue
+from toril.intake.deliveries import Bodies, Deliveries, Here, Queue
 from toril.intake.following import Following
 from toril.intake.spill import Spill
 
@@ -86,9 +88,13 @@ class Delivery:
             shared.by,
             time.time,
         )
+        self.fleet = LedgerFleet(
+            self.ledger, RedisLedgers(shared.store.near_key, shared.store.prefix), lambda: list(self.targets)
+        )
         self._janitor = Janitor(
             self.ledger,
-            ledger_janitor.Bodies(shared.blobs, FOLDER),
+            ledger_janitor.Queues(shared.store.inspector, shared.store.cancelling),
+            ledger_janitor.Bodies(shared.blobs),
             self._retention,
             settings.delivery.janitor_every_s,
             time.time,
@@ -99,7 +105,7 @@ class Delivery:
             Queue(shared.store.producer, shared.store.cancelling),
             Bodies(shared.spill, shared.blobs),
             self.targets.get,
-            Here(shared.by, time.time, os.urandom),
+            Here(shared.by, time.time, os.urandom, self.fleet.others),
             self.recoverer.soon,
         )
         self.spill = shared.spill
@@ -107,6 +113,7 @@ class Delivery:
     def tasks(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """What is to run all the time, by name."""
         yield "ledger", self.ledger.run()
+        yield "ledger:fleet", self.fleet.run()
         yield "deliveries:recoverer", self.recoverer.run()
         yield "deliveries:janitor", self._janitor.run()
         yield "deliveries:following", self._following.run()
@@ -140,9 +147,15 @@ class Delivery:
         try:
             async with asyncio.timeout(_READY_S):
                 await self.ledger.check()
+        except LedgerMoved as exc:
+            return [exc.message]
         except (StoreError, TimeoutError):
             return ["the ledger does not answer"]
-        return []
+        return self.fleet.conflicts()
+
+    def warnings(self) -> list[str]:
+        """What an operator has to look at, though deliveries are accepted and made."""
+        return self.fleet.warnings()
 
     async def reached(self, within_s: float) -> None:
         """Wait for the ledger.

@@ -247,6 +247,7 @@ class Instance:
         self._tasks.create_task(self._delivery.ledger.run(), name="ledger")
         await self._store.links.check()
         await self._delivery.reached(_REACH_S)
+        await self._delivery.fleet.look()  # says so if another ledger is at work on these queues
         return await self._delivery.recoverer.recover()
 
     async def drain(self) -> None:
@@ -291,6 +292,10 @@ class Instance:
         sluggish = self.supervisor.sluggish()
         return [f"{len(sluggish)} queue(s) are not being worked on"] if sluggish else []
 
+    def warnings(self) -> list[str]:
+        """What an operator has to look at, though work moves."""
+        return [] if self._delivery is None else self._delivery.warnings()
+
     def _destination(self, document: bytes) -> Destination:
         spec = read_worker(document, self._names)
         return PushWorker(spec, self.settings.store.queue_prefix, f"toril/{__version__}", time.time)
@@ -326,7 +331,13 @@ class Instance:
 
     def _wire_targets(self, delivery: Delivery) -> Targets:
         shared = SharedWithTargets(
-            self._store, delivery.ledger, delivery.spill, self._settler, self._around, self._instance_id
+            self._store,
+            delivery.ledger,
+            delivery.fleet,
+            delivery.spill,
+            self._settler,
+            self._around,
+            self._instance_id,
         )
         return Targets(self.settings, shared)
 
@@ -347,7 +358,7 @@ class Instance:
 
     def _gateway(self) -> Gateway:
         routes = [
-            *OpsRoutes(__version__, self.faults).routes(),
+            *OpsRoutes(__version__, self.faults, self.warnings).routes(),
             *ReloadRoutes(self._reloading).routes(),
             *MetricsRoutes(self._exposition).routes(),
         ]

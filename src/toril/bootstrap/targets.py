@@ -17,12 +17,13 @@ from toril.bootstrap.store import Store
 from toril.core.destinations.target import Target
 from toril.core.policy import Settings
 from toril.core.ports.bodies import Bodies
-from toril.core.ports.ledger import Ledger
+from toril.core.ports.ledger import AnyLedger
 from toril.core.target import TargetSpec
 from toril.engine.admission import BreakerGate
 from toril.engine.consumer import Consumer, Surroundings
 from toril.engine.delivery import Books, DeliveryExecutor
 from toril.engine.journal import Journal
+from toril.engine.ledger_fleet import LedgerFleet
 from toril.engine.settler import Settler
 
 
@@ -30,7 +31,8 @@ class SharedWithTargets(Struct, frozen=True):
     """What targets share with the other doors; `by` is how histories call this instance."""
 
     store: Store
-    ledger: Ledger
+    ledger: AnyLedger
+    fleet: LedgerFleet
     bodies: Bodies
     settler: Settler
     surroundings: Surroundings
@@ -77,6 +79,6 @@ class Targets:
         )
         journal = Journal(shared.ledger, shared.bodies, target, by=shared.by, lease_s=self._lease_s, now=time.time)
         gate = BreakerGate(target, self.breakers, shared.store.control, shared.settler, time.time, self._lease_s)
-        books = Books(journal, gate, random.random)
+        books = Books(journal, gate, shared.fleet, random.random)
         executor = DeliveryExecutor(target, leases, outbound, shared.settler, books)
         return Consumer(target, slots, leases, executor, shared.surroundings)

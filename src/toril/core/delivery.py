@@ -8,23 +8,25 @@ second call means.
 from __future__ import annotations
 
 import enum
-import math
 import re
 import uuid
 from collections.abc import Mapping
 from typing import assert_never
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import Struct
 
-from toril.core.job import JobOptions, JobSpec
 from toril.core.lifecycle import OPEN, TERMINAL, WAITING, Status, Transition
 
 QUEUE_PREFIX = "deliver-"
-JOB_NAME = "delivery"
 _JOB_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 DEADLINE = "deadline"
 """The reason of what is dead-lettered because its time is over."""
+
+
+def folder_of(ledger_id: str) -> str:
+    """The folder in the blob store that has the bodies of a ledger's deliveries, and no other ledger's."""
+    return f"deliveries-{ledger_id}"
 
 
 def queue_of(target: str) -> str:
@@ -43,22 +45,6 @@ def new_job_id(at_s: float, entropy: bytes) -> str:
 def is_job_id(text: str) -> bool:
     """Whether this can be the id of a delivery."""
     return _JOB_ID.match(text) is not None
-
-
-def job_of(one: Delivery, now_s: float) -> JobSpec:
-    """The BullMQ job that stands for a delivery in its target's queue, which it leaves without a trace when it ends.
-
-    Its id is the delivery's, so adding it again is harmless. What is to be sent stays in the ledger.
-    """
-    delay_ms = 0 if one.next_attempt_at_s is None else max(0, math.ceil((one.next_attempt_at_s - now_s) * 1000))
-    options = JobOptions(
-        jobId=one.job_id,
-        delay=delay_ms or UNSET,
-        priority=one.priority or UNSET,
-        removeOnComplete=True,
-        removeOnFail=True,
-    )
-    return JobSpec(JOB_NAME, Raw(b'{"target":"%b"}' % one.target.encode()), options)
 
 
 class Inline(Struct, frozen=True, tag="inline"):

@@ -18,7 +18,9 @@
     │   ├── StoreUnavailable        503  store_unavailable
     │   │   ├── ConnectionLost      503  store_unavailable
     │   │   ├── StoreTimeout        503  store_unavailable
+    │   │   ├── LedgerElsewhere     503  store_unavailable
     │   │   ├── LedgerUnavailable   503  store_unavailable
+    │   │   │   └── LedgerMoved     503  store_unavailable
     │   │   └── BlobsUnavailable    503  store_unavailable
     │   │       └── FolderUnusable  503  store_unavailable
     │   ├── StoreRefused            500  store_refused
@@ -174,6 +176,14 @@ class StoreTimeout(StoreUnavailable):
 
 class LedgerUnavailable(StoreUnavailable):
     """The ledger cannot be written or reached, so nothing was accepted. Try again."""
+
+
+class LedgerElsewhere(StoreUnavailable):
+    """The job is not in this instance's ledger, but other instances have other ledgers and may know it. Ask again."""
+
+
+class LedgerMoved(LedgerUnavailable):
+    """The ledger's file is not the one any more that was opened, so nothing is accepted. An operator has to look."""
 
 
 class BlobsUnavailable(StoreUnavailable):

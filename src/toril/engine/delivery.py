@@ -1,5 +1,5 @@
-"""One delivery as a visible pipeline: pass the breaker → begin in the ledger → attempt → judge → end in the ledger →
-settle.
+"""One delivery as a visible pipeline: see that it is ours → pass the breaker → begin in the ledger → attempt → judge →
+end in the ledger → settle.
 
 Each step in the ledger is committed before the next thing happens. While the ledger is away a job is held: its lock is
 renewed, it is neither attempted nor settled, and nothing is judged twice.
@@ -27,6 +27,7 @@ from toril.core.verdict import Complete, DeadLetter, Settlement, Snooze, Verdict
 from toril.engine.admission import BreakerGate
 from toril.engine.executor import Executor, Told
 from toril.engine.journal import Journal
+from toril.engine.ledger_fleet import LedgerFleet
 from toril.engine.settler import Settler
 from toril.engine.slot import Slot
 
@@ -53,6 +54,7 @@ class Books(Struct, frozen=True):
 
     journal: Journal
     gate: BreakerGate
+    fleet: LedgerFleet
     chance: Chance
     told: Told = _nobody
 
@@ -60,16 +62,20 @@ class Books(Struct, frozen=True):
 class DeliveryExecutor(Executor):
     """Takes a lease of a target's queue through its attempt, its record and its settlement."""
 
-    __slots__ = ("_gate", "_journal", "_target")
+    __slots__ = ("_fleet", "_gate", "_journal", "_target")
 
     def __init__(self, target: Target, store: LeaseStore, outbound: Outbound, settler: Settler, books: Books) -> None:
         super().__init__(target, store, outbound, settler, books.chance, books.told)
         self._target = target
         self._journal = books.journal
         self._gate = books.gate
+        self._fleet = books.fleet
 
     async def execute(self, slot: Slot, lease: Lease, may_lease: Callable[[], bool]) -> Next | None:
         """Work on one lease; returns as `Executor.execute`."""
+        elsewhere = self._fleet.elsewhere(lease, self._target.spec.name)
+        if elsewhere is not None:
+            return await self._settler.settle(self._store, slot, lease, elsewhere, may_lease)
         token = self._journal.token(lease)
         try:
             admission = await self._gate.admit(token)
@@ -85,8 +91,10 @@ class DeliveryExecutor(Executor):
             begun = await self._begin(slot, lease, token)
             if isinstance(begun, Begun):
                 verdict, told = await self._make(slot, lease, begun, token, as_probe=admission.probe)
+            elif isinstance(begun, Refused) and begun.delivery is None:
+                verdict = self._fleet.rowless(lease, self._target.spec.name) or _GONE
             elif isinstance(begun, Refused):
-                verdict = _GONE  # over already, or never accepted here: its job leaves the queue
+                verdict = _GONE  # over already: its job leaves the queue
         finally:
             if not told:
                 await self._gate.leave(token)

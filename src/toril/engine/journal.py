@@ -25,6 +25,7 @@ from toril.core.delivery import (
     Settlement,
     Stored,
     Written,
+    folder_of,
 )
 from toril.core.destinations.target import Target, asked_to_wait_s, describe
 from toril.core.errors import BlobsUnavailable
@@ -32,12 +33,11 @@ from toril.core.lease import Entry, Lease
 from toril.core.lifecycle import TERMINAL, Status
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
 from toril.core.ports.bodies import Bodies
-from toril.core.ports.ledger import Ledger
+from toril.core.ports.ledger import AnyLedger
 from toril.core.ports.shared import Now
 from toril.core.verdict import Complete, DeadLetter, Fail, Retry, Snooze
 from toril.core.verdict import Settlement as Verdict
 
-FOLDER = "deliveries"
 _AT_HAND_BYTES = 1024 * 1024
 """Larger bodies are read from the store while they are sent."""
 
@@ -54,7 +54,7 @@ class Journal:
         now: the wall clock.
     """
 
-    def __init__(self, ledger: Ledger, bodies: Bodies, target: Target, *, by: str, lease_s: float, now: Now) -> None:
+    def __init__(self, ledger: AnyLedger, bodies: Bodies, target: Target, *, by: str, lease_s: float, now: Now) -> None:
         self._ledger = ledger
         self._bodies = bodies
         self._target = target
@@ -62,6 +62,7 @@ class Journal:
         self._lease_s = lease_s
         self._now = now
         self._begun = itertools.count(1)
+        self._folder = ""
 
     def token(self, lease: Lease) -> str:
         """A name for an attempt that no other one has."""
@@ -72,9 +73,11 @@ class Journal:
         now_s = self._now()
         until_s = now_s + self._target.spec.timeout.total_s + self._lease_s
         job_id = lease.job_id.decode(errors="replace")
-        return await self._ledger.begin(
+        begun = await self._ledger.begin(
             Begin(job_id=job_id, token=token, by=self._by, at_s=now_s, lease_until_s=until_s)
         )
+        self._folder = folder_of(await self._ledger.identity())
+        return begun
 
     async def prepare(self, lease: Lease, begun: Begun) -> None:
         """Put what the request is made of at the lease. Raises `BlobsUnavailable` and `BlobLost`."""
@@ -153,9 +156,11 @@ class Journal:
                 return Complete(b"null")  # it leaves the queue
             case Written():
                 return verdict
-            case Refused(delivery=delivery):
-                # The attempt was taken for lost, and somebody else may make another one.
-                return None if delivery is not None and delivery.status not in TERMINAL else Complete(b"null")
+            case Refused(delivery=delivery) if delivery is not None and delivery.status in TERMINAL:
+                return Complete(b"null")
+            case Refused():
+                # The attempt was taken for lost, and another one may be made; or the ledger was exchanged meanwhile.
+                return None
 
     async def _response(self, begun: Begun, answer: Answered) -> RecordedResponse:
         headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers)
@@ -166,7 +171,7 @@ class Journal:
         limit = self._bodies.threshold_bytes
         part = f"response-{begun.delivery.attempts_begun}"
         try:
-            kept = await self._bodies.keep(FOLDER, begun.delivery.job_id, part, answer.body)
+            kept = await self._bodies.keep(self._folder, begun.delivery.job_id, part, answer.body)
         except BlobsUnavailable:
             # What came of the attempt counts for more than the whole of its answer.
             return Inline(answer.body[:limit]), True

@@ -1,8 +1,9 @@
 """Removes deliveries whose time to be kept is over, with their bodies in the blob store.
 
-Rows go first and bodies behind them, so no row ever refers to a body that is not there; a crash in between leaves a
-body that nothing refers to, and those are looked for once a day's worth of time has passed over them. Several
-instances may do so at once: removing what is gone is no fault. Called by `toril.bootstrap.delivery`.
+What is left of a delivery in its queue goes first, then its row, and its bodies behind them. So no job is without a
+row, and no row ever refers to a body that is not there. A crash in between leaves a body that nothing refers to;
+those are looked for once a day's worth of time has passed over them. Several instances may do so at once: removing
+what is gone is no fault. Called by `toril.bootstrap.delivery`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import structlog
 from msgspec import Struct
 
 from toril.core.blob import owner
+from toril.core.delivery import folder_of, queue_of
 from toril.core.errors import StoreError
 from toril.core.lifecycle import Status
 from toril.core.ports.bodies import BlobStore
+from toril.core.ports.jobs import Cancels, JobFinder
 from toril.core.ports.ledger import AnyLedger
 from toril.core.ports.shared import Now
 from toril.core.target import Retention
@@ -28,14 +31,20 @@ _ORPHANS_EVERY_S = 3600.0
 _AGAIN_S = 2.0
 
 
+class Queues(Struct, frozen=True):
+    """The targets' queues: which jobs are there, and taking them out."""
+
+    finder: JobFinder
+    jobs: Cancels
+
+
 class Bodies(Struct, frozen=True):
-    """The blob store, and the folder in it that is looked through for bodies that nothing refers to.
+    """The blob store. Its folder of this ledger is looked through for bodies that nothing refers to.
 
     A body is put before its row is committed, so one younger than `orphan_s` may be about to get one.
     """
 
     store: BlobStore
-    folder: str
     orphan_s: float = 24 * 3600.0
 
 
@@ -44,6 +53,7 @@ class Janitor:
 
     Args:
         ledger: what is swept.
+        queues: what is left there of a delivery goes before its row does, so that no job is without a row.
         bodies: the blob store.
         retention: of each configured target. What other targets have left is kept as `Retention` has it by default.
         every_s: how often.
@@ -52,12 +62,14 @@ class Janitor:
     def __init__(
         self,
         ledger: AnyLedger,
+        queues: Queues,
         bodies: Bodies,
         retention: Callable[[], Mapping[str, Retention]],
         every_s: float,
         now: Now,
     ) -> None:
         self._ledger = ledger
+        self._queues = queues
         self._bodies = bodies
         self._retention = retention
         self._every_s = every_s
@@ -101,7 +113,9 @@ class Janitor:
             ):
                 before_s = self._now() - kept_s
                 while page := await self._ledger.finished(target, status, before_s, _PAGE):
-                    await self._remove([one.job_id for one in page])
+                    job_ids = [one.job_id for one in page]
+                    await self._leave_queue(queue_of(target), job_ids)
+                    await self._remove(job_ids)
                     removed += len(page)
         return removed
 
@@ -114,7 +128,7 @@ class Janitor:
         removed = 0
         old: dict[str, list[str]] = {}
         before_s = self._now() - self._bodies.orphan_s
-        async for blob in self._bodies.store.list(self._bodies.folder):
+        async for blob in self._bodies.store.list(folder_of(await self._ledger.identity())):
             job_id = owner(blob.name)
             if job_id is not None and blob.modified_at_s < before_s:
                 old.setdefault(job_id, []).append(blob.name)
@@ -122,6 +136,13 @@ class Janitor:
                     removed += await self._remove_orphans(old)
                     old = {}
         return removed + await self._remove_orphans(old)
+
+    async def _leave_queue(self, queue: str, job_ids: Sequence[str]) -> None:
+        """Take out what is left in the queue, such as a cancelled job whose time has not come."""
+        missing = set(await self._queues.finder.missing(queue, job_ids))
+        for job_id in job_ids:
+            if job_id not in missing:
+                await self._queues.jobs.cancel(queue, job_id)
 
     async def _remove(self, job_ids: Sequence[str]) -> None:
         # A row that somebody else has written takes no other job's body along.

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 from msgspec import Struct
 
-from toril.core.delivery import Delivery, Expire, Lose, Written, job_of, queue_of
-from toril.core.errors import StoreError
+from toril.core.delivery import Delivery, Expire, Lose, Written, queue_of
+from toril.core.delivery_job import job_of
+from toril.core.errors import LedgerMoved, StoreError
 from toril.core.lifecycle import WAITING
 from toril.core.ports.jobs import JobFinder, JobProducer
 from toril.core.ports.ledger import AnyLedger
@@ -85,6 +86,7 @@ class LedgerRecoverer:
         """Recover until cancelled."""
         loop = asyncio.get_running_loop()
         compared_at = loop.time()
+        failed = False
         while True:
             if loop.time() - compared_at >= self._every_s:
                 self._due = True
@@ -96,8 +98,11 @@ class LedgerRecoverer:
                     done.requeued = await self._put_back()
             except StoreError as exc:
                 self._due = True
-                log.debug("recoverer.ledger_failed", error=exc.message)
+                tell = log.error if isinstance(exc, LedgerMoved) and not failed else log.debug
+                tell("recoverer.ledger_failed", error=exc.message)
+                failed = True
             else:
+                failed = False
                 if done.anything:
                     log.warning(
                         "recoverer.recovered",
@@ -153,6 +158,7 @@ class LedgerRecoverer:
         found = await self._ledger.some(missing)
         waiting = [one for one in found.values() if one.status in WAITING]
         if waiting:
-            now_s = self._now()
-            await self._queues.producer.add(queue, [job_of(one, now_s) for one in waiting], int(now_s * 1000))
+            now_s, ledger_id = self._now(), await self._ledger.identity()
+            jobs = [job_of(one, now_s, ledger_id) for one in waiting]
+            await self._queues.producer.add(queue, jobs, int(now_s * 1000))
         return len(waiting)

@@ -112,9 +112,8 @@ class DeadLetterRoutes:
     async def purge(self, request: Request) -> Answer:
         """Remove one for good."""
         target = await self._target(request)
-        job_id = request.segment(3)
-        one = await self._ledger.get(job_id) if is_job_id(job_id) else None
-        if one is None or one.target != target:
+        one = await self._deliveries.find(request.segment(3))
+        if one.target != target:
             raise JobNotFound
         await self._deliveries.purge(one)
         return NO_CONTENT

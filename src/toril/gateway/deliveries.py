@@ -8,7 +8,7 @@ import msgspec
 
 from toril.core.access import Caller, Right
 from toril.core.blob import owner
-from toril.core.delivery import Delivery, RecordedResponse, Stored, is_job_id
+from toril.core.delivery import Delivery, RecordedResponse, Stored
 from toril.core.enqueue import BatchItem, Posted, Submission, check_key, read_batch, read_envelope
 from toril.core.errors import (
     BlobLost,
@@ -189,12 +189,14 @@ class DeliveryRoutes:
 
     async def _visible(self, request: Request, right: Right) -> Delivery:
         """A delivery that the caller may know of; who may not know of all is told the same of what is not there."""
-        job_id = request.segment(1)
-        one = await self._reader.get(job_id) if is_job_id(job_id) else None
-        if one is not None:
-            request.demand(right, one.target)
-            return one
-        raise JobNotFound if request.caller.all_queues else Forbidden
+        try:
+            one = await self._deliveries.find(request.segment(1))
+        except JobNotFound:
+            if request.caller.all_queues:
+                raise
+            raise Forbidden from None
+        request.demand(right, one.target)
+        return one
 
     async def _body(self, request: Request) -> bytes:
         try:

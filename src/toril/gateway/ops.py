@@ -24,12 +24,19 @@ class OpsRoutes:
     Args:
         version: toril's own.
         faults: what keeps this instance from moving work; empty when it is ready.
+        warnings: what an operator has to look at all the same.
     """
 
-    def __init__(self, version: str, faults: Callable[[], Awaitable[list[str]]]) -> None:
+    def __init__(
+        self,
+        version: str,
+        faults: Callable[[], Awaitable[list[str]]],
+        warnings: Callable[[], list[str]] = list,
+    ) -> None:
         self._banner = f"toril {version}, wire-compatible with BullMQ Proxy (c) Taskforce.sh Inc. v1.5.3\n".encode()
         self._version = version
         self._faults = faults
+        self._warnings = warnings
 
     def routes(self) -> list[Route]:
         """The routes of this module."""
@@ -50,6 +57,8 @@ class OpsRoutes:
     async def ready(self, request: Request) -> Answer:
         """Redis answers, and every registered queue is being worked on."""
         faults = await self._faults()
+        warnings = self._warnings()
+        more = {"warnings": warnings} if warnings else {}
         if faults:
-            return wire.json_answer(_encode({"status": "not ready", "reasons": faults}), 503)
-        return wire.json_answer(b'{"status":"ready"}')
+            return wire.json_answer(_encode({"status": "not ready", "reasons": faults, **more}), 503)
+        return wire.json_answer(_encode({"status": "ready", **more}))

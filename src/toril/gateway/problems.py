@@ -12,6 +12,7 @@ import structlog
 
 from toril.core.errors import (
     ConnectionLost,
+    LedgerElsewhere,
     LedgerUnavailable,
     RateLimited,
     ShuttingDown,
@@ -28,7 +29,6 @@ PROBLEM = b"application/problem+json"
 _AWAY = b"Redis is not available, try again"
 _UNKNOWN = b"Redis did not answer, so whether anything was written is unknown"
 _LEDGER = b"The ledger is not available, so nothing was accepted for certain: try again, best with an idempotency key"
-_LOST = (ConnectionLost, StoreTimeout)
 
 
 def problem(error: TorilError, *, own: bool = False) -> Answer:
@@ -46,8 +46,7 @@ def _answer(error: TorilError) -> Answer:
         retry_after = (b"retry-after", b"%d" % math.ceil(error.retry_after_s))
         if isinstance(error, StoreUnavailable):
             log.warning("request.store_unavailable", error=error.message)
-            away = _LEDGER if isinstance(error, LedgerUnavailable) else _AWAY
-            return Answer(error.status, PLAIN, _UNKNOWN if isinstance(error, _LOST) else away, (retry_after,))
+            return Answer(error.status, PLAIN, _away(error), (retry_after,))
         close = ((b"connection", b"close"),) if isinstance(error, ShuttingDown) else ()
         return Answer(error.status, PLAIN, error.message.encode(), (retry_after, *close))
     if error.status >= 500:
@@ -57,6 +56,18 @@ def _answer(error: TorilError) -> Answer:
         # What is left of the body is not read, so the connection cannot be used again.
         return Answer(413, PLAIN, error.message.encode(), ((b"connection", b"close"),))
     return Answer(error.status, PLAIN, error.message.encode(errors="replace"))
+
+
+def _away(error: StoreUnavailable) -> bytes:
+    match error:
+        case LedgerElsewhere():
+            return error.message.encode()
+        case LedgerUnavailable():
+            return _LEDGER
+        case ConnectionLost() | StoreTimeout():
+            return _UNKNOWN
+        case _:
+            return _AWAY
 
 
 def unexpected(*, own: bool = False) -> Answer:

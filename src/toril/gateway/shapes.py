@@ -363,10 +363,11 @@ class Health(Struct):
 
 
 class Ready(Struct):
-    """Whether work moves, and what is in its way."""
+    """Whether work moves, and what is in its way. `warnings` are for an operator, and take no traffic away."""
 
     status: Literal["ready", "not ready"]
     reasons: list[str] | UnsetType = UNSET
+    warnings: list[str] | UnsetType = UNSET
 
 
 class Reloaded(Struct):

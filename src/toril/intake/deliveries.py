@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import structlog
 from msgspec import Struct
@@ -27,15 +27,18 @@ from toril.core.delivery import (
     Replay,
     Stored,
     Written,
-    job_of,
+    folder_of,
+    is_job_id,
     new_job_id,
     queue_of,
 )
+from toril.core.delivery_job import job_of
 from toril.core.enqueue import Submission, check_own_header
 from toril.core.errors import (
     IdempotencyMismatch,
     JobNotFound,
     JobRefused,
+    LedgerElsewhere,
     StoreError,
     TorilError,
     UnknownTarget,
@@ -43,7 +46,7 @@ from toril.core.errors import (
 from toril.core.idempotency import fingerprint
 from toril.core.lifecycle import WAITING, Status
 from toril.core.ports.bodies import BlobStore
-from toril.core.ports.jobs import JobProducer
+from toril.core.ports.jobs import Cancels, JobProducer
 from toril.core.ports.ledger import AnyLedger, Filter
 from toril.core.ports.shared import Now
 from toril.core.target import TargetSpec
@@ -51,23 +54,12 @@ from toril.intake.spill import Spill
 
 log = structlog.get_logger(__name__)
 
-FOLDER = "deliveries"
-"""Where the bodies of deliveries are in the blob store."""
-
 REQUEST = "request"
 REPLAYED_AT_ONCE = 100
 REPLAY_PAUSE_S = 0.1
 
 
 T = TypeVar("T")
-
-
-class Cancels(Protocol):
-    """Takes jobs out of their queues."""
-
-    async def cancel(self, queue: str, job_id: str) -> bool:
-        """Remove a job whatever state it is in; False where there is none. A worker that has it breaks off."""
-        ...
 
 
 class Enqueued(Struct, frozen=True):
@@ -92,11 +84,14 @@ class Queue(Struct, frozen=True):
 
 
 class Here(Struct, frozen=True):
-    """This instance: how histories call it, its clock, and its source of chance (so many bytes of it)."""
+    """This instance: how histories call it, its clock, its source of chance (so many bytes of it), and the ids of other
+    ledgers that are at work on the same queues.
+    """
 
     by: str
     now: Now
     entropy: Callable[[int], bytes]
+    others: Callable[[], Sequence[str]] = tuple
 
 
 class Deliveries:
@@ -127,6 +122,7 @@ class Deliveries:
         self._by = here.by
         self._now = here.now
         self._entropy = here.entropy
+        self._others = here.others
         self._unqueued = unqueued
 
     async def enqueue(self, submission: Submission) -> Enqueued:
@@ -170,6 +166,20 @@ class Deliveries:
             if isinstance(result, Duplicate):
                 results[place] = await self._attempted(self._placed(delivery, result))
         return results
+
+    async def find(self, job_id: str) -> Delivery:
+        """The delivery with this id, as it stands.
+
+        Raises:
+            JobNotFound: there is none.
+            LedgerElsewhere: it is not in this ledger, but may be in that of another instance on this Redis.
+        """
+        one = await self._ledger.get(job_id) if is_job_id(job_id) else None
+        if one is not None:
+            return one
+        if is_job_id(job_id) and self._others():
+            raise LedgerElsewhere
+        raise JobNotFound
 
     async def cancel(self, delivery: Delivery, by: str) -> Delivery:
         """Cancel it; a running attempt is broken off, wherever it runs.
@@ -220,13 +230,15 @@ class Deliveries:
         return found
 
     async def purge(self, delivery: Delivery) -> None:
-        """Remove a dead letter with all that belongs to it: its row first, so that no row ever refers to nothing.
+        """Remove a dead letter with all that belongs to it: what is left of it in its queue first, so that no job is
+        without a row; then its row, so that no row ever refers to nothing.
 
         Raises:
             JobRefused: it is none.
         """
         if delivery.status is not Status.DEAD_LETTERED:
             raise JobRefused(f"The job is no dead letter but {delivery.status}", state=delivery.status)
+        await self._queue.jobs.cancel(queue_of(delivery.target), delivery.job_id)
         names = [name for name in await self._ledger.blobs([delivery.job_id]) if owner(name) == delivery.job_id]
         await self._ledger.forget([delivery.job_id])
         if names and await self._ledger.get(delivery.job_id) is None:
@@ -244,7 +256,8 @@ class Deliveries:
         job_id = new_job_id(at_s, self._entropy(10))
         content: Inline | Stored | None = None
         if submission.body is not None:
-            kept = await self._bodies.spill.keep(FOLDER, job_id, REQUEST, submission.body)
+            folder = folder_of(await self._ledger.identity())
+            kept = await self._bodies.spill.keep(folder, job_id, REQUEST, submission.body)
             content = Inline(kept) if isinstance(kept, bytes) else Stored(kept.name, kept.size_bytes)
         return NewDelivery(
             job_id=job_id,
@@ -292,9 +305,9 @@ class Deliveries:
         for target, some in by_target.items():
             now_s = self._now()
             try:
-                await self._queue.producer.add(
-                    queue_of(target), [job_of(one, now_s) for one in some], int(now_s * 1000)
-                )
+                ledger_id = await self._ledger.identity()
+                jobs = [job_of(one, now_s, ledger_id) for one in some]
+                await self._queue.producer.add(queue_of(target), jobs, int(now_s * 1000))
             except StoreError as exc:
                 log.warning("delivery.not_queued", target=target, jobs=len(some), error=exc.message)
                 self._unqueued()

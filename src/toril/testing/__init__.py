@@ -18,6 +18,7 @@ from toril.testing.outbound import FakeOutbound, FakePool, answered
 from toril.testing.presence import FakePresence
 from toril.testing.rates import FakeRates
 from toril.testing.registry import FakeRegistry
+from toril.testing.sightings import FakeSightings
 from toril.testing.waits import FakeMarkerWaits
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "FakeRates",
     "FakeRegistry",
     "FakeSettledNews",
+    "FakeSightings",
     "answered",
 ]

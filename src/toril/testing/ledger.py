@@ -36,7 +36,8 @@ from toril.core.ports.ledger import Depth, Filter, History
 class FakeLedger:
     """Keeps the promises of `Ledger`, `LedgerReader` and `LedgerUpkeep`. Gone with the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger_id: str = "fake") -> None:
+        self.ledger_id = ledger_id
         self.deliveries: dict[str, Delivery] = {}
         self.envelopes: dict[str, Envelope] = {}
         self.transitions: dict[str, list[Transition]] = {}
@@ -125,6 +126,11 @@ class FakeLedger:
     async def check(self) -> None:
         """As `LedgerReader.check`."""
         self._there()
+
+    async def identity(self) -> str:
+        """As `LedgerReader.identity`."""
+        self._there()
+        return self.ledger_id
 
     async def waiting(self, target: str, *, due_before_s: float, after: str | None, limit: int) -> list[Delivery]:
         """As `LedgerUpkeep.waiting`."""

@@ -2,8 +2,12 @@
 
 import asyncio
 import os
+import resource
+import signal
 import sqlite3
+import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +15,12 @@ import asyncpg
 import pytest
 
 from tests.conformance.holding import held
-from tests.conformance.ledgers import accepted, new, serving, sqlite_path
+from tests.conformance.ledgers import accepted, end_of, new, serving, sqlite_path
 from tests.support.postgres import PostgresProcess
 from toril.adapters.asyncpg_ledger import AsyncpgLedger
 from toril.adapters.sqlite_ledger import SqliteLedger
-from toril.core.delivery import Accepted, Envelope, Inline
-from toril.core.errors import LedgerUnavailable, StoreRefused
+from toril.core.delivery import Accepted, Delivered, Envelope, Inline
+from toril.core.errors import LedgerMoved, LedgerUnavailable, StoreRefused
 from toril.core.ports.ledger import Filter
 
 
@@ -67,6 +71,125 @@ class TestSqlite:
             (result,) = await ledger.accept([new(envelope=big(30))])  # a new connection: the disk has room again
             assert isinstance(result, Accepted)
 
+    async def test_a_full_disk_makes_it_not_ready_until_there_is_room_again(self, tmp_path: Path) -> None:
+        async with serving(SqliteLedger(sqlite_path(tmp_path))) as ledger:
+            await ledger.check()
+
+            async def room(pages: int) -> None:
+                used = await ledger._writer.do(lambda c: c.execute("PRAGMA page_count").fetchone()[0])
+                await ledger._writer.do(lambda c: c.execute(f"PRAGMA max_page_count = {used + pages}"))
+
+            await room(8)
+            with pytest.raises(LedgerUnavailable):
+                await ledger.accept([new(envelope=big(50))])
+            await room(8)  # a failure makes a new connection, which knows no limit
+            with pytest.raises(LedgerUnavailable):
+                await ledger.check()
+            await room(1000)
+            await ledger.check()
+            await ledger.check()
+
+    async def test_a_full_disk_is_noticed_by_asking(self, tmp_path: Path) -> None:
+        async with serving(SqliteLedger(sqlite_path(tmp_path))) as ledger:
+            free = resource.getrlimit(resource.RLIMIT_FSIZE)
+            heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            ledger._trusted_until = 0.0
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, free[1]))
+            try:
+                with pytest.raises(LedgerUnavailable):
+                    await ledger.check()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, free)
+                signal.signal(signal.SIGXFSZ, heard)
+            await ledger.check()
+
+    @pytest.mark.parametrize("how", ["deleted", "moved", "deleted with its log"])
+    async def test_a_file_that_is_gone_accepts_nothing_and_is_not_made_anew(self, tmp_path: Path, how: str) -> None:
+        path = sqlite_path(tmp_path)
+        async with serving(SqliteLedger(path)) as ledger:
+            one = await accepted(ledger)
+            if how == "moved":
+                path.rename(tmp_path / "elsewhere")
+            elif how == "deleted":
+                path.unlink()
+            else:
+                for file in tmp_path.glob(f"{path.name}*"):
+                    file.unlink()
+            for call in (
+                ledger.accept([new()]),
+                ledger.check(),
+                ledger.get(one.job_id),
+                ledger.end(end_of(one, Delivered())),
+            ):
+                with pytest.raises(LedgerMoved, match="restart toril"):
+                    await call
+            assert not path.exists()
+            if how == "moved":
+                (tmp_path / "elsewhere").rename(path)
+                await ledger.check()
+                assert await ledger.get(one.job_id) == one
+                await accepted(ledger)
+
+    async def test_a_file_that_went_while_it_was_written_is_not_taken_for_written(self, tmp_path: Path) -> None:
+        path = sqlite_path(tmp_path)
+        async with serving(SqliteLedger(path)) as ledger:
+            with pytest.raises(LedgerMoved):
+                await ledger._writer.do(lambda connection: path.unlink())
+
+    async def test_another_ledger_in_its_place_is_taken_up_with_its_own_id(self, tmp_path: Path) -> None:
+        path, other = sqlite_path(tmp_path), sqlite_path(tmp_path)
+        async with serving(SqliteLedger(other)) as ledger:
+            theirs, id_of_other = await accepted(ledger), await ledger.identity()
+        async with serving(SqliteLedger(path)) as ledger:
+            ours = await accepted(ledger)
+            assert await ledger.identity() != id_of_other
+            path.unlink()
+            other.rename(path)
+            # The log beside it is still that of the former file, and would be written into this one.
+            with pytest.raises(LedgerMoved, match="-wal"):
+                await ledger.accept([new()])
+            for beside in ("-wal", "-shm"):
+                path.with_name(path.name + beside).unlink()
+            await ledger.check()
+            assert await ledger.some([ours.job_id, theirs.job_id]) == {theirs.job_id: theirs}
+            assert await ledger.identity() == id_of_other
+            await accepted(ledger)
+
+    async def test_a_log_that_is_gone_accepts_nothing_and_loses_nothing(self, tmp_path: Path) -> None:
+        path = sqlite_path(tmp_path)
+        async with serving(SqliteLedger(path)) as ledger:
+            some = [(await accepted(ledger)).job_id for _ in range(5)]
+            path.with_name(f"{path.name}-wal").unlink()
+            with pytest.raises(LedgerMoved):
+                await ledger.accept([new()])
+        async with serving(SqliteLedger(path)) as ledger:
+            assert set(await ledger.some(some)) == set(some)
+
+    async def test_a_link_to_the_file_is_followed(self, tmp_path: Path) -> None:
+        path = sqlite_path(tmp_path)
+        link = tmp_path / "link.sqlite3"
+        link.symlink_to(path)
+        async with serving(SqliteLedger(link)) as ledger:
+            await accepted(ledger)
+            path.unlink()
+            with pytest.raises(LedgerMoved):
+                await ledger.accept([new()])
+
+    async def test_a_ledger_of_the_version_before_gets_an_id_and_keeps_it(self, tmp_path: Path) -> None:
+        path = sqlite_path(tmp_path)
+        async with serving(SqliteLedger(path)) as ledger:
+            one = await accepted(ledger)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("DROP TABLE toril_ledger")
+            connection.execute("PRAGMA user_version = 1")
+        ids = []
+        for _ in range(2):
+            async with serving(SqliteLedger(path)) as ledger:
+                assert await ledger.get(one.job_id) == one
+                ids.append(await ledger.identity())
+        assert ids[0] == ids[1]
+        assert uuid.UUID(ids[0])
+
     async def test_a_bad_row_spoils_nobody_else(self, tmp_path: Path) -> None:
         async with serving(SqliteLedger(sqlite_path(tmp_path))) as ledger:
             bad = new(priority=2**70)
@@ -104,6 +227,20 @@ class TestPostgres:
         ):
             ids = [(await accepted(ledger)).job_id for ledger in (a, b, c)]
             assert set(await a.some(ids)) == set(ids)
+
+    async def test_a_ledger_of_the_version_before_gets_one_id_from_many_at_once(
+        self, postgres: PostgresProcess
+    ) -> None:
+        database = postgres.database()
+        async with serving(AsyncpgLedger(database)):
+            pass
+        connection = await asyncpg.connect(database)
+        await connection.execute("DROP TABLE toril_ledger; DELETE FROM toril_schema WHERE version = 2")
+        await connection.close()
+        async with serving(AsyncpgLedger(database)) as a, serving(AsyncpgLedger(database)) as b:
+            assert await a.identity() == await b.identity()
+        async with serving(AsyncpgLedger(postgres.database())) as other, serving(AsyncpgLedger(database)) as a:
+            assert await other.identity() != await a.identity()
 
     async def test_a_bad_row_spoils_nobody_else(self, postgres: PostgresProcess) -> None:
         async with serving(AsyncpgLedger(postgres.database())) as ledger:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from tests.unit.engine.support import LOCK_S, Endpoints, patient, turns, until
 from toril.core.breaker import BreakerState
-from toril.core.delivery import AttemptOutcome, Cancel, Envelope, Inline, NewDelivery, Stored
+from toril.core.delivery import AttemptOutcome, Cancel, Envelope, Inline, NewDelivery, Stored, new_job_id
 from toril.core.destinations.target import Target
 from toril.core.errors import BlobsUnavailable, StoreUnavailable
 from toril.core.lease import Lease
@@ -22,6 +22,7 @@ from toril.core.target import BreakerPolicy, RetryPolicy, Signing, TargetSpec, T
 from toril.engine.admission import BreakerGate
 from toril.engine.delivery import Books, DeliveryExecutor
 from toril.engine.journal import Journal
+from toril.engine.ledger_fleet import LedgerFleet
 from toril.engine.slot import Slot
 from toril.intake.spill import Spill
 from toril.testing import (
@@ -32,6 +33,7 @@ from toril.testing import (
     FakeLeaseStore,
     FakeLedger,
     FakeOutbound,
+    FakeSightings,
     answered,
 )
 
@@ -54,6 +56,7 @@ class Room:
         self.endpoints = Endpoints()
         self.outbound = FakeOutbound(self._answer)
         self.ledger = FakeLedger()
+        self.fleet = LedgerFleet(self.ledger, FakeSightings(clock), lambda: ["billing"])
         self.blobs = FakeBlobs(clock)
         self.spill = Spill(self.blobs, 1000)
         self.breakers = FakeBreakers(clock)
@@ -68,7 +71,11 @@ class Room:
         journal = Journal(self.ledger, self.spill, self.target, by="worker", lease_s=30.0, now=self.clock)
         gate = BreakerGate(self.target, self.breakers, self.holds, settler, self.clock, 30.0)
         return DeliveryExecutor(
-            self.target, self.store, self.outbound, settler, Books(journal, gate, lambda: 0.0, lambda *_: None)
+            self.target,
+            self.store,
+            self.outbound,
+            settler,
+            Books(journal, gate, self.fleet, lambda: 0.0, lambda *_: None),
         )
 
     async def _answer(self, request: Any) -> Any:
@@ -164,7 +171,7 @@ async def test_a_deadline_that_is_over_lets_no_attempt_begin(room: Room) -> None
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_what_is_over_or_unknown_leaves_the_queue_without_an_attempt(room: Room, known: bool) -> None:
+async def test_what_is_over_or_no_delivery_leaves_the_queue_without_an_attempt(room: Room, known: bool) -> None:
     if known:
         await room.accept()
         await room.ledger.cancel(Cancel(job_id="1", by="caller", at_s=room.clock()))
@@ -174,6 +181,49 @@ async def test_what_is_over_or_unknown_leaves_the_queue_without_an_attempt(room:
     assert room.outbound.requests == []
     assert not room.store.active
     assert not room.store.waiting
+
+
+JOB_ID = new_job_id(1_700_000_000.0, bytes(10))
+
+
+@pytest.mark.parametrize("data", [b'{"target":"billing"}', b'{"target":"billing","ledger":"fake"}', b"{}", b"["])
+async def test_a_delivery_that_the_ledger_has_no_row_of_is_given_back_and_not_removed(room: Room, data: bytes) -> None:
+    # Its row may be in the ledger of another instance, or come back with a backup.
+    await room.fleet.look()
+    room.store.add(JOB_ID, data=data)
+    await room.work()
+    assert room.outbound.requests == []
+    assert list(room.store.delayed) == [JOB_ID.encode()]
+    assert (room.store.completed, room.store.failed) == ({}, {})
+
+
+async def test_a_job_that_names_another_ledger_is_given_back_before_ours_is_asked(room: Room) -> None:
+    await room.fleet.look()
+    room.store.add(JOB_ID, data=b'{"target":"billing","ledger":"other"}')
+    room.ledger.go_away()
+    await room.work()
+    assert list(room.store.delayed) == [JOB_ID.encode()]
+    assert room.store.jobs[JOB_ID.encode()].get(b"atm", b"0") == b"0"
+
+
+async def test_a_job_of_the_version_before_ledgers_had_ids_is_delivered(room: Room) -> None:
+    await room.fleet.look()
+    await room.accept(JOB_ID)
+    room.store.jobs[JOB_ID.encode()][b"data"] = b'{"target":"billing"}'
+    room.endpoints.open()
+    await room.work()
+    assert room.statuses(JOB_ID) == ["queued", "dispatching", "delivered"]
+
+
+async def test_a_row_that_is_gone_when_its_attempt_ends_does_not_remove_the_job(room: Room) -> None:
+    await room.accept(JOB_ID)
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(room.work())
+        await until(lambda: room.outbound.requests)
+        room.ledger.deliveries.clear()
+        room.endpoints.answer(JOB_ID.encode(), answered(200))
+        await task
+    assert list(room.store.waiting) == [JOB_ID.encode()]
 
 
 async def test_while_the_ledger_is_away_a_job_is_held_and_then_attempted_once(room: Room) -> None:

@@ -1,6 +1,6 @@
 """Rows and bodies go when their time is over, in an order that never leaves a row that points at nothing."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -19,14 +19,17 @@ from toril.core.delivery import (
     Replay,
     Settlement,
     Stored,
+    folder_of,
     new_job_id,
+    queue_of,
 )
 from toril.core.errors import BlobsUnavailable, LedgerUnavailable
 from toril.core.target import Retention
-from toril.engine.ledger_janitor import Bodies, Janitor
+from toril.engine.ledger_janitor import Bodies, Janitor, Queues
 from toril.testing import FakeBlobs, FakeClock, FakeLedger
 
 HOUR_S = 3600.0
+FOLDER = folder_of("fake")
 
 
 class World:
@@ -36,14 +39,24 @@ class World:
         self.blobs = FakeBlobs(self.clock)
         self.retention = {"billing": Retention(delivered_s=10, dead_lettered_s=20, cancelled_s=30)}
         self._count = 0
+        self.queued: dict[str, set[str]] = {}
+        self.rows_when_taken_out: list[bool] = []
+
+    async def missing(self, queue: str, job_ids: Sequence[str]) -> list[str]:
+        return [job_id for job_id in job_ids if job_id not in self.queued.get(queue, set())]
+
+    async def cancel(self, queue: str, job_id: str) -> bool:
+        self.rows_when_taken_out.append(job_id in self.ledger.deliveries)
+        self.queued[queue].discard(job_id)
+        return True
 
     @property
     def janitor(self) -> Janitor:
-        bodies = Bodies(self.blobs, "deliveries", HOUR_S)
-        return Janitor(self.ledger, bodies, lambda: self.retention, 60.0, self.clock)
+        bodies = Bodies(self.blobs, HOUR_S)
+        return Janitor(self.ledger, Queues(self, self), bodies, lambda: self.retention, 60.0, self.clock)
 
     async def stored(self, job_id: str, part: str) -> Stored:
-        ref = reference("deliveries", job_id, part, part.encode())
+        ref = reference(FOLDER, job_id, part, part.encode())
         await self.blobs.put(ref.name, part.encode())
         return Stored(ref.name, ref.size_bytes)
 
@@ -97,6 +110,24 @@ async def test_each_status_is_kept_for_as_long_as_its_target_says(world: World) 
         world.clock.jump(10.5)
     assert left == [{delivered, dead, cancelled}, {dead, cancelled}, {cancelled}, set()]
     assert world.blobs.bodies == {}
+
+
+async def test_what_is_left_in_the_queue_goes_before_its_row(world: World) -> None:
+    # Or a worker would find a job without a row, and could not tell whether it is over.
+    job_id = await world.finished(None)
+    queue = queue_of("billing")
+    world.queued[queue] = {job_id, "another"}
+    world.clock.jump(31)
+    assert await world.janitor.sweep() == 1
+    assert (world.queued[queue], world.rows_when_taken_out) == ({"another"}, [True])
+
+
+async def test_bodies_of_another_ledger_in_the_same_store_are_left_alone(world: World) -> None:
+    ref = reference(folder_of("other"), new_job_id(world.clock(), bytes(10)), "request", b"theirs")
+    await world.blobs.put(ref.name, b"theirs")
+    world.clock.jump(2 * HOUR_S)
+    assert await world.janitor.sweep_orphans() == 0
+    assert await world.blobs.get(ref.name) == b"theirs"
 
 
 async def test_what_a_target_that_is_gone_has_left_goes_by_default(world: World) -> None:

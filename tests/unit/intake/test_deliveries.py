@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from toril.core.delivery import Cancel, Stored, queue_of
+from toril.core.delivery import Cancel, Expire, Stored, Written, queue_of
 from toril.core.enqueue import read_envelope
 from toril.core.errors import (
     BlobsUnavailable,
     IdempotencyMismatch,
     JobNotFound,
     JobRefused,
+    LedgerElsewhere,
     LedgerUnavailable,
     StoreRefused,
     StoreUnavailable,
@@ -65,7 +66,8 @@ class World:
             "keyed": TargetSpec(name="keyed", url="http://k", auth=TargetAuth(scheme="header", header="X-Key")),
         }
         numbers = itertools.count(1)
-        here = Here("gateway", self.clock, lambda count: next(numbers).to_bytes(count, "big"))
+        self.others: list[str] = []
+        here = Here("gateway", self.clock, lambda count: next(numbers).to_bytes(count, "big"), lambda: self.others)
         self.deliveries = Deliveries(
             self.ledger,
             Queue(self.queue, self.queue),
@@ -204,3 +206,27 @@ async def test_cancelling_is_written_first_and_then_the_job_is_taken_out(world: 
     await world.ledger.forget([two.job_id])
     with pytest.raises(JobNotFound):
         await world.deliveries.cancel(two, "ops")
+
+
+async def test_what_this_ledger_does_not_have_may_be_in_another_one(world: World) -> None:
+    one = (await world.enqueue('{"target":"billing"}')).delivery
+    unknown = one.job_id[:-1] + "f"
+    with pytest.raises(JobNotFound):
+        await world.deliveries.find(unknown)
+    world.others.append("other")
+    with pytest.raises(LedgerElsewhere):
+        await world.deliveries.find(unknown)
+    with pytest.raises(JobNotFound):
+        await world.deliveries.find("no-delivery's-id")
+    assert await world.deliveries.find(one.job_id) == one
+
+
+async def test_a_dead_letter_that_is_purged_leaves_no_job_without_a_row(world: World) -> None:
+    deadline = '{"target":"billing","delay_ms":60000,"deadline":"2023-11-14T22:13:30Z"}'
+    one = (await world.enqueue(deadline)).delivery
+    world.clock.jump(20)
+    expired = await world.ledger.expire(Expire(job_id=one.job_id, by="recoverer", at_s=world.clock()))
+    assert isinstance(expired, Written)
+    await world.deliveries.purge(expired.delivery)
+    assert world.queue.cancelled == [(queue_of("billing"), one.job_id)]
+    assert world.ledger.deliveries == {}

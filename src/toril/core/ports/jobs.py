@@ -62,6 +62,14 @@ class JobFinder(Protocol):
         ...
 
 
+class Cancels(Protocol):
+    """Takes jobs out of their queues."""
+
+    async def cancel(self, queue: str, job_id: str) -> bool:
+        """Remove a job whatever state it is in; False where there is none. A worker that has it breaks off."""
+        ...
+
+
 class JobReporter(Protocol):
     """What a worker reports of a job it holds. Whoever calls these has checked the lock token."""
 

@@ -149,7 +149,13 @@ class LedgerReader(Protocol):
         ...
 
     async def check(self) -> None:
-        """See that the ledger can be written to."""
+        """See that the ledger can be written to, by a write."""
+        ...
+
+    async def identity(self) -> str:
+        """The id that this ledger was given when its schema was made. Another ledger has another one; a backup that
+        is restored has the same.
+        """
         ...
 
 
@@ -184,6 +190,26 @@ class LedgerUpkeep(Protocol):
 
     async def targets(self) -> list[str]:
         """Every target that has a delivery here, whether or not it is configured."""
+        ...
+
+
+class Sighting(Struct, frozen=True, kw_only=True):
+    """Another ledger that keeps deliveries to a target of ours: which, and how long ago an instance that has it was
+    seen; `live` while one is, and `senior` if it was there before ours.
+    """
+
+    target: str
+    ledger_id: str
+    seen_s: float
+    live: bool
+    senior: bool
+
+
+class LedgerSightings(Protocol):
+    """Which ledgers the instances on this Redis have, by target, by Redis' clock."""
+
+    async def note(self, ledger_id: str, targets: Sequence[str]) -> list[Sighting]:
+        """Say that an instance with this ledger has these targets; the other ledgers that were seen to have them."""
         ...
 
 

@@ -1,0 +1,201 @@
+"""Knows which ledger is ours and which others are at work on the same queues; gives back the jobs of those.
+
+Two instances with a ledger each on one Redis take each other's jobs. A job that names another ledger, or that has no
+row in ours, is not over: it goes back with a pause, without an attempt spent, until an instance that has its row takes
+it.
+Must never remove a job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+import structlog
+from msgspec import Struct
+
+from toril.core.delivery import is_job_id
+from toril.core.delivery_job import ledger_of
+from toril.core.errors import StoreError
+from toril.core.lease import Lease
+from toril.core.ports.ledger import LedgerReader, LedgerSightings, Sighting
+from toril.core.verdict import Snooze
+
+log = structlog.get_logger(__name__)
+
+REMEDY = (
+    "give all instances that have these targets one ledger (ledger.url, PostgreSQL), or a Redis or a queue prefix of "
+    "their own each"
+)
+_EVERY_S = 2.0
+_SAID_EVERY_S = 60.0
+_PAUSE_S = 0.2
+_QUICK_STARTS = 10
+_LONGEST_PAUSE_S = 30.0
+_LONGEST_AWAY_S = 300.0
+_RECENT_S = 2 * _LONGEST_AWAY_S
+_MOST_REMEMBERED = 1000
+
+
+class _Foreign(Struct):
+    """Jobs of one target and one ledger that were given back: how often since it was last said, and when last."""
+
+    count: int = 0
+    at_s: float = 0.0
+    said_at_s: float | None = None
+
+
+class LedgerFleet:
+    """Ours and the others.
+
+    Args:
+        ledger: ours.
+        sightings: where instances say which ledger they have.
+        targets: those that are configured now.
+    """
+
+    def __init__(self, ledger: LedgerReader, sightings: LedgerSightings, targets: Callable[[], Iterable[str]]) -> None:
+        self._ledger = ledger
+        self._sightings = sightings
+        self._targets = targets
+        self._id: str | None = None
+        self._others: Mapping[tuple[str, str], Sighting] = {}
+        self._said: tuple[frozenset[tuple[str, str]], float] = (frozenset(), 0.0)
+        self._foreign: dict[tuple[str, str | None], _Foreign] = {}
+
+    async def run(self) -> None:
+        """Look at the others until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except StoreError as exc:
+                log.debug("ledger_fleet.failed", error=exc.message)
+            await asyncio.sleep(_EVERY_S)
+
+    async def look(self) -> None:
+        """Say which ledger this instance has, and learn which the others have.
+
+        Raises:
+            StoreUnavailable: the ledger or Redis did not answer.
+        """
+        self._id = await self._ledger.identity()
+        found = await self._sightings.note(self._id, list(self._targets()))
+        self._others = {(one.target, one.ledger_id): one for one in found}
+        self._complain()
+
+    def conflicts(self) -> list[str]:
+        """Sentences about each other ledger whose instances were there first: this one must not be sent traffic."""
+        return self._sentences(senior=True)
+
+    def warnings(self) -> list[str]:
+        """Sentences about each other ledger that came later, and about deliveries that this one has no row of."""
+        now_s = _loop_s()
+        said = self._sentences(senior=False)
+        live = set(self.others())
+        waiting: set[str] = set()
+        for (_, ledger_id), foreign in self._foreign.items():
+            if now_s - foreign.at_s > _RECENT_S or ledger_id in live:
+                continue
+            where = "nowhere" if ledger_id in (None, self._id) else f"in ledger {ledger_id}"
+            waiting.add(f"deliveries wait that are not in this ledger {self._id} but {where}")
+        return said + sorted(waiting)
+
+    def others(self) -> list[str]:
+        """The ids of the other ledgers that are at work on our queues now."""
+        return sorted({other.ledger_id for other in self._live()})
+
+    def elsewhere(self, lease: Lease, target: str) -> Snooze | None:
+        """What to do with a job whose row is in another ledger; None for one that may be ours."""
+        ledger_id = ledger_of(lease.fields.get(b"data", b""))
+        if ledger_id is None or self._id is None or ledger_id == self._id:
+            return None
+        return self._back(lease, target, ledger_id)
+
+    def rowless(self, lease: Lease, target: str) -> Snooze | None:
+        """What to do with a job that our ledger has no row of; None for one that no ledger can have.
+
+        What has ended leaves its queue before its row is removed. So the row is in another ledger, or was lost: with a
+        backup that was restored it may come back.
+        """
+        if not is_job_id(lease.job_id.decode(errors="replace")):
+            return None
+        return self._back(lease, target, ledger_of(lease.fields.get(b"data", b"")))
+
+    def _back(self, lease: Lease, target: str, ledger_id: str | None) -> Snooze:
+        self._note(lease, target, ledger_id)
+        return Snooze(round(self._pause_s(lease, target, ledger_id) * 1000), "its delivery is in another ledger")
+
+    def _pause_s(self, lease: Lease, target: str, ledger_id: str | None) -> float:
+        """Short at first, where an instance that has the row is there to take it; longer with each time it was not."""
+        starts = _starts(lease)
+        if ledger_id is None or ledger_id == self._id:
+            live = bool(self._live())
+        else:
+            other = self._others.get((target, ledger_id))
+            live = other is not None and other.live
+            if other is not None and not live:
+                # So that nothing comes much later than half as late again as its instance was away.
+                return min(_LONGEST_AWAY_S, max(1.0, other.seen_s / 2))
+        longest_s = _LONGEST_PAUSE_S if live else _LONGEST_AWAY_S
+        return float(min(longest_s, _PAUSE_S * 2.0 ** min(max(0, starts - _QUICK_STARTS), 16)))
+
+    def _note(self, lease: Lease, target: str, ledger_id: str | None) -> None:
+        now_s = _loop_s()
+        if len(self._foreign) >= _MOST_REMEMBERED:
+            self._foreign.clear()
+        foreign = self._foreign.setdefault((target, ledger_id), _Foreign())
+        foreign.count, foreign.at_s = foreign.count + 1, now_s
+        if foreign.said_at_s is not None and now_s - foreign.said_at_s < _SAID_EVERY_S:
+            return
+        own = ledger_id in (None, self._id)
+        log.error(
+            "delivery.no_row" if own else "delivery.in_another_ledger",
+            target=target,
+            job_id=lease.job_id.decode(errors="replace"),
+            given_back=foreign.count,
+            ledger=self._id,
+            other=None if own else ledger_id,
+            hint="the ledger may have been restored or exchanged: bring back the one that has it, or remove the job"
+            if own
+            else REMEDY,
+        )
+        foreign.count, foreign.said_at_s = 0, now_s
+
+    def _live(self) -> list[Sighting]:
+        return [one for one in self._others.values() if one.live]
+
+    def _sentences(self, *, senior: bool) -> list[str]:
+        by_ledger = Counter(one.ledger_id for one in self._live() if one.senior is senior)
+        return [
+            f"this instance has ledger {self._id}, others on this Redis have ledger {other} for {count} of the same "
+            f"targets: {REMEDY}"
+            for other, count in sorted(by_ledger.items())
+        ]
+
+    def _complain(self) -> None:
+        live = frozenset((one.target, one.ledger_id) for one in self._live())
+        before, said_at_s = self._said
+        if not live:
+            if before:
+                log.info("ledger.one_again", ledger=self._id)
+            self._said = (live, 0.0)
+        elif live != before or _loop_s() - said_at_s >= _SAID_EVERY_S:
+            log.error(
+                "ledger.several_on_one_redis",
+                ledger=self._id,
+                others=self.others(),
+                targets=sorted({target for target, _ in live}),
+                hint=REMEDY,
+            )
+            self._said = (live, _loop_s())
+
+
+def _loop_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _starts(lease: Lease) -> int:
+    """How often this job was taken, as BullMQ counts it."""
+    stored = lease.fields.get(b"ats", b"")
+    return int(stored) if stored.isdigit() and len(stored) < 10 else 0
