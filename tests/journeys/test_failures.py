@@ -229,6 +229,22 @@ class TestReasons:
         assert done["returnvalue"] == "ok"
         assert done["attemptsMade"] == 3
 
+    def test_one_attempt_is_one_request_however_many_connections_are_kept(
+        self, gateway: Gateway, endpoint: Endpoint, queue: str, canary: Callable[[], None]
+    ) -> None:
+        def answer(call: Call) -> Answer:
+            return drop() if call.job["name"] == "dropped" else reply_json("ok").after(0.3)
+
+        endpoint.behaviour = answer
+        gateway.register(queue, endpoint.url, concurrency=10)
+        for job_id in [gateway.add_one(queue) for _ in range(10)]:  # as many connections as there were at once
+            assert gateway.finished(queue, job_id)["returnvalue"] == "ok"
+        done = gateway.finished(queue, gateway.add_one(queue, name="dropped"))
+        assert done["failedReason"] == "ECONNRESET: The connection was closed before an answer came"
+        assert done["attemptsMade"] == 1
+        canary()
+        assert len([call for call in endpoint.calls if call.job["name"] == "dropped"]) == 1
+
     def test_a_kept_connection_that_was_closed_meanwhile_costs_no_attempt(
         self, gateway: Gateway, endpoint: Endpoint, queue: str
     ) -> None:

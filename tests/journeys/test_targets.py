@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.deliveries import Door, configuration
-from tests.support.endpoint import Call, Endpoint, hang, respond
+from tests.support.endpoint import Call, Endpoint, drop, hang, respond
 from tests.support.ports import free_port
 from tests.support.tokens import ask, token
 from tests.support.toril import TorilProcess
@@ -57,7 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, valkey: ValkeyProcess) -> It
     folder = tmp_path_factory.mktemp("targets")
     (folder / "bearer").write_text(SECRET)
     (folder / "signing").write_text("whsec_" + base64.b64encode(KEY).decode())
-    names = ("billing", "signed", "flaky", "hanging", "single", "broken", "limited")
+    names = ("billing", "signed", "flaky", "once", "hanging", "single", "broken", "limited")
     endpoints = {name: Endpoint().__enter__() for name in names}
     targets: dict[str, Any] = {
         "billing": {"url": endpoints["billing"].at("/api"), "retry": QUICK, "breaker": NEVER_OPEN},
@@ -71,6 +71,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, valkey: ValkeyProcess) -> It
             "retry": QUICK | {"max_attempts": 3, "retry_on": ["5xx"]},
             "breaker": NEVER_OPEN,
         },
+        "once": {"url": endpoints["once"].at("/"), "retry": {"max_attempts": 1}, "breaker": NEVER_OPEN},
         "hanging": {"url": endpoints["hanging"].at("/"), "concurrency": 3, "timeout": {"total": "10m"}},
         "single": {"url": endpoints["single"].at("/"), "concurrency": 1, "timeout": {"total": "10m"}},
         "refusing": {"url": f"http://127.0.0.1:{free_port()}/", "concurrency": 3, "retry": {"base": "1h", "max": "1h"}},
@@ -154,6 +155,19 @@ def test_a_failed_attempt_is_made_again_until_the_target_has_it(place: Place) ->
     assert [call.header("toril-attempt") for call in place.calls("flaky", job_id)] == ["1", "2", "3"]
     assert {call.header("idempotency-key") for call in place.calls("flaky", job_id)} == {job_id}
     assert [attempt["status_code"] for attempt in found["attempts"]] == [503, 500, 200]
+
+
+def test_one_attempt_is_one_request_however_many_connections_are_kept(place: Place) -> None:
+    endpoint = place.endpoints["once"]
+    endpoint.behaviour = lambda _: respond(200).after(0.3)
+    for job_id in [place.door.enqueue("once") for _ in range(10)]:  # as many connections as there were at once
+        assert place.ended(job_id)["status"] == "delivered"
+    endpoint.behaviour = lambda _: drop()
+    job_id = place.door.enqueue("once")
+    found = place.ended(job_id)
+    assert (found["status"], found["attempts_made"]) == ("dead_lettered", 1)
+    assert found["last_error"] == "ECONNRESET: The connection was closed before an answer came"
+    assert len(place.calls("once", job_id)) == 1
 
 
 def test_used_up_attempts_make_a_dead_letter_and_a_replay_starts_anew(place: Place) -> None:
@@ -277,7 +291,8 @@ def test_targets_are_shown_with_their_configuration_and_without_secrets(place: P
     answer = place.toril.client.get("/targets")
     assert answer.status_code == 200
     names = [target["name"] for target in answer.json()["targets"]]
-    assert sorted(names) == ["billing", "broken", "flaky", "hanging", "limited", "refusing", "signed", "single"]
+    expected = ["billing", "broken", "flaky", "hanging", "limited", "once", "refusing", "signed", "single"]
+    assert sorted(names) == expected
     assert answer.json()["pending_rollout"] == []
     assert SECRET not in answer.text
     signed = place.target("signed")

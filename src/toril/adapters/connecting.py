@@ -33,14 +33,19 @@ def _text(host: str | int, _port: object = 0, _flow: object = 0, zone: int = 0) 
     return f"{host}%{zone}" if zone else str(host)
 
 
-class TlsContext:
-    """The system's certificate authorities, loaded when they are first needed."""
+class Network:
+    """What connections share: how names are looked up, and the system's certificate authorities.
 
-    def __init__(self) -> None:
+    Args:
+        resolve: looks names up.
+    """
+
+    def __init__(self, resolve: Resolve = look_up) -> None:
+        self.resolve = resolve
         self._context: ssl.SSLContext | None = None
 
-    def get(self) -> ssl.SSLContext:
-        """The one context of all connections."""
+    def tls(self) -> ssl.SSLContext:
+        """Return the one context of all connections. The authorities are loaded when first needed: that takes 50 ms."""
         if self._context is None:
             self._context = ssl.create_default_context()
             self._context.set_alpn_protocols(["http/1.1"])
@@ -54,22 +59,19 @@ class Connector:
         url: an http or https URL.
         connect_timeout_s: for name lookup, TCP and TLS together.
         egress: which addresses may be connected to; None is for URLs that the operator has chosen, or toril itself.
-        resolve: looks names up.
-        tls: what https connections use.
+        network: looks names up, and knows the certificate authorities.
     """
 
-    def __init__(
-        self, url: str, connect_timeout_s: float, egress: Egress | None, resolve: Resolve, tls: TlsContext
-    ) -> None:
+    def __init__(self, url: str, connect_timeout_s: float, egress: Egress | None, network: Network) -> None:
         parts = urlsplit(url)
         self._host = host = parts.hostname or ""
-        self._tls = tls if parts.scheme == "https" else None
-        self._port = parts.port or (443 if self._tls is not None else 80)
+        self._secure = parts.scheme == "https"
+        self._port = parts.port or (443 if self._secure else 80)
         literal = literal_address(host)
         self._literal = None if literal is None else host if ":" in host else str(literal)
         self._connect_timeout_s = connect_timeout_s
         self._egress = egress
-        self._resolve = resolve
+        self._network = network
         self._loop = asyncio.get_running_loop()
 
     async def connect(
@@ -110,7 +112,7 @@ class Connector:
         if self._literal is not None:
             return [self._literal], []
         async with asyncio.timeout(patience_s):
-            found = await self._resolve(self._host)
+            found = await self._network.resolve(self._host)
         if self._egress is None:
             return list(found), []
         judged = [(address, self._egress.refuses(self._host, address)) for address in found]
@@ -126,8 +128,8 @@ class Connector:
                     make,
                     address,  # not the name: a second look-up could come to another address
                     self._port,
-                    ssl=self._tls.get() if self._tls is not None else None,
-                    server_hostname=self._host if self._tls is not None else None,
+                    ssl=self._network.tls() if self._secure else None,
+                    server_hostname=self._host if self._secure else None,
                 )
         except TimeoutError:
             return TimedOut("connect", perf_counter() - started)

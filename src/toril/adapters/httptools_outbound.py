@@ -14,20 +14,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import perf_counter  # the loop's own clock may stand still for a millisecond
-from typing import cast
 
 import httptools
 
-from toril.adapters.connecting import Connector, Resolve, TlsContext, look_up
-from toril.adapters.idle_connections import IdleConnections
+from toril.adapters.connecting import Connector, Network
+from toril.adapters.idle_connections import IdleConnections, KeptConnection
 from toril.core.blob import StreamedBody
 from toril.core.destinations.base import OutboundRequest
 from toril.core.egress import Egress
 from toril.core.errors import StoreError
+from toril.core.headers import ANSWER_HEAD_BYTES, CHUNK_LINE_BYTES, Header
 from toril.core.outcome import BODY_UNREADABLE, Answered, CutOff, Outcome, TimedOut
-
-MAX_HEADER_BYTES = 256 * 1024
-"""More headers than this are no answer; servers and proxies mostly stop at 8 to 64 KB."""
 
 
 class HttptoolsOutbound:
@@ -37,8 +34,8 @@ class HttptoolsOutbound:
         connect_timeout_s: for name lookup, TCP and TLS together; the request's own timeout still covers all.
         max_response_bytes: an answer with a larger body is cut off, or taken without the rest of it (`truncate`).
         egress: which addresses may be connected to; None is for URLs that the operator has chosen, or toril itself.
-        resolve: looks names up.
-        tls: certificate authorities that are loaded already; reading them takes some 50 ms.
+        network: what all connections share; made here where it is not given.
+        max_head_bytes: an answer with more than this that is no body (heads, trailer, framing) is cut off.
     """
 
     def __init__(
@@ -46,21 +43,21 @@ class HttptoolsOutbound:
         connect_timeout_s: float,
         max_response_bytes: int,
         egress: Egress | None = None,
-        resolve: Resolve = look_up,
+        network: Network | None = None,
         *,
         truncate: bool = False,
-        tls: TlsContext | None = None,
+        max_head_bytes: int = ANSWER_HEAD_BYTES,
     ) -> None:
         self.truncate = truncate
+        self.max_head_bytes = max_head_bytes
         self.connect_timeout_s = connect_timeout_s
         self.max_response_bytes = max_response_bytes
         self.egress = egress
-        self.resolve = resolve
-        self._tls = tls or TlsContext()
+        self.network = network or Network()
 
     def pool(self, url: str) -> HttpPool:
         """A pool for the origin of this URL. Opens nothing yet."""
-        return HttpPool(Connector(url, self.connect_timeout_s, self.egress, self.resolve, self._tls), self)
+        return HttpPool(Connector(url, self.connect_timeout_s, self.egress, self.network), self)
 
 
 class HttpPool(IdleConnections["_Connection"]):
@@ -76,8 +73,8 @@ class HttpPool(IdleConnections["_Connection"]):
     async def send(self, request: OutboundRequest) -> Outcome:
         """Make one request and read the whole answer.
 
-        A pooled connection that turns out to have been closed before a single byte of the answer is replaced by
-        a new one and the request is made again: the receiver closed it as idle in the same moment.
+        What may have reached the receiver is not sent again. Only a request that may be repeated is, once and on a new
+        connection, where a kept one is closed before a single byte of the answer: as idle, most likely.
         """
         started = perf_counter()
         body = request.body
@@ -86,48 +83,51 @@ class HttpPool(IdleConnections["_Connection"]):
         else:
             size = len(body) if request.stream is None else request.stream.size_bytes
             data = b"%bcontent-length: %d\r\n\r\n%b" % (request.head, size, body)
-        while (connection := self._take()) is not None:
+        connection = self._take()
+        if connection is not None:
             outcome = await connection.exchange(data, started, request)
             if outcome is not None:
                 return outcome
+            if not request.repeatable:
+                return _unanswered(started)
         made = await self._connector.connect(self._connection, started, request.timeout_s)
         if not isinstance(made, _Connection):
             return made
         outcome = await made.exchange(data, started, request)
-        if outcome is not None:
-            return outcome
-        return CutOff("ECONNRESET", "The connection was closed before an answer came", perf_counter() - started)
+        return _unanswered(started) if outcome is None else outcome
 
     def _connection(self) -> _Connection:
-        outbound = self._outbound
-        return _Connection(self._loop, self.give_back, outbound.max_response_bytes, truncate=outbound.truncate)
+        return _Connection(self._loop, self.give_back, self._outbound)
 
 
-class _Connection(asyncio.Protocol):
+def _unanswered(started: float) -> CutOff:
+    return CutOff("ECONNRESET", "The connection was closed before an answer came", perf_counter() - started)
+
+
+class _Connection(KeptConnection):
     """One connection, one exchange at a time. The methods named on_… are what httptools' parser calls."""
 
     __slots__ = (
-        "_answer", "_began", "_body", "_ended_headers", "_give_back", "_head_only", "_headers", "_loop", "_max_bytes",
-        "_parser", "_reason", "_resumed", "_sending", "_size", "_started", "_transport", "_truncate", "idle_since",
+        "_answer", "_began", "_body", "_ended_headers", "_framing_bytes", "_give_back", "_head_only", "_headers",
+        "_line_bytes", "_loop", "_max_bytes", "_max_head_bytes", "_parser", "_reason", "_resumed", "_sending", "_size",
+        "_started", "_truncate",
     )  # fmt: skip
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        give_back: Callable[[_Connection], None],
-        max_bytes: int,
-        *,
-        truncate: bool = False,
+        give_back: Callable[[_Connection, list[Header]], None],
+        limits: HttptoolsOutbound,
     ) -> None:
-        self._truncate = truncate
+        super().__init__(loop)
         self._loop = loop
         self._give_back = give_back
-        self._max_bytes = max_bytes
-        self._transport: asyncio.Transport | None = None
+        self._truncate = limits.truncate
+        self._max_bytes = limits.max_response_bytes
+        self._max_head_bytes = limits.max_head_bytes
         self._parser = httptools.HttpResponseParser(self)
         self._answer: asyncio.Future[Outcome | None] | None = None
         self._started = 0.0
-        self.idle_since = 0.0
         self._head_only = False
         self._sending = False
         self._resumed: asyncio.Future[None] | None = None
@@ -135,16 +135,17 @@ class _Connection(asyncio.Protocol):
 
     def _forget(self) -> None:
         self._began = False
-        self._ended_headers = False
-        self._reason = b""
-        self._headers: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
         self._size = 0
+        # What has come that is no body, all heads together: as its lines end, and as bytes whether or not they do.
+        self._line_bytes = 0
+        self._framing_bytes = 0
+        self._forget_head()
 
-    @property
-    def is_open(self) -> bool:
-        """Whether another exchange can be tried."""
-        return self._transport is not None and not self._transport.is_closing()
+    def _forget_head(self) -> None:
+        self._ended_headers = False
+        self._reason = b""
+        self._headers: list[Header] = []
 
     async def exchange(self, data: bytes, started: float, request: OutboundRequest) -> Outcome | None:
         """Send a request and wait for its answer; None when the connection was gone before any of it came."""
@@ -193,12 +194,6 @@ class _Connection(asyncio.Protocol):
         if resumed is not None and not resumed.done():
             resumed.set_result(None)
 
-    def abort(self) -> None:
-        """Close at once."""
-        if self._transport is not None:
-            self._transport.abort()
-            self._transport = None
-
     def _elapsed_s(self) -> float:
         return perf_counter() - self._started
 
@@ -215,22 +210,24 @@ class _Connection(asyncio.Protocol):
         self.abort()
         self._end(CutOff(code, detail, self._elapsed_s()))
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Part of asyncio.Protocol."""
-        self._transport = cast(asyncio.Transport, transport)
-
     def data_received(self, data: bytes) -> None:
         """Part of asyncio.Protocol."""
         if self._answer is None:
             self.abort()  # nobody asked for this
             return
         self._began = True
+        self._framing_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._cut_off("ERR_HTTP", "The answer switches protocols")
         except httptools.HttpParserError as exc:
             self._cut_off("ERR_HTTP", f"The answer is not HTTP/1.1: {exc}")
+        if self._framing_bytes > self._max_head_bytes:
+            self._too_large()
+
+    def _too_large(self) -> None:
+        self._cut_off("ERR_HEADERS_TOO_LARGE", f"The answer's headers are larger than {self._max_head_bytes} bytes")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of asyncio.Protocol."""
@@ -256,26 +253,31 @@ class _Connection(asyncio.Protocol):
     def on_status(self, status: bytes) -> None:
         """Called by the parser, perhaps piece by piece."""
         self._reason += status
+        self._line_bytes += len(status)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Called by the parser."""
-        if self._ended_headers:
-            return  # a trailer: it describes a framing that ends here
-        self._size += len(name) + len(value)
-        if self._size > MAX_HEADER_BYTES:
-            self._cut_off("ERR_HEADERS_TOO_LARGE", f"The answer's headers are larger than {MAX_HEADER_BYTES} bytes")
-            return
-        self._headers.append((name, value))
+        """Called by the parser, also for trailers: those are no headers (RFC 9110 6.5.1)."""
+        self._line_bytes += len(name) + len(value) + 4
+        if self._line_bytes > self._max_head_bytes:
+            self._too_large()
+        elif not self._ended_headers:
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
         self._ended_headers = True
-        self._size = 0
-        if self._head_only and self._parser.get_status_code() >= 200:
+        if self._line_bytes > self._max_head_bytes:
+            self._too_large()
+        elif self._head_only and self._parser.get_status_code() >= 200:
             self._finish()  # the parser would wait for a body, so this connection can carry no other exchange
+
+    def on_chunk_header(self) -> None:
+        """Called by the parser for the line before each chunk."""
+        self._framing_bytes -= CHUNK_LINE_BYTES
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser for each piece."""
+        self._framing_bytes -= len(body)
         self._size += len(body)
         if self._size > self._max_bytes and self._truncate:
             self._body.append(body[: len(body) - (self._size - self._max_bytes)])
@@ -289,8 +291,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Called by the parser."""
         if self._parser.get_status_code() < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
-            self._forget()
-            self._began = True
+            self._forget_head()
             return
         self._finish()
 
@@ -309,7 +310,7 @@ class _Connection(asyncio.Protocol):
         self._forget()
         whole = not (truncated or self._head_only or self._sending)
         if whole and self._parser.should_keep_alive() and self.is_open:
-            self._give_back(self)
+            self._give_back(self, answered.headers)
         else:
             self.abort()
         self._end(answered)

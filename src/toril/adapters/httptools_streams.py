@@ -14,17 +14,14 @@ import asyncio
 import socket
 from collections import deque
 from time import perf_counter
-from typing import cast
 
 import httptools
 
-from toril.adapters.connecting import Connector, Resolve, TlsContext, look_up
-from toril.adapters.idle_connections import IdleConnections
+from toril.adapters.connecting import Connector, Network
+from toril.adapters.idle_connections import IdleConnections, KeptConnection
+from toril.core.headers import ANSWER_HEAD_BYTES, CHUNK_LINE_BYTES, Header
 from toril.core.outcome import ConnectFailed, CutOff, TimedOut
 from toril.core.streaming import BODILESS, StreamHead, StreamRequest
-
-MAX_HEADER_BYTES = 256 * 1024
-"""More headers than this are no answer; servers and proxies mostly stop at 8 to 64 KB."""
 
 _HIGH_WATER_BYTES = 256 * 1024
 _FLUSH_S = 5.0
@@ -47,25 +44,29 @@ class HttptoolsStreams:
 
     Args:
         connect_timeout_s: for name lookup, TCP and TLS together.
-        resolve: looks names up.
+        max_head_bytes: an answer with more than this that is no body (heads, trailer, framing) is cut off.
+        network: what all connections share; made here where it is not given.
     """
 
-    def __init__(self, connect_timeout_s: float, resolve: Resolve = look_up) -> None:
+    def __init__(
+        self, connect_timeout_s: float, max_head_bytes: int = ANSWER_HEAD_BYTES, network: Network | None = None
+    ) -> None:
         self._connect_timeout_s = connect_timeout_s
-        self._resolve = resolve
-        self._tls = TlsContext()
+        self._max_head_bytes = max_head_bytes
+        self._network = network or Network()
 
     def pool(self, url: str) -> StreamPool:
         """A pool for the origin of this URL. Opens nothing yet."""
-        return StreamPool(Connector(url, self._connect_timeout_s, None, self._resolve, self._tls))
+        return StreamPool(Connector(url, self._connect_timeout_s, None, self._network), self._max_head_bytes)
 
 
 class StreamPool(IdleConnections["_Connection"]):
     """Connections to one origin, as many as there are requests under way; the idle ones wait for the next."""
 
-    def __init__(self, connector: Connector) -> None:
+    def __init__(self, connector: Connector, max_head_bytes: int) -> None:
         super().__init__()
         self._connector = connector
+        self._max_head_bytes = max_head_bytes
 
     async def open(self, request: StreamRequest, timeout_s: float) -> HttptoolsExchange | ConnectFailed | TimedOut:
         """Begin a request: connect, and send its head.
@@ -88,7 +89,7 @@ class StreamPool(IdleConnections["_Connection"]):
         return await self._connector.connect(self._connection, started, timeout_s)
 
     def _connection(self) -> _Connection:
-        return _Connection(self._loop)
+        return _Connection(self._loop, self._max_head_bytes)
 
 
 class HttptoolsExchange:
@@ -103,7 +104,7 @@ class HttptoolsExchange:
         self._started = started
         self._reused = reused
         self._whole = not request.has_body
-        connection.begin(request)
+        connection.begin(request, perf_counter() - started)
 
     @property
     def over(self) -> bool:
@@ -115,11 +116,11 @@ class HttptoolsExchange:
         found = await self._connection.head(patience_s)
         if found is None and self._reused:
             self._reused = False
-            made = await self._pool.another(perf_counter(), patience_s)
+            made = await self._pool.another(self._started, patience_s)
             if not isinstance(made, _Connection):
                 return made
             self._connection = made
-            made.begin(self._request)
+            made.begin(self._request, perf_counter() - self._started)
             found = await made.head(patience_s)
         if found is None:
             found = CutOff("ECONNRESET", "The connection was closed before an answer came", 0.0)
@@ -146,21 +147,20 @@ class HttptoolsExchange:
         """End it, whatever has come. A connection that may carry another request is kept."""
         connection = self._connection
         if connection.over and self._whole and connection.reusable:
-            connection.rest()
-            self._pool.give_back(connection)
+            self._pool.give_back(connection, connection.rest())
         elif connection.raw:
             connection.close()
         else:
             connection.abort()
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(KeptConnection):
     """One connection, one exchange at a time. The methods named on_… are what httptools' parser calls."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, max_head_bytes: int) -> None:
+        super().__init__(loop)
         self._loop = loop
-        self._transport: asyncio.Transport | None = None
-        self.idle_since = 0.0
+        self._max_head_bytes = max_head_bytes
         self._writable = asyncio.Event()
         self._writable.set()
         self._parser = httptools.HttpResponseParser(self)
@@ -183,25 +183,21 @@ class _Connection(asyncio.Protocol):
         self._moved_at = self._loop.time()
         self.raw = False
         self.reusable = False
-        self._reset_head()
-
-    def _reset_head(self) -> None:
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._header_bytes = 0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether another exchange can be tried."""
-        return self._transport is not None and not self._transport.is_closing()
+        self._in_head = False
+        self._headers: list[Header] = []
+        # What has come that is no body, all heads together: as its lines end, and as bytes whether or not they do.
+        self._line_bytes = 0
+        self._framing_bytes = 0
 
     @property
     def over(self) -> bool:
         """Whether the whole answer has come and been read."""
         return self._ended and not self._parts
 
-    def begin(self, request: StreamRequest) -> None:
-        """Send a request's head."""
+    def begin(self, request: StreamRequest, spent_s: float) -> None:
+        """Send a request's head. So much of the time to the answer's head is spent already."""
         self._forget()
+        self._moved_at -= spent_s
         self._in_use = True
         self._bodiless = request.method == b"HEAD"
         self._asked_whole = not request.has_body
@@ -234,7 +230,10 @@ class _Connection(asyncio.Protocol):
         return bool(self.is_open)
 
     async def head(self, patience_s: float) -> StreamHead | TimedOut | CutOff | None:
-        """The next head; None when the connection was gone before any of the answer came."""
+        """The next head; None when the connection was gone before any of the answer came.
+
+        Neither a part of a head nor one below 200 makes the upstream's time any longer.
+        """
         while not self._heads:
             if self._failure is not None:
                 return self._failure
@@ -248,6 +247,7 @@ class _Connection(asyncio.Protocol):
 
     async def read(self, patience_s: float | None) -> bytes | TimedOut | CutOff:
         """What has come, as soon as there is something; nothing at the end."""
+        self._moved_at = self._loop.time()
         while not self._parts:
             if self._ended:
                 return b""
@@ -269,8 +269,10 @@ class _Connection(asyncio.Protocol):
         """Wait for news; False when there were none for so long although the upstream had all it can ask for."""
         waiter: asyncio.Future[bool] = self._loop.create_future()
         self._waiter = waiter
-        self._moved_at = self._loop.time()
-        timer = None if patience_s is None else self._loop.call_later(patience_s, self._look, waiter, patience_s)
+        timer = None
+        if patience_s is not None:
+            left_s = self._moved_at + patience_s - self._loop.time()
+            timer = self._loop.call_later(max(left_s, 0.0), self._look, waiter, patience_s)
         try:
             return await waiter
         finally:
@@ -299,15 +301,14 @@ class _Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once."""
         self._in_use = False
-        if self._transport is not None:
-            self._transport.abort()
-            self._transport = None
+        super().abort()
         self._writable.set()
         self._wake()
 
-    def rest(self) -> None:
-        """The exchange is over; whatever comes now was not asked for."""
+    def rest(self) -> list[Header]:
+        """The exchange is over; whatever comes now was not asked for. Returns the headers of its answer."""
         self._in_use = False
+        return self._headers
 
     def close(self) -> None:
         """Close when all that was written is sent, which has a few seconds."""
@@ -328,7 +329,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Part of asyncio.Protocol."""
-        self._transport = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
         keep_alive(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -359,7 +360,6 @@ class _Connection(asyncio.Protocol):
             self.abort()  # nobody asked for this
             return
         self._began = True
-        self._moved_at = self._loop.time()
         if self.raw:
             self._keep(data)
         else:
@@ -370,6 +370,7 @@ class _Connection(asyncio.Protocol):
         self._wake()
 
     def _parse(self, data: bytes) -> None:
+        self._framing_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -380,6 +381,8 @@ class _Connection(asyncio.Protocol):
                 self._keep(rest)
         except httptools.HttpParserError as exc:
             self._cut_off("ERR_HTTP", f"The answer is not HTTP/1.1: {exc}")
+        if self._framing_bytes > self._max_head_bytes and not (self._ended or self.raw):
+            self._too_large()
         if self._bodiless and self._ended:  # the parser does not know, and waits for a body
             self._parser = httptools.HttpResponseParser(self)
 
@@ -387,20 +390,35 @@ class _Connection(asyncio.Protocol):
         self._parts.append(data)
         self._size += len(data)
 
-    def on_header(self, name: bytes, value: bytes) -> None:
+    def _too_large(self) -> None:
+        self._cut_off("ERR_HEADERS_TOO_LARGE", f"The answer's headers are larger than {self._max_head_bytes} bytes")
+
+    def on_message_begin(self) -> None:
         """Called by the parser."""
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > MAX_HEADER_BYTES:
-            self._cut_off("ERR_HEADERS_TOO_LARGE", f"The answer's headers are larger than {MAX_HEADER_BYTES} bytes")
+        if self._ended:
+            self._cut_off("ERR_HTTP", "There are two answers to one request")
             return
-        self._headers.append((name, value))
+        self._in_head = True
+        self._headers = []
+
+    def on_status(self, status: bytes) -> None:
+        """Called by the parser, perhaps piece by piece. The reason phrase is not passed on."""
+        self._line_bytes += len(status)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser, also for trailers: those are no headers (RFC 9110 6.5.1), and are not passed on."""
+        self._line_bytes += len(name) + len(value) + 4
+        if self._line_bytes > self._max_head_bytes:
+            self._too_large()
+        elif self._in_head:
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
-        if self._failure is not None:
-            return
-        if self._ended:
-            self._cut_off("ERR_HTTP", "There are two answers to one request")
+        self._in_head = False
+        if self._line_bytes > self._max_head_bytes:
+            self._too_large()
+        if self._failure is not None or self._ended:
             return
         status = self._parser.get_status_code()
         self._final = status >= 200 or status == 101
@@ -420,15 +438,20 @@ class _Connection(asyncio.Protocol):
             self._framed = bool(coding) or any(name == b"content-length" for name, _ in framing)
         self._heads.append(StreamHead(status, self._headers))
 
+    def on_chunk_header(self) -> None:
+        """Called by the parser for the line before each chunk."""
+        self._framing_bytes -= CHUNK_LINE_BYTES
+
     def on_body(self, body: bytes) -> None:
         """Called by the parser for each piece."""
-        if not self._ended and self._failure is None:
+        self._framing_bytes -= len(body)
+        if self._ended:
+            self.reusable = False  # behind an answer that can have none
+        elif self._failure is None:
             self._keep(body)
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
-        if not self._final:
-            self._reset_head()
-        elif not self._ended and self._parser.get_status_code() != 101:
+        if self._final and not self._ended and self._parser.get_status_code() != 101:
             self._ended = True
             self.reusable = self._parser.should_keep_alive()

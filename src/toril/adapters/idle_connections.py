@@ -1,29 +1,66 @@
-"""Connections to one origin that nobody uses now, kept for a while for the next request. The HTTP clients' pools."""
+"""Connections to one origin that are kept for a while for the next request. What the HTTP clients' pools are made of.
+
+A kept connection is used again only while nothing speaks against it: it is not old, has not been idle for long, and the
+other side has neither closed it nor said anything on it. A request that is written to a connection which is closed in
+that moment may have been heard, so it is lost (`docs/decisions/0002`): hence the care.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Generic, Protocol, TypeVar
+import re
+import select
+from collections.abc import Iterable
+from typing import Generic, TypeVar, cast
+
+from toril.core.headers import Header
 
 IDLE_S = 4.0
 """How long an unused connection is kept: less than the five seconds after which most servers close theirs."""
+OLDEST_S = 60.0
+"""How long a connection is used: a name that leads elsewhere by then is followed although traffic never stops."""
+
+_KEEP_ALIVE = b"keep-alive"
+_TIMEOUT = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
 
-class Reusable(Protocol):
+class KeptConnection(asyncio.Protocol):
     """A connection that may carry one exchange after the other."""
 
-    idle_since: float
+    __slots__ = ("_poll", "_transport", "made_at", "usable_until")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._poll: select.poll | None = None
+        self.made_at = loop.time()
+        self.usable_until = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of asyncio.Protocol."""
+        self._transport = cast(asyncio.Transport, transport)
 
     @property
     def is_open(self) -> bool:
         """Whether another exchange can be tried."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def is_silent(self) -> bool:
+        """Whether nothing has come while it was idle, not even its end: also where the event loop has not seen it."""
+        if self._transport is None or self._transport.is_closing():
+            return False
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not self._poll.poll(0)  # 0.4 µs
 
     def abort(self) -> None:
         """Close at once."""
-        ...
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
 
 
-Connection = TypeVar("Connection", bound=Reusable)
+Connection = TypeVar("Connection", bound=KeptConnection)
 
 
 class IdleConnections(Generic[Connection]):
@@ -47,29 +84,51 @@ class IdleConnections(Generic[Connection]):
             self._sweep.cancel()
             self._sweep = None
 
-    def give_back(self, connection: Connection) -> None:
-        """A connection whose exchange is over and that may carry another one."""
-        if self._closed:
+    def give_back(self, connection: Connection, headers: Iterable[Header]) -> None:
+        """Keep a connection whose exchange is over and that may carry another one; `headers` are the answer's."""
+        now = self._loop.time()
+        connection.usable_until = min(now + idle_s(headers), connection.made_at + OLDEST_S)
+        if self._closed or connection.usable_until <= now:
             connection.abort()
             return
-        connection.idle_since = self._loop.time()
         self._idle.append(connection)
         if self._sweep is None:
             self._sweep = self._loop.call_later(IDLE_S, self._close_idle)
 
     def _take(self) -> Connection | None:
+        now = self._loop.time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_open:
+            if connection.usable_until > now and connection.is_silent():
                 return connection
+            connection.abort()
         return None
 
     def _close_idle(self) -> None:
-        # Used last in, first out, so those that have been idle longest stand in front.
-        before = self._loop.time() - IDLE_S
-        stale = 0
-        while stale < len(self._idle) and self._idle[stale].idle_since <= before:
-            self._idle[stale].abort()
-            stale += 1
-        del self._idle[:stale]
-        self._sweep = self._loop.call_later(IDLE_S, self._close_idle) if self._idle else None
+        now = self._loop.time()
+        kept = []
+        for connection in self._idle:
+            if connection.usable_until > now:
+                kept.append(connection)
+            else:
+                connection.abort()
+        self._idle = kept
+        self._sweep = None
+        if kept:
+            # Not for each one anew: what is past its time is not used anyhow.
+            next_in_s = min(connection.usable_until for connection in kept) - now
+            self._sweep = self._loop.call_later(max(next_in_s, IDLE_S / 8), self._close_idle)
+
+
+def idle_s(headers: Iterable[Header]) -> float:
+    """Return how long a connection may be idle after an answer with these headers.
+
+    A server that says `Keep-Alive: timeout=N` closes after N seconds; a request must not be on its way then.
+    """
+    for name, value in headers:
+        if len(name) == 10 and name.lower() == _KEEP_ALIVE:
+            found = _TIMEOUT.search(value)
+            if found is not None:
+                seconds = int(found[1])
+                return min(IDLE_S, max(seconds - 1.0, seconds / 2))
+    return IDLE_S

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from toril import __version__
 from toril.adapters.busy_time import busy_s
+from toril.adapters.connecting import Network
 from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.adapters.obstore_blobs import S3Access, open_blobs
 from toril.adapters.prometheus_exposition import PrometheusExposition
@@ -112,7 +113,14 @@ class Instance:
         self._instance_id = instance_id = str(uuid.uuid4())
         self._store = store = Store(settings, tasks, self._meter, instance_id, self._break_off)
         self._egress = Egress(settings.egress)
-        self._outbound = HttptoolsOutbound(engine.connect_timeout_s, engine.max_response_bytes, self._egress)
+        self._network = Network()
+        self._outbound = HttptoolsOutbound(
+            engine.connect_timeout_s,
+            engine.max_response_bytes,
+            self._egress,
+            self._network,
+            max_head_bytes=engine.max_response_head_bytes,
+        )
         self._handovers = Handovers(store.leased, store.settled_news, instance_id=instance_id, now=time.time)
         self._settler = Settler(engine.lock_s * _SETTLE_PATIENCE_LOCKS, self._handovers, self._measures)
         self._around = Surroundings(
@@ -322,7 +330,7 @@ class Instance:
             self._around.note_cancelled(queue, job_id)
 
     def _wire_proxy(self) -> Proxy:
-        shared = SharedWithProxy(self._store, self._egress, self._blobs, self._meter, self._accept_first)
+        shared = SharedWithProxy(self._store, self._egress, self._blobs, self._meter, self._accept_first, self._network)
         return Proxy(self.settings, shared, self.gateway)
 
     def _wire_delivery(self) -> Delivery:
@@ -337,6 +345,7 @@ class Instance:
             delivery.spill,
             self._settler,
             self._around,
+            self._network,
             self._instance_id,
         )
         return Targets(self.settings, shared)

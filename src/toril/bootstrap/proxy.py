@@ -13,6 +13,7 @@ import structlog
 from msgspec import Struct
 from starlette.types import ASGIApp
 
+from toril.adapters.connecting import Network
 from toril.adapters.folder_blobs import FolderBlobs
 from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.adapters.httptools_streams import HttptoolsStreams
@@ -68,6 +69,7 @@ class SharedWithProxy(Struct, frozen=True):
     blobs: SwitchedBlobs
     meter: Meter
     accept_first: AcceptFirst
+    network: Network
 
 
 class Proxy:
@@ -80,7 +82,8 @@ class Proxy:
     """
 
     def __init__(self, settings: Settings, shared: SharedWithProxy, api: ASGIApp) -> None:
-        policy, prefix = settings.proxy, settings.store.queue_prefix
+        policy, prefix, engine = settings.proxy, settings.store.queue_prefix, settings.engine
+        head_bytes, network = engine.max_response_head_bytes, shared.network
         queues = [queue_name(policy.queue, upstream.prefix) for upstream in policy.upstreams]
         # BullMQ counts in whole seconds; what is a little too long is made exact by whoever reads a job.
         rules = UpstreamRules(Keep(age=int(policy.retention_s) + 1), cached=policy.cache.mode != "none")
@@ -93,7 +96,9 @@ class Proxy:
         blobs = FallbackBlobs(shared.blobs, FolderBlobs(self._folder))
         self._spill = Spill(blobs, settings.payloads.answer_threshold_bytes)
         self._upstreams = UpstreamCalls(
-            HttptoolsOutbound(CONNECT_S, MAX_ANSWER_BYTES), self._spill, self._sharing(policy.cache, shared)
+            HttptoolsOutbound(CONNECT_S, MAX_ANSWER_BYTES, network=network, max_head_bytes=head_bytes),
+            self._spill,
+            self._sharing(policy.cache, shared),
         )
         jobs = BullProxiedJobs(
             shared.store.scripts, prefix, queues, shared.store.cancelling, policy.retention_s, time.time
@@ -104,8 +109,8 @@ class Proxy:
             RedisKeyBook(shared.store.near_key, prefix, max(policy.retention_s, LEAST_KEY_S)),
         )
         waits = ProxyWaits(jobs, shared.store.events)
-        self._passthrough = Passthrough(HttptoolsStreams(CONNECT_S))
-        self._grace_s = settings.engine.grace_s
+        self._passthrough = Passthrough(HttptoolsStreams(CONNECT_S, head_bytes, network))
+        self._grace_s = engine.grace_s
         self.door = ProxyDoor(
             policy,
             Doors(
@@ -134,7 +139,9 @@ class Proxy:
         )
         if policy.callback.secrets:
             callbacks = callback_queue(policy.queue)
-            outbound = HttptoolsOutbound(settings.engine.connect_timeout_s, MAX_CALLBACK_ANSWER_BYTES, shared.egress)
+            outbound = HttptoolsOutbound(
+                engine.connect_timeout_s, MAX_CALLBACK_ANSWER_BYTES, shared.egress, network, max_head_bytes=head_bytes
+            )
             self._callbacks = CallbackCalls(outbound, jobs, callbacks, policy.callback.secrets, time.time)
             self.destinations.append(CallbackDestination(callbacks, policy.callback.timeout_s))
         leftovers = Leftovers(blobs, jobs, queues, policy.retention_s, time.time)

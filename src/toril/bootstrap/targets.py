@@ -10,7 +10,7 @@ import time
 
 from msgspec import Struct
 
-from toril.adapters.connecting import TlsContext
+from toril.adapters.connecting import Network
 from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.adapters.redis_breakers import RedisBreakers
 from toril.bootstrap.store import Store
@@ -36,6 +36,7 @@ class SharedWithTargets(Struct, frozen=True):
     bodies: Bodies
     settler: Settler
     surroundings: Surroundings
+    network: Network
     by: str
 
 
@@ -47,8 +48,8 @@ class Targets:
         self.destinations = {spec.name: Target(spec, time.time) for spec in settings.targets}
         self._shared = shared
         self._lease_s = settings.delivery.lease_s
-        self._tls = TlsContext()
         self._max_response_bytes = settings.engine.max_response_bytes
+        self._max_head_bytes = settings.engine.max_response_head_bytes
 
     def specs(self) -> list[TargetSpec]:
         """Every target as it runs now, in the order of the file."""
@@ -75,7 +76,11 @@ class Targets:
         leases = shared.store.leases.of(target.queue, target.lease_rules)
         # The operator's own URLs: no egress rules. One that answers at length is not punished for it.
         outbound = HttptoolsOutbound(
-            target.spec.timeout.connect_s, self._max_response_bytes, truncate=True, tls=self._tls
+            target.spec.timeout.connect_s,
+            self._max_response_bytes,
+            network=shared.network,
+            truncate=True,
+            max_head_bytes=self._max_head_bytes,
         )
         journal = Journal(shared.ledger, shared.bodies, target, by=shared.by, lease_s=self._lease_s, now=time.time)
         gate = BreakerGate(target, self.breakers, shared.store.control, shared.settler, time.time, self._lease_s)

@@ -186,6 +186,12 @@ SETTINGS = (
     Setting("engine.grace", "engine.grace_s", duration(0.0), ("TORIL_GRACE",)),
     Setting("engine.connect_timeout", "engine.connect_timeout_s", duration(), ("TORIL_CONNECT_TIMEOUT",)),
     Setting("engine.max_response_bytes", "engine.max_response_bytes", integer(1), ("TORIL_MAX_RESPONSE_BYTES",)),
+    Setting(
+        "engine.max_response_head_bytes",
+        "engine.max_response_head_bytes",
+        integer(1024),
+        ("TORIL_MAX_RESPONSE_HEAD_BYTES",),
+    ),
     Setting("engine.marker_shard", "store.marker_shard", integer(1, 10_000), ("TORIL_MARKER_SHARD",)),
     Setting(
         "engine.presence_connections",

@@ -22,6 +22,13 @@ HOP_BY_HOP = frozenset(
 FORWARDING = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"})
 """What a proxy tells the upstream about the client; these replace what the client sent."""
 
+ANSWER_HEAD_BYTES = 64 * 1024
+"""How much of an answer may be something else than its body: heads, framing and trailer together. Servers and proxies
+mostly stop at 8 to 64 KB. A setting (`engine.max_response_head_bytes`) replaces it."""
+
+CHUNK_LINE_BYTES = 24
+"""What each chunk of a body brings along in any case and is not counted: its size in hexadecimal, and two line ends."""
+
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\Z")
 

@@ -11,6 +11,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from toril.core.access import Grant
+from toril.core.headers import ANSWER_HEAD_BYTES
 from toril.core.target import DeliveryPolicy, PayloadPolicy, TargetSpec
 from toril.core.upstream import ProxyPolicy
 
@@ -73,6 +74,7 @@ class EnginePolicy(Struct, frozen=True, kw_only=True):
     grace_s: float = 30.0
     connect_timeout_s: float = 2.0
     max_response_bytes: int = 10 * 1024 * 1024
+    max_response_head_bytes: int = ANSWER_HEAD_BYTES
     process: int = 0
     processes: int = 1
 

@@ -15,7 +15,8 @@ from toril.core.headers import Header, end_to_end, with_forwarding
 BODILESS = frozenset({204, 304})
 """Statuses whose answers have no body, whatever their headers say (RFC 9110 6.4.1)."""
 
-_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
+REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
+"""Methods of requests that may be sent a second time within an attempt, where they have no body."""
 
 
 class StreamRequest(Struct, frozen=True, kw_only=True):
@@ -39,7 +40,7 @@ class StreamRequest(Struct, frozen=True, kw_only=True):
     @property
     def repeatable(self) -> bool:
         """Whether it may be made a second time where nobody knows if the first one was heard (RFC 9110 9.2.2)."""
-        return self.method in _IDEMPOTENT and not self.has_body and not self.upgrade
+        return self.method in REPEATABLE and not self.has_body and not self.upgrade
 
 
 class StreamHead(Struct, frozen=True):

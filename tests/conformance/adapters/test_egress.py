@@ -15,6 +15,7 @@ import pytest
 
 from tests.conformance.adapters.raw_http import RawServer, ok, serving
 from tests.conformance.servers import CERTIFICATE, server_tls
+from toril.adapters.connecting import Network
 from toril.adapters.httptools_outbound import HttpPool, HttptoolsOutbound
 from toril.core.destinations.base import OutboundRequest
 from toril.core.destinations.push_worker import PushWorker
@@ -46,7 +47,7 @@ class Names:
 
 
 def pool_of(names: Names, url: str, egress: Egress | None = GUARDED, patience_s: float = 2.0) -> HttpPool:
-    return HttptoolsOutbound(patience_s, 1_000_000, egress, names).pool(url)
+    return HttptoolsOutbound(patience_s, 1_000_000, egress, Network(names)).pool(url)
 
 
 @asynccontextmanager
@@ -153,7 +154,7 @@ async def test_looking_up_takes_no_longer_than_connecting_may() -> None:
         await asyncio.sleep(60)
         return []
 
-    outcome = await HttptoolsOutbound(0.1, 1000, GUARDED, forever).pool("http://pay.example/").send(POST)
+    outcome = await HttptoolsOutbound(0.1, 1000, GUARDED, Network(forever)).pool("http://pay.example/").send(POST)
     assert isinstance(outcome, TimedOut)
     assert (outcome.phase, outcome.duration_s < 30) == ("connect", True)
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from tests.conformance.adapters.raw_http import Exchange, Say, ok, serving
 from tests.conformance.servers import CERTIFICATE, listening, server_tls, until
 from tests.support.ports import free_port
-from toril.adapters import idle_connections
 from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.core.destinations.base import OutboundRequest
 from toril.core.headers import FRAMING, request_head
@@ -293,61 +292,6 @@ async def test_an_old_connection_that_says_keep_alive_is_kept() -> None:
         pool.close()
 
 
-async def test_a_connection_that_the_server_closed_while_idle_is_replaced() -> None:
-    async def answer_and_leave(exchange: Exchange) -> None:
-        await exchange.say(ok())
-        await exchange.hang_up()
-
-    async with serving(answer_and_leave) as server:
-        pool = pool_of(server.url)
-        for times in range(1, 4):
-            assert answered(await pool.send(post())) == (200, "OK", b"ok")
-            assert server.connections == times
-            if times == 1:
-                await until(lambda: server.open == 0)
-
-
-@pytest.mark.parametrize("how", ["closed", "reset"])
-async def test_a_connection_that_ends_as_it_is_used_again_is_replaced(how: str) -> None:
-    """The server gives an idle connection up in the moment the next request is on its way."""
-
-    async def leave(exchange: Exchange) -> None:
-        if how == "reset":
-            exchange.reset()
-        else:
-            await exchange.hang_up()
-
-    async with serving(ok(b"first"), leave, ok(b"second")) as server:
-        pool = pool_of(server.url)
-        assert answered(await pool.send(post()))[2] == b"first"
-        assert answered(await pool.send(post(b"again")))[2] == b"second"
-        assert [exchange.body for exchange in server.exchanges] == [b"{}", b"again", b"again"]
-        assert server.connections == 2
-        pool.close()
-
-
-async def test_all_stale_connections_are_replaced_by_one_new_one() -> None:
-    gate = asyncio.Event()
-
-    async def wait(exchange: Exchange) -> None:
-        await gate.wait()
-        await exchange.say(ok())
-
-    async def leave(exchange: Exchange) -> None:
-        await exchange.hang_up()
-
-    async with serving(wait, wait, wait, leave, leave, leave, ok(b"new")) as server:
-        pool = pool_of(server.url)
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(3):
-                tasks.create_task(pool.send(post()))
-            await until(lambda: server.open == 3)
-            gate.set()
-        assert answered(await pool.send(post()))[2] == b"new"
-        assert server.connections == 4
-        pool.close()
-
-
 @pytest.mark.parametrize("how", ["closed", "reset"])
 async def test_a_new_connection_that_ends_without_an_answer_is_not_tried_again(how: str) -> None:
     async def leave(exchange: Exchange) -> None:
@@ -361,28 +305,6 @@ async def test_a_new_connection_that_ends_without_an_answer_is_not_tried_again(h
         assert isinstance(outcome, CutOff)
         assert (outcome.code, outcome.detail) == ("ECONNRESET", "The connection was closed before an answer came")
         assert server.connections == 1
-
-
-async def test_an_answer_that_has_begun_is_not_asked_for_again() -> None:
-    async def begin(exchange: Exchange) -> None:
-        await exchange.say(b"HTTP/1.1 200 OK\r\ncontent-le")
-        await exchange.hang_up()
-
-    async with serving(ok(), begin) as server:
-        pool = pool_of(server.url)
-        await pool.send(post())
-        assert isinstance(await pool.send(post()), CutOff)
-        assert (server.connections, len(server.exchanges)) == (1, 2)
-
-
-async def test_an_unused_connection_is_let_go_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idle_connections, "IDLE_S", 0.1)
-    async with serving(ok()) as server:
-        pool = pool_of(server.url)
-        await pool.send(post())
-        assert server.open == 1
-        await until(lambda: server.open == 0)
-        assert answered(await pool.send(post()))[0] == 200
 
 
 async def test_closing_lets_idle_connections_go_and_ends_the_others_with_their_request() -> None:
@@ -404,38 +326,6 @@ async def test_closing_lets_idle_connections_go_and_ends_the_others_with_their_r
         gate.set()
         assert answered(await sending)[0] == 200
         await until(lambda: server.open == 0)
-
-
-async def test_a_second_answer_to_one_request_is_nobodys() -> None:
-    async with serving(ok(b"first") + ok(b"unasked"), ok(b"second")) as server:
-        pool = pool_of(server.url)
-        assert answered(await pool.send(post()))[2] == b"first"
-        assert answered(await pool.send(post()))[2] == b"second"
-        assert server.connections == 2
-        pool.close()
-
-
-async def test_bytes_that_come_while_a_connection_is_idle_end_it() -> None:
-    async def chatter(exchange: Exchange) -> None:
-        await exchange.say(ok(b"first"))
-        await asyncio.sleep(0.02)
-        await exchange.say(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n")
-
-    async with serving(chatter, ok(b"second")) as server:
-        pool = pool_of(server.url)
-        assert answered(await pool.send(post()))[2] == b"first"
-        await until(lambda: server.open == 0)
-        assert answered(await pool.send(post()))[2] == b"second"
-        pool.close()
-
-
-async def test_bytes_behind_an_answer_do_not_spoil_it() -> None:
-    async with serving(ok(b"first") + b"\x00\x01garbage", ok(b"second")) as server:
-        pool = pool_of(server.url)
-        assert answered(await pool.send(post()))[2] == b"first"
-        assert answered(await pool.send(post()))[2] == b"second"
-        assert server.connections == 2
-        pool.close()
 
 
 async def test_a_cancelled_request_ends_its_connection() -> None:
@@ -655,17 +545,6 @@ async def test_a_body_over_the_limit_is_cut_off(framing: str) -> None:
         assert outcome.code == "ERR_BODY_TOO_LARGE"
         assert str(LIMIT) in outcome.detail
         await until(lambda: server.open == 0)
-
-
-async def test_headers_without_end_are_cut_off() -> None:
-    async def flood(exchange: Exchange) -> None:
-        await exchange.say(b"HTTP/1.1 200 OK\r\n")
-        for number in range(200):
-            await exchange.say(b"x-%d: %b\r\n" % (number, b"y" * 65_536))
-        await exchange.say(b"content-length: 0\r\n\r\n")
-
-    outcome = await outcome_of(flood)
-    assert isinstance(outcome, CutOff), "thirteen megabytes of headers are no answer where a body has one"
 
 
 # TLS

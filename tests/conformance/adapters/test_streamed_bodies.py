@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.conformance.adapters.raw_http import Exchange, ok, serving
-from tests.conformance.servers import listening
+from tests.conformance.servers import listening, until
 from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.core.blob import StreamedBody
 from toril.core.destinations.base import OutboundRequest
@@ -138,6 +138,7 @@ async def test_a_body_is_read_anew_for_another_connection() -> None:
         for _ in range(3):
             outcome: Outcome = await pool.send(post(body_of(3, opened)))
             assert isinstance(outcome, Answered)
+            await until(lambda: server.open == 0)
         pool.close()
     assert [exchange.body for exchange in server.exchanges] == [PIECE * 3] * 3
     assert len(opened) >= 3

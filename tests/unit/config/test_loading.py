@@ -290,7 +290,25 @@ def test_a_cluster_keeps_its_workers_in_one_slot() -> None:
 TOKEN = {"name": "shop", "sha256": "ab" * 32, "allow": ["*"], "queues": ["*"]}
 TARGETS = {"billing": {"url": "http://billing.internal"}}
 URLS = ["redis://a", "s3://bucket/prefix", "http://s3.internal", "postgresql://ledger"]
-VALUES = [[TOKEN], TARGETS, *URLS, 1, 2, 7, "text", "5s", "1", True, False, "true", "debug", "json", "a,b", "public"]
+VALUES = [
+    [TOKEN],
+    TARGETS,
+    *URLS,
+    1,
+    2,
+    7,
+    4096,
+    "text",
+    "5s",
+    "1",
+    True,
+    False,
+    "true",
+    "debug",
+    "json",
+    "a,b",
+    "public",
+]
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)

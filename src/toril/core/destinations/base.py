@@ -11,6 +11,7 @@ from toril.core.blob import StreamedBody
 from toril.core.lease import Lease
 from toril.core.outcome import Outcome
 from toril.core.stored_job import Keep
+from toril.core.streaming import REPEATABLE
 from toril.core.verdict import Verdict
 from toril.core.worker import Limiter
 
@@ -23,7 +24,7 @@ class OutboundRequest(Struct):
 
     A worker on a socket gets the `body` alone; `job_id` is what it reports progress on. A `framed` head says itself
     how long the body is, and nothing is added to it. The answer to a request with `head_only` (HEAD) has no body,
-    whatever its headers say. A `stream` is sent in place of the body and read meanwhile, anew for each connection.
+    whatever its headers say. A `stream` is sent in place of the body and read meanwhile.
     Requests with the same `cache_key` may share an answer; one without shares none.
 
     One with a `fault` cannot be made: that says why.
@@ -38,6 +39,11 @@ class OutboundRequest(Struct):
     stream: StreamedBody | None = None
     cache_key: str = ""
     fault: str = ""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be sent a second time where nobody knows if the first one was heard."""
+        return not self.body and self.stream is None and self.head.partition(b" ")[0] in REPEATABLE
 
 
 class LeaseRules(Protocol):
