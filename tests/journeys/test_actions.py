@@ -163,6 +163,27 @@ class TestSchedulers:
         listed = gateway.http.get(f"/queues/{queue}/schedulers").json()
         assert [one["id"] for one in listed["schedulers"]] == ["sooner", "later"]
 
+    @pytest.mark.parametrize("newest", [True, False])
+    def test_a_drain_leaves_a_schedulers_job_that_waits(
+        self, gateway: Gateway, queue: str, store: redis.Redis, newest: bool
+    ) -> None:
+        jobs = [job({"n": number}) for number in range(3)]
+        if not newest:
+            gateway.add(queue, *jobs)
+        template = {"name": "tick", "data": {"of": "hourly"}}
+        gateway.http.put(f"/queues/{queue}/schedulers/hourly", json={"pattern": "0 * * * *", "template": template})
+        (tick,) = store.zrange(f"bull:{queue}:delayed", 0, -1)
+        assert gateway.http.post(f"/queues/{queue}/jobs/{tick}/promote").status_code == 204
+        if newest:
+            gateway.add(queue, *jobs)
+            # What was added last stands first in the list.
+            store.lrem(f"bull:{queue}:wait", 1, tick)
+            store.lpush(f"bull:{queue}:wait", tick)
+        assert gateway.http.post(f"/queues/{queue}/drain").json() == {"removed": 3}
+        leased = gateway.http.post(f"/queues/{queue}/lease", json={"count": 4}).json()["jobs"]
+        assert [(one["job"]["id"], one["job"]["data"]) for one in leased] == [(tick, template["data"])]
+        assert len(store.zrange(f"bull:{queue}:delayed", 0, -1)) == 1
+
 
 class TestFlows:
     """`POST /flows`, all of them or none."""

@@ -91,8 +91,6 @@ class Scripts:
         self.get_jobs = Script("getJobs-1.lua")
         self.get_state = Script("getStateV2-8.lua")
         self.pause = Script("pause-7.lua")
-        self.drain = Script("drain-5.lua")
-        self.clean = Script("cleanJobsInSet-3.lua")
         self.obliterate = Script("obliterate-2.lua")
         self.move_jobs_to_wait = Script("moveJobsToWait-8.lua")
         self.hold = Script("hold-2.lua", HOLD)

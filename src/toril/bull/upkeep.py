@@ -14,6 +14,7 @@ from toril.bull.scripts import Scripts
 from toril.core.errors import JobNotFound
 
 _SCAN_COUNT = 1000
+_TRIM_COUNT = 5000
 _PARTS = (
     "active", "wait", "waiting-children", "paused", "id", "delayed", "prioritized", "stalled-check", "completed",
     "failed", "stalled", "repeat", "limiter", "meta", "events", "pc", "marker", "de",
@@ -53,9 +54,13 @@ class Upkeep:
         return bool(await self._call(keys, "DEL", keys.key(f"de:{key}")))
 
     async def trim_events(self, queue: str, most: int) -> int:
-        """Keep so many of the newest events; how many are gone."""
+        """Keep so many of the newest events; how many are gone. In steps, the last of which is exact."""
         keys = self._keys(queue)
-        return int(await self._call(keys, "XTRIM", keys.key("events"), "MAXLEN", most))
+        events = keys.key("events")
+        gone = 0
+        while step := int(await self._call(keys, "XTRIM", events, "MAXLEN", "~", most, "LIMIT", _TRIM_COUNT)):
+            gone += step
+        return gone + int(await self._call(keys, "XTRIM", events, "MAXLEN", most))
 
     async def remove_orphans(self, queue: str, most: int | None) -> int:
         """Remove jobs that are in no state, so that nobody finds them, about `most`; how many those were.
