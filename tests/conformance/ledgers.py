@@ -30,6 +30,7 @@ from toril.core.delivery import (
     Written,
     new_job_id,
 )
+from toril.core.errors import StoreError
 from toril.core.ports.ledger import Ledger
 
 AT_S = 1_700_000_000.0
@@ -45,8 +46,10 @@ def new(target: str = "billing", **more: Any) -> NewDelivery:
 
 
 async def accepted(ledger: Ledger, target: str = "billing", **more: Any) -> Delivery:
-    """A delivery in the ledger."""
+    """A delivery in the ledger; raises what kept it out."""
     (result,) = await ledger.accept([new(target, **more)])
+    if isinstance(result, StoreError):
+        raise result
     assert isinstance(result, Accepted), result
     return result.delivery
 

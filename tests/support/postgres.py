@@ -9,15 +9,19 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Self
 
 from tests.support.ports import free_port
+from tests.support.processes import descendants
 
 USER = "toril"
 
@@ -100,6 +104,22 @@ class PostgresProcess:
         """Stop it and start it again on the same port."""
         self.stop(immediately=immediately)
         self.start()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It and all that serve connections stand still inside the block: whoever asks hears nothing."""
+        assert self._process is not None
+        still = [self._process.pid]
+        for pid in still:
+            os.kill(pid, signal.SIGSTOP)  # the first one first, so that it starts no others meanwhile
+            if pid == self._process.pid:
+                still += descendants(pid)
+        try:
+            yield
+        finally:
+            for pid in still:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def close(self) -> None:
         """End it, and remove what it kept."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-import asyncpg
 import structlog
 
 from toril.adapters.group_commit import GroupCommit
+from toril.adapters.postgres_connections import PostgresConnections
+from toril.adapters.postgres_errors import TryAgain
 from toril.adapters.sql_ledger import (
     CHANGING,
     MIGRATIONS,
@@ -38,13 +39,11 @@ from toril.adapters.sql_ledger import (
     size_of_change,
 )
 from toril.core.delivery import Accepted, Begin, Change, Delivery, Duplicate, NewDelivery
-from toril.core.errors import LedgerUnavailable, StoreRefused
+from toril.core.errors import LedgerUnavailable, RowRefused, StoreError
 
 log = structlog.get_logger(__name__)
 
 _AGAIN_S = 1.0
-_COMMAND_S = 30.0
-_CONNECT_S = 5.0
 _LOCK = 0x746F72696C  # "toril"
 _LANES = 2
 
@@ -124,9 +123,6 @@ _UPDATE_RESPONSES = f"""
 UPDATE toril_deliveries AS d SET response = given.response, response_blob = given.response_blob
 FROM {_columns(*_RESPONSE)} WHERE d.job_id = given.job_id"""
 
-# SQLSTATE classes of what will pass, or what a person has to mend on the server: not the statement's fault.
-_AWAY = ("08", "25006", "40", "53", "55P03", "57", "58")
-
 
 class AsyncpgLedger(SqlLedger):
     """The ledger in this database.
@@ -142,9 +138,7 @@ class AsyncpgLedger(SqlLedger):
             GroupCommit(self._commit_accepts, size=size_of, lanes=_LANES),
             GroupCommit(self._commit_changes, size=size_of_change, lanes=_LANES),
         )
-        self._url = url
-        self._connections = connections
-        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._connections = PostgresConnections(url, connections, self._forget_identity)
 
     async def run(self) -> None:
         """As `SqlLedger.run`."""
@@ -152,78 +146,54 @@ class AsyncpgLedger(SqlLedger):
             tasks.create_task(self._accepts.run(), name="ledger:accepts")
             tasks.create_task(self._changes.run(), name="ledger:changes")
             try:
-                while self._pool is None:
-                    try:
-                        await self._reach()
-                    except LedgerUnavailable as exc:
-                        log.warning("ledger.unavailable", error=exc.message)
-                        await asyncio.sleep(_AGAIN_S)
+                await self._reach_in_the_end()
                 await asyncio.Event().wait()
             finally:
-                if self._pool is not None:
-                    self._pool.terminate()
+                self._connections.close()
 
-    async def _reach(self) -> None:
-        with _translated():
-            pool = await asyncpg.create_pool(
-                self._url,
-                min_size=0,
-                max_size=self._connections,
-                max_inactive_connection_lifetime=60.0,
-                timeout=_CONNECT_S,
-                command_timeout=_COMMAND_S,
-                # Whatever the server's default: what is acknowledged is on its disk.
-                server_settings={"application_name": "toril", "synchronous_commit": "on"},
-            )
-        try:
-            with _translated():
-                async with pool.acquire() as connection, connection.transaction():
-                    await _migrate(connection)
-        except BaseException:
-            pool.terminate()
-            raise
-        self._pool = pool
+    async def _reach_in_the_end(self) -> None:
+        said: str | None = None
+        while True:
+            try:
+                await self._connections.open(_migrate)
+            except LedgerUnavailable as exc:
+                if exc.message != said:
+                    said = exc.message
+                    log.warning("ledger.unavailable", error=said, hint="nothing is accepted or sent until it is there")
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                if said is not None:
+                    log.info("ledger.reached")
+                return
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
-        if self._pool is None:
-            raise LedgerUnavailable("The ledger has not been reached yet, so nothing was written. Try again.")
-        try:
-            with _translated():
-                async with self._pool.acquire(timeout=_CONNECT_S) as connection:
-                    yield connection
-        except LedgerUnavailable:
-            self._forget_identity()
-            raise
+    async def _to_write(self, opened: AbstractAsyncContextManager[Any]) -> AsyncIterator[Any]:
+        with self._writing():
+            async with opened as connection:
+                yield connection
 
     async def _fetch(self, *queries: Query) -> list[list[Row]]:
-        async with self._connection() as connection:
-            if len(queries) == 1:
-                sql, values = queries[0]
-                return [await connection.fetch(sql, *values)]
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                return [await connection.fetch(sql, *values) for sql, values in queries]
+        opened = self._connections.statements() if len(queries) == 1 else self._connections.snapshot()
+        async with opened as connection:
+            return [await connection.fetch(sql, *values) for sql, values in queries]
 
     async def _execute(self, *statements: Query) -> None:
-        with self._writing():
-            async with self._connection() as connection, connection.transaction():
-                for sql, values in statements:
-                    await connection.execute(sql, *values)
+        async with self._to_write(self._connections.transaction()) as connection:
+            for sql, values in statements:
+                await connection.execute(sql, *values)
 
     async def _commit_accepts(self, batch: Sequence[NewDelivery]) -> list[Accepted | Duplicate | Exception]:
-        with self._writing():
-            return await _one_by_one_if_refused(self._accept_all, batch)
+        return await _isolating(self._accept_all, batch)
 
     async def _commit_changes(self, batch: Sequence[Change]) -> list[Decided | Exception]:
-        with self._writing():
-            return await _one_by_one_if_refused(self._change_all, batch)
+        return await _isolating(self._change_all, batch)
 
     async def _accept_all(self, batch: Sequence[NewDelivery]) -> list[Accepted | Duplicate | Exception]:
         begun = [new_row(new) for new in batch]
         columns = list(zip(*(row for _, _, row in begun), strict=True))
         labels = [(name, value, new.job_id) for new in batch for name, value in new.labels.items()]
         values: list[Any] = [*columns, [new.by for new in batch]]
-        async with self._connection() as connection:
+        async with self._to_write(self._connections.statements()) as connection:
             if labels:
                 rows = await connection.fetch(_ACCEPT_LABELLED, *values, *zip(*labels, strict=True))
             else:
@@ -248,7 +218,7 @@ class AsyncpgLedger(SqlLedger):
     async def _change_all(self, batch: Sequence[Change]) -> list[Decided | Exception]:
         job_ids = list({change.job_id for change in batch})
         beginning = [change.job_id for change in batch if isinstance(change, Begin)]
-        async with self._connection() as connection, connection.transaction():
+        async with self._to_write(self._connections.transaction()) as connection:
             rows = await connection.fetch(_LOCKED, job_ids, beginning)
             applied = Applied({row[0]: delivery_of(row) for row in rows})
             decided = [applied.apply(change) for change in batch]
@@ -284,17 +254,33 @@ def _turned(rows: Iterable[Row]) -> list[tuple[Any, ...]]:
     return list(zip(*rows, strict=True))
 
 
-async def _one_by_one_if_refused(commit: Any, batch: Sequence[Any]) -> list[Any]:
-    """Commit a batch; when the server refuses it for what is in it, each alone: only the bad one fails."""
+async def _isolating(commit: Any, batch: Sequence[Any]) -> list[Any]:
+    """Commit a batch; where the server refuses what is in it, halve it until the bad ones are alone.
+
+    Whatever else goes wrong is the failure of all that is left: no smaller batch would fare better.
+    """
+    results: list[Any] = []
+    left = [batch]
+    while left:
+        some = left.pop()
+        try:
+            results.extend(await _again_if_rolled_back(commit, some))
+        except RowRefused as exc:
+            if len(some) == 1:
+                results.append(exc)
+            else:
+                left += [some[len(some) // 2 :], some[: len(some) // 2]]
+        except StoreError as exc:
+            return results + [exc] * (len(batch) - len(results))
+    return results
+
+
+async def _again_if_rolled_back(commit: Any, batch: Sequence[Any]) -> list[Any]:
+    """Commit a batch, once more if the server rolled it back because of others."""
     try:
         return list(await commit(batch))
-    except StoreRefused as exc:
-        if len(batch) == 1:
-            return [exc]
-    results: list[Any] = []
-    for op in batch:
-        results.extend(await _one_by_one_if_refused(commit, [op]))
-    return results
+    except TryAgain:
+        return list(await commit(batch))
 
 
 async def _migrate(connection: Any) -> None:
@@ -308,20 +294,3 @@ async def _migrate(connection: Any) -> None:
         for statement in migration(number, _POSTGRES):
             await connection.execute(statement)
         await connection.execute("INSERT INTO toril_schema VALUES ($1)", number)
-
-
-class _translated:  # noqa: N801 - a context manager, read like a function
-    """Errors of asyncpg as errors of ours."""
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
-        if isinstance(exc, asyncpg.PostgresError):
-            if exc.sqlstate is None or exc.sqlstate.startswith(_AWAY):
-                raise LedgerUnavailable(f"The ledger cannot be used now: {exc}") from exc
-            raise StoreRefused(f"The ledger refused it: {exc}") from exc
-        if isinstance(exc, asyncpg.InterfaceError) and isinstance(exc, asyncpg.exceptions.DataError | ValueError):
-            raise StoreRefused(f"The ledger refused it: {exc}") from exc
-        if isinstance(exc, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError | TimeoutError):
-            raise LedgerUnavailable(f"The ledger cannot be reached: {exc or type(exc).__name__}") from exc

@@ -117,13 +117,13 @@ class RedisLedger:
         """There is nothing to do: the connection is somebody else's."""
         await asyncio.Event().wait()
 
-    async def accept(self, deliveries: Sequence[NewDelivery]) -> list[Accepted | Duplicate]:
+    async def accept(self, deliveries: Sequence[NewDelivery]) -> list[Accepted | Duplicate | StoreError]:
         """As `Ledger.accept`."""
-        results: list[Accepted | Duplicate] = []
+        results: list[Accepted | Duplicate | StoreError] = []
         for first in range(0, len(deliveries), _PAGE):
             page = deliveries[first : first + _PAGE]
             # In the order in which they are sent, which is theirs.
-            results.extend(await _all([self._accept(new) for new in page]))
+            results.extend(await _outcomes([self._accept(new) for new in page]))
         return results
 
     async def begin(self, change: Begin) -> Begun | Refused:
@@ -409,13 +409,18 @@ def _flat(commands: Sequence[Words]) -> Words:
 
 async def _all(calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
     """The results of calls that leave together, in their order; the first failure of them is raised."""
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(_outcome(call)) for call in calls]
-    results = [task.result() for task in running]
+    results = await _outcomes(calls)
     for result in results:
         if isinstance(result, StoreError):
             raise result
     return results
+
+
+async def _outcomes(calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """The same with each failure in its place."""
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(_outcome(call)) for call in calls]
+    return [task.result() for task in running]
 
 
 async def _outcome(call: Coroutine[Any, Any, Any]) -> Any:

@@ -31,7 +31,6 @@ from toril.core.delivery import (
     Begun,
     Cancel,
     Change,
-    Content,
     Decision,
     Delivery,
     Duplicate,
@@ -50,7 +49,7 @@ from toril.core.delivery import (
     decide,
     written,
 )
-from toril.core.errors import LedgerUnavailable
+from toril.core.errors import LedgerUnavailable, StoreError
 from toril.core.lifecycle import Status, Transition
 from toril.core.packed import pack, unpack_envelope, unpack_response
 from toril.core.ports.ledger import Depth, Filter, History
@@ -244,14 +243,26 @@ def attempt_row(job_id: str, one: Attempt) -> Row:
 
 def size_of(new: NewDelivery) -> int:
     """About how many bytes a delivery takes in a batch."""
-    content = new.envelope.content
-    return 500 + (len(content.data) if isinstance(content, Inline) else 0)
+    envelope = new.envelope
+    content = envelope.content
+    return (
+        500
+        + len(envelope.path or "")
+        + sum(len(name) + len(value) for name, value in (*envelope.headers, *new.labels.items()))
+        + (len(content.data) if isinstance(content, Inline) else 0)
+    )
 
 
 def size_of_change(change: Change) -> int:
     """About how many bytes a change takes in a batch."""
-    content: Content | None = change.response.content if isinstance(change, End) and change.response else None
-    return 500 + (len(content.data) if isinstance(content, Inline) else 0)
+    response = change.response if isinstance(change, End) else None
+    if response is None:
+        return 500
+    return (
+        500
+        + sum(len(name) + len(value) for name, value in response.headers)
+        + (len(response.content.data) if isinstance(response.content, Inline) else 0)
+    )
 
 
 def envelope_needed(change: Change, decided: Decision | Written | Refused) -> bool:
@@ -350,9 +361,9 @@ class SqlLedger(ABC):
     async def _execute(self, *statements: Query) -> None:
         """Carry statements out in one transaction."""
 
-    async def accept(self, deliveries: Sequence[NewDelivery]) -> list[Accepted | Duplicate]:
+    async def accept(self, deliveries: Sequence[NewDelivery]) -> list[Accepted | Duplicate | StoreError]:
         """As `Ledger.accept`."""
-        return await self._accepts.submit_all(deliveries)
+        return [_value(result) for result in await self._accepts.submit_all(deliveries)]
 
     async def begin(self, change: Begin) -> Begun | Refused:
         """As `Ledger.begin`."""
@@ -528,6 +539,12 @@ class SqlLedger(ABC):
 
     def _of(self, select: str, job_ids: Sequence[str]) -> Query:
         return f"{select} WHERE {self._among('job_id')}", (self._dialect.many(job_ids),)
+
+
+def _value(result: Accepted | Duplicate | Exception) -> Accepted | Duplicate | StoreError:
+    if isinstance(result, Exception) and not isinstance(result, StoreError):
+        raise result  # a fault of ours
+    return result
 
 
 def _transition(row: Row) -> Transition:

@@ -42,10 +42,11 @@ from toril.adapters.sql_ledger import (
 )
 from toril.adapters.sqlite_file import OpenFiles, SqliteFile
 from toril.core.delivery import Accepted, Change, Decision, Duplicate, NewDelivery
-from toril.core.errors import LedgerUnavailable, StoreRefused
+from toril.core.errors import LedgerUnavailable, RowRefused
 
 T = TypeVar("T")
 _BUSY_S = 5.0
+_ANSWER_S = 30.0
 
 _SQLITE = Dialect(
     types={
@@ -130,8 +131,15 @@ class _Thread:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Have it done there. What is under way ends even when the caller is cancelled."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._do, work)
+        """Have it done there. What is under way ends even when the caller has given up."""
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                return await asyncio.get_running_loop().run_in_executor(self._executor, self._do, work)
+        except TimeoutError:
+            raise LedgerUnavailable(
+                f"The ledger's disk did not answer within {_ANSWER_S:g} s. Whether it was written is unknown.",
+                reason="its disk hangs",
+            ) from None
 
     def close(self) -> None:
         """Finish what is under way, and let the file go."""
@@ -151,7 +159,7 @@ class _Thread:
             return result
         except sqlite3.Error as exc:
             self._drop()
-            raise LedgerUnavailable(f"The ledger cannot be used now: {exc}") from exc
+            raise LedgerUnavailable(f"The ledger cannot be used now: {exc}", reason=str(exc)) from exc
 
     def _drop(self) -> None:
         opened, self._opened = self._opened, None
@@ -231,7 +239,7 @@ def _each(
                 results.append(work(connection, op))
             except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError) as exc:
                 connection.execute("ROLLBACK TO one")
-                results.append(StoreRefused(f"The ledger refused it: {exc}"))
+                results.append(RowRefused(f"The ledger refused it: {exc}"))
             connection.execute("RELEASE one")
     return results
 

@@ -149,6 +149,8 @@ class Delivery:
                 await self.ledger.check()
         except LedgerMoved as exc:
             return [exc.message]
+        except LedgerUnavailable as exc:
+            return [f"the ledger cannot be used: {exc.reason}"]
         except (StoreError, TimeoutError):
             return ["the ledger does not answer"]
         return self.fleet.conflicts()

@@ -24,6 +24,7 @@
     │   │   └── BlobsUnavailable    503  store_unavailable
     │   │       └── FolderUnusable  503  store_unavailable
     │   ├── StoreRefused            500  store_refused
+    │   │   └── RowRefused          500  store_refused
     │   └── BlobLost                500  blob_lost
     ├── ShuttingDown                503  shutting_down
     ├── RateLimited                 429  rate_limited
@@ -177,6 +178,11 @@ class StoreTimeout(StoreUnavailable):
 class LedgerUnavailable(StoreUnavailable):
     """The ledger cannot be written or reached, so nothing was accepted. Try again."""
 
+    def __init__(self, message: str | None = None, *, reason: str = "it does not answer") -> None:
+        super().__init__(message)
+        self.reason = reason
+        """The cause in a few words that may be shown to everybody; the message is for the log."""
+
 
 class LedgerElsewhere(StoreUnavailable):
     """The job is not in this instance's ledger, but other instances have other ledgers and may know it. Ask again."""
@@ -198,6 +204,10 @@ class StoreRefused(StoreError):
     """Redis refused the command."""
 
     code = "store_refused"
+
+
+class RowRefused(StoreRefused):
+    """The ledger refused what is in a row; the rows beside it may be sound."""
 
 
 class BlobLost(StoreError):

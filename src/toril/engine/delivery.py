@@ -1,24 +1,25 @@
 """One delivery as a visible pipeline: see that it is ours → pass the breaker → begin in the ledger → attempt → judge →
 end in the ledger → settle.
 
-Each step in the ledger is committed before the next thing happens. While the ledger is away a job is held: its lock is
-renewed, it is neither attempted nor settled, and nothing is judged twice.
+Each step in the ledger is committed before the next thing happens. While the ledger or the breaker is away or refuses,
+a job is held: its lock is renewed, it is neither attempted nor settled, and nothing is judged twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import structlog
 from msgspec import Struct
 
-from toril.core.breaker import Go
+from toril.core.breaker import Admission, Go
 from toril.core.delivery import Begun, DeadLettered, End, PutBack, Refused
 from toril.core.destinations.base import Chance
 from toril.core.destinations.target import Target
 from toril.core.enqueue import unsendable
-from toril.core.errors import BlobLost, BlobsUnavailable, LedgerUnavailable, StoreError
+from toril.core.errors import BlobLost, BlobsUnavailable, RowRefused, StoreError, StoreUnavailable
 from toril.core.lease import Lease, Next
 from toril.core.outcome import Outcome
 from toril.core.ports.calls import Outbound
@@ -33,6 +34,8 @@ from toril.engine.slot import Slot
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 BODY_LOST = "body_lost"
 """The reason of what is dead-lettered because its body is gone from the blob store."""
 
@@ -41,6 +44,7 @@ NOT_SENDABLE = "invalid_envelope"
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
+_TRIES_A_MINUTE = 30
 _BODIES_AWAY_MS = 5000
 _GONE = Complete(b"null")
 
@@ -77,11 +81,9 @@ class DeliveryExecutor(Executor):
         if elsewhere is not None:
             return await self._settler.settle(self._store, slot, lease, elsewhere, may_lease)
         token = self._journal.token(lease)
-        try:
-            admission = await self._gate.admit(token)
-        except StoreError as exc:
-            log.debug("breaker.unknown", queue=lease.queue, error=exc.message)
-            admission = None
+        admission = await self._pass(slot, lease, token)
+        if admission is None:
+            return None
         if not isinstance(admission, Go):
             await self.release(lease)
             return None
@@ -108,7 +110,7 @@ class DeliveryExecutor(Executor):
             change = self._journal.given_back(lease.entry.begun)
             try:
                 await self._journal.end(change, _GONE)
-            except LedgerUnavailable as exc:
+            except StoreError as exc:
                 # Whoever takes the job next finds the attempt under way, and records it as lost.
                 log.debug("journal.not_given_back", queue=lease.queue, error=exc.message)
             lease.entry = None
@@ -155,45 +157,59 @@ class DeliveryExecutor(Executor):
         change = self._journal.unmade(begun, DeadLettered(reason), error, started_at_s)
         return await self._end(slot, lease, change, DeadLetter(reason, error))
 
+    async def _pass(self, slot: Slot, lease: Lease, token: str) -> Admission | None:
+        """Ask the breaker, however long that takes; None when the lease was lost or given back meanwhile.
+
+        Given back at once, the job would be taken again at once: what Redis refuses it would refuse at its own pace.
+        """
+        return await self._held(slot, lease, lambda: self._gate.admit(token), "breaker.unknown")
+
     async def _begin(self, slot: Slot, lease: Lease, token: str) -> Begun | Refused | None:
         """Begin in the ledger, however long that takes; None when the lease was lost or given back meanwhile."""
-        tries = 0
-        while not lease.lost:
-            try:
-                return await self._journal.begin(lease, token)
-            except LedgerUnavailable as exc:
-                tries += 1
-                self._complain(lease, tries, exc)
-                if not await self._pause(slot, lease, tries):
-                    return None
-        return None
+        return await self._held(slot, lease, lambda: self._journal.begin(lease, token), "ledger.unavailable")
 
     async def _end(self, slot: Slot, lease: Lease, change: End, verdict: Settlement) -> Settlement | None:
         """Record in the ledger, however long that takes, and say what the job comes to.
 
         None: nothing is to be written any more, as the lease was lost or given back.
         """
+
+        async def write() -> tuple[Settlement | None]:
+            nonlocal change
+            try:
+                return (await self._journal.end(change, verdict),)
+            except RowRefused:
+                change = self._journal.without_answer(change)
+                raise
+
+        ended = await self._held(slot, lease, write, "ledger.unavailable")
+        if ended is None:
+            return None
+        lease.entry = None
+        if ended[0] is None:
+            await self.release(lease)
+        return ended[0]
+
+    async def _held(self, slot: Slot, lease: Lease, ask: Callable[[], Awaitable[T]], complaint: str) -> T | None:
+        """Ask something idempotent of a store until it answers; None when the lease was lost or given back meanwhile.
+
+        The job is held: its lock is renewed, and no attempt is spent. A store that refuses is asked as seldom as one
+        that is away: a person may mend it, and what is known until then is not lost.
+        """
         tries = 0
         while not lease.lost:
             try:
-                ended = await self._journal.end(change, verdict)
-            except LedgerUnavailable as exc:
+                return await ask()
+            except StoreError as exc:
                 tries += 1
-                self._complain(lease, tries, exc)
-                if not await self._pause(slot, lease, tries):
+                self._complain(complaint, lease, tries, exc)
+                pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(tries - 1, 10))
+                if await self._until_broken_off(slot, lease, asyncio.sleep(pause_s, True)) is None:
                     return None
-            else:
-                lease.entry = None
-                if ended is None:
-                    await self.release(lease)
-                return ended
         return None
 
-    async def _pause(self, slot: Slot, lease: Lease, tries: int) -> bool:
-        """Wait before asking the ledger again. The job may be broken off meanwhile; False when it was."""
-        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(tries - 1, 10))
-        return await self._until_broken_off(slot, lease, asyncio.sleep(pause_s, True)) is not None
-
-    def _complain(self, lease: Lease, tries: int, exc: LedgerUnavailable) -> None:
-        if tries == 1:
-            log.warning("ledger.unavailable", queue=lease.queue, hint="the job is held", error=exc.message)
+    def _complain(self, complaint: str, lease: Lease, tries: int, exc: StoreError) -> None:
+        """Log the first failure, and then about one a minute."""
+        if tries % _TRIES_A_MINUTE == 1:
+            tell = log.warning if isinstance(exc, StoreUnavailable) else log.error
+            tell(complaint, queue=lease.queue, hint="the job is held", error=exc.message)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 
+from msgspec.structs import replace
+
 from toril.core.blob import StreamedBody
 from toril.core.delivery import (
     AttemptOutcome,
@@ -121,6 +123,11 @@ class Journal:
             response=await self._response(begun, outcome) if isinstance(outcome, Answered) else None,
             max_attempts=self._target.spec.retry.max_attempts,
         )
+
+    def without_answer(self, change: End) -> End:
+        """The same end without what a target may have put into it: less is known of it, but it is known."""
+        error = None if change.error is None else "The ledger refused to record what went wrong"
+        return replace(change, response=None, error=error)
 
     def unmade(self, begun: Begun, settlement: Settlement, error: str, started_at_s: float) -> End:
         """The change that records an attempt that came to no request."""

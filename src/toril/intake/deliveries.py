@@ -137,16 +137,15 @@ class Deliveries:
         """
         new = await self._prepared(submission)
         (result,) = await self._ledger.accept([new])
+        if isinstance(result, StoreError):
+            raise result
         return await self._placed(new, result)
 
     async def enqueue_all(self, submissions: Sequence[Submission]) -> list[Enqueued | TorilError]:
         """Accept several, each for itself, in few commits and in their order; what was wrong with each that was not."""
         prepared = [await self._attempted(self._prepared(one)) for one in submissions]
         new = [one for one in prepared if not isinstance(one, TorilError)]
-        try:
-            committed: list[Accepted | Duplicate | TorilError] = list(await self._ledger.accept(new)) if new else []
-        except StoreError:  # who is to blame is found out one by one
-            committed = [await self._attempted(self._one(one)) for one in new]
+        committed = await self._ledger.accept(new) if new else []
         results: list[Enqueued | TorilError] = []
         left = iter(zip(new, committed, strict=True))
         placing: list[tuple[int, NewDelivery, Accepted | Duplicate]] = []
@@ -311,10 +310,6 @@ class Deliveries:
             except StoreError as exc:
                 log.warning("delivery.not_queued", target=target, jobs=len(some), error=exc.message)
                 self._unqueued()
-
-    async def _one(self, new: NewDelivery) -> Accepted | Duplicate:
-        (result,) = await self._ledger.accept([new])
-        return result
 
     async def _attempted(self, doing: Awaitable[T]) -> T | TorilError:
         try:

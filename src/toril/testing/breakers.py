@@ -8,11 +8,14 @@ from toril.core.target import BreakerPolicy
 
 
 class FakeBreakers:
-    """Decides by `toril.core.breaker` and a clock of yours. `fault` is raised instead, while it is set."""
+    """Decides by `toril.core.breaker` and a clock of yours; `asked` counts. `fault` is raised instead, while it is
+    set.
+    """
 
     def __init__(self, now: Now) -> None:
         self.breakers: dict[str, Breaker] = {}
         self.fault: Exception | None = None
+        self.asked = 0
         self._now = now
 
     async def admit(self, target: str, policy: BreakerPolicy, probe: str, probe_for_s: float) -> Admission:
@@ -40,6 +43,7 @@ class FakeBreakers:
         return breaker, breaker.recent(policy, self._now())
 
     def _of(self, target: str) -> Breaker:
+        self.asked += 1
         if self.fault is not None:
             raise self.fault
         return self.breakers.get(target, Breaker())

@@ -28,7 +28,7 @@ from toril.core.delivery import (
     decide,
     written,
 )
-from toril.core.errors import LedgerUnavailable
+from toril.core.errors import LedgerUnavailable, StoreError
 from toril.core.lifecycle import OPEN, TERMINAL, WAITING, Status, Transition
 from toril.core.ports.ledger import Depth, Filter, History
 
@@ -45,20 +45,19 @@ class FakeLedger:
         self.responses: dict[str, RecordedResponse] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._fingerprints: dict[str, bytes] = {}
-        self._away = False
+        self._fault: StoreError | None = None
 
-    def go_away(self) -> None:
-        """From now on every call raises `LedgerUnavailable`."""
-        self._away = True
+    def go_away(self, fault: StoreError | None = None) -> None:
+        """From now on every call raises `LedgerUnavailable`, or what is given."""
+        self._fault = fault or LedgerUnavailable()
 
     def come_back(self) -> None:
         """The ledger is there again."""
-        self._away = False
+        self._fault = None
 
-    async def accept(self, deliveries: Sequence[NewDelivery]) -> list[Accepted | Duplicate]:
+    async def accept(self, deliveries: Sequence[NewDelivery]) -> list[Accepted | Duplicate | StoreError]:
         """As `Ledger.accept`."""
-        self._there()
-        return [self._accept(new) for new in deliveries]
+        return [self._fault or self._accept(new) for new in deliveries]
 
     async def begin(self, change: Begin) -> Begun | Refused:
         """As `Ledger.begin`."""
@@ -192,8 +191,8 @@ class FakeLedger:
         return sorted({one.target for one in self.deliveries.values()})
 
     def _there(self) -> None:
-        if self._away:
-            raise LedgerUnavailable
+        if self._fault is not None:
+            raise self._fault
 
     def _all(self) -> list[Delivery]:
         return [self.deliveries[job_id] for job_id in sorted(self.deliveries)]

@@ -17,10 +17,10 @@ import pytest
 from tests.conformance.holding import held
 from tests.conformance.ledgers import accepted, end_of, new, serving, sqlite_path
 from tests.support.postgres import PostgresProcess
-from toril.adapters.asyncpg_ledger import AsyncpgLedger
+from toril.adapters.asyncpg_ledger import AsyncpgLedger, _migrate
 from toril.adapters.sqlite_ledger import SqliteLedger
-from toril.core.delivery import Accepted, Delivered, Envelope, Inline
-from toril.core.errors import LedgerMoved, LedgerUnavailable, StoreRefused
+from toril.core.delivery import Accepted, Delivered, Delivery, Envelope, Inline
+from toril.core.errors import LedgerMoved, LedgerUnavailable, RowRefused
 from toril.core.ports.ledger import Filter
 
 
@@ -63,9 +63,9 @@ class TestSqlite:
         async with serving(SqliteLedger(sqlite_path(tmp_path))) as ledger:
             pages = await ledger._writer.do(lambda c: c.execute("PRAGMA page_count").fetchone()[0])
             await ledger._writer.do(lambda c: c.execute(f"PRAGMA max_page_count = {pages + 8}"))
-            results = await outcomes(*(ledger.accept([new(envelope=big(30))]) for _ in range(10)))
-            assert {type(result) for result in results} <= {LedgerUnavailable, list}
-            there = [result[0].delivery.job_id for result in results if isinstance(result, list)]
+            results = await outcomes(*(accepted(ledger, envelope=big(30)) for _ in range(10)))
+            assert {type(result) for result in results} <= {LedgerUnavailable, Delivery}
+            there = [result.job_id for result in results if isinstance(result, Delivery)]
             assert LedgerUnavailable in {type(result) for result in results}
             assert sorted(one.job_id for one in await ledger.page(Filter(), before=None, limit=99)) == sorted(there)
             (result,) = await ledger.accept([new(envelope=big(30))])  # a new connection: the disk has room again
@@ -81,7 +81,7 @@ class TestSqlite:
 
             await room(8)
             with pytest.raises(LedgerUnavailable):
-                await ledger.accept([new(envelope=big(50))])
+                await accepted(ledger, envelope=big(50))
             await room(8)  # a failure makes a new connection, which knows no limit
             with pytest.raises(LedgerUnavailable):
                 await ledger.check()
@@ -116,7 +116,7 @@ class TestSqlite:
                 for file in tmp_path.glob(f"{path.name}*"):
                     file.unlink()
             for call in (
-                ledger.accept([new()]),
+                accepted(ledger),
                 ledger.check(),
                 ledger.get(one.job_id),
                 ledger.end(end_of(one, Delivered())),
@@ -147,7 +147,7 @@ class TestSqlite:
             other.rename(path)
             # The log beside it is still that of the former file, and would be written into this one.
             with pytest.raises(LedgerMoved, match="-wal"):
-                await ledger.accept([new()])
+                await accepted(ledger)
             for beside in ("-wal", "-shm"):
                 path.with_name(path.name + beside).unlink()
             await ledger.check()
@@ -161,7 +161,7 @@ class TestSqlite:
             some = [(await accepted(ledger)).job_id for _ in range(5)]
             path.with_name(f"{path.name}-wal").unlink()
             with pytest.raises(LedgerMoved):
-                await ledger.accept([new()])
+                await accepted(ledger)
         async with serving(SqliteLedger(path)) as ledger:
             assert set(await ledger.some(some)) == set(some)
 
@@ -173,7 +173,7 @@ class TestSqlite:
             await accepted(ledger)
             path.unlink()
             with pytest.raises(LedgerMoved):
-                await ledger.accept([new()])
+                await accepted(ledger)
 
     async def test_a_ledger_of_the_version_before_gets_an_id_and_keeps_it(self, tmp_path: Path) -> None:
         path = sqlite_path(tmp_path)
@@ -192,9 +192,8 @@ class TestSqlite:
 
     async def test_a_bad_row_spoils_nobody_else(self, tmp_path: Path) -> None:
         async with serving(SqliteLedger(sqlite_path(tmp_path))) as ledger:
-            bad = new(priority=2**70)
-            results = await outcomes(*(ledger.accept([one]) for one in (new(), bad, new())))
-            assert [type(result) for result in results] == [list, StoreRefused, list]
+            results = await ledger.accept([new(), new(priority=2**70), new()])
+            assert [type(result) for result in results] == [Accepted, RowRefused, Accepted]
 
     async def test_a_file_of_a_newer_toril_is_left_alone(self, tmp_path: Path) -> None:
         path = sqlite_path(tmp_path)
@@ -244,9 +243,8 @@ class TestPostgres:
 
     async def test_a_bad_row_spoils_nobody_else(self, postgres: PostgresProcess) -> None:
         async with serving(AsyncpgLedger(postgres.database())) as ledger:
-            some = [new(), new(labels={"a": "\x00"}), new(priority=2**40), new()]
-            results = await outcomes(*(ledger.accept([one]) for one in some))
-            assert [type(result) for result in results] == [list, StoreRefused, StoreRefused, list]
+            results = await ledger.accept([new(), new(labels={"a": "\x00"}), new(priority=2**40), new()])
+            assert [type(result) for result in results] == [Accepted, RowRefused, RowRefused, Accepted]
             assert len(await ledger.page(Filter(), before=None, limit=9)) == 2
 
     async def test_a_database_of_a_newer_toril_is_left_alone(self, postgres: PostgresProcess) -> None:
@@ -257,7 +255,7 @@ class TestPostgres:
         await connection.execute("INSERT INTO toril_schema VALUES (999)")
         await connection.close()
         with pytest.raises(LedgerUnavailable, match="newer"):
-            await AsyncpgLedger(database)._reach()
+            await AsyncpgLedger(database)._connections.open(_migrate)
 
     async def test_commits_wait_for_the_disk_whatever_the_database_says(self, postgres: PostgresProcess) -> None:
         database = postgres.database()
@@ -326,7 +324,7 @@ class TestAnUnreliablePostgres:
                         break
                     await asyncio.sleep(0.02)
             with pytest.raises(LedgerUnavailable):
-                await ledger.accept([new()])
+                await accepted(ledger)
             assert await ledger.get(one.job_id) == one
         finally:
             own_postgres.psql("ALTER SYSTEM RESET default_transaction_read_only")

@@ -13,7 +13,14 @@ from tests.unit.engine.support import LOCK_S, Endpoints, patient, turns, until
 from toril.core.breaker import BreakerState
 from toril.core.delivery import AttemptOutcome, Cancel, Envelope, Inline, NewDelivery, Stored, new_job_id
 from toril.core.destinations.target import Target
-from toril.core.errors import BlobsUnavailable, StoreUnavailable
+from toril.core.errors import (
+    BlobsUnavailable,
+    LedgerUnavailable,
+    RowRefused,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+)
 from toril.core.lease import Lease
 from toril.core.lifecycle import Status, faults
 from toril.core.outcome import ConnectFailed, CutOff, TimedOut
@@ -226,10 +233,14 @@ async def test_a_row_that_is_gone_when_its_attempt_ends_does_not_remove_the_job(
     assert list(room.store.waiting) == [JOB_ID.encode()]
 
 
-async def test_while_the_ledger_is_away_a_job_is_held_and_then_attempted_once(room: Room) -> None:
+AWAY = pytest.mark.parametrize("fault", [LedgerUnavailable(), StoreRefused()], ids=["away", "refuses"])
+
+
+@AWAY
+async def test_while_the_ledger_is_away_a_job_is_held_and_then_attempted_once(room: Room, fault: StoreError) -> None:
     await room.accept()
     lease = await room.take()
-    room.ledger.go_away()
+    room.ledger.go_away(fault)
     room.endpoints.open()
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(room.work(lease))
@@ -242,12 +253,15 @@ async def test_while_the_ledger_is_away_a_job_is_held_and_then_attempted_once(ro
     assert room.statuses() == ["queued", "dispatching", "delivered"]
 
 
-async def test_what_came_of_an_attempt_is_kept_until_the_ledger_is_back_and_judged_once(room: Room) -> None:
+@AWAY
+async def test_what_came_of_an_attempt_is_kept_until_the_ledger_is_back_and_judged_once(
+    room: Room, fault: StoreError
+) -> None:
     await room.accept()
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(room.work())
         await until(lambda: room.outbound.requests)
-        room.ledger.go_away()
+        room.ledger.go_away(fault)
         room.endpoints.answer(b"1", answered(503))
         await asyncio.sleep(60)
         assert list(room.store.active) == [b"1"], "its job does not move before the ledger knows"
@@ -256,6 +270,25 @@ async def test_what_came_of_an_attempt_is_kept_until_the_ledger_is_back_and_judg
     assert len(room.outbound.requests) == 1
     assert room.statuses() == ["queued", "dispatching", "retrying"]
     assert room.attempts() == [(1, "answered")]
+
+
+async def test_an_answer_that_the_ledger_refuses_is_recorded_without_what_it_said(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await room.accept()
+    room.endpoints.open(answered(503, b"poison"))
+    end = room.ledger.end
+
+    async def choosy(change: Any) -> Any:
+        if change.response is not None:
+            raise RowRefused
+        return await end(change)
+
+    monkeypatch.setattr(room.ledger, "end", choosy)
+    await room.work()
+    assert len(room.outbound.requests) == 1
+    assert room.statuses() == ["queued", "dispatching", "retrying"]
+    assert room.ledger.attempts["1"][0].status_code == 503
 
 
 @pytest.mark.parametrize("moment", ["before", "attempt", "after"])
@@ -427,13 +460,33 @@ async def test_a_timeout_speaks_against_a_target(room: Room) -> None:
     assert room.attempts() == [(1, "timeout")]
 
 
-async def test_without_redis_nobody_passes_and_nothing_is_begun(room: Room) -> None:
+@pytest.mark.parametrize("fault", [StoreUnavailable(), StoreRefused("NOPERM")], ids=["away", "refuses"])
+async def test_a_breaker_that_cannot_be_asked_holds_the_job_and_is_asked_seldom(room: Room, fault: StoreError) -> None:
     await room.accept()
-    room.breakers.fault = StoreUnavailable()
-    await room.work()
-    assert room.statuses() == ["queued"]
-    assert room.outbound.requests == []
-    assert list(room.store.active) == [b"1"], "its lock has lapsed, and the stalled check brings it back"
+    room.breakers.fault = fault
+    room.endpoints.open()
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(room.work())
+        await asyncio.sleep(300)
+        assert room.breakers.asked < 3 * 300, "a few times a second at most"
+        assert room.statuses() == ["queued"]
+        assert room.outbound.requests == []
+        assert list(room.store.active) == [b"1"], "given back, it would be taken again at once"
+        room.breakers.fault = None
+        await task
+    assert room.statuses() == ["queued", "dispatching", "delivered"]
+    assert room.attempts() == [(1, "answered")]
+
+
+async def test_a_job_that_waits_for_the_breaker_is_given_back_when_its_worker_ends(room: Room) -> None:
+    await room.accept()
+    room.breakers.fault = StoreRefused("NOPERM")
+    async with asyncio.TaskGroup() as tasks:
+        room.slot.task = tasks.create_task(room.work())
+        await asyncio.sleep(5)
+        room.slot.break_off()
+        assert await room.slot.task is None
+    assert list(room.store.waiting) == [b"1"]
 
 
 # Bodies

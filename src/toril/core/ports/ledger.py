@@ -29,6 +29,7 @@ from toril.core.delivery import (
     Replay,
     Written,
 )
+from toril.core.errors import StoreError
 from toril.core.lifecycle import Status, Transition
 
 
@@ -81,10 +82,11 @@ class Depth(Struct, frozen=True, kw_only=True):
 class Ledger(Protocol):
     """Writes: accepts deliveries and takes them through their states."""
 
-    async def accept(self, deliveries: Sequence[NewDelivery]) -> list[Accepted | Duplicate]:
+    async def accept(self, deliveries: Sequence[NewDelivery]) -> list[Accepted | Duplicate | StoreError]:
         """Accept each, or find that its target and key have one already. Atomic for each; one never spoils another.
 
-        Idempotent by the job id: what was accepted under it before is `Accepted` again.
+        Raises nothing: what kept one from being accepted stands in its place. Idempotent by the job id: what was
+        accepted under it before is `Accepted` again.
         """
         ...
 
