@@ -132,5 +132,7 @@ def speaks_against(outcome: Outcome) -> bool:
             return status == 429 or status >= 500
         case CutOff(code=code):
             return code != BODY_UNREADABLE  # that was our own fault
-        case TimedOut() | ConnectFailed() | Replied():
+        case ConnectFailed(exhausted=exhausted):
+            return not exhausted
+        case TimedOut() | Replied():
             return True

@@ -45,11 +45,15 @@ class TimedOut(Struct):
 
 
 class ConnectFailed(Struct):
-    """No connection could be made. `code` is an errno name (ECONNREFUSED), ENOTFOUND, ERR_TLS or EGRESS_DENIED."""
+    """No connection could be made. `code` is an errno name (ECONNREFUSED), ENOTFOUND, ERR_TLS or EGRESS_DENIED.
+
+    `exhausted`: this machine had no descriptor, memory or port left for it, which says nothing of the receiver.
+    """
 
     code: str
     detail: str
     duration_s: float
+    exhausted: bool = False
 
 
 class CutOff(Struct):

@@ -21,7 +21,7 @@ from toril.core.destinations.target import Target
 from toril.core.enqueue import unsendable
 from toril.core.errors import BlobLost, BlobsUnavailable, RowRefused, StoreError, StoreUnavailable
 from toril.core.lease import Lease, Next
-from toril.core.outcome import Outcome
+from toril.core.outcome import ConnectFailed, Outcome
 from toril.core.ports.calls import Outbound
 from toril.core.ports.work import LeaseStore
 from toril.core.verdict import Complete, DeadLetter, Settlement, Snooze, Verdict
@@ -131,12 +131,23 @@ class DeliveryExecutor(Executor):
         outcome = None if lease.lost else await self._attempt(slot, lease)
         if outcome is None:
             return None, not as_probe
+        if isinstance(outcome, ConnectFailed) and outcome.exhausted:
+            return await self._not_made(slot, lease, begun, outcome), not as_probe
         verdict = self._target.judge(lease, outcome, self._chance)
         self._note(lease, outcome, verdict)
         self._told(lease, outcome, verdict)
         await self._gate.tell(token, outcome, as_probe=as_probe)
         change = await self._journal.ending(begun, outcome, verdict)
         return await self._end(slot, lease, change, verdict), True
+
+    async def _not_made(self, slot: Slot, lease: Lease, begun: Begun, outcome: ConnectFailed) -> Settlement | None:
+        """Nothing was left to connect with: later, with no attempt spent."""
+        if not await self._room_again(slot, lease, outcome):
+            return None
+        error = f"{outcome.code}: {outcome.detail}"
+        started_at_s = begun.delivery.started_at_s or begun.delivery.updated_at_s
+        change = self._journal.unmade(begun, PutBack(reason="nothing left to connect with"), error, started_at_s)
+        return await self._end(slot, lease, change, Snooze(1, error))
 
     async def _unmade(
         self, slot: Slot, lease: Lease, begun: Begun, exc: BlobsUnavailable | BlobLost

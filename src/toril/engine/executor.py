@@ -15,7 +15,7 @@ import structlog
 from toril.core.destinations.base import Chance, Destination
 from toril.core.lease import Lease, Next
 from toril.core.metrics import word
-from toril.core.outcome import Answered, Outcome
+from toril.core.outcome import Answered, ConnectFailed, Outcome
 from toril.core.ports.calls import Outbound, OutboundPool
 from toril.core.ports.work import LeaseStore
 from toril.core.verdict import Complete, Fail, HandOver, Verdict
@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+EXHAUSTED_PAUSE_S = 1.0
+"""How long a slot rests whose attempt could not be made for want of a descriptor, memory or a port."""
 
 STALLED_TOO_OFTEN = "job stalled more than allowable limit"
 """BullMQ's reason of a failed job whose workers vanished more often than `maxStalledCount`."""
@@ -74,6 +76,10 @@ class Executor:
             outcome = await self._attempt(slot, lease)
             if outcome is None:
                 return None
+            if isinstance(outcome, ConnectFailed) and outcome.exhausted:
+                if await self._room_again(slot, lease, outcome):
+                    await self.release(lease)
+                return None
             verdict = self._destination.judge(lease, outcome, self._chance)
             self._note(lease, outcome, verdict)
             self._told(lease, outcome, verdict)
@@ -107,6 +113,14 @@ class Executor:
             self._pool = self._outbound.pool(self._destination.url)
         self._settler.measures.began(self._labels, lease)
         return await self._until_broken_off(slot, lease, self._pool.send(self._destination.request(lease)))
+
+    async def _room_again(self, slot: Slot, lease: Lease, outcome: ConnectFailed) -> bool:
+        """This process had nothing left to connect with: wait a moment, so that nobody spins.
+
+        No attempt is spent. False where the attempt was broken off meanwhile, and the job is given back already.
+        """
+        self._settler.exhausted(lease, outcome)
+        return await self._until_broken_off(slot, lease, asyncio.sleep(EXHAUSTED_PAUSE_S, True)) is not None
 
     async def _until_broken_off(self, slot: Slot, lease: Lease, work: Awaitable[T]) -> T | None:
         """Wait for something during which the job may be broken off; None when it was, and the job is given back."""

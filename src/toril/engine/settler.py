@@ -22,6 +22,7 @@ from toril.core.errors import (
     TorilError,
 )
 from toril.core.lease import Lease, Next
+from toril.core.outcome import ConnectFailed
 from toril.core.ports.work import LeaseStore
 from toril.core.verdict import Complete, DeadLetter, Fail, HandOver, Retry, Settlement, Snooze, Verdict
 from toril.engine.handovers import Handovers
@@ -33,6 +34,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 0.5
+_COMPLAIN_EVERY_S = 10.0
 
 
 class Settler:
@@ -48,6 +50,8 @@ class Settler:
         self._patience_s = patience_s
         self._handovers = handovers
         self.measures = measures
+        self._held_up = 0
+        self._complained_at: float | None = None
 
     async def settle(
         self, store: LeaseStore, slot: Slot, lease: Lease, verdict: Verdict, may_lease: Callable[[], bool]
@@ -93,6 +97,16 @@ class Settler:
     def _lost(self, lease: Lease, why: TorilError) -> None:
         self.measures.lost(lease.queue)
         log.warning("lease.lost", queue=lease.queue, job_id=_shown(lease), error=why.message)
+
+    def exhausted(self, lease: Lease, outcome: ConnectFailed) -> None:
+        """An attempt could not be made, as this process had nothing left to connect with. Logged once in a while."""
+        self._held_up += 1
+        now = asyncio.get_running_loop().time()
+        if self._complained_at is not None and now - self._complained_at < _COMPLAIN_EVERY_S:
+            return
+        self._complained_at = now
+        hint = "no attempt is spent; raise the limit of open files (ulimit -n), or lower concurrency"
+        log.error("process.exhausted", code=outcome.code, queue=lease.queue, held_up=self._held_up, hint=hint)
 
     async def release(self, store: LeaseStore, lease: Lease) -> None:
         """Give a job back to the head of its queue."""

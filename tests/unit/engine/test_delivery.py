@@ -443,6 +443,34 @@ async def test_a_probe_that_is_broken_off_makes_room(room: Room) -> None:
     assert room.breakers.breakers["billing"].probes == ()
 
 
+LACKING = ConnectFailed("EMFILE", "Too many open files", 0.0, exhausted=True)
+
+
+async def test_what_this_machine_lacks_spends_no_attempt_and_does_not_speak_against_the_target(room: Room) -> None:
+    room.endpoints.open(LACKING)
+    await room.accept()
+    for times in range(1, 6):
+        await room.work()
+        delivery = room.ledger.deliveries["1"]
+        assert (delivery.status, delivery.attempts_made) == (Status.QUEUED, 0)
+        assert room.attempts() == [(number + 1, "cancelled") for number in range(times)]
+        room.clock.jump(0.1)
+    assert room.holds.log == []
+    room.endpoints.open()
+    await room.work()
+    assert (room.ledger.deliveries["1"].status, room.ledger.deliveries["1"].attempts_made) == (Status.DELIVERED, 1)
+
+
+async def test_a_probe_that_this_machine_could_not_make_says_nothing(room: Room) -> None:
+    await fail(room, "1", "2")
+    room.clock.jump(15.1)
+    room.endpoints.open(LACKING)
+    await room.accept("3")
+    await room.work()
+    breaker = room.breakers.breakers["billing"]
+    assert (breaker.state, breaker.probes, breaker.passed) == (BreakerState.HALF_OPEN, (), 0)
+
+
 async def test_answers_that_say_the_target_is_well_open_nothing(room: Room) -> None:
     room.endpoints.open(answered(404))
     for job_id in ("1", "2", "3"):

@@ -6,8 +6,8 @@ from structlog.testing import capture_logs
 
 from tests.unit.engine.support import LOCK_S, Desk, Endpoints, patient, turns
 from toril.core.lease import Lease, NoJob
-from toril.core.outcome import Outcome, TimedOut
-from toril.engine.executor import Executor
+from toril.core.outcome import ConnectFailed, Outcome, TimedOut
+from toril.engine.executor import EXHAUSTED_PAUSE_S, Executor
 from toril.engine.slot import Slot
 from toril.testing import FakeClock, FakeLeaseStore, FakeOutbound, answered
 
@@ -24,6 +24,9 @@ class Room:
 
     async def lease(self, job_id: str = "1", **job: Any) -> Lease:
         self.store.add(job_id, **job)
+        return await self.again()
+
+    async def again(self) -> Lease:
         found = await self.store.take(self.slot.token)
         assert isinstance(found, Lease)
         found.renewed_at = asyncio.get_running_loop().time()
@@ -62,6 +65,43 @@ async def test_a_failed_attempt_is_retried_while_attempts_are_left(room: Room) -
     assert isinstance(lease, Lease)
     await room.execute(lease)
     assert room.store.failed == {b"1": "Answered"}
+
+
+async def test_what_this_machine_lacks_spends_no_attempt_and_the_slot_rests(room: Room, clock: FakeClock) -> None:
+    lacking = ConnectFailed("EMFILE", "Too many open files", 0.0, exhausted=True)
+    room.endpoints.open(lacking)
+    told: list[object] = []
+    room.executor._told = lambda *what: told.append(what)
+    with capture_logs() as logs:
+        lease = await room.lease()
+        for _ in range(3):
+            assert await room.execute(lease) is None
+            assert list(room.store.waiting) == [b"1"]
+            lease = await room.again()
+    assert clock.elapsed_s == pytest.approx(3 * EXHAUSTED_PAUSE_S)
+    assert (room.store.failed, told) == ({}, [])
+    assert [(entry["event"], entry["code"]) for entry in logs] == [("process.exhausted", "EMFILE")]
+    room.endpoints.open()
+    assert lease.attempt == 1
+    await room.execute(lease)
+    assert room.store.completed == {b"1": b'"done"'}
+
+
+async def test_a_slot_that_rests_can_be_broken_off(room: Room) -> None:
+    room.endpoints.open(ConnectFailed("ENFILE", "none left", 0.0, exhausted=True))
+    lease = await room.lease()
+    async with asyncio.TaskGroup() as tasks:
+        room.slot.task = tasks.create_task(room.execute(lease))
+        await turns()
+        room.slot.break_off()
+        assert await room.slot.task is None
+    assert list(room.store.waiting) == [b"1"]
+
+
+async def test_a_connection_that_is_refused_spends_an_attempt(room: Room) -> None:
+    room.endpoints.open(ConnectFailed("ECONNREFUSED", "nothing there", 0.0))
+    await room.execute(await room.lease())
+    assert room.store.failed == {b"1": "ConnectFailed"}
 
 
 async def test_a_request_has_its_own_timeout(room: Room, clock: FakeClock) -> None:

@@ -1,0 +1,52 @@
+"""A name server that does not answer for some names: workers at other hosts are served as if nothing was.
+
+`getaddrinfo` of the real process hangs for names that begin with `hang`, as the system's does where nobody answers.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.support.endpoint import Endpoint
+from tests.support.gateway import job
+from tests.support.toril import TorilProcess
+from tests.support.valkey import ValkeyProcess
+
+HANGING = """
+import socket, time
+real = socket.getaddrinfo
+def getaddrinfo(host, *args, **kwargs):
+    if isinstance(host, str) and host.startswith("hang"):
+        print("looking up", host, flush=True)
+        time.sleep(120)
+    if host == "live.test":
+        host = "127.0.0.1"
+    return real(host, *args, **kwargs)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+def test_names_that_hang_hold_up_no_other_host(
+    start_toril: Callable[..., TorilProcess],
+    valkey: ValkeyProcess,
+    tmp_path: Path,
+    endpoint: Endpoint,
+    new_queue: Callable[[], str],
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANGING)
+    toril = start_toril(valkey, env={"PYTHONPATH": str(tmp_path)})
+    hanging = [new_queue() for _ in range(20)]
+    for number, queue in enumerate(hanging):
+        toril.gateway.register(queue, f"http://hang-{number}.test/", concurrency=10, timeout=60_000)
+        toril.gateway.add(queue, *[job() for _ in range(10)])
+    for queue in hanging:
+        toril.gateway.wait_for_counts(queue, active=10)
+    live = new_queue()
+    toril.gateway.register(live, endpoint.url.replace("127.0.0.1", "live.test"))
+    done = toril.gateway.finished(live, toril.gateway.add_one(live))
+    assert done["returnvalue"] == {"done": True}
+    assert done["attemptsMade"] == 1
+    for queue in hanging:  # they come to nothing by the time to connect, and free their places
+        toril.gateway.wait_for_counts(queue, failed=10, timeout_s=30)
+    lines = [line for line in toril.log().splitlines() if line.startswith("looking up")]
+    assert len(set(lines)) == 20
+    assert len(lines) == 20, "ten requests to one name share one look-up"
