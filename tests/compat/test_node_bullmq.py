@@ -379,6 +379,25 @@ class TestOperators:
         assert [(one["key"], one["every"]) for one in schedulers] == [("heart", 200)]
         node.call(queue, "removeJobScheduler", "heart")
 
+    @pytest.mark.parametrize("node", ["6"], indirect=True)
+    @pytest.mark.parametrize("pattern", ["@secondly", "* * * * * 0,1-5,6L,6", "*/1 H(0-59)/1 * * * *"])
+    def test_a_pattern_that_bullmq_6_reads_keeps_coming(
+        self, node: Node, gateway: Gateway, endpoint: Endpoint, queue: str, pattern: str
+    ) -> None:
+        gateway.register(queue, endpoint.url)
+        node.call(queue, "upsertJobScheduler", "heart", {"pattern": pattern}, {"name": "beat", "data": {}})
+        calls = endpoint.wait_for_calls(3)
+        assert len({call.job["id"] for call in calls}) == len(calls)
+        node.call(queue, "removeJobScheduler", "heart")
+
+    def test_node_reads_what_h_stands_for_from_a_scheduler_made_here(
+        self, node: Node, gateway: Gateway, queue: str
+    ) -> None:
+        made = gateway.http.put(f"/queues/{queue}/schedulers/nightly", json={"pattern": "H H(0-3) * * *"}).json()
+        (job,) = node.call(queue, "getDelayed")
+        assert job["opts"]["repeat"]["hashSeed"] == "nightly"
+        assert node.call(queue, "getJobScheduler", "nightly")["next"] == made["next"]
+
     def test_a_failing_iteration_does_not_end_the_scheduler(
         self, node: Node, gateway: Gateway, endpoint: Endpoint, queue: str
     ) -> None:

@@ -40,6 +40,11 @@ BAD_BODIES = [
     ("PUT", "/jobs/1/delay", {"delay": -1}, "delay"),
     ("POST", "/jobs/1/retry", {"state": "active"}, "state"),
     ("PUT", "/schedulers/x", {"pattern": "nonsense"}, "pattern"),
+    ("PUT", "/schedulers/x", {"pattern": ""}, "pattern"),
+    ("PUT", "/schedulers/x", {"pattern": "0 0 * * L5"}, "pattern"),
+    ("PUT", "/schedulers/x", {"pattern": "0 0 30 2 *"}, "pattern"),
+    ("PUT", "/schedulers/x", {"pattern": "* * * * *", "tz": ""}, "tz"),
+    ("PUT", "/schedulers/x", {"pattern": "* * * * *", "startDate": 9_000_000_000_000_000}, "startDate"),
     ("PUT", "/schedulers/x", {"pattern": "* * * * *", "every": 1000}, "pattern"),
     ("PUT", "/schedulers/x", {"pattern": "* * * * *", "tz": "Mars/Olympus"}, "tz"),
     ("PUT", "/schedulers/x", {"every": 1000, "endDate": "2001-01-01T00:00:00Z"}, "endDate"),
@@ -155,6 +160,42 @@ class TestSchedulers:
         assert (made["tz"], made["limit"], made["startDate"]) == ("UTC", 3, 3_792_261_600_000)
         assert made["next"] == 3_792_301_200_000  # 2090-03-04T09:00Z
         assert gateway.http.get(f"/queues/{queue}/schedulers/daily").json() == made
+
+    def test_the_template_keeps_its_bytes(self, gateway: Gateway, queue: str) -> None:
+        data = b'{ "a": 1.0, "b":1e3, "c": 12345678901234567890 }'
+        body = b'{"pattern":"@yearly","template":{"data":%b}}' % data
+        made = gateway.http.put(f"/queues/{queue}/schedulers/tick", content=body)
+        assert made.status_code == 200
+        assert data in made.content
+        job_id = f"repeat:tick:{made.json()['next']}"
+        assert data in gateway.http.get(f"/queues/{queue}/jobs/{job_id}").content
+
+    @pytest.mark.parametrize("number", [b"1e400", b"-1e400", b"1" + b"0" * 400, b"123456789e301"])
+    def test_a_number_that_becomes_infinite_is_refused(self, gateway: Gateway, queue: str, number: bytes) -> None:
+        body = b'{"every":1000,"template":{"data":{"deep":[%b]}}}' % number
+        answer = gateway.http.put(f"/queues/{queue}/schedulers/tick", content=body)
+        assert problem(answer) == (400, "invalid_request", "template.data")
+        assert gateway.http.get(f"/queues/{queue}/schedulers").json()["count"] == 0
+
+    def test_a_pattern_that_is_refused_is_named_with_the_reason(self, gateway: Gateway, queue: str) -> None:
+        answer = gateway.http.put(f"/queues/{queue}/schedulers/tick", json={"pattern": "0 25 * * *"})
+        assert answer.json()["detail"] == "Invalid pattern 0 25 * * *: hour: '25' is not from 0 to 23"
+
+    def test_one_that_cannot_go_on_keeps_its_job_and_says_why(
+        self, gateway: Gateway, queue: str, store: redis.Redis
+    ) -> None:
+        path = f"/queues/{queue}/schedulers/tick"
+        every_second = {"pattern": "* * * * * *", "template": {"name": "beat"}}
+        made = gateway.http.put(path, json=every_second).json()
+        job_id = f"repeat:tick:{made['next']}"
+        opts = store.hget(f"bull:{queue}:{job_id}", "opts")
+        store.hset(f"bull:{queue}:{job_id}", "opts", opts.replace("* * * * * *", "at full moon"))
+        assert "'ful' is no month" in gateway.http.get(path).json()["error"]
+        assert gateway.http.post(f"/queues/{queue}/lease", json={"wait_ms": 1500}).json()["jobs"] == []
+        assert gateway.http.get(f"/queues/{queue}/jobs/{job_id}").json()["name"] == "beat"
+        assert "error" not in gateway.http.put(path, json=every_second).json()
+        (held,) = gateway.http.post(f"/queues/{queue}/lease", json={"wait_ms": 5000}).json()["jobs"]
+        assert held["job"]["name"] == "beat"
 
     def test_of_several_the_next_one_comes_first(self, gateway: Gateway, queue: str) -> None:
         for name, year in (("later", 2092), ("sooner", 2091)):

@@ -338,9 +338,9 @@ class Leases:
             if flat
         ]
 
-    async def schedule_next(self, lease: Lease) -> None:
-        """Produce the next iteration of the job scheduler that this job came from."""
-        await self._book.schedulers.produce_next(self.queue, lease.job_id, lease.fields)
+    async def schedule_next(self, lease: Lease) -> str | None:
+        """Produce the next iteration of the job scheduler that this job came from; returns why that is not possible."""
+        return await self._book.schedulers.produce_next(self.queue, lease.job_id, lease.fields)
 
     def _lease(self, job_id: bytes, token: bytes, fields: Fields) -> Lease:
         made = fields.get(b"atm")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -12,8 +13,12 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from toril.core.actions import Positive, invalid
 from toril.core.errors import InvalidRequest
 from toril.core.job import Count, JobOptions, Name, Whole, check_options, json_unless_given, require_utf8
+from toril.core.repeat import Repeat, RepeatFault, options_of, read_repeat
+from toril.core.stored_job import Fields
+from toril.core.zones import read_zone
 
 MAX_ID_LENGTH = 200
+NOT_STORED = "what the scheduler is to make is not stored"
 
 
 class Template(Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,7 +42,19 @@ class SchedulerSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     offset: Whole | UnsetType = UNSET
     template: Template = msgspec.field(default_factory=Template)
 
-    def as_repeat_options(self) -> dict[str, Any]:
+    def repeat(self, scheduler_id: str) -> Repeat:
+        """Return when it makes jobs.
+
+        Raises:
+            InvalidRequest: naming the field, and what is wrong with it.
+        """
+        try:
+            return read_repeat(self._repeat_options(scheduler_id), scheduler_id)
+        except RepeatFault as exc:
+            given = f"Invalid pattern {self.pattern[:200]}: " if exc.field == "pattern" and self.pattern else ""
+            raise InvalidRequest(f"{given}{exc}", field=exc.field) from exc
+
+    def _repeat_options(self, scheduler_id: str) -> dict[str, Any]:
         """As BullMQ has them: times in milliseconds."""
         options: dict[str, Any] = {
             field: getattr(self, field)
@@ -51,7 +68,37 @@ class SchedulerSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         if "pattern" in options:
             # Said and not left open: BullMQ on Node would take the time zone of whatever machine it runs on.
             options.setdefault("tz", "UTC")
+            # Nor the value that H stands for: it would be another one for each job.
+            if "H" in options["pattern"]:
+                options["hashSeed"] = scheduler_id
         return options
+
+
+class StoredScheduler(Struct, frozen=True):
+    """A scheduler as BullMQ stores it: its hash, and the options of the job that is to produce the next one.
+
+    `next_ms` is when it makes a job, in milliseconds; `job_options` is None where there is no such job.
+    """
+
+    id: str
+    fields: Fields
+    next_ms: int
+    job_options: bytes | None
+
+    def fault(self) -> str | None:
+        """Return why it cannot produce its next job; None where all is well."""
+        if self.job_options is not None:
+            options = options_of(self.job_options).get("repeat")
+        else:
+            options = {name: self.fields[name.encode()].decode(errors="replace") for name in ("pattern", "tz")
+                       if name.encode() in self.fields}  # fmt: skip
+            if "pattern" not in options:
+                return None
+        try:
+            read_repeat(options, self.id)
+        except RepeatFault as exc:
+            return str(exc)
+        return None if b"name" in self.fields else NOT_STORED
 
 
 _SPEC = msgspec.json.Decoder(SchedulerSpec)
@@ -78,15 +125,37 @@ def read_scheduler(body: bytes) -> SchedulerSpec:
             raise InvalidRequest(f"{field} needs a time zone, such as Z", field=field)
     if spec.tz is not UNSET:
         try:
-            ZoneInfo(spec.tz)
-        except (ValueError, OSError, KeyError) as exc:
+            read_zone(spec.tz)
+        except (ValueError, OSError) as exc:
             raise InvalidRequest(f"Unknown time zone {spec.tz[:100]}", field="tz") from exc
-    if spec.template.opts is not None:
-        check_options(spec.template.opts)
-        for option in ("delay", "jobId", "deduplication"):
-            if getattr(spec.template.opts, option) is not UNSET:
-                raise InvalidRequest(f"{option} is the scheduler's to choose", field=f"template.opts.{option}")
+    _check_template(spec.template)
     return spec
+
+
+def _check_template(template: Template) -> None:
+    try:
+        number = _endless_number(bytes(template.data))
+    except RecursionError as exc:
+        raise InvalidRequest("The data is nested too deeply", field="template.data") from exc
+    if number is not None:
+        raise InvalidRequest(f"The number {number[:20]} is too large: it would become infinite", field="template.data")
+    if template.opts is not None:
+        check_options(template.opts)
+        for option in ("delay", "jobId", "deduplication"):
+            if getattr(template.opts, option) is not UNSET:
+                raise InvalidRequest(f"{option} is the scheduler's to choose", field=f"template.opts.{option}")
+
+
+def _endless_number(text: bytes) -> str | None:
+    """Return the first number of a JSON text that is too large for a float, so that its readers see infinity."""
+    found: list[str] = []
+
+    def look(number: str) -> None:
+        if math.isinf(float(number)):
+            found.append(number)
+
+    json.loads(text, parse_int=look, parse_float=look)
+    return found[0] if found else None
 
 
 def check_scheduler_id(scheduler_id: str) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+# A scheduler that cannot go on is looked at, and complained of, this often.
+_SCHEDULER_PAUSE_MS = 15_000
+
 
 class Complete(Struct):
     """Move the job to completed; `returnvalue` is JSON text.
@@ -46,6 +49,11 @@ class Snooze(Struct):
 
     after_ms: int
     reason: str
+
+
+def keep_for_scheduler(reason: str) -> Snooze:
+    """Return the verdict on a job whose scheduler cannot produce its next one: without this job it would end."""
+    return Snooze(_SCHEDULER_PAUSE_MS, reason)
 
 
 class DeadLetter(Struct):

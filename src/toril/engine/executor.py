@@ -18,7 +18,7 @@ from toril.core.metrics import word
 from toril.core.outcome import Answered, ConnectFailed, Outcome
 from toril.core.ports.calls import Outbound, OutboundPool
 from toril.core.ports.work import LeaseStore
-from toril.core.verdict import Complete, Fail, HandOver, Verdict
+from toril.core.verdict import Complete, Fail, HandOver, Verdict, keep_for_scheduler
 from toril.engine.settler import Settler
 from toril.engine.slot import Slot
 
@@ -99,7 +99,9 @@ class Executor:
         """What is to be done before an attempt; a verdict where there is to be none."""
         fields = lease.fields
         if b"rjk" in fields:
-            await self._settler.patiently(lambda: self._store.schedule_next(lease))
+            fault = await self._settler.patiently(lambda: self._store.schedule_next(lease))
+            if fault is not None:
+                return keep_for_scheduler(fault)
         deferred = fields.get(b"defa")
         if deferred:
             # Decided elsewhere: a child of it failed, or it stalled too often.

@@ -21,7 +21,7 @@ from toril.core.lock_tokens import owner_of
 from toril.core.metrics import word
 from toril.core.ports.work import LeasedQueues, PullStore, PullStores
 from toril.core.pull import Action, Ask, Extended, Failed, Finished, Released
-from toril.core.verdict import Complete, Fail, Retry, Settlement
+from toril.core.verdict import Complete, Fail, Retry, Settlement, keep_for_scheduler
 from toril.engine.consumer import Surroundings
 from toril.engine.handovers import Handovers
 
@@ -174,8 +174,9 @@ class Pulls:
             found = await store.take(self._tokens.made(store.queue, str(uuid.uuid4())))
             if isinstance(found, NoJob):
                 return found
-            if b"rjk" in found.fields:
-                await store.schedule_next(found)
+            if b"rjk" in found.fields and (fault := await store.schedule_next(found)) is not None:
+                await store.snooze(found, keep_for_scheduler(fault), fetch_next=False)
+                continue
             deferred = found.fields.get(b"defa")
             if not deferred:
                 self._measures.began((_KIND, found.queue), found)

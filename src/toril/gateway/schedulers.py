@@ -8,8 +8,8 @@ from toril.core.access import Right
 from toril.core.errors import SchedulerNotFound
 from toril.core.ports.jobs import SchedulerStore
 from toril.core.queue_name import NameRules
-from toril.core.scheduler import SchedulerSpec, check_scheduler_id, read_scheduler
-from toril.core.stored_job import Fields, integer_json, json_or_text, read_options, text_json
+from toril.core.scheduler import SchedulerSpec, StoredScheduler, check_scheduler_id, read_scheduler
+from toril.core.stored_job import integer_json, json_or_text, read_options, text_json
 from toril.gateway import shapes, wire
 from toril.gateway.description import DONE, About, Reply
 from toril.gateway.queues import WINDOW, window
@@ -63,14 +63,14 @@ class SchedulerRoutes:
         found = await self._schedulers.get(queue, scheduler_id)
         if found is None:
             raise SchedulerNotFound
-        return wire.json_answer(_shown(scheduler_id, *found))
+        return wire.json_answer(_shown(found))
 
     async def all(self, request: Request) -> Answer:
         """A page of schedulers, the next to make a job first."""
         self._names.check(request.queue)
         start, length = window(request.query())
         found, count = await self._schedulers.all(request.queue, start, start + length - 1) if length else ([], 0)
-        shown = wire.array(_shown(*scheduler) for scheduler in found)
+        shown = wire.array(_shown(scheduler) for scheduler in found)
         return wire.json_answer(b'{"schedulers":%b,"count":%d}' % (shown, count))
 
     async def remove(self, request: Request) -> Answer:
@@ -80,8 +80,9 @@ class SchedulerRoutes:
         return wire.NO_CONTENT
 
 
-def _shown(scheduler_id: str, fields: Fields, next_ms: int) -> bytes:
-    parts = [b'"id":%b' % msgspec.json.encode(scheduler_id)]
+def _shown(scheduler: StoredScheduler) -> bytes:
+    fields = scheduler.fields
+    parts = [b'"id":%b' % msgspec.json.encode(scheduler.id)]
     for names, as_json in ((_TEXTS, text_json), (_INTEGERS, integer_json)):
         parts += [
             b'"%b":%b' % (name.encode(), as_json(stored))
@@ -94,6 +95,9 @@ def _shown(scheduler_id: str, fields: Fields, next_ms: int) -> bytes:
         b'"opts":%b' % read_options(fields.get(b"opts") or b"{}").text,
     ]
     parts.append(b'"template":{%b}' % b",".join(template))
-    parts.append(b'"next":%d' % next_ms)
+    parts.append(b'"next":%d' % scheduler.next_ms)
     parts.append(b'"iterationCount":%b' % integer_json(fields.get(b"ic")))
+    fault = scheduler.fault()
+    if fault is not None:
+        parts.append(b'"error":%b' % msgspec.json.encode(fault))
     return b"{%b}" % b",".join(parts)

@@ -248,7 +248,10 @@ class SchedulerTemplate(Struct):
 
 
 class Scheduler(Struct):
-    """A job scheduler; `next` is when it makes the next job, in milliseconds."""
+    """A job scheduler; `next` is when it makes the next job, in milliseconds.
+
+    `error` says why it cannot produce the next one. It keeps its job, which is delayed until that is mended.
+    """
 
     id: str
     template: SchedulerTemplate
@@ -261,6 +264,7 @@ class Scheduler(Struct):
     startDate: int | UnsetType = UNSET  # noqa: N815
     endDate: int | UnsetType = UNSET  # noqa: N815
     offset: int | UnsetType = UNSET
+    error: str | UnsetType = UNSET
 
 
 class SchedulerPage(Struct):

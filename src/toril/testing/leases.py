@@ -63,6 +63,7 @@ class FakeLeaseStore:
         self.failed: dict[bytes, str] = {}
         self.released: list[bytes] = []
         self.scheduled: list[bytes] = []
+        self.unreadable: str | None = None
         self.pending_children: set[bytes] = set()
         self.calls: list[str] = []
         self.answer_after_s: Callable[[], float] = lambda: 0.0
@@ -284,9 +285,10 @@ class FakeLeaseStore:
 
         return await self._call("adopt", step)
 
-    async def schedule_next(self, lease: Lease) -> None:
-        """Remember that the next iteration of the job's scheduler was asked for."""
+    async def schedule_next(self, lease: Lease) -> str | None:
+        """Remember that the next iteration of the job's scheduler was asked for; returns `unreadable`."""
         await self._call("schedule_next", lambda: self.scheduled.append(lease.job_id))
+        return self.unreadable
 
     async def _call(self, name: str, step: Callable[[], T]) -> T:
         self.calls.append(name)

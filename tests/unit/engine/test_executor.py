@@ -162,6 +162,15 @@ async def test_the_next_iteration_is_asked_for_again_while_the_store_is_away(roo
     assert room.store.completed.keys() == {b"1"}
 
 
+async def test_a_job_without_which_its_scheduler_would_end_is_kept(room: Room) -> None:
+    room.store.unreadable = "Unknown time zone Mars/Olympus"
+    lease = await room.lease(fields={b"rjk": b"hourly"})
+    await room.execute(lease)
+    assert room.outbound.requests == []
+    assert room.store.calls[-1] == "snooze"
+    assert room.store.completed == room.store.failed == {}
+
+
 async def test_a_job_without_a_scheduler_asks_for_nothing(room: Room) -> None:
     room.endpoints.open()
     await room.execute(await room.lease())

@@ -10,7 +10,7 @@ from toril.core.actions import Dependencies
 from toril.core.event import Event, Position
 from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree
 from toril.core.job import JobSpec
-from toril.core.scheduler import SchedulerSpec
+from toril.core.scheduler import SchedulerSpec, StoredScheduler
 from toril.core.stored_job import Fields
 
 
@@ -137,11 +137,11 @@ class SchedulerStore(Protocol):
         """Set a scheduler, in place of the one that was, and produce its next job. Raises `InvalidRequest`."""
         ...
 
-    async def get(self, queue: str, scheduler_id: str) -> tuple[Fields, int] | None:
-        """A scheduler's hash, and when it makes the next job (milliseconds); None where there is none."""
+    async def get(self, queue: str, scheduler_id: str) -> StoredScheduler | None:
+        """A scheduler; None where there is none."""
         ...
 
-    async def all(self, queue: str, start: int, end: int) -> tuple[list[tuple[str, Fields, int]], int]:
+    async def all(self, queue: str, start: int, end: int) -> tuple[list[StoredScheduler], int]:
         """Schedulers from the first to the last (inclusive), the next to make a job first; and how many there are."""
         ...
 

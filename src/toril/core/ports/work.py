@@ -161,8 +161,12 @@ class LeaseStore(Protocol):
         """Find active jobs locked by these tokens: leases whose answer got lost with a connection."""
         ...
 
-    async def schedule_next(self, lease: Lease) -> None:
-        """Produce the next iteration of the job scheduler that this job came from."""
+    async def schedule_next(self, lease: Lease) -> str | None:
+        """Produce the next iteration of the job scheduler that this job came from. Idempotent.
+
+        Returns None where that is done or there is none to produce, and otherwise why it is not possible for now: the
+        scheduler then has only this job to go on with, which must be kept.
+        """
         ...
 
 
