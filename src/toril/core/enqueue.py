@@ -25,6 +25,12 @@ from toril.core.paths import has_dot_segments
 MAX_PRIORITY = 2**21
 MAX_BATCH = 1000
 MAX_KEY = 255
+MAX_TARGET = 64
+MAX_METHOD = 64
+MAX_PATH_BYTES = 16 * 1024
+MAX_HEADERS_BYTES = 64 * 1024
+"""All headers as lines of a head: what servers take at most, and more than most do. A larger head would hold up its
+target for all, attempt after attempt."""
 MAX_LABELS = 32
 MAX_LABEL_NAME = 100
 MAX_LABEL_VALUE = 500
@@ -40,6 +46,8 @@ NOT_ALLOWED = frozenset(
 """Headers that belong to the connection or to toril (so do `toril-*` and `webhook-*`)."""
 
 _OURS = ("toril-", "webhook-")
+_MAX_SHOWN = 200
+"""How many characters of what a caller has sent go back to it in an error."""
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 _PATH = re.compile(r"[/?][\x21\x22\x24-\x7e]*\Z")
@@ -110,6 +118,7 @@ def read_envelope(text: bytes, *, key: str | None, max_body_bytes: int, batched:
         EnvelopeTooLarge: its body, decoded, is larger than this.
     """
     posted = _decode(_ITEM if batched else _POSTED, text)
+    _check_sizes(posted)
     if isinstance(posted, BatchItem) and posted.idempotency_key is not UNSET:
         key = posted.idempotency_key
         check_key(key, "idempotency_key")
@@ -211,10 +220,27 @@ def _decode(decoder: msgspec.json.Decoder[Any], text: bytes) -> Posted:
     except msgspec.ValidationError as exc:
         message = str(exc)
         found = _FIELD.search(message) or _NAMED.search(message)
-        raise InvalidEnvelope(message, field=found[1] if found else None) from exc
+        field = found[1][:_MAX_SHOWN] if found else None
+        raise InvalidEnvelope(message[: 2 * _MAX_SHOWN], field=field) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidEnvelope(f"The envelope is not JSON: {_shown(exc)}") from exc
     return posted
+
+
+def _check_sizes(posted: Posted) -> None:
+    """Refuse what is too large for a request's head, or for a row's. What is in the ledger already is not asked."""
+    if len(posted.target) > MAX_TARGET:
+        raise InvalidEnvelope(f"A target's name has at most {MAX_TARGET} characters", field="target")
+    if len(posted.method) > MAX_METHOD:
+        raise InvalidEnvelope(f"method has at most {MAX_METHOD} characters", field="method")
+    if posted.path is not UNSET and len(posted.path) > MAX_PATH_BYTES:
+        raise InvalidEnvelope(f"path has at most {MAX_PATH_BYTES} bytes", field="path")
+    size_bytes = 0
+    for name, values in posted.headers.items():
+        for value in (values,) if isinstance(values, str) else values:
+            size_bytes += len(name) + len(value) + 4
+    if size_bytes > MAX_HEADERS_BYTES:
+        raise InvalidEnvelope(f"headers have at most {MAX_HEADERS_BYTES} bytes in sum", field="headers")
 
 
 def _shown(exc: Exception) -> str:

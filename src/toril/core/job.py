@@ -18,6 +18,8 @@ from toril.core.errors import InvalidRequest
 
 MAX_SAFE_INTEGER = 2**53 - 1
 MAX_PRIORITY = 2**21
+MAX_ID = 4096
+"""Characters of an id. BullMQ takes any number; but an id is repeated in lists, streams and logs."""
 NO_CONTROL = r"\A[^\x00-\x1f\x7f]+\Z"
 NO_OPTIONS = b'{"attempts":0}'
 
@@ -46,7 +48,7 @@ class BackoffOption(Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 class DeduplicationOption(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """BullMQ's deduplication: later jobs with this id are dropped, for `ttl` milliseconds or until it ends."""
 
-    id: Annotated[str, Meta(pattern=NO_CONTROL)]
+    id: Annotated[str, Meta(pattern=NO_CONTROL, max_length=MAX_ID)]
     ttl: Count | UnsetType = UNSET
 
 
@@ -125,6 +127,8 @@ def check_options(opts: JobOptions) -> None:
 
 def check_job_id(job_id: str) -> None:
     """BullMQ's rules for a custom id: not a number (those are its own), no `:` but in `a:b:c`, and no `0:` in front."""
+    if len(job_id) > MAX_ID:
+        raise InvalidRequest(f"Invalid jobId, must be at most {MAX_ID} characters", field="jobId")
     if _CONTROL.search(job_id):
         raise InvalidRequest(f"Invalid jobId {job_id!r}, must not contain control characters", field="jobId")
     if _is_integer_to_bullmq(job_id):

@@ -12,6 +12,7 @@ from msgspec import Raw
 
 from toril.core.errors import InvalidRequest
 from toril.core.job import (
+    MAX_ID,
     MAX_PRIORITY,
     MAX_SAFE_INTEGER,
     NO_CONTROL,
@@ -212,6 +213,8 @@ def _deduplication(_: str, value: Any) -> dict[str, Any]:
         raise InvalidRequest(f"Invalid deduplication.id {js(name)}, must be a string", field="deduplication.id")
     if not name:
         raise InvalidRequest("Deduplication id must be provided", field="deduplication.id")
+    if len(name) > MAX_ID:
+        raise InvalidRequest(f"Invalid deduplication.id, must be at most {MAX_ID} characters", field="deduplication.id")
     if not _NAME.match(name):
         raise InvalidRequest(
             f"Invalid deduplication.id {name!r}, must not contain control characters",

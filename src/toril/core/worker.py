@@ -24,6 +24,8 @@ from toril.core.stored_job import Keep
 METHODS = ("POST", "PUT", "PATCH")
 DEFAULT_TIMEOUT_S = 3.0
 MAX_CONCURRENCY = 10_000
+MAX_URL = 16 * 1024
+MAX_HEADERS_BYTES = 64 * 1024
 HIDDEN = "(hidden)"
 
 
@@ -133,6 +135,8 @@ def check_url(url: Any) -> None:
     fault = InvalidRequest("Invalid URL", field="endpoint.url")
     if not isinstance(url, str) or not url.isprintable() or " " in url or "\\" in url:
         raise fault
+    if len(url) > MAX_URL:
+        raise InvalidRequest(f"Invalid URL, must be at most {MAX_URL} characters", field="endpoint.url")
     try:
         parts = urlsplit(url)
         port = parts.port  # reading it raises where it is no port
@@ -167,6 +171,10 @@ def _headers(parsed: Any) -> tuple[tuple[str, str], ...]:
             raise InvalidRequest(f"Invalid header name {name!r}", field="endpoint.headers")
         if not isinstance(value, str) or not _is_sendable(value):
             raise InvalidRequest(f"Invalid value of header {name}", field=f"endpoint.headers.{name}")
+    if sum(len(name) + len(value) + 4 for name, value in parsed.items()) > MAX_HEADERS_BYTES:
+        raise InvalidRequest(
+            f"Invalid headers, must be at most {MAX_HEADERS_BYTES} bytes in sum", field="endpoint.headers"
+        )
     if sum(name.lower() == "host" for name in parsed) > 1:
         raise InvalidRequest("Invalid headers, there is more than one Host", field="endpoint.headers")
     return tuple(parsed.items())

@@ -221,3 +221,34 @@ def test_any_json_value_arrives_as_it_was_posted(value: Any) -> None:
     text = json.dumps(value).encode()
     submission = read(b'{"target":"b","body":' + text + b"}", max_body_bytes=10**6)
     assert submission.body == text
+
+
+@pytest.mark.parametrize(
+    ("field", "longest", "too_long"),
+    [
+        ("path", "/" + "a" * 16_383, "/" + "a" * 16_384),
+        ("method", "M" * 64, "M" * 65),
+        ("headers", {"a": ["b" * 32_763] * 2}, {"a": ["b" * 32_764] * 2}),
+        ("headers", {"a" * 100: "b" * 65_432}, {"a" * 101: "b" * 65_432}),
+        ("target", "t" * 64, "t" * 65),
+        ("labels", {"n" * 100: "v" * 500}, {"n" * 101: "v"}),
+        ("labels", {str(n): "v" for n in range(32)}, {str(n): "v" for n in range(33)}),
+        ("idempotency_key", "k" * 255, "k" * 256),
+    ],
+)
+def test_what_goes_into_a_head_or_a_row_is_bounded(field: str, longest: Any, too_long: Any) -> None:
+    assert read({"target": "b"} | {field: longest}, batched=True)
+    for length in (too_long, too_long * 1000 if isinstance(too_long, str) else too_long):
+        error = refused({"target": "b"} | {field: length}, batched=True)
+        assert error.field == field
+        assert len(error.message) < 500
+
+
+def test_empty_headers_count_too() -> None:
+    assert refused({"target": "b", "headers": {"a": [""] * 14_000}}).field == "headers"
+
+
+def test_what_is_unknown_is_not_shown_in_full() -> None:
+    error = refused({"target": "b", "x" * 100_000: 1})
+    assert len(error.message) < 500
+    assert len(error.field or "") < 500

@@ -264,3 +264,11 @@ def test_a_job_without_options_has_none() -> None:
 def test_options_not_given_are_unset() -> None:
     opts = with_opts(attempts=1)
     assert (opts.delay, opts.priority, opts.lifo, opts.backoff, opts.jobId) == (UNSET,) * 5
+
+
+def test_an_id_is_bounded_since_it_is_repeated_in_lists_and_streams() -> None:
+    longest = "x" * 4096
+    assert with_opts(jobId=longest, deduplication={"id": longest}).jobId == longest
+    for opts in ({"jobId": longest + "x"}, {"deduplication": {"id": longest + "x"}}):
+        with pytest.raises(InvalidRequest, match="at most 4096 characters"):
+            with_opts(**opts)

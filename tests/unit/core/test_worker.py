@@ -397,3 +397,12 @@ class TestWhatIsShown:
     def test_why_it_cannot_run(self) -> None:
         shown = shown_worker("orders", b'{"queue":"orders"}', NameRules(), paused=False)
         assert (shown["state"], shown["reason"], shown["endpoint"]) == ("invalid", "endpoint is required", None)
+
+
+def test_what_goes_into_a_head_is_bounded() -> None:
+    url = "http://endpoint.internal/"
+    assert read(endpoint(url=url.ljust(16 * 1024, "x"), headers={"a": "b" * 65_531}))
+    with pytest.raises(InvalidRequest, match="at most 16384 characters"):
+        read(endpoint(url=url.ljust(16 * 1024 + 1, "x")))
+    with pytest.raises(InvalidRequest, match="at most 65536 bytes in sum"):
+        read(endpoint(headers={"a": "b" * 65_532}))
