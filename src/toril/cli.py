@@ -9,7 +9,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -181,9 +181,22 @@ def _run(settings: Settings, sock: socket.socket, config: ConfigFile, lifeline: 
         uvloop.run(serve(settings, sock, config=config, lifeline=lifeline))
     except* StoreError as group:
         status = 1
-        for exc in group.exceptions:
-            print(f"toril: {exc}", file=sys.stderr)
+        _tell(group)
     return status
+
+
+def _tell(group: BaseExceptionGroup[StoreError]) -> None:
+    for cause in dict.fromkeys(_causes(group)):
+        print(f"toril: {cause}", file=sys.stderr)
+
+
+def _causes(group: BaseExceptionGroup[StoreError]) -> Iterator[str]:
+    """What went wrong, one line each, however deep in task groups it happened."""
+    for exc in group.exceptions:
+        if isinstance(exc, BaseExceptionGroup):
+            yield from _causes(exc)
+        else:
+            yield " ".join(exc.message.split())
 
 
 def _dev(options: argparse.Namespace, given: Sequence[str]) -> int:
@@ -217,17 +230,18 @@ def _recover(options: argparse.Namespace, given: Sequence[str]) -> int:
         print("toril: no targets are configured, so there is no ledger to recover from", file=sys.stderr)
         return 1
     configure(settings.log)
+    status = 0
     try:
         done = uvloop.run(recover(settings))
-    except StoreError as exc:
-        print(f"toril: {exc}", file=sys.stderr)
-        return 1
-    for target in (target.name for target in settings.targets):
-        print(
-            f"{target}: {done.requeued[target]} put back into the queue, {done.lost[target]} lost attempts ended, "
-            f"{done.expired[target]} past their deadline"
-        )
-    return 0
+        for target in (target.name for target in settings.targets):
+            print(
+                f"{target}: {done.requeued[target]} put back into the queue, {done.lost[target]} lost attempts ended, "
+                f"{done.expired[target]} past their deadline"
+            )
+    except* StoreError as group:
+        status = 1
+        _tell(group)
+    return status
 
 
 def _token(options: argparse.Namespace, given: Sequence[str]) -> int:

@@ -8,14 +8,14 @@ start. Nothing ever depends on a session, so nothing is reset when a connection 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import asyncpg
 
 from toril.adapters.postgres_errors import translated
-from toril.core.errors import LedgerUnavailable
+from toril.core.errors import LedgerUnavailable, RowRefused, StoreRefused
 
 _COMMAND_S = 30.0
 _CONNECT_S = 5.0
@@ -43,8 +43,11 @@ class PostgresConnections:
         """Whether a pooler is in between."""
 
     async def open(self, prepare: Callable[[Any], Awaitable[None]]) -> None:
-        """Connect, see what is at the other end, and prepare it in a transaction; may be called again if that fails."""
-        with translated():
+        """Connect, see what is at the other end, and prepare it in a transaction; may be called again if that fails.
+
+        Raises `StoreRefused` where the URL itself can never work.
+        """
+        with _readable(), translated():
             self.pooled = await _behind_a_pooler(self._url)
             pool = await asyncpg.create_pool(
                 self._url,
@@ -117,6 +120,14 @@ class PostgresConnections:
         except LedgerUnavailable:
             self._lost()
             raise
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except (RowRefused, ValueError) as exc:  # what asyncpg says of options that it cannot make sense of
+        raise StoreRefused(f"The ledger's URL cannot be used: {exc.__cause__ or exc}") from exc
 
 
 async def _behind_a_pooler(url: str) -> bool:

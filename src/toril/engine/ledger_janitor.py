@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 _PAGE = 200
 _ORPHANS_EVERY_S = 3600.0
 _AGAIN_S = 2.0
+_WORTH_A_LINE = 2
+_FAILURES_A_LINE = 30
 
 
 class Queues(Struct, frozen=True):
@@ -79,6 +81,7 @@ class Janitor:
         """Sweep until cancelled."""
         loop = asyncio.get_running_loop()
         orphans_at: float | None = None
+        failures = 0
         while True:
             pause_s = self._every_s
             try:
@@ -90,8 +93,11 @@ class Janitor:
                         log.info("janitor.orphans_removed", bodies=removed_bodies)
             except StoreError as exc:
                 pause_s = min(_AGAIN_S, self._every_s)
-                log.warning("janitor.failed", error=exc.message)
+                failures += 1
+                if failures % _FAILURES_A_LINE == _WORTH_A_LINE:  # at its start the ledger may not be reached yet
+                    log.warning("janitor.failed", error=exc.message)
             else:
+                failures = 0
                 if removed:
                     log.info("janitor.removed", deliveries=removed)
             await asyncio.sleep(pause_s)
