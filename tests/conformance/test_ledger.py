@@ -247,6 +247,39 @@ async def test_texts_that_a_database_dislikes_are_kept_readable(ledger: AnyLedge
     assert await ledger.get(one.job_id) == one
 
 
+async def test_an_attempt_that_was_taken_for_lost_is_recorded_as_it_ended(ledger: AnyLedger) -> None:
+    one = await ended(ledger, await begun(ledger, await accepted(ledger), "first"), RetryAt(AT_S + 3))
+    running = await begun(ledger, one, "second", AT_S + 4)
+    lose = Lose(job_id=one.job_id, number=2, by="recoverer", at_s=AT_S + 99)
+    assert isinstance(await ledger.lose(lose), Written)
+    done = await ended(ledger, running, Delivered(), at_s=AT_S + 100, response=RESPONSE)
+    assert (done.status, done.attempts_made) == (Status.DELIVERED, 2)
+    history = await ledger.history(one.job_id)
+    assert history is not None
+    assert faults(history.transitions) == []
+    assert [step.to.value for step in history.transitions][-3:] == ["retrying", "dispatching", "delivered"]
+    assert [(a.number, a.outcome.value, a.status_code) for a in history.attempts] == [
+        (1, "answered", 200),
+        (2, "answered", 200),
+    ]
+    assert history.response == RESPONSE
+    assert await ended(ledger, running, Delivered(), at_s=AT_S + 100) == done
+
+
+async def test_a_loss_and_the_true_end_at_once_leave_the_true_end(ledger: AnyLedger) -> None:
+    some = [await begun(ledger, await accepted(ledger)) for _ in range(10)]
+    async with asyncio.TaskGroup() as tasks:
+        for one in some:
+            tasks.create_task(ledger.lose(Lose(job_id=one.job_id, number=1, by="recoverer", at_s=AT_S + 99)))
+            tasks.create_task(ledger.end(end_of(one, Delivered())))
+    for one in some:
+        history = await ledger.history(one.job_id)
+        assert history is not None
+        assert faults(history.transitions) == []
+        assert history.delivery.status is Status.DELIVERED
+        assert [(attempt.number, attempt.outcome.value) for attempt in history.attempts] == [(1, "answered")]
+
+
 # cancelling, replaying, expiring, losing
 
 

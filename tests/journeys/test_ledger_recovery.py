@@ -1,16 +1,21 @@
 """The ledger outlives what happens to the queues: Redis flushed or away, processes killed, disks full."""
 
+import asyncio
 import os
 import resource
 import subprocess
 import sys
+import threading
+import time
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.deliveries import LATER, Door, configuration
+from tests.support.endpoint import Answer, Call, Endpoint, respond
 from tests.support.toril import StartToril
 from tests.support.valkey import StartValkey, ValkeyProcess
 from tests.support.waiting import eventually
@@ -176,3 +181,41 @@ def test_a_ledger_file_that_is_deleted_accepts_nothing_until_it_is_back(
     toril.kill()
     toril.start()
     assert sorted(door.jobs()) == sorted([job_id, another])
+
+
+@pytest.mark.parametrize("flushed", [False, True], ids=["and Redis stays", "and Redis is flushed"])
+def test_an_answer_that_is_known_outlives_a_ledger_that_is_away_for_longer_than_its_lease(
+    file: Path, start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint, flushed: bool
+) -> None:
+    valkey = start_valkey()
+    may_answer = threading.Event()
+
+    async def behaviour(_: Call) -> Answer:
+        while not may_answer.is_set():
+            await asyncio.sleep(0.01)
+        return respond()
+
+    endpoint.behaviour = behaviour
+    targets = {"billing": {"url": endpoint.url, "concurrency": 10, "timeout": {"connect": "1s", "total": "3s"}}}
+    ledger = file.parent / "ledger.sqlite3"
+    delivery = {"lease": "100ms", "recover_every": "100ms"}
+    args = ["--config", str(configuration(file, targets, ledger={"url": f"sqlite:///{ledger}"}, delivery=delivery))]
+    pair = [start_toril(valkey, args=args, env={"TORIL_LOCK": "3s"}) for _ in range(2)]
+    door = Door(pair[0].gateway)
+    ids = [door.enqueue("billing") for _ in range(10)]
+    endpoint.wait_for_calls(10, timeout_s=PATIENCE_S)
+    ledger.rename(file.parent / "elsewhere")
+    over_at = time.monotonic() + 3.5
+    may_answer.set()
+    eventually(lambda: sum(toril.log().count("the job is held") for toril in pair) == 10, timeout_s=PATIENCE_S)
+    if flushed:
+        valkey.client().flushall()  # the locks are gone with everything else
+    eventually(lambda: time.monotonic() > over_at, timeout_s=PATIENCE_S, what="the end of all leases")
+    (file.parent / "elsewhere").rename(ledger)
+    assert [door.job(job_id, wait=30)["status"] for job_id in ids] == ["delivered"] * 10
+    sent = Counter(call.header("toril-job-id") for call in endpoint.calls)
+    assert sent == Counter(ids), "each once"
+    for job_id in ids:
+        found = door.job(job_id)
+        assert [(attempt["number"], attempt["outcome"]) for attempt in found["attempts"]] == [(1, "answered")]
+    eventually(lambda: not valkey.client().keys(f"bull:{queue_of('billing')}:*-*"), timeout_s=PATIENCE_S)

@@ -118,7 +118,9 @@ _UPDATE = f"""
 UPDATE toril_deliveries AS d SET {", ".join(f"{column} = given.{column}" for column in CHANGING)}
 FROM {_columns(*CHANGING, "job_id")} WHERE d.job_id = given.job_id"""
 _INSERT_STEPS = f"INSERT INTO toril_transitions SELECT * FROM {_columns(*_STEP)}"
-_INSERT_ATTEMPTS = f"INSERT INTO toril_attempts SELECT * FROM {_columns(*_ATTEMPT)}"
+_WRITE_ATTEMPTS = f"""
+INSERT INTO toril_attempts SELECT * FROM {_columns(*_ATTEMPT)}
+ON CONFLICT (job_id, number) DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in _ATTEMPT[2:])}"""
 _UPDATE_RESPONSES = f"""
 UPDATE toril_deliveries AS d SET response = given.response, response_blob = given.response_blob
 FROM {_columns(*_RESPONSE)} WHERE d.job_id = given.job_id"""
@@ -228,7 +230,7 @@ class AsyncpgLedger(SqlLedger):
                 )
                 await connection.execute(_INSERT_STEPS, *_turned(applied.transitions))
             if applied.attempts:
-                await connection.execute(_INSERT_ATTEMPTS, *_turned(applied.attempts))
+                await connection.execute(_WRITE_ATTEMPTS, *_turned(applied.attempts))
             if applied.responses:
                 await connection.execute(
                     _UPDATE_RESPONSES,

@@ -324,7 +324,7 @@ class RedisLedger:
         return [
             ["HSET", self._row(now.job_id), *fields],
             ["RPUSH", steps, *(pack(step) for step in decided.transitions)],
-            *([_words("RPUSH", attempts, *map(pack, decided.attempts))] if decided.attempts else []),
+            *(_attempt_words(attempts, one, now) for one in decided.attempts),
             *(_words("ZREM", place, now.job_id) for place, _ in self._places(now) if place not in places),
             *(_words("ZADD", place, repr(score), now.job_id) for place, score in places.items()),
         ]
@@ -397,6 +397,12 @@ def _standing(job_id: str, state: bytes) -> Delivery | None:
         return delivery
     log.error("ledger.row_unreadable", job_id=job_id, error="it is another delivery's")
     return None
+
+
+def _attempt_words(key: str, one: Attempt, now: Delivery) -> Words:
+    """The command that records an attempt at its place: the first one is 0."""
+    recorded = now.attempts_begun - (now.status is Status.DISPATCHING)
+    return ["LSET", key, one.number - 1, pack(one)] if one.number <= recorded else ["RPUSH", key, pack(one)]
 
 
 def _words(*words: Word) -> Words:

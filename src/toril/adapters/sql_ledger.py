@@ -4,9 +4,9 @@
 Statements are written with `$1`; where the two databases differ, a `Dialect` says how.
 
 Five tables. `toril_deliveries` has one row a delivery; its index of what is open leaves the status out, so that in
-PostgreSQL the beginning of an attempt touches no index (a HOT update). Transitions and attempts are only ever
-inserted. There are no foreign keys: rows that belong together are written and removed in one transaction.
-`toril_ledger` has one row, with the ledger's id.
+PostgreSQL the beginning of an attempt touches no index (a HOT update). Transitions are only ever inserted; so are
+attempts, but for one that was taken for lost and is written again as it went. There are no foreign keys: rows that
+belong together are written and removed in one transaction. `toril_ledger` has one row, with the ledger's id.
 """
 
 from __future__ import annotations
@@ -279,8 +279,13 @@ class Applied:
         self._rows = rows
         self.changed: dict[str, Delivery] = {}
         self.transitions: list[Row] = []
-        self.attempts: list[Row] = []
+        self._attempts: dict[tuple[str, int], Row] = {}
         self.responses: dict[str, RecordedResponse] = {}
+
+    @property
+    def attempts(self) -> list[Row]:
+        """The rows of attempts; of several with one number, the last."""
+        return list(self._attempts.values())
 
     def apply(self, change: Change) -> Decision | Written | Refused:
         """Decide on one change, on top of those before it."""
@@ -292,7 +297,8 @@ class Applied:
         if isinstance(decided, Decision):
             self._rows[job_id] = self.changed[job_id] = decided.delivery
             self.transitions.extend(transition_row(job_id, step) for step in decided.transitions)
-            self.attempts.extend(attempt_row(job_id, attempt) for attempt in decided.attempts)
+            for attempt in decided.attempts:
+                self._attempts[job_id, attempt.number] = attempt_row(job_id, attempt)
             if decided.response is not None:
                 self.responses[job_id] = decided.response
         return decided

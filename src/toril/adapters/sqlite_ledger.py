@@ -68,7 +68,7 @@ def _places(count: int) -> str:
 
 _INSERT = f"INSERT INTO toril_deliveries ({NEW}) VALUES ({_places(23)}) ON CONFLICT DO NOTHING"
 _STEP = f"INSERT INTO toril_transitions VALUES ({_places(8)})"
-_ATTEMPT = f"INSERT INTO toril_attempts VALUES ({_places(8)})"
+_ATTEMPT = f"INSERT OR REPLACE INTO toril_attempts VALUES ({_places(8)})"
 _LABEL = "INSERT INTO toril_labels VALUES (?, ?, ?)"
 _BY_ID = f"SELECT {STATE}, envelope FROM toril_deliveries WHERE job_id = ?"
 _BY_KEY = f"SELECT {STATE}, fingerprint FROM toril_deliveries WHERE target = ? AND idempotency_key = ?"

@@ -53,6 +53,13 @@ class Inspector:
         replies = await self._link(keys).pipeline([pack("EXISTS", keys.key(job_id)) for job_id in job_ids])
         return [job_id for job_id, there in zip(job_ids, replies, strict=True) if not there]
 
+    async def held(self, queue: str, job_ids: Sequence[str]) -> list[str]:
+        """Those of these ids whose job a worker holds the lock of."""
+        keys = self._keys(queue)
+        locks = [pack("EXISTS", keys.key(f"{job_id}:lock")) for job_id in job_ids]
+        replies = await self._link(keys).pipeline(locks)
+        return [job_id for job_id, there in zip(job_ids, replies, strict=True) if there]
+
     async def counts(self, queue: str, states: Sequence[str]) -> Mapping[str, int]:
         """How many jobs are in each of these states."""
         keys = self._keys(queue)

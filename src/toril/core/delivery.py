@@ -311,8 +311,8 @@ Change = Begin | End | Cancel | Replay | Expire | Lose
 
 
 class Decision(Struct, frozen=True):
-    """What to write in one commit: the delivery as it will be, its new transitions and attempts, and a response if
-    there is one.
+    """What to write in one commit: the delivery as it will be, its new transitions, its attempts that are over, and a
+    response if there is one. An attempt takes the place of one that was written with the same number.
     """
 
     delivery: Delivery
@@ -389,9 +389,33 @@ def _begin(change: Begin, now: Delivery) -> Decision | Written | Refused:
 def _end(change: End, now: Delivery) -> Decision | Written | Refused:
     if now.attempts_begun != change.number:
         return Refused(now)
+    if now.attempts_begun and now.status in WAITING and not now.token:
+        return _ended_late(change, now)
     if now.status is not Status.DISPATCHING:
-        # Recorded before, or cancelled meanwhile. Without a token it was taken for lost, and is somebody else's now.
+        # Recorded before, or cancelled meanwhile. Without a token it was taken for lost before that.
         return Written(now) if now.token else Refused(now)
+    return _ended(change, now)
+
+
+def _ended_late(change: End, now: Delivery) -> Decision:
+    """An attempt that was taken for lost has ended after all, and none has begun since: it was under way all the time.
+
+    Its record takes the place of the one that says it was lost.
+    """
+    step = _step(now, Status.DISPATCHING, change, reason="the worker was not lost", attempt=change.number)
+    under_way = msgspec.structs.replace(
+        now,
+        status=Status.DISPATCHING,
+        seq=step.seq,
+        updated_at_s=change.at_s,
+        next_attempt_at_s=None,
+        token=f"late.{change.number}",
+    )
+    ended = _ended(change, under_way)
+    return msgspec.structs.replace(ended, transitions=(step, *ended.transitions))
+
+
+def _ended(change: End, now: Delivery) -> Decision:
     error = clean(change.error)
     match change.settlement:
         case Delivered():

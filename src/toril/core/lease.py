@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from toril.core.blob import StreamedBody
-from toril.core.delivery import Begun
+from toril.core.delivery import Begun, End
 from toril.core.stored_job import Fields, StoredOptions
 
 MIN_LOCK_MS = 1000
@@ -14,11 +14,15 @@ MAX_LOCK_MS = 24 * 3600 * 1000
 
 
 class Entry(Struct, eq=False):
-    """What a journal has prepared for an attempt: the ledger's row, the body (None: there is none), the signature."""
+    """What a journal has prepared for an attempt: the ledger's row, the body (None: there is none), the signature.
+
+    `ending` is what came of it, once that is known and not recorded yet.
+    """
 
     begun: Begun
     body: bytes | StreamedBody | None
     signature: bytes = b""
+    ending: End | None = None
 
 
 class Lease(Struct, eq=False, kw_only=True):

@@ -105,9 +105,11 @@ class DeliveryExecutor(Executor):
         return await self._settler.settle(self._store, slot, lease, verdict, may_lease)
 
     async def release(self, lease: Lease) -> None:
-        """Give a job back to the head of its queue. An attempt that has begun is recorded as given back first."""
+        """Give a job back to the head of its queue. An attempt that has begun is recorded first, as it ended if that is
+        known, else as given back.
+        """
         if lease.entry is not None:
-            change = self._journal.given_back(lease.entry.begun)
+            change = lease.entry.ending or self._journal.given_back(lease.entry.begun)
             try:
                 await self._journal.end(change, _GONE)
             except StoreError as exc:
@@ -182,8 +184,11 @@ class DeliveryExecutor(Executor):
     async def _end(self, slot: Slot, lease: Lease, change: End, verdict: Settlement) -> Settlement | None:
         """Record in the ledger, however long that takes, and say what the job comes to.
 
-        None: nothing is to be written any more, as the lease was lost or given back.
+        None: nothing is to be written to the queue, as the lease was lost or given back. What is known of an attempt is
+        recorded also when its lease was lost meanwhile: if none has begun since, it need not be made again.
         """
+        if lease.entry is not None:
+            lease.entry.ending = change
 
         async def write() -> tuple[Settlement | None]:
             nonlocal change
@@ -193,29 +198,38 @@ class DeliveryExecutor(Executor):
                 change = self._journal.without_answer(change)
                 raise
 
-        ended = await self._held(slot, lease, write, "ledger.unavailable")
+        ended = await self._held(slot, lease, write, "ledger.unavailable", known=True)
         if ended is None:
             return None
         lease.entry = None
+        if lease.lost:
+            return None
         if ended[0] is None:
             await self.release(lease)
         return ended[0]
 
-    async def _held(self, slot: Slot, lease: Lease, ask: Callable[[], Awaitable[T]], complaint: str) -> T | None:
+    async def _held(
+        self, slot: Slot, lease: Lease, ask: Callable[[], Awaitable[T]], complaint: str, *, known: bool = False
+    ) -> T | None:
         """Ask something idempotent of a store until it answers; None when the lease was lost or given back meanwhile.
 
         The job is held: its lock is renewed, and no attempt is spent. A store that refuses is asked as seldom as one
-        that is away: a person may mend it, and what is known until then is not lost.
+        that is away: a person may mend it, and what is known until then is not lost. What is `known` of an attempt is
+        told also with a lost lease, until the worker ends.
         """
         tries = 0
-        while not lease.lost:
+        while known or not lease.lost:
+            was_lost = lease.lost
             try:
                 return await ask()
             except StoreError as exc:
                 tries += 1
                 self._complain(complaint, lease, tries, exc)
                 pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(tries - 1, 10))
-                if await self._until_broken_off(slot, lease, asyncio.sleep(pause_s, True)) is None:
+                if await self._until_broken_off(slot, lease, asyncio.sleep(pause_s, True)) is not None:
+                    continue
+                # The first time it may be because the lease was lost; after that, the worker ends.
+                if was_lost or not (known and lease.lost):
                     return None
         return None
 

@@ -42,7 +42,7 @@ class LeaseKeeper:
         due: dict[str, list[tuple[Consumer, Lease]]] = {}
         for consumer in self._consumers():
             for lease in consumer.in_flight:
-                if now - lease.renewed_at > self._lock_s / 3 and not lease.handed_over:
+                if now - lease.renewed_at > self._lock_s / 3 and not (lease.handed_over or lease.lost):
                     due.setdefault(consumer.queue, []).append((consumer, lease))
         if not due:
             return

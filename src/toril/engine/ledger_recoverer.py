@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 _PAGE = 500
 _QUICK_S = 1.0
 """How often to look for lost workers and deadlines, and to try again after a failure."""
+_BACK_S = 5.0
+"""For how long after a failure no worker is taken for lost: each tries every two seconds to write what it knows."""
 
 
 class Recovered(Struct):
@@ -86,23 +88,26 @@ class LedgerRecoverer:
         """Recover until cancelled."""
         loop = asyncio.get_running_loop()
         compared_at = loop.time()
-        failed = False
+        failed_at: float | None = None
         while True:
             if loop.time() - compared_at >= self._every_s:
                 self._due = True
             try:
-                done = Recovered(*await self._endings(), Counter())
+                # Those who were kept from writing an end come first.
+                patient = failed_at is not None and loop.time() - failed_at < _BACK_S
+                expired = await self._expire()
+                done = Recovered(Counter() if patient else await self._lose(), expired, Counter())
                 if self._due:
                     self._due = False
                     compared_at = loop.time()
                     done.requeued = await self._put_back()
             except StoreError as exc:
                 self._due = True
-                tell = log.error if isinstance(exc, LedgerMoved) and not failed else log.debug
+                known = failed_at is not None and loop.time() - failed_at < _BACK_S
+                tell = log.error if isinstance(exc, LedgerMoved) and not known else log.debug
                 tell("recoverer.ledger_failed", error=exc.message)
-                failed = True
+                failed_at = loop.time()
             else:
-                failed = False
                 if done.anything:
                     log.warning(
                         "recoverer.recovered",
@@ -118,25 +123,48 @@ class LedgerRecoverer:
         Raises:
             StoreUnavailable: the ledger or Redis did not answer; what was done until then is done.
         """
-        return Recovered(*await self._endings(), await self._put_back())
+        expired = await self._expire()
+        return Recovered(await self._lose(), expired, await self._put_back())
 
-    async def _endings(self) -> tuple[Counter[str], Counter[str]]:
-        """End attempts that nobody makes any more, and waits that are over."""
+    async def _lose(self) -> Counter[str]:
+        """End attempts whose lease is over, but for those whose job is still locked: their worker lives, and knows what
+        came of them or soon will.
+        """
         lost: Counter[str] = Counter()
-        expired: Counter[str] = Counter()
-        while overrun := await self._ledger.overrun(self._now(), _PAGE):
+        held: set[str] = set()
+        while True:
+            found = await self._ledger.overrun(self._now(), _PAGE + len(held))
+            overrun = [one for one in found if one.job_id not in held]
+            if not overrun:
+                return lost
+            held |= await self._held(overrun)
             for one in overrun:
+                if one.job_id in held:
+                    continue
                 change = Lose(job_id=one.job_id, number=one.attempts_begun, by=self._by, at_s=self._now())
                 written = await self._ledger.lose(change)
                 if isinstance(written, Written):
                     lost[one.target] += 1
                     self._due = True
+
+    async def _held(self, deliveries: Sequence[Delivery]) -> set[str]:
+        by_target: dict[str, list[str]] = {}
+        for one in deliveries:
+            by_target.setdefault(one.target, []).append(one.job_id)
+        held: set[str] = set()
+        for target, job_ids in by_target.items():
+            held.update(await self._queues.finder.held(queue_of(target), job_ids))
+        return held
+
+    async def _expire(self) -> Counter[str]:
+        """End waits that are over."""
+        expired: Counter[str] = Counter()
         while over := await self._ledger.expired(self._now(), _PAGE):
             for one in over:
                 written = await self._ledger.expire(Expire(job_id=one.job_id, by=self._by, at_s=self._now()))
                 if isinstance(written, Written):
                     expired[one.target] += 1
-        return lost, expired
+        return expired
 
     async def _put_back(self) -> Counter[str]:
         """Put in what is due before the next comparison and is in no queue."""

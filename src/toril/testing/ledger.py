@@ -221,7 +221,8 @@ class FakeLedger:
         if isinstance(decided, Decision):
             self.deliveries[change.job_id] = decided.delivery
             self.transitions[change.job_id].extend(decided.transitions)
-            self.attempts[change.job_id].extend(decided.attempts)
+            for attempt in decided.attempts:
+                self.attempts[change.job_id][attempt.number - 1 :] = [attempt]
             if decided.response is not None:
                 self.responses[change.job_id] = decided.response
         return decided

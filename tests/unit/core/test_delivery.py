@@ -140,12 +140,42 @@ def test_what_was_cancelled_meanwhile_stays_so_and_its_attempt_ended_with_it() -
     assert decide(end(Delivered()), decided.delivery) == Written(decided.delivery)
 
 
-def test_an_attempt_that_was_taken_for_lost_writes_nothing() -> None:
-    lost = after(Lose(job_id="j", number=1, by="recoverer", at_s=AT_S + 31), dispatching())
+LOSE = Lose(job_id="j", number=1, by="recoverer", at_s=AT_S + 31)
+
+
+def test_an_attempt_that_was_taken_for_lost_writes_nothing_once_another_has_begun() -> None:
+    lost = after(LOSE, dispatching())
     assert lost.status is Status.QUEUED
-    assert decide(end(Delivered()), lost) == Refused(lost)
     again = after(begin("u"), lost)
     assert decide(end(Delivered(), 1), again) == Refused(again)
+
+
+def test_an_attempt_that_was_taken_for_lost_ends_as_it_did_while_it_is_the_newest() -> None:
+    lost = after(LOSE, dispatching())
+    decided = decide(end(Delivered(), at_s=AT_S + 40), lost)
+    assert isinstance(decided, Decision)
+    steps = [(step.source, step.to, step.attempt) for step in decided.transitions]
+    assert steps == [(Status.QUEUED, Status.DISPATCHING, 1), (Status.DISPATCHING, Status.DELIVERED, 1)]
+    assert [step.seq for step in decided.transitions] == [lost.seq + 1, lost.seq + 2]
+    (attempt,) = decided.attempts
+    assert (attempt.number, attempt.outcome, attempt.duration_s) == (1, AttemptOutcome.ANSWERED, 0.5)
+    done = decided.delivery
+    assert (done.status, done.attempts_made, done.attempts_begun) == (Status.DELIVERED, 1, 1)
+    assert decide(end(Delivered(), at_s=AT_S + 41), done) == Written(done)
+
+
+def test_a_late_end_that_is_told_twice_is_recorded_once_whatever_it_was() -> None:
+    lost = after(LOSE, dispatching())
+    for settlement in (RetryAt(AT_S + 60), PutBack(), DeadLettered("no")):
+        done = after(end(settlement), lost)
+        assert decide(end(settlement), done) == Written(done)
+        assert done.next_attempt_at_s == (AT_S + 60 if isinstance(settlement, RetryAt) else None)
+
+
+def test_what_was_cancelled_or_given_up_since_it_was_taken_for_lost_stays_so() -> None:
+    for change in (Cancel(job_id="j", by="x", at_s=AT_S + 32), Expire(job_id="j", by="x", at_s=AT_S + 32)):
+        over = after(change, after(LOSE, msgspec.structs.replace(dispatching(), deadline_s=AT_S + 32)))
+        assert decide(end(Delivered()), over) == Refused(over)
 
 
 def test_a_lease_that_still_lives_is_not_lost() -> None:
@@ -210,19 +240,18 @@ def test_no_changes_in_any_order_make_a_history_that_is_not_legal(some: list[Cha
     )
     delivery, first = new.first()
     history: list[Transition] = [first]
-    attempts: list[Attempt] = []
+    attempts: dict[int, Attempt] = {}
     for change in some:
         decided = decide(change, delivery)
         if isinstance(decided, Decision):
             delivery = decided.delivery
             history.extend(decided.transitions)
-            attempts.extend(decided.attempts)
+            attempts |= {attempt.number: attempt for attempt in decided.attempts}
             assert decide(change, delivery) != decided  # once written, the same call writes nothing of its own again
         else:
             assert decided.delivery == delivery
         assert faults(history) == []
         assert (delivery.seq, delivery.status) == (history[-1].seq, history[-1].to)
-        numbers = [attempt.number for attempt in attempts]
-        assert numbers == sorted(set(numbers))
-        assert len(numbers) == delivery.attempts_begun - (delivery.status is Status.DISPATCHING)
+        assert list(attempts) == list(range(1, len(attempts) + 1))
+        assert len(attempts) == delivery.attempts_begun - (delivery.status is Status.DISPATCHING)
         assert delivery.attempts_made <= delivery.attempts_begun

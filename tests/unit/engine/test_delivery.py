@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from tests.unit.engine.support import LOCK_S, Endpoints, patient, turns, until
 from toril.core.breaker import BreakerState
-from toril.core.delivery import AttemptOutcome, Cancel, Envelope, Inline, NewDelivery, Stored, new_job_id
+from toril.core.delivery import AttemptOutcome, Cancel, Envelope, Inline, Lose, NewDelivery, Stored, Written, new_job_id
 from toril.core.destinations.target import Target
 from toril.core.errors import (
     BlobsUnavailable,
@@ -354,20 +354,90 @@ async def test_a_job_that_was_cancelled_while_it_ran_leaves_the_queue(room: Room
     assert not room.store.delayed
 
 
-async def test_an_attempt_that_was_taken_for_lost_gives_its_job_back(room: Room) -> None:
+async def test_an_attempt_that_was_taken_for_lost_while_the_ledger_was_away_is_not_made_again(room: Room) -> None:
     await room.accept()
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(room.work())
+        lease = await room.take()
+        task = tasks.create_task(room.work(lease))
         await until(lambda: room.outbound.requests)
-        delivery = room.ledger.deliveries["1"]
-        lost = {"token": "", "status": Status.QUEUED}
-        room.ledger.deliveries["1"] = type(delivery)(
-            **{name: getattr(delivery, name) for name in delivery.__struct_fields__} | lost
-        )
+        room.ledger.go_away()
+        room.endpoints.answer(b"1", answered(200))
+        for _ in range(6):
+            await asyncio.sleep(10)
+            await room.store.extend([lease])
+        room.ledger.come_back()
+        lose = Lose(job_id="1", number=1, by="recoverer", at_s=room.clock())
+        assert isinstance(await room.ledger.lose(lose), Written)
+        await task
+    assert room.statuses() == ["queued", "dispatching", "queued", "dispatching", "delivered"]
+    assert room.attempts() == [(1, "answered")]
+    assert not room.store.active
+    assert not room.store.waiting
+
+
+async def test_what_another_worker_has_begun_again_is_not_written_over(room: Room) -> None:
+    await room.accept()
+    async with asyncio.TaskGroup() as tasks:
+        lease = await room.take()
+        task = tasks.create_task(room.work(lease))
+        await until(lambda: room.outbound.requests)
+        await room.worker()._journal.begin(lease, "another")
         room.endpoints.answer(b"1", answered(200))
         await task
-    assert list(room.store.waiting) == [b"1"]
-    assert room.attempts() == []
+    assert room.statuses() == ["queued", "dispatching", "queued", "dispatching"]
+    assert room.attempts() == [(1, "lost")]
+
+
+async def test_a_lease_that_is_lost_while_the_ledger_is_away_does_not_forget_a_known_answer(room: Room) -> None:
+    # Redis was flushed meanwhile, so the lock is gone; the recoverer would put the job back and have it sent again.
+    await room.accept()
+    async with asyncio.TaskGroup() as tasks:
+        lease = await room.take()
+        room.slot.task = tasks.create_task(room.work(lease))
+        await until(lambda: room.outbound.requests)
+        room.ledger.go_away()
+        room.endpoints.answer(b"1", answered(200))
+        await asyncio.sleep(5)
+        lease.lost = True
+        room.slot.break_off()
+        await asyncio.sleep(5)
+        room.ledger.come_back()
+        assert await room.slot.task is None
+    assert room.statuses() == ["queued", "dispatching", "delivered"]
+    assert list(room.store.active) == [b"1"], "to the queue nothing is written"
+
+
+async def test_a_worker_that_ends_does_not_wait_for_the_ledger_with_a_lost_lease(room: Room) -> None:
+    await room.accept()
+    async with asyncio.TaskGroup() as tasks:
+        lease = await room.take()
+        room.slot.task = tasks.create_task(room.work(lease))
+        await until(lambda: room.outbound.requests)
+        room.ledger.go_away()
+        room.endpoints.answer(b"1", answered(200))
+        await asyncio.sleep(5)
+        lease.lost = True
+        room.slot.break_off()
+        await asyncio.sleep(5)
+        room.slot.break_off()
+        assert await room.slot.task is None
+
+
+async def test_a_worker_that_ends_records_the_answer_that_it_knows(room: Room) -> None:
+    await room.accept()
+    async with asyncio.TaskGroup() as tasks:
+        room.slot.task = tasks.create_task(room.work())
+        await until(lambda: room.outbound.requests)
+        room.ledger.go_away()
+        room.endpoints.answer(b"1", answered(200))
+        await asyncio.sleep(5)
+        room.ledger.come_back()
+        room.slot.break_off()
+        assert await room.slot.task is None
+    assert room.statuses() == ["queued", "dispatching", "delivered"]
+    await room.work()
+    assert len(room.outbound.requests) == 1
+    assert not room.store.waiting
 
 
 # The breaker

@@ -33,6 +33,7 @@ class FakeQueues:
     def __init__(self) -> None:
         self.jobs: dict[str, dict[str, JobSpec]] = {}
         self.added = 0
+        self.locked: set[str] = set()
         self.away = False
 
     async def add(self, queue: str, jobs: Sequence[JobSpec], timestamp_ms: int) -> list[bytes]:
@@ -48,6 +49,10 @@ class FakeQueues:
         self._there()
         await asyncio.sleep(0)
         return [job_id for job_id in job_ids if job_id not in self.jobs.get(queue, {})]
+
+    async def held(self, queue: str, job_ids: Sequence[str]) -> list[str]:
+        self._there()
+        return [job_id for job_id in job_ids if job_id in self.locked]
 
     def _there(self) -> None:
         if self.away:
@@ -172,6 +177,29 @@ async def test_an_attempt_whose_worker_is_lost_is_ended_and_its_job_is_back(worl
     assert world.queued() == {one.job_id}
 
 
+async def test_an_attempt_whose_worker_holds_its_job_is_not_lost(world: World) -> None:
+    # Its worker could not write for a while, as the ledger was away, and knows what came of it.
+    some = [await world.begun(await world.accepted()) for _ in range(600)]
+    world.queues.locked = {one.job_id for one in some[:550]}
+    world.clock.jump(31)
+    recovered = await world.recoverer().recover()
+    assert recovered.lost == Counter({"billing": 50})
+    assert world.queued() == {one.job_id for one in some[550:]}
+    world.queues.locked.clear()
+    assert (await world.recoverer().recover()).lost == Counter({"billing": 550})
+
+
+async def test_nobody_is_taken_for_lost_while_redis_is_away_but_deadlines_are_kept(world: World) -> None:
+    running = await world.begun(await world.accepted())
+    over = await world.accepted(deadline_s=world.clock() + 5)
+    world.clock.jump(31)
+    world.queues.away = True
+    with pytest.raises(StoreUnavailable):
+        await world.recoverer().recover()
+    assert world.ledger.deliveries[running.job_id].status is Status.DISPATCHING
+    assert world.ledger.deliveries[over.job_id].status is Status.DEAD_LETTERED
+
+
 async def test_what_waits_past_its_deadline_is_a_dead_letter(world: World) -> None:
     one = await world.accepted(deadline_s=world.clock() + 5, not_before_s=world.clock() + 100)
     world.clock.jump(5)
@@ -217,6 +245,23 @@ async def test_it_tries_again_until_ledger_and_redis_are_there(world: World) -> 
             await asyncio.sleep(2)
             assert world.queued() == {one.job_id}
             running.cancel()
+
+
+async def test_when_the_ledger_is_back_those_who_know_an_answer_write_it_first(world: World) -> None:
+    # Redis was flushed as well, so nobody holds the lock of the job any more.
+    running = await world.begun(await world.accepted(), lease_s=3)
+    with world.clock.driving():
+        async with asyncio.TaskGroup() as tasks:
+            recovering = tasks.create_task(world.recoverer().run())
+            await asyncio.sleep(1)
+            world.ledger.go_away()
+            await asyncio.sleep(10)
+            world.ledger.come_back()
+            await asyncio.sleep(4)
+            assert world.ledger.deliveries[running.job_id].status is Status.DISPATCHING
+            await asyncio.sleep(3)
+            assert world.queued() == {running.job_id}
+            recovering.cancel()
 
 
 async def test_asked_once_it_says_that_something_is_away(world: World) -> None:

@@ -61,6 +61,10 @@ class JobFinder(Protocol):
         """Those of these ids that no job has."""
         ...
 
+    async def held(self, queue: str, job_ids: Sequence[str]) -> list[str]:
+        """Those of these ids whose job a worker holds the lock of."""
+        ...
+
 
 class Cancels(Protocol):
     """Takes jobs out of their queues."""

@@ -103,8 +103,8 @@ class Ledger(Protocol):
         """Record an attempt and what it comes to: `dispatching → delivered|retrying|dead_lettered|queued`, in one step.
 
         Commits before the job moves in the queue. `Written.delivery` says how it stands now, which is `cancelled`
-        when that came first; `Refused`: this attempt was taken for lost, and nothing was written. Idempotent by the
-        attempt's number.
+        when that came first. An attempt that was taken for lost has its true end recorded as long as no other one has
+        begun; `Refused`: one has, and nothing was written. Idempotent by the attempt's number.
         """
         ...
 
