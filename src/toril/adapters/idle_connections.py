@@ -46,12 +46,13 @@ class KeptConnection(asyncio.Protocol):
 
     def is_silent(self) -> bool:
         """Whether nothing has come while it was idle, not even its end: also where the event loop has not seen it."""
-        if self._transport is None or self._transport.is_closing():
+        transport, poll = self._transport, self._poll
+        if transport is None or transport.is_closing():
             return False
-        if self._poll is None:
-            self._poll = select.poll()
-            self._poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not self._poll.poll(0)  # 0.4 µs
+        if poll is None:
+            poll = self._poll = select.poll()
+            poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not poll.poll(0)  # 0.4 µs
 
     def abort(self) -> None:
         """Close at once."""
@@ -87,8 +88,8 @@ class IdleConnections(Generic[Connection]):
     def give_back(self, connection: Connection, headers: Iterable[Header]) -> None:
         """Keep a connection whose exchange is over and that may carry another one; `headers` are the answer's."""
         now = self._loop.time()
-        connection.usable_until = min(now + idle_s(headers), connection.made_at + OLDEST_S)
-        if self._closed or connection.usable_until <= now:
+        connection.usable_until = until = min(now + idle_s(headers), connection.made_at + OLDEST_S)
+        if self._closed or until <= now:
             connection.abort()
             return
         self._idle.append(connection)

@@ -78,9 +78,10 @@ class _Known(Struct, frozen=True):
 
 
 class _Lookup(Struct):
-    """A look-up under way, or waiting for its turn, and how many wait for it."""
+    """A look-up under way, or waiting for its turn: since when, and how many wait for it."""
 
     found: asyncio.Future[_Known]
+    began_s: float
     waiters: int = 0
 
 
@@ -130,9 +131,11 @@ class NameLookups:
     async def _renewed(self, name: str, known: _Known | None, now: float) -> _Known:
         lookup = self._lookups.get(name) or self._begin(name)
         has_old = known is not None and known.error is None and now < known.at_s + STALE_S
+        # One that hangs delays those who came first, and not everybody who comes while it does.
+        patience_s = max(0.0, lookup.began_s + STALE_AFTER_S - now) if has_old else None
         lookup.waiters += 1
         try:
-            await asyncio.wait([lookup.found], timeout=STALE_AFTER_S if has_old else None)
+            await asyncio.wait([lookup.found], timeout=patience_s)
         finally:
             lookup.waiters -= 1
         found = lookup.found.result() if lookup.found.done() else None
@@ -142,7 +145,8 @@ class NameLookups:
         return found
 
     def _begin(self, name: str) -> _Lookup:
-        lookup = self._lookups[name] = _Lookup(asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        lookup = self._lookups[name] = _Lookup(loop.create_future(), loop.time())
         if self._running < self._at_once:
             self._start(name)
         else:

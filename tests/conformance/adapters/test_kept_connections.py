@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.conformance.adapters.raw_http import Exchange, RawServer, ok, serving
-from tests.conformance.servers import until
+from tests.conformance.servers import CERTIFICATE, server_tls, until
 from toril.adapters import idle_connections
-from toril.adapters.connecting import Network, look_up
+from toril.adapters.connecting import Network
 from toril.adapters.httptools_outbound import HttpPool, HttptoolsOutbound
 from toril.adapters.idle_connections import idle_s
 from toril.core.destinations.base import OutboundRequest
@@ -229,6 +229,16 @@ async def test_bytes_behind_an_answer_do_not_spoil_it() -> None:
         pool.close()
 
 
+async def test_a_connection_with_tls_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    async with serving(ok(), tls=server_tls()) as server:
+        pool = pool_of(f"https://localhost:{server.port}/")
+        for _ in range(5):
+            assert body_of(await pool.send(asks())) == b"ok"
+        assert server.connections == 1
+        pool.close()
+
+
 # How long one is kept
 
 
@@ -304,7 +314,7 @@ async def test_a_name_is_looked_up_once_for_a_connection() -> None:
 
     async def resolve(host: str) -> list[str]:
         asked.append(host)
-        return await look_up("127.0.0.1")
+        return ["127.0.0.1"]
 
     async with serving(ok()) as server:
         pool = HttptoolsOutbound(2.0, 1000, network=Network(resolve)).pool(f"http://one.example:{server.port}")
