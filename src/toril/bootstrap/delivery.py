@@ -126,7 +126,7 @@ class Delivery:
                 self.ledger,
                 self._following,
                 self.spill,
-                names=lambda: list(self.targets),
+                targets=self.targets,
                 max_body_bytes=lambda: self._policy.max_body_bytes,
             ).routes(),
             *DeadLetterRoutes(self._deliveries, self.ledger, self.targets.__contains__).routes(),

@@ -32,6 +32,7 @@ class Right(enum.StrEnum):
     DELIVERIES_MANAGE = "deliveries:manage"
     TARGETS_READ = "targets:read"
     TARGETS_MANAGE = "targets:manage"
+    PAYLOADS_READ = "payloads:read"
 
 
 ALL = frozenset(Right)

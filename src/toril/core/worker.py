@@ -18,6 +18,7 @@ from toril.core.headers import is_header_name, is_header_value
 from toril.core.job_faults import decode_json, js, whole
 from toril.core.push_policy import PushPolicy, read_policy
 from toril.core.queue_name import NameRules
+from toril.core.redaction import HIDDEN
 from toril.core.signing import HEADERS as SIGNATURE_HEADERS
 from toril.core.stored_job import Keep
 
@@ -26,7 +27,6 @@ DEFAULT_TIMEOUT_S = 3.0
 MAX_CONCURRENCY = 10_000
 MAX_URL = 16 * 1024
 MAX_HEADERS_BYTES = 64 * 1024
-HIDDEN = "(hidden)"
 
 
 class Endpoint(Struct, frozen=True):
@@ -93,7 +93,10 @@ def shown_worker(queue: str, document: bytes, names: NameRules, *, paused: bool)
     try:
         read_worker(document, names)
     except InvalidRequest as exc:
-        return {"queue": queue, "endpoint": None, "opts": None, "state": "invalid", "reason": exc.message}
+        # These messages repeat what is there instead of an object, and that may be headers.
+        is_repeated = exc.message.endswith(", must be an object")
+        reason = f"Invalid {exc.field}, must be an object" if is_repeated else exc.message
+        return {"queue": queue, "endpoint": None, "opts": None, "state": "invalid", "reason": reason}
     parsed = decode_json(document)
     endpoint = parsed["endpoint"]
     if endpoint.get("headers") is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -27,6 +27,8 @@ from toril.core.errors import (
 from toril.core.headers import HOP_BY_HOP, is_header_name, is_header_value
 from toril.core.lifecycle import Status
 from toril.core.ports.ledger import LedgerReader
+from toril.core.redaction import SECRET_HEADERS
+from toril.core.target import TargetSpec
 from toril.gateway import delivery_shapes as shapes
 from toril.gateway import delivery_wire as wire
 from toril.gateway.description import About, Parameter, Reply
@@ -59,7 +61,7 @@ class DeliveryRoutes:
         reader: the ledger, to read.
         following: waits.
         spill: gives large bodies back.
-        names: the targets that are configured now.
+        targets: those that are configured now, by name.
         max_body_bytes: of a decoded body, as it is now.
     """
 
@@ -70,14 +72,14 @@ class DeliveryRoutes:
         following: Following,
         spill: Spill,
         *,
-        names: Callable[[], Iterable[str]],
+        targets: Mapping[str, TargetSpec],
         max_body_bytes: Callable[[], int],
     ) -> None:
         self._deliveries = deliveries
         self._reader = reader
         self._following = following
         self._spill = spill
-        self._names = names
+        self._targets = targets
         self._max_body_bytes = max_body_bytes
 
     def routes(self) -> list[Route]:
@@ -160,7 +162,7 @@ class DeliveryRoutes:
         history = await self._reader.history(job_id)
         if history is None:
             raise JobNotFound
-        return json_answer(wire.whole(history))
+        return json_answer(wire.whole(history, self._secret(request, history.delivery.target)))
 
     async def response(self, request: Request) -> Answer:
         """The last answer of the target, as it came."""
@@ -170,7 +172,7 @@ class DeliveryRoutes:
             raise JobNotFound
         if history.response is None:
             raise NoResponse
-        return await self._replayed(job_id, history.response)
+        return await self._replayed(job_id, history.response, self._secret(request, history.delivery.target))
 
     async def page(self, request: Request) -> Answer:
         """The newest deliveries that match."""
@@ -178,7 +180,7 @@ class DeliveryRoutes:
         if which.targets is not None:
             request.demand(Right.DELIVERIES_READ, which.targets[0])
         elif not request.caller.all_queues:
-            which = msgspec.structs.replace(which, targets=tuple(filter(request.caller.sees, self._names())))
+            which = msgspec.structs.replace(which, targets=tuple(filter(request.caller.sees, self._targets)))
         found = await self._reader.page(which, before=before, limit=limit + 1)
         return wire.page(found, limit)
 
@@ -213,17 +215,26 @@ class DeliveryRoutes:
             return exc
         return submission
 
-    async def _replayed(self, job_id: str, response: RecordedResponse) -> Answer:
+    def _secret(self, request: Request, target: str) -> tuple[str, ...] | None:
+        """Return which headers of a target are hidden from the caller beside the usual ones; None: it sees all."""
+        if not request.hides(target):
+            return None
+        spec = self._targets.get(target)
+        own = None if spec is None else spec.auth.own_header
+        return () if own is None else (own,)
+
+    async def _replayed(self, job_id: str, response: RecordedResponse, secret: tuple[str, ...] | None) -> Answer:
         content = response.content
         if not _is_sound(response) or (isinstance(content, Stored) and owner(content.name) != job_id):
             raise NoResponse("The answer in the ledger is not one that can be sent")
         body = await self._spill.whole(content) if isinstance(content, Stored) else content.data
         kept = [(name.lower(), value) for name, value in response.headers]
         kind = next((value for name, value in kept if name == "content-type"), "application/octet-stream")
+        hidden = frozenset() if secret is None else SECRET_HEADERS.union(name.lower() for name in secret)
         headers = [
             (name.encode("latin-1"), value.encode("latin-1"))
             for name, value in kept
-            if name not in _NOT_REPLAYED and not name.startswith("toril-")
+            if name not in _NOT_REPLAYED and name not in hidden and not name.startswith("toril-")
         ]
         headers += [
             (b"toril-job-id", job_id.encode()),

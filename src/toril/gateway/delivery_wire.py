@@ -15,6 +15,7 @@ from toril.core.enqueue import moment_s
 from toril.core.errors import InvalidEnvelope, InvalidRequest
 from toril.core.lifecycle import Status, Transition
 from toril.core.ports.ledger import Filter, History
+from toril.core.redaction import headers_without_secrets
 from toril.gateway.routing import Answer
 from toril.gateway.wire import json_answer
 
@@ -54,12 +55,15 @@ def summary(one: Delivery) -> dict[str, Any]:
     }
 
 
-def whole(history: History) -> bytes:
-    """A delivery with all that is known of it."""
+def whole(history: History, secret: Iterable[str] | None) -> bytes:
+    """Return a delivery with all that is known of it.
+
+    Where `secret` is not None, the values of secret headers, and of those that it names, are hidden.
+    """
     return encode(
         {
             **summary(history.delivery),
-            "response": _response(history.response),
+            "response": _response(history.response, secret),
             "transitions": [_transition(step) for step in history.transitions],
             "attempts": [_attempt(attempt) for attempt in history.attempts],
         }
@@ -160,12 +164,12 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _response(response: RecordedResponse | None) -> dict[str, Any] | None:
+def _response(response: RecordedResponse | None, secret: Iterable[str] | None) -> dict[str, Any] | None:
     if response is None:
         return None
     return {
         "status": response.status,
-        "headers": grouped(response.headers),
+        "headers": grouped(response.headers if secret is None else headers_without_secrets(response.headers, secret)),
         "body_bytes": response.body_bytes,
         "truncated": response.truncated,
     }

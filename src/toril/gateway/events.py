@@ -17,7 +17,7 @@ from toril.core.event import GAP, Bookmark, Event, Position, position_of
 from toril.core.job import is_job_id
 from toril.core.ports.jobs import EventFeed, EventFollower, JobControl, JobReader
 from toril.core.queue_name import NameRules
-from toril.core.stored_job import json_or_text
+from toril.core.redaction import event_without_secrets, without_secrets
 from toril.gateway import shapes, wire
 from toril.gateway.description import About, Parameter, Reply
 from toril.gateway.routing import Access, Answer, Request, Route, Stream
@@ -114,7 +114,7 @@ class EventRoutes:
         """The events of a queue from now on, or from behind `Last-Event-ID` or `?since=`."""
         queue = self._queue(request)
         resumed = _resumed(request)
-        return await _begun(self._lines(queue, position_of(resumed) if resumed else None))
+        return await _begun(self._lines(request, queue, position_of(resumed) if resumed else None))
 
     async def events_of_several(self, request: Request) -> Stream:
         """The events of the queues in `?queues=`, each event with its queue's name."""
@@ -125,9 +125,10 @@ class EventRoutes:
             request.demand(Right.EVENTS_READ, queue)
             self._names.check(queue)
         resumed = _resumed(request)
-        return await _begun(self._lines_of_several(queues, Bookmark.read(resumed) if resumed else Bookmark()))
+        bookmark = Bookmark.read(resumed) if resumed else Bookmark()
+        return await _begun(self._lines_of_several(request, queues, bookmark))
 
-    async def _lines(self, queue: str, since: Position | None) -> AsyncGenerator[bytes, None]:
+    async def _lines(self, request: Request, queue: str, since: Position | None) -> AsyncGenerator[bytes, None]:
         async with self._feed.follow(queue, since) as follower:
             yield _first(b"%d-%d" % follower.position[:2])
             while True:
@@ -139,9 +140,12 @@ class EventRoutes:
                     continue
                 if not events:
                     return
-                yield b"".join(_line(event.id, event, event.data) for event in events)
+                hide = request.hides(queue)
+                yield b"".join(_line(event.id, event, _data(event, hide=hide)) for event in events)
 
-    async def _lines_of_several(self, queues: list[str], bookmark: Bookmark) -> AsyncGenerator[bytes, None]:
+    async def _lines_of_several(
+        self, request: Request, queues: list[str], bookmark: Bookmark
+    ) -> AsyncGenerator[bytes, None]:
         # One batch at most waits to be sent: whoever reads slowly makes the followers wait, not the memory grow.
         inbox: asyncio.Queue[tuple[str, list[Event]]] = asyncio.Queue(1)
 
@@ -172,10 +176,11 @@ class EventRoutes:
                     if not events:  # the instance shuts down, or Redis is away: the caller comes back
                         break
                     name = b',"queue":%b}' % msgspec.json.encode(queue)
-                    parts = []
+                    parts, hide = [], request.hides(queue)
                     for event in events:
                         bookmark.move(queue, event.position)
-                        data = event.data[:-1] + (name if len(event.data) > 2 else name[1:])
+                        data = _data(event, hide=hide)
+                        data = data[:-1] + (name if len(data) > 2 else name[1:])
                         parts.append(_line(bookmark.text(), event, data))
                     yield b"".join(parts)
                 for task in tasks:
@@ -188,10 +193,10 @@ class EventRoutes:
         if not is_job_id(job_id):
             raise JobNotFound
         if not wait_s:
-            return await self._result_now(queue, job_id)
+            return await self._result_now(request, queue, job_id)
         # First listen, then look: what happens in between is heard.
         async with self._feed.ending(queue, job_id) as ending:
-            answer = await self._result_now(queue, job_id)
+            answer = await self._result_now(request, queue, job_id)
             if answer.status != 202:
                 return answer
             try:
@@ -199,22 +204,24 @@ class EventRoutes:
                     event = await ending()
                     while event is not None and event.name == GAP:
                         # The end may be among the events that are lost.
-                        answer = await self._result_now(queue, job_id)
+                        answer = await self._result_now(request, queue, job_id)
                         if answer.status != 202:
                             return answer
                         event = await ending()
             except TimeoutError:
                 event = None
-        return await self._result_now(queue, job_id) if event is None else _ended(event)
+        if event is None:
+            return await self._result_now(request, queue, job_id)
+        return _ended(event, hide=request.hides(queue))
 
-    async def _result_now(self, queue: str, job_id: str) -> Answer:
+    async def _result_now(self, request: Request, queue: str, job_id: str) -> Answer:
         # The state first: what a finished job says does not change any more.
         state = await self._control.state(queue, job_id)
         fields = await self._reader.get(queue, job_id)
         if fields is None:
             raise JobNotFound
         if state == "completed":
-            return wire.json_answer(json_or_text(fields.get(b"returnvalue") or b"null"))
+            return wire.json_answer(wire.value(fields.get(b"returnvalue") or b"null", hide=request.hides(queue)))
         if state == "failed":
             raise JobFailed(fields.get(b"failedReason", b"").decode(errors="replace"))
         return wire.json_answer(msgspec.json.encode({"state": state}), 202)
@@ -242,13 +249,18 @@ def _line(place: bytes, event: Event, data: bytes) -> bytes:
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (place, name, data)
 
 
-def _ended(event: Event) -> Answer:
+def _data(event: Event, *, hide: bool) -> bytes:
+    return event_without_secrets(event.data) if hide else event.data
+
+
+def _ended(event: Event, *, hide: bool) -> Answer:
     if event.name == "removed":
         raise JobNotFound
     ended = msgspec.json.decode(event.data, type=_Ended)
     if event.name == "failed":
         raise JobFailed(ended.failedReason)
-    return wire.json_answer(bytes(ended.returnvalue))
+    returned = bytes(ended.returnvalue)
+    return wire.json_answer(without_secrets(returned) if hide else returned)
 
 
 def _wait_s(text: str) -> float:

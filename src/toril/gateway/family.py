@@ -61,6 +61,10 @@ class Family:
             except JobNotFound:  # done and removed
                 continue
 
+    def queue_of(self, key: str) -> str:
+        """Return the queue of a job by its key."""
+        return self._place(key)[0]
+
     def _place(self, key: str) -> tuple[str, str]:
         """The queue and the id of a job by its key; with another prefix than ours, a queue that no glob matches."""
         if not key.startswith(self._start):

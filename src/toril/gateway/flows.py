@@ -63,15 +63,17 @@ class FlowRoutes:
         for queue in sorted({name for job in jobs for name in job.queues()}):
             request.demand(Right.JOBS_ADD, queue)
             self._names.check(queue)
-        added = [self._added(job) for job in await self._flows.add(jobs, int(self._now() * 1000))] if jobs else []
+        placed = await self._flows.add(jobs, int(self._now() * 1000)) if jobs else []
+        added = [self._added(request, job) for job in placed]
         return wire.json_answer(wire.array(added) if many else added[0])
 
-    def _added(self, placed: AddedJob) -> bytes:
-        qualified = wire.qualified(self._prefix, placed.job.queueName)
-        job = wire.added(qualified, placed.job.spec(), placed.id.encode(), placed.timestamp_ms)
+    def _added(self, request: Request, placed: AddedJob) -> bytes:
+        queue = placed.job.queueName
+        qualified, hide = wire.qualified(self._prefix, queue), request.hides(queue)
+        job = wire.added(qualified, placed.job.spec(), placed.id.encode(), placed.timestamp_ms, hide=hide)
         if placed.parent is not None:
             job = job[:-1] + b',"parentKey":%b}' % text_json(placed.parent.key.encode())
-        return _node(job, [self._added(child) for child in placed.children])
+        return _node(job, [self._added(request, child) for child in placed.children])
 
     async def read(self, request: Request) -> Answer:
         """A job with its children, and theirs: `?depth=` levels (10), `?maxChildren=` of each (20)."""
@@ -82,11 +84,12 @@ class FlowRoutes:
             _whole(query, "maxChildren", DEFAULT_CHILDREN, MAX_CHILDREN),
             lambda name: request.caller.may(Right.JOBS_READ, name),
         )
-        return wire.json_answer(self._stored(await self._flows.read(queue, job_id, depth)))
+        return wire.json_answer(self._stored(request, await self._flows.read(queue, job_id, depth)))
 
-    def _stored(self, tree: FlowTree) -> bytes:
-        job = wire.stored(wire.qualified(self._prefix, tree.queue), tree.job_id.encode(), tree.fields)
-        return _node(job, [self._stored(child) for child in tree.children])
+    def _stored(self, request: Request, tree: FlowTree) -> bytes:
+        qualified, hide = wire.qualified(self._prefix, tree.queue), request.hides(tree.queue)
+        job = wire.stored(qualified, tree.job_id.encode(), tree.fields, hide=hide)
+        return _node(job, [self._stored(request, child) for child in tree.children])
 
 
 def _node(job: bytes, children: list[bytes]) -> bytes:

@@ -6,13 +6,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from toril.core.access import Caller, Right
+from toril.core.access import Right
 from toril.core.actions import ChangeDelay, ChangePriority, Nothing, RetryJob, read_action
 from toril.core.errors import InvalidRequest, JobNotFound, JobRefused
 from toril.core.job_faults import decode_json
 from toril.core.ports.jobs import JobControl, JobReader
 from toril.core.queue_name import NameRules
-from toril.core.stored_job import json_or_text
 from toril.gateway import wire
 from toril.gateway.description import DONE, About, Parameter
 from toril.gateway.family import Family
@@ -121,7 +120,7 @@ class Expansion:
         self._reader = reader
         self._family = family
 
-    async def fields(self, caller: Caller, queue: str, job_id: str, parts: tuple[str, ...]) -> bytes:
+    async def fields(self, request: Request, queue: str, job_id: str, parts: tuple[str, ...]) -> bytes:
         """These parts as fields to put behind a job's own."""
         found = b""
         for part in parts:
@@ -130,9 +129,10 @@ class Expansion:
             elif part == "logs":
                 found += b',"logs":%b' % wire.log_page(*await self._reader.logs(queue, job_id, 0, _MOST_LOGS - 1))
             else:
-                waits = await self._family.dependencies(caller, queue, job_id)
+                waits = await self._family.dependencies(request.caller, queue, job_id)
                 processed = b",".join(
-                    b"%b:%b" % (_encode(key), json_or_text(value)) for key, value in waits.processed.items()
+                    b"%b:%b" % (_encode(key), wire.value(value, hide=request.hides(self._family.queue_of(key))))
+                    for key, value in waits.processed.items()
                 )
                 found += b',"dependencies":{"processed":{%b},"unprocessed":%b,"ignored":%b,"failed":%b}' % (
                     processed, _encode(waits.unprocessed), _encode(waits.ignored), _encode(waits.failed),

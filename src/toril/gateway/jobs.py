@@ -78,9 +78,10 @@ class JobRoutes:
         fields = await self._reader.get(queue, job_id) if is_job_id(job_id) else None
         if fields is None:
             raise JobNotFound
-        shown = wire.stored(wire.qualified(self._prefix, queue), job_id.encode(), fields)
+        qualified = wire.qualified(self._prefix, queue)
+        shown = wire.stored(qualified, job_id.encode(), fields, hide=request.hides(queue))
         if parts:
-            shown = shown[:-1] + await self._expansion.fields(request.caller, queue, job_id, parts) + b"}"
+            shown = shown[:-1] + await self._expansion.fields(request, queue, job_id, parts) + b"}"
         return wire.json_answer(shown)
 
     async def progress(self, request: Request) -> Answer:

@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from toril.core.access import Right
 from toril.core.errors import (
     Forbidden,
     InvalidRequest,
@@ -42,7 +43,11 @@ _GATEWAY = "An HTTP gateway over BullMQ queues."
 _TOKENS = """\
 **Tokens.** `Authorization: Bearer <token>`, exactly so written. What a route needs stands with it: an API token with a
 right on the queue that the path names, or the lock token that came with a job. The answer to a token that has not the
-right is the same whether or not the queue exists."""
+right is the same whether or not the queue exists. The rights are {rights}.
+
+Without the right `payloads:read` a token sees `(hidden)` in place of callers' secrets: the headers `authorization`,
+`proxy-authorization`, `cookie` and `set-cookie` of proxied requests, envelopes and answers, wherever they are shown.
+Workers that lease jobs, or are sent them, get them whole."""
 _ERRORS = """\
 **Errors.** Routes that BullMQ Proxy has answer in plain text, in its words; all others with problem details (RFC 9457).
 The header `toril-code` has a stable code on both. They are checked in this order: route, token, right, validity. What
@@ -111,7 +116,8 @@ def document(version: str, served: Served) -> Json:
 
 
 def _introduction(served: Served) -> str:
-    parts = [_GATEWAY, *([] if served.proxy is None else [served.proxy.text]), _TOKENS]
+    tokens = _TOKENS.format(rights=", ".join(f"`{right}`" for right in Right))
+    parts = [_GATEWAY, *([] if served.proxy is None else [served.proxy.text]), tokens]
     if served.sockets:  # else most of it is off
         parts += [_ERRORS, _SOCKETS]
     return "\n\n".join(parts) + "\n"

@@ -86,10 +86,13 @@ class QueueRoutes:
         jobs = decode_jobs(await request.body(self._max_body_bytes))
         timestamp_ms = int(self._now() * 1000)
         ids = await self._producer.add(queue, jobs, timestamp_ms)
-        qualified = wire.qualified(self._prefix, queue)
+        qualified, hide = wire.qualified(self._prefix, queue), request.hides(queue)
         return wire.json_answer(
             wire.array(
-                [wire.added(qualified, job, job_id, timestamp_ms) for job, job_id in zip(jobs, ids, strict=True)]
+                [
+                    wire.added(qualified, job, job_id, timestamp_ms, hide=hide)
+                    for job, job_id in zip(jobs, ids, strict=True)
+                ]
             )
         )
 
@@ -103,8 +106,8 @@ class QueueRoutes:
             if status not in STATUSES:
                 raise InvalidRequest(f"Invalid status: {status}", field="statuses")
         counts, jobs = await self._reader.page(queue, list(dict.fromkeys(statuses)), start, length)
-        qualified = wire.qualified(self._prefix, queue)
-        rendered = [wire.stored(qualified, job_id, fields) for job_id, fields in jobs]
+        qualified, hide = wire.qualified(self._prefix, queue), request.hides(queue)
+        rendered = [wire.stored(qualified, job_id, fields, hide=hide) for job_id, fields in jobs]
         return wire.json_answer(wire.page(counts, rendered, start, length))
 
 

@@ -95,6 +95,10 @@ class Request:
         self.caller.demand(right, queue)
         self.demanded.append((right, queue))
 
+    def hides(self, queue: str) -> bool:
+        """Return True if the caller is not to see secrets in what belongs to this queue or target."""
+        return not self.caller.everything and not self.caller.may(Right.PAYLOADS_READ, queue)
+
     def segment(self, index: int) -> str:
         """A decoded segment of the path, counted from 0.
 

@@ -9,7 +9,7 @@ from toril.core.errors import SchedulerNotFound
 from toril.core.ports.jobs import SchedulerStore
 from toril.core.queue_name import NameRules
 from toril.core.scheduler import SchedulerSpec, StoredScheduler, check_scheduler_id, read_scheduler
-from toril.core.stored_job import integer_json, json_or_text, read_options, text_json
+from toril.core.stored_job import integer_json, read_options, text_json
 from toril.gateway import shapes, wire
 from toril.gateway.description import DONE, About, Reply
 from toril.gateway.queues import WINDOW, window
@@ -63,14 +63,15 @@ class SchedulerRoutes:
         found = await self._schedulers.get(queue, scheduler_id)
         if found is None:
             raise SchedulerNotFound
-        return wire.json_answer(_shown(found))
+        return wire.json_answer(_shown(found, hide=request.hides(queue)))
 
     async def all(self, request: Request) -> Answer:
         """A page of schedulers, the next to make a job first."""
         self._names.check(request.queue)
         start, length = window(request.query())
         found, count = await self._schedulers.all(request.queue, start, start + length - 1) if length else ([], 0)
-        shown = wire.array(_shown(scheduler) for scheduler in found)
+        hide = request.hides(request.queue)
+        shown = wire.array(_shown(scheduler, hide=hide) for scheduler in found)
         return wire.json_answer(b'{"schedulers":%b,"count":%d}' % (shown, count))
 
     async def remove(self, request: Request) -> Answer:
@@ -80,7 +81,7 @@ class SchedulerRoutes:
         return wire.NO_CONTENT
 
 
-def _shown(scheduler: StoredScheduler) -> bytes:
+def _shown(scheduler: StoredScheduler, *, hide: bool) -> bytes:
     fields = scheduler.fields
     parts = [b'"id":%b' % msgspec.json.encode(scheduler.id)]
     for names, as_json in ((_TEXTS, text_json), (_INTEGERS, integer_json)):
@@ -91,7 +92,7 @@ def _shown(scheduler: StoredScheduler) -> bytes:
         ]
     template = [
         b'"name":%b' % text_json(fields.get(b"name", b"")),
-        b'"data":%b' % json_or_text(fields.get(b"data") or b"{}"),
+        b'"data":%b' % wire.value(fields.get(b"data") or b"{}", hide=hide),
         b'"opts":%b' % read_options(fields.get(b"opts") or b"{}").text,
     ]
     parts.append(b'"template":{%b}' % b",".join(template))

@@ -8,7 +8,8 @@ import msgspec
 from msgspec import UNSET
 
 from toril.core.job import NO_OPTIONS, JobSpec
-from toril.core.stored_job import Fields, read_options, render, text_json
+from toril.core.redaction import fields_without_secrets, without_secrets
+from toril.core.stored_job import Fields, json_or_text, read_options, render, text_json
 from toril.gateway.routing import Answer
 
 JSON = b"application/json"
@@ -27,9 +28,9 @@ def qualified(prefix: str, queue: str) -> bytes:
     return text_json(f"{prefix}:{queue}".encode())
 
 
-def added(queue: bytes, job: JobSpec, job_id: bytes, timestamp_ms: int) -> bytes:
-    """The JSON of a job just added; `queue` is the qualified name as a JSON string."""
-    opts = job.opts
+def added(queue: bytes, job: JobSpec, job_id: bytes, timestamp_ms: int, *, hide: bool) -> bytes:
+    """Return the JSON of a job just added; `queue` is the qualified name as a JSON string. With `hide`, no secrets."""
+    opts, data = job.opts, bytes(job.data)
     if opts is None:
         options, delay, priority, more = NO_OPTIONS, 0, 0, b""
     else:
@@ -43,7 +44,7 @@ def added(queue: bytes, job: JobSpec, job_id: bytes, timestamp_ms: int) -> bytes
         b'"queueQualifiedName":%b%b}'
     ) % (
         _encode(job.name),
-        bytes(job.data),
+        without_secrets(data) if hide else data,
         options,
         b'"%b"' % job_id if job_id.isdigit() else text_json(job_id),
         delay,
@@ -54,9 +55,15 @@ def added(queue: bytes, job: JobSpec, job_id: bytes, timestamp_ms: int) -> bytes
     )
 
 
-def stored(queue: bytes, job_id: bytes, fields: Fields) -> bytes:
-    """The JSON of a stored job."""
-    return render(queue, job_id, fields, read_options(fields.get(b"opts", b"{}")).text)
+def stored(queue: bytes, job_id: bytes, fields: Fields, *, hide: bool) -> bytes:
+    """Return the JSON of a stored job; with `hide`, without secrets."""
+    shown = fields_without_secrets(fields) if hide else fields
+    return render(queue, job_id, shown, read_options(fields.get(b"opts", b"{}")).text)
+
+
+def value(text: bytes, *, hide: bool) -> bytes:
+    """Return a stored value as JSON; with `hide`, without secrets."""
+    return json_or_text(without_secrets(text) if hide else text)
 
 
 def array(items: Iterable[bytes]) -> bytes:

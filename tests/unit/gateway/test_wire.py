@@ -15,7 +15,7 @@ QUEUE = b'"bull:orders"'
 
 def added(body: str, job_id: bytes = b"1") -> dict[str, Any]:
     (job,) = decode_jobs(body.encode())
-    shown: dict[str, Any] = json.loads(wire.added(QUEUE, job, job_id, 1_700_000_000_000))
+    shown: dict[str, Any] = json.loads(wire.added(QUEUE, job, job_id, 1_700_000_000_000, hide=False))
     return shown
 
 
@@ -52,7 +52,7 @@ def test_any_added_job_is_shown_as_valid_json(body: bytes, job_id: bytes) -> Non
     except InvalidRequest:
         return
     for job in jobs:
-        shown = json.loads(wire.added(QUEUE, job, job_id, 5))
+        shown = json.loads(wire.added(QUEUE, job, job_id, 5, hide=True))
         assert (shown["name"], shown["id"]) == (job.name, job_id.decode())
 
 

@@ -15,6 +15,7 @@ from toril.core.event import GAP, Event, Position, position_of
 from toril.core.job import json_unless_given
 from toril.core.ports.jobs import EventFeed
 from toril.core.queue_name import NameRules
+from toril.core.redaction import event_without_secrets
 from toril.gateway import shapes
 from toril.gateway.description import Parameter, SocketAbout
 from toril.gateway.routing import Access, Request, Serve, SocketRoute
@@ -67,9 +68,10 @@ class EventSocketRoutes:
         query = request.query()
         names = {name for name in query.get("events", "").split(",") if name}
         since = position_of(query["since"]) if query.get("since") else None
-        return lambda socket: self._serve(socket, queue, names, since)
+        return lambda socket: self._serve(socket, request, names, since)
 
-    async def _serve(self, socket: Socket, queue: str, names: set[str], since: Position | None) -> None:
+    async def _serve(self, socket: Socket, request: Request, names: set[str], since: Position | None) -> None:
+        queue = request.segment(2)
         async with self._feed.follow(queue, since) as follower, asyncio.TaskGroup() as tasks:
 
             async def tell() -> None:
@@ -77,7 +79,9 @@ class EventSocketRoutes:
                 while events := await follower.batch():
                     for event in events:
                         if event.name in names or event.name == GAP:
-                            await socket.send(b'{"id":%d,"data":{"event":%b}}' % (number, _shown(event)))
+                            await socket.send(
+                                b'{"id":%d,"data":{"event":%b}}' % (number, _shown(event, hide=request.hides(queue)))
+                            )
                             number += 1
                 await socket.close(GOING_AWAY, "shutting down")
 
@@ -87,12 +91,13 @@ class EventSocketRoutes:
             telling.cancel()
 
 
-def _shown(event: Event) -> bytes:
-    """The event's name, and the arguments that BullMQ's QueueEvents calls its listeners with."""
+def _shown(event: Event, *, hide: bool) -> bytes:
+    """Return the event's name, and the arguments that BullMQ's QueueEvents calls its listeners with."""
     name = msgspec.json.encode(event.name)
     if event.name == "drained":
         return b'%b,"args":["%b"]' % (name, event.id)
-    return b'%b,"args":[%b,"%b"]' % (name, event.data, event.id)
+    data = event_without_secrets(event.data) if hide else event.data
+    return b'%b,"args":[%b,"%b"]' % (name, data, event.id)
 
 
 def _subscribed(message: bytes, names: set[str]) -> bytes:

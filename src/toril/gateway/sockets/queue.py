@@ -125,7 +125,7 @@ class QueueSocketRoutes:
         right, status = RIGHTS[type(command)], TorilError.status
         try:
             await asked.request.admit(right, asked.queue)
-            result = await self._do(asked.queue, command)
+            result = await self._do(asked, command)
             status = 200
         except TorilError as error:
             status = error.status
@@ -141,10 +141,11 @@ class QueueSocketRoutes:
         data = b"{}" if result is None else b'{"ok":%b}' % result
         return b'{"id":%b,"data":%b}' % (number, data)
 
-    async def _do(self, queue: str, command: Command) -> bytes | None:
+    async def _do(self, asked: _Asked, command: Command) -> bytes | None:
+        queue = asked.queue
         match command:
             case Add():
-                return await self._add(queue, command)
+                return await self._add(asked, command)
             case Pause():
                 await self._control.pause(queue)
                 return None
@@ -152,7 +153,7 @@ class QueueSocketRoutes:
                 await self._control.resume(queue)
                 return None
             case GetJobs():
-                return await self._jobs(queue, command)
+                return await self._jobs(asked, command)
             case GetJobCounts():
                 return _encode(await self._reader.counts(queue, command.states))
             case GetJobLogs(args=args):
@@ -164,13 +165,15 @@ class QueueSocketRoutes:
             case _:
                 assert_never(command)
 
-    async def _add(self, queue: str, command: Add) -> bytes:
-        job = command.job()
+    async def _add(self, asked: _Asked, command: Add) -> bytes:
+        queue, job = asked.queue, command.job()
         timestamp_ms = int(self._now() * 1000)
         (job_id,) = await self._producer.add(queue, [job], timestamp_ms)
-        return wire.added(wire.qualified(self._prefix, queue), job, job_id, timestamp_ms)
+        hide = asked.request.hides(queue)
+        return wire.added(wire.qualified(self._prefix, queue), job, job_id, timestamp_ms, hide=hide)
 
-    async def _jobs(self, queue: str, command: GetJobs) -> bytes:
+    async def _jobs(self, asked: _Asked, command: GetJobs) -> bytes:
+        queue = asked.queue
         start, end = command.args.window
         states = command.states
         if start < 0 or end < 0 or end - start >= MAX_JOBS:
@@ -179,8 +182,8 @@ class QueueSocketRoutes:
             if max(counts.values(), default=0) > MAX_JOBS:
                 raise InvalidRequest(f"At most {MAX_JOBS} jobs at a time; ask for a smaller window")
         jobs = await self._reader.jobs(queue, states, (start, end), oldest_first=bool(command.args.oldest_first))
-        qualified = wire.qualified(self._prefix, queue)
-        return wire.array(wire.stored(qualified, job_id, fields) for job_id, fields in jobs)
+        qualified, hide = wire.qualified(self._prefix, queue), asked.request.hides(queue)
+        return wire.array(wire.stored(qualified, job_id, fields, hide=hide) for job_id, fields in jobs)
 
 
 def refusal(number: bytes, error: TorilError) -> bytes:
