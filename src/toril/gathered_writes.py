@@ -41,6 +41,11 @@ class GatheringTransport:
         self._flush()
         self._transport.close()
 
+    def write_eof(self) -> None:
+        """Part of asyncio.Transport: nothing is written behind what was written before."""
+        self._flush()
+        self._transport.write_eof()
+
     def _flush(self) -> None:
         parts = self._parts
         if parts:

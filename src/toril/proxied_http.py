@@ -24,56 +24,47 @@ from typing import Any, cast
 import httptools
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from websockets.exceptions import SecurityError
 
 from toril.adapters.httptools_streams import keep_alive
+from toril.bounded_requests import BoundedProtocol, rendered
+from toril.core.errors import HeadTooLarge
 from toril.core.headers import is_websocket_upgrade
 from toril.core.streaming import BODILESS
-from toril.gateway.exact import CYCLE, TARGET
+from toril.gateway.exact import CYCLE, TARGET, origin_form
 from toril.gateway.passthrough import CUT_OFF, TUNNEL
 from toril.gateway.routing import Answer
 from toril.gateway.sourced import own_error
-from toril.gathered_writes import GatheringProtocol
+from toril.lingering_close import LingeringSocketProtocol
 
 Tunnels = Callable[[bytes], bool]
 """Whether a WebSocket to this raw target is tunnelled; the gateway serves the others itself."""
 
 
-class ProxiedProtocol(GatheringProtocol):
+class ProxiedProtocol(BoundedProtocol):
     """One HTTP connection. `tunnels` is asked for each WebSocket's handshake; `proxies`: there are upstreams."""
 
     def __init__(self, *args: Any, tunnels: Tunnels, proxies: bool = False, **options: Any) -> None:
         super().__init__(*args, **options)
         self._tunnels = tunnels
         self._proxies = proxies
-        self._tunnel: _Cycle | None = None
-
-    def data_received(self, data: bytes) -> None:
-        """Part of asyncio.Protocol."""
-        if self._tunnel is not None:
-            self._tunnel.feed(data)
-            return
-        self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._asked_for_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
 
     def send_400_response(self, msg: str) -> None:
         """Called where the parser fails."""
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete and (cycle.response_started or not cycle.more_body):
-            self.transport.close()  # what goes out next is somebody else's answer
-        elif self._proxies:
-            self.transport.write(_BAD_REQUEST)
-            self.transport.close()
+        self._refuse_as_wrong(in_body=not self.in_head)
+
+    def _refuse_as_wrong(self, *, in_body: bool) -> None:
+        if self._proxies:
+            answer = _BAD_REQUEST
         else:
-            super().send_400_response(msg)
+            text = b"Invalid HTTP request received."
+            answer = rendered(Answer(400, b"text/plain; charset=utf-8", text, tuple(self.server_state.default_headers)))
+        self.end_with(answer, in_body=in_body)
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
+        self.head_ended()
         self.scope["method"] = self.parser.get_method().decode("ascii")
         version = self.parser.get_http_version()
         if version != "1.1":
@@ -86,25 +77,39 @@ class ProxiedProtocol(GatheringProtocol):
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
-    def _asked_for_upgrade(self, rest: bytes) -> None:
-        if self.scope["method"] == "CONNECT" or (self.cycle is not None and not self.cycle.response_complete):
-            self.send_400_response("Invalid HTTP request received.")
+    def on_upgrade(self, rest: bytes) -> None:
+        """Called where the head asks for another protocol."""
+        if self.scope["method"] == "CONNECT":
+            self._refuse_as_wrong(in_body=False)
         elif not is_websocket_upgrade(self.headers):
             self._begin_anew(rest)
         elif self._tunnels(self.url):
-            self._tunnel = self._begin(tunnel=True)
+            self.aside = self._begin(tunnel=True).feed
             if rest:
-                self._tunnel.feed(rest)
+                self.aside(rest)
         else:
             self.handle_websocket_upgrade()
+            self._take_back_if_unread()
+
+    def _take_back_if_unread(self) -> None:
+        """Refuse a handshake that the WebSocket library has not read: it says nothing then, and waits for ever."""
+        socket_protocol = cast(LingeringSocketProtocol, self.transport.get_protocol())
+        if socket_protocol.handshake_initiated:
+            return
+        self.connections.discard(socket_protocol)
+        self.connections.add(self)
+        self.transport.set_protocol(self)
+        fault = socket_protocol.conn.handshake_exc
+        if fault is not None and isinstance(fault.__cause__, SecurityError):  # its own limits are narrower than ours
+            self.refuse(HeadTooLarge())
+        else:
+            self._refuse_as_wrong(in_body=False)
 
     def _begin_anew(self, rest: bytes) -> None:
         """Parse the request again, without what makes it ask for another protocol."""
         lines = [b"%b %b HTTP/%b\r\n" % (self.scope["method"].encode(), self.url, self.scope["http_version"].encode())]
         lines += [b"%b: %b\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.data_received(b"".join([*lines, b"\r\n", rest]))
+        self.begin_anew(b"".join([*lines, b"\r\n"]), rest)
 
     def _begin(self, *, tunnel: bool) -> _Cycle:
         """Hand a request to the application: what uvicorn does here, with a cycle of ours."""
@@ -115,7 +120,7 @@ class ProxiedProtocol(GatheringProtocol):
         scope["path"] = urllib.parse.unquote(path) if "%" in path else path
         scope["raw_path"] = raw_path
         scope["query_string"] = parsed.query or b""
-        scope[TARGET] = _origin_form(self.url)
+        scope[TARGET] = origin_form(self.url)
         scope["extensions"] = {TUNNEL: {}} if tunnel else {}
         existing = self.cycle
         cycle = _Cycle(
@@ -142,23 +147,7 @@ class ProxiedProtocol(GatheringProtocol):
         return cycle
 
 
-def _rendered(answer: Answer) -> bytes:
-    """An answer as bytes, behind which the connection is closed."""
-    length = b"%d" % len(answer.body)
-    headers = [(b"content-type", answer.content_type), (b"content-length", length), (b"connection", b"close")]
-    lines = [b"%b: %b\r\n" % pair for pair in [*headers, *answer.headers]]
-    return b"".join([STATUS_LINE[answer.status], *lines, b"\r\n", answer.body])
-
-
-_BAD_REQUEST = _rendered(own_error(400))
-
-
-def _origin_form(url: bytes) -> bytes:
-    """The target without scheme and authority, which only those send who take us for a forward proxy."""
-    if url[:1] == b"/":
-        return url
-    _, found, rest = url.partition(b"://")
-    return rest[rest.find(b"/") :] if found and b"/" in rest else b"/" if found else url
+_BAD_REQUEST = rendered(own_error(400))
 
 
 class _Cycle(RequestResponseCycle):

@@ -17,11 +17,17 @@ from functools import partial
 
 import structlog
 import uvicorn
+from msgspec import Struct
 from starlette.types import ASGIApp
 
 from toril.bootstrap import Instance, running
+from toril.bounded_requests import Refusal
 from toril.config.reloading import ConfigFile
-from toril.core.policy import Settings
+from toril.connection_sweep import ConnectionSweep
+from toril.core.policy import ConnectionPolicy, Settings
+from toril.descriptors import Descriptors, available, raise_limit
+from toril.gateway.refusals import Refusals
+from toril.gateway.routing import RouteTable
 from toril.lingering_close import LingeringSocketProtocol
 from toril.proxied_http import ProxiedProtocol, Tunnels
 
@@ -79,25 +85,35 @@ class _Server(uvicorn.Server):
             self.force_exit = True  # and if one of them does not end even so, wait no more
 
 
-@asynccontextmanager
-async def listening(
-    app: ASGIApp,
-    sock: socket.socket,
-    max_message_bytes: int = 2**20,
-    tunnels: Tunnels = lambda _: False,
-    *,
-    proxies: bool = False,
-) -> AsyncIterator[None]:
-    """Answer HTTP and WebSockets on a socket for the length of a block; `tunnels` says which are only passed on, and
-    `proxies` whether there are upstreams.
+class Front(Struct, frozen=True, kw_only=True):
+    """What the server has to know of an application beside ASGI.
+
+    `tunnels` says which WebSockets are only passed on, `proxies` whether there are upstreams, and `refusal` what is
+    answered to requests that never reach the application.
     """
+
+    tunnels: Tunnels = lambda _: False
+    proxies: bool = False
+    refusal: Refusal = Refusals(RouteTable(()))
+    max_message_bytes: int = 2**20
+    connections: ConnectionPolicy = ConnectionPolicy()
+    descriptors: Descriptors | None = None
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp, sock: socket.socket, front: Front = Front()) -> AsyncIterator[None]:  # noqa: B008 - frozen
+    """Answer HTTP and WebSockets on a socket for the length of a block."""
+    sweep = ConnectionSweep(front.connections, front.descriptors)
+    protocol = partial(
+        ProxiedProtocol, tunnels=front.tunnels, proxies=front.proxies, sweep=sweep, refusal=front.refusal
+    )
     server = _Server(
         uvicorn.Config(
             app,
             loop="none",
-            http=partial(ProxiedProtocol, tunnels=tunnels, proxies=proxies),  # type: ignore[arg-type] # made by calling it
+            http=protocol,  # type: ignore[arg-type] # made by calling it
             ws=LingeringSocketProtocol,
-            ws_max_size=max_message_bytes,
+            ws_max_size=front.max_message_bytes,
             # A worker's jobs are its own for as long as it answers these.
             ws_ping_interval=_PING_S,
             ws_ping_timeout=_PING_S,
@@ -113,9 +129,11 @@ async def listening(
     )
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve([sock]), name="http")
+        sweeping = tasks.create_task(sweep.run(server.server_state.connections), name="sweep")
         try:
             yield
         finally:
+            sweeping.cancel()
             # Waited for here: a block that is cancelled would cancel the server too, and leave its requests behind.
             server.should_exit = True
             await asyncio.wait([serving])
@@ -137,6 +155,7 @@ async def serve(
         lifeline: a descriptor whose end means the same as SIGTERM, because whoever held it is gone. Who has one is a
             child of several, and its parent passes SIGHUP on to all of them.
     """
+    raise_limit()
     stop = asyncio.Event()
     if lifeline is not None:
         asyncio.get_running_loop().add_reader(lifeline, _orphaned, lifeline, stop)
@@ -144,8 +163,22 @@ async def serve(
         spread = None if lifeline is None else partial(_tell_parent, os.getppid())
         async with running(settings, config, spread) as instance:
             await instance.check()
-            most = settings.gateway.max_body_bytes
-            async with listening(instance.app, sock, most, instance.tunnels, proxies=instance.proxies):
+            descriptors = available()
+            front = Front(
+                tunnels=instance.tunnels,
+                proxies=instance.proxies,
+                refusal=instance.refusal,
+                max_message_bytes=settings.gateway.max_body_bytes,
+                connections=settings.connections,
+                descriptors=descriptors,
+            )
+            async with listening(instance.app, sock, front):
+                log.info(
+                    "connections",
+                    most=descriptors.connections(descriptors.used),
+                    descriptors=descriptors.limit,
+                    reserved=descriptors.reserved,
+                )
                 log.info("listening", url=url_of(sock), redis=str(settings.redis), pid=os.getpid())
                 if started is not None:
                     started(instance)

@@ -38,7 +38,8 @@ class TorilProcess:
     """One ``toril serve`` (or another ``command``), whose descendants go when it goes.
 
     ``env`` adds to (or, with None, takes from) a clean environment: ``REDIS_URL``, ``AUTH_TOKENS`` and
-    JSON logs. Everything it prints is in ``log_path``; its working folder is the one of that, or ``cwd``.
+    JSON logs. Everything it prints is in ``log_path``; its working folder is the one of that, or ``cwd``. It may
+    have so many file ``descriptors``, and cannot raise that.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class TorilProcess:
         args: Sequence[str] = (),
         port: int | None = None,
         cwd: Path | None = None,
+        descriptors: int | None = None,
         command: Sequence[str] = ("serve", "--host", "127.0.0.1"),
     ) -> None:
         self.port = port or free_port()
@@ -70,6 +72,8 @@ class TorilProcess:
         }
         self._env = {name: value for name, value in (base | dict(env or {})).items() if value is not None}
         self._command = [sys.executable, "-m", "toril", *command, "--port", str(self.port), *args]
+        if descriptors is not None:
+            self._command = ["/bin/sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh", *self._command]
         self._process: subprocess.Popen[bytes] | None = None
         self._family = Family()
 

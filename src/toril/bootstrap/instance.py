@@ -68,6 +68,7 @@ from toril.gateway.metrics import MetricsRoutes
 from toril.gateway.openapi import Served
 from toril.gateway.ops import OpsRoutes
 from toril.gateway.proxy_description import described
+from toril.gateway.refusals import Refusals
 from toril.gateway.reloads import ReloadRoutes
 from toril.gateway.routing import Route
 from toril.gateway.targets import Sights, TargetRoutes
@@ -162,9 +163,9 @@ class Instance:
         self._targets = None if self._delivery is None else self._wire_targets(self._delivery)
         self.gateway = self._gateway()
         self._proxy = self._wire_proxy() if settings.proxy.upstreams else None
-        self.app: ASGIApp = self.gateway
-        if self._proxy is not None and self.proxies:
-            self.app = self._proxy.door
+        door = self._proxy.door if self._proxy is not None and self.proxies else None
+        self.app: ASGIApp = door or self.gateway
+        self.refusal = Refusals(self.gateway.table, door)
 
     def start(self) -> None:
         """Connect and begin to work. Does not wait for Redis: until it is there, requests get 503."""

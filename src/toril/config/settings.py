@@ -172,6 +172,10 @@ SETTINGS = (
     Setting("min_queue_name_length", "gateway.min_queue_name_length", integer(1), ("MIN_QUEUE_NAME_LENGTH",)),
     Setting("max_queue_name_length", "gateway.max_queue_name_length", integer(1), ("MAX_QUEUE_NAME_LENGTH",)),
     Setting("max_body_bytes", "gateway.max_body_bytes", integer(1), ("TORIL_MAX_BODY_BYTES",)),
+    Setting("max_head_bytes", "connections.max_head_bytes", integer(1024, 2**24), ("TORIL_MAX_HEAD_BYTES",)),
+    Setting("head_timeout", "connections.head_timeout_s", duration(0.1), ("TORIL_HEAD_TIMEOUT",)),
+    Setting("body_timeout", "connections.body_timeout_s", duration(0.1), ("TORIL_BODY_TIMEOUT",)),
+    Setting("idle_timeout", "connections.idle_timeout_s", duration(0.1), ("TORIL_IDLE_TIMEOUT",)),
     Setting("workers.hash", "store.worker_hash", text, ("WORKER_METADATA_KEY",)),
     Setting("workers.stream", "store.worker_stream", text, ("WORKER_METADATA_STREAM",)),
     Setting(

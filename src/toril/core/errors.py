@@ -14,6 +14,8 @@
     │   └── UnknownTarget           404  unknown_target
     ├── PayloadTooLarge             413  payload_too_large
     │   └── EnvelopeTooLarge        413  envelope_too_large
+    ├── RequestTimeout              408  request_timeout
+    ├── HeadTooLarge                431  head_too_large
     ├── StoreError                  500  store_error
     │   ├── StoreUnavailable        503  store_unavailable
     │   │   ├── ConnectionLost      503  store_unavailable
@@ -27,6 +29,7 @@
     │   │   └── RowRefused          500  store_refused
     │   └── BlobLost                500  blob_lost
     ├── ShuttingDown                503  shutting_down
+    ├── TooManyConnections          503  too_many_connections
     ├── RateLimited                 429  rate_limited
     ├── JobFailed                   422  job_failed
     ├── IdempotencyMismatch         422  idempotency_mismatch
@@ -153,6 +156,20 @@ class EnvelopeTooLarge(PayloadTooLarge):
     code = "envelope_too_large"
 
 
+class RequestTimeout(TorilError):
+    """The request did not come whole in time."""
+
+    code = "request_timeout"
+    status = 408
+
+
+class HeadTooLarge(TorilError):
+    """The request's head, or what stands around the chunks of its body, is larger than this server takes."""
+
+    code = "head_too_large"
+    status = 431
+
+
 class StoreError(TorilError):
     """Redis did not do what was asked."""
 
@@ -220,6 +237,14 @@ class ShuttingDown(TorilError):
     """This instance is shutting down and takes no new work."""
 
     code = "shutting_down"
+    status = 503
+    retry_after_s: ClassVar[int] = 1
+
+
+class TooManyConnections(TorilError):
+    """This instance has no connection to spare, try again."""
+
+    code = "too_many_connections"
     status = 503
     retry_after_s: ClassVar[int] = 1
 

@@ -89,6 +89,17 @@ class GatewayPolicy(Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 10 * 1024 * 1024
 
 
+class ConnectionPolicy(Struct, frozen=True, kw_only=True):
+    """What a connection of a caller may take: bytes of a request's head (or of what stands between and behind the
+    chunks of its body), and seconds: for a whole head, between two pieces of a body, and between two requests.
+    """
+
+    max_head_bytes: int = 64 * 1024
+    head_timeout_s: float = 20.0
+    body_timeout_s: float = 30.0
+    idle_timeout_s: float = 75.0
+
+
 class EgressPolicy(Struct, frozen=True, kw_only=True):
     """Where requests to what callers register may go; `toril.core.egress` says what the policies and lists mean."""
 
@@ -154,6 +165,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     store: StorePolicy = field(default_factory=StorePolicy)
     engine: EnginePolicy = field(default_factory=EnginePolicy)
     gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
+    connections: ConnectionPolicy = field(default_factory=ConnectionPolicy)
     egress: EgressPolicy = field(default_factory=EgressPolicy)
     targets: tuple[TargetSpec, ...] = ()
     ledger: LedgerPolicy = field(default_factory=LedgerPolicy)

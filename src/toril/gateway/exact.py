@@ -27,3 +27,11 @@ def add_nothing(scope: Scope) -> None:
     cycle = scope.get(CYCLE)
     if cycle is not None:
         cycle.default_headers = []
+
+
+def origin_form(target: bytes) -> bytes:
+    """Return the target without scheme and authority, which only those send who take us for a forward proxy."""
+    if target[:1] == b"/":
+        return target
+    _, found, rest = target.partition(b"://")
+    return rest[rest.find(b"/") :] if found and b"/" in rest else b"/" if found else target

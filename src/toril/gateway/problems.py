@@ -18,6 +18,7 @@ from toril.core.errors import (
     ShuttingDown,
     StoreTimeout,
     StoreUnavailable,
+    TooManyConnections,
     TorilError,
 )
 from toril.gateway.routing import Answer
@@ -42,7 +43,7 @@ def problem(error: TorilError, *, own: bool = False) -> Answer:
 
 
 def _answer(error: TorilError) -> Answer:
-    if isinstance(error, (StoreUnavailable, ShuttingDown, RateLimited)):
+    if isinstance(error, (StoreUnavailable, ShuttingDown, TooManyConnections, RateLimited)):
         retry_after = (b"retry-after", b"%d" % math.ceil(error.retry_after_s))
         if isinstance(error, StoreUnavailable):
             log.warning("request.store_unavailable", error=error.message)

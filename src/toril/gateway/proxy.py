@@ -94,7 +94,7 @@ class ProxyDoor:
         scope = mounted(scope)
         target = raw_target(scope)
         path = target.partition(b"?")[0]
-        below = self._below_api(path)
+        below = self.below_api(path)
         if below is not None:
             await self._doors.api(moved(scope, self._ops_path, below), receive, send)
             return
@@ -115,7 +115,7 @@ class ProxyDoor:
         finally:
             answer.end()
 
-    def _below_api(self, path: bytes) -> bytes | None:
+    def below_api(self, path: bytes) -> bytes | None:
         """The path that toril's own application gets; None where the path is not its."""
         if self._api_path is not None and _is_at(path, self._api_path):
             return path[len(self._api_path) :] or b"/"
@@ -155,7 +155,7 @@ class ProxyDoor:
 
     def tunnels(self, target: bytes) -> bool:
         """Whether a WebSocket to this raw target is an upstream's, and not one of toril's own API."""
-        if self._below_api(target.partition(b"?")[0]) is not None:
+        if self.below_api(target.partition(b"?")[0]) is not None:
             return False
         return any(stripped(upstream.raw_prefix, target) is not None for upstream in self.policy.upstreams)
 

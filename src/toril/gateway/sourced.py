@@ -43,9 +43,15 @@ ERRORS = {
         "a header for toril does not say what it should, or the path leads out of the upstream's own path",
     ),
     404: OwnError("NOT_FOUND", "Not found", "there is no such job, or it has no answer yet"),
+    408: OwnError("REQUEST_TIMEOUT", "Request Timeout", "the request did not come whole in time"),
     413: OwnError("PAYLOAD_TOO_LARGE", "Payload Too Large", "the body is larger than the upstream's `maxBodySize`"),
     422: OwnError(
         "UNPROCESSABLE_ENTITY", "Unprocessable Entity", "the `Idempotency-Key` came with another request before"
+    ),
+    431: OwnError(
+        "REQUEST_HEADER_FIELDS_TOO_LARGE",
+        "Request Header Fields Too Large",
+        "the request's head, or what stands around the chunks of its body, is larger than `max_head_bytes`",
     ),
     500: OwnError("INTERNAL_SERVER_ERROR", "Internal Server Error", "Redis is not there, or a fault of toril's"),
     502: OwnError("BAD_GATEWAY", "Bad Gateway", "past the queue: the upstream cannot be reached, or hangs up"),

@@ -8,10 +8,11 @@ from typing import Any
 
 from tests.support.upstream import Head, read_body, read_chunk, read_head
 from toril.adapters.httptools_streams import HttptoolsStreams
+from toril.core.policy import ConnectionPolicy
 from toril.core.upstream import Upstream
 from toril.gateway.exact import raw_target
 from toril.gateway.passthrough import Passthrough
-from toril.server import bind, listening
+from toril.server import Front, bind, listening
 
 WAIT_S = 20.0
 """For what must happen; nothing that may take its time is asked for."""
@@ -130,7 +131,9 @@ async def serving(serve: Serve) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def passing(port: int, *, timeout_s: float = 60.0, base: str = "") -> AsyncIterator[Passing]:
+async def passing(
+    port: int, *, timeout_s: float = 60.0, base: str = "", connections: ConnectionPolicy | None = None
+) -> AsyncIterator[Passing]:
     """A server that passes everything to the upstream at this port."""
     passthrough = Passthrough(HttptoolsStreams(5.0))
     upstream = Upstream(prefix="/", url=f"http://127.0.0.1:{port}{base}", timeout_s=timeout_s)
@@ -139,7 +142,8 @@ async def passing(port: int, *, timeout_s: float = 60.0, base: str = "") -> Asyn
         await passthrough(scope, receive, send, upstream, raw_target(scope))
 
     sock = bind("127.0.0.1", 0)
-    async with AsyncExitStack() as stack, listening(app, sock, tunnels=lambda _: True):
+    front = Front(tunnels=lambda _: True, connections=connections or ConnectionPolicy())
+    async with AsyncExitStack() as stack, listening(app, sock, front):
         yield Passing(sock.getsockname()[1], passthrough, stack)
         await stack.aclose()
         await passthrough.drain(0)
