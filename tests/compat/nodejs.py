@@ -3,6 +3,7 @@
 import json
 import subprocess
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -134,14 +135,24 @@ class LiveNode(Script):
 
     def ask(self, kind: str, queue: str, method: str, *args: Any, job: str = "") -> Any:
         """What a method (or a property) of an object gives: a `Queue`, a `Job` by its id, or another class."""
+        return self._answer(self._send(kind, queue, method, args, job), f"{kind}.{method}")
+
+    def each(self, names: Sequence[str], method: str, *args: Any) -> list[Any]:
+        """Call a method of several queues at once."""
+        asked = [self._send("Queue", name, method, args, "") for name in names]
+        return [self._answer(number, f"{method} of {name}") for number, name in zip(asked, names, strict=True)]
+
+    def _send(self, kind: str, queue: str, method: str, args: Sequence[Any], job: str) -> int:
         self._asked += 1
         asked = self._asked
         self.send({"n": asked, "kind": kind, "queue": queue, "id": job, "method": method, "args": list(args)})
+        return asked
 
+    def _answer(self, asked: int, what: str) -> Any:
         def answered() -> Fact | None:
             return next((fact for fact in reversed(list(self._facts)) if fact.get("n") == asked), None)
 
-        fact = eventually(answered, timeout_s=20.0, what=f"{kind}.{method}")
+        fact = eventually(answered, timeout_s=20.0, what=what)
         assert fact is not None
         if "error" in fact:
             raise NodeError(fact["error"])

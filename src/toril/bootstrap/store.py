@@ -78,10 +78,10 @@ class Store:
         self.markers = Markers(self.links, store, tasks, meter)
         self.presence = PresenceConnections(settings.redis, store, tasks, meter)
         self.events = EventStreams(self.links, store, tasks, meter)
-        self._paused_lists = PausedLists(self.scripts, prefix)
+        self._paused_lists = PausedLists(self.scripts)
         self.inspector = Inspector(self.scripts, prefix)
         self.job_actions = JobActions(self.scripts, prefix, time.time)
-        self.control = Control(self.scripts, self.inspector, prefix, time.time, self._paused_lists.note)
+        self.control = Control(self.scripts, self.inspector, prefix, time.time)
         self.schedulers = Schedulers(self.scripts, prefix, lambda: int(time.time() * 1000))
         self.leases = LeaseBook(
             self.scripts,
@@ -94,13 +94,7 @@ class Store:
         )
         self.leased = LeasedQueueSet(self.links, prefix, time.time)
         self.settled_news = SettledNewsLists(self.links, store, instance_id)
-        self.producer = Producer(
-            self.scripts,
-            prefix,
-            f"bullmq:{installed('bullmq')}",
-            cache=store.queue_cache_size,
-            added=self._paused_lists.note,
-        )
+        self.producer = Producer(self.scripts, prefix, f"bullmq:{installed('bullmq')}", cache=store.queue_cache_size)
         self.flows = Flows(self.scripts, self.producer, self.inspector, self.job_actions, prefix)
         self.cancelling = Cancelling(self.links, self.scripts, store, break_off)
 

@@ -61,6 +61,7 @@ class Cancelling:
             pack("SREM", keys.key("stalled"), job_id),
             script.packed(keys.keys(job_id, "repeat"), job_id, "0", keys.prefix),
         ]
+        self._scripts.touched.add(keys.prefix)
         existed, _, _, removed = await self._transaction(keys.prefix, commands)
         if isinstance(removed, ReplyError) and removed.message.startswith("NOSCRIPT"):
             # Redis has forgotten it, and only it: what ran before it can run again.

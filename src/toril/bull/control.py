@@ -20,6 +20,8 @@ from toril.core.errors import JobRefused
 
 # The script moves 7,000 jobs a call out of a `paused` list that BullMQ 5 has left; this is more than Redis holds.
 _MOST_RESUMES = 100_000
+# What the script that unites `wait` and `paused` says when it is to be called again.
+_MORE = 2
 # So that a call takes about 2 ms of Redis.
 _BATCH = 250
 _SCAN_COUNT = 2000
@@ -27,17 +29,9 @@ _END_OF_TIME = "1.7976931348623157e+308"
 
 
 class Control:
-    """Answers and does what BullMQ's Queue does for a whole queue; `paused` hears of those that are paused."""
+    """Answers and does what BullMQ's Queue does for a whole queue."""
 
-    def __init__(
-        self,
-        scripts: Scripts,
-        inspector: Inspector,
-        prefix: str,
-        now: Callable[[], float],
-        paused: Callable[[str], None] = lambda queue: None,
-    ) -> None:
-        self._paused = paused
+    def __init__(self, scripts: Scripts, inspector: Inspector, prefix: str, now: Callable[[], float]) -> None:
         self._scripts = scripts
         self._sweeps = Sweeps(scripts, prefix)
         self._inspector = inspector
@@ -104,22 +98,32 @@ class Control:
         )
 
     async def pause(self, queue: str) -> None:
-        """No worker takes jobs any more."""
-        await self._pause(queue, "wait", "paused", "paused")
-        self._paused(queue)
+        """Let no worker take jobs. What waits goes where BullMQ 5 looks for it, if that works on the queue."""
+        prefix = self._keys(queue).prefix
+        calls = [self._pausing(queue, "wait", "paused", "paused"), self._scripts.looking_after(prefix)]
+        _checked(await self._scripts.transaction(prefix, calls))
 
     async def resume(self, queue: str) -> None:
-        """Workers take jobs again; jobs that BullMQ 5 has set aside come back."""
-        left = await self._pause(queue, "paused", "wait", "resumed")
-        for _ in range(_MOST_RESUMES):
-            if not left:
-                return
-            left = await self._pause(queue, "paused", "wait", "resumed", tell=False)
+        """Let workers take jobs again; jobs that BullMQ 5 has set aside come back.
 
-    async def _pause(self, queue: str, source: str, target: str, event: str, *, tell: bool = True) -> int:
-        keys = self._keys(queue)
-        parts = keys.keys(source, target, "meta", "prioritized", "events", "delayed", "marker")
-        return int(await self._scripts.call(self._scripts.pause, keys, parts, event, "01"[tell]) or 0)
+        They come back in one step. In several, a BullMQ 5 that pauses meanwhile would write over what is left.
+        """
+        prefix = self._keys(queue).prefix
+        look = self._scripts.looking_after(prefix)
+        while await self._scripts.run(prefix, *look) == _MORE:
+            pass
+        _, left = _checked(
+            await self._scripts.transaction(prefix, [look, self._pausing(queue, "paused", "wait", "resumed")])
+        )
+        again = self._pausing(queue, "paused", "wait", "resumed", tell=False)
+        for _ in range(_MOST_RESUMES):
+            if not left:  # there is something only where the queue was not paused and had such a list all the same
+                return
+            left = await self._scripts.run(prefix, *again)
+
+    def _pausing(self, queue: str, source: str, target: str, event: str, *, tell: bool = True) -> tuple[Script, bytes]:
+        parts = self._keys(queue).keys(source, target, "meta", "prioritized", "events", "delayed", "marker")
+        return self._scripts.pause, self._scripts.pause.packed(parts, event, "01"[tell])
 
     async def drain(self, queue: str, *, delayed: bool) -> int:
         """Remove all jobs that wait, and with `delayed` those that are delayed; how many those were."""
@@ -128,10 +132,7 @@ class Control:
     async def _shrunk(self, keys: QueueKeys, names: Sequence[str], script: Script, packed: bytes) -> int:
         """Call a script; how many jobs are less in these lists and sets behind it."""
         sizes = [(script, pack("LLEN" if name in ("wait", "paused") else "ZCARD", keys.key(name))) for name in names]
-        replies = await self._scripts.transaction(keys.prefix, [*sizes, (script, packed), *sizes])
-        for reply in replies:
-            if isinstance(reply, ReplyError):
-                raise reply
+        replies = _checked(await self._scripts.transaction(keys.prefix, [*sizes, (script, packed), *sizes]))
         return int(max(0, sum(replies[: len(sizes)]) - sum(replies[-len(sizes) :])))
 
     async def clean(self, queue: str, state: str, grace_ms: int, limit: int) -> list[bytes]:
@@ -258,6 +259,14 @@ class Control:
                 if name == wanted or name.startswith(f"{wanted}:w:"):
                     found.append(client | {"name": queue, "rawname": name})
         return found
+
+
+def _checked(replies: list[Any]) -> list[Any]:
+    """Return the replies of a transaction; raise the first error among them."""
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            raise reply
+    return replies
 
 
 def _limit(most: bytes | None, duration: bytes | None) -> dict[str, int] | None:

@@ -44,12 +44,9 @@ class Flows:
             raise InvalidRequest("On a Redis Cluster all queues of a flow need the same hash tag", field="queueName")
         for queue in _queues(jobs):
             await self._producer.meet(queue)
-        try:
-            for reply in await self._scripts.transaction(min(prefixes), calls):
-                added_id(reply)
-        finally:
-            for queue in _queues(jobs):
-                self._producer.added(queue)
+        self._scripts.touched |= prefixes
+        for reply in await self._scripts.transaction(min(prefixes), calls):
+            added_id(reply)
         return added
 
     def _plan(

@@ -171,6 +171,7 @@ class Leases:
 
     async def complete(self, lease: Lease, verdict: Complete, *, fetch_next: bool) -> Next | None:
         """Move the job to completed; the next one under the same token if asked to."""
+        self._touch_parent(lease)
         kept = lease.options.keep_completed or self._rules.keep_completed or _KEEP_ALL
         heads = self._head()
         if verdict.fields:
@@ -183,6 +184,7 @@ class Leases:
 
     async def fail(self, lease: Lease, verdict: Fail, *, fetch_next: bool) -> Next | None:
         """Move the job to failed; the next one under the same token if asked to."""
+        self._touch_parent(lease)
         kept = lease.options.keep_failed or self._rules.keep_failed or _KEEP_ALL
         keys = self._keys
         script = self._book.scripts.move_to_finished
@@ -361,6 +363,14 @@ class Leases:
             # A rate limit comes as an integer, a delayed job's time as a number in text
             return NoJob(int(limit_ms) / 1000, float(next_at_ms) / 1000)
         return NOTHING
+
+    def _touch_parent(self, lease: Lease) -> None:
+        """What becomes of this job may make its parent wait, in that one's queue."""
+        parent = lease.fields.get(b"parentKey")
+        prefix = self._keys.prefix[: -len(self.queue.encode()) - 1]
+        if parent is not None and parent.startswith(prefix):
+            queue, _, _ = parent[len(prefix) :].partition(b":")
+            self._book.scripts.touched.add(b"%b%b:" % (prefix, queue))
 
     def _settled(self, reply: Any, lease: Lease, fetched: bool) -> Next | None:
         if isinstance(reply, list):

@@ -1,85 +1,89 @@
-"""Keeps the waiting jobs of a paused queue in one list where BullMQ 5 is about.
+"""Looks after paused queues: what others put into them, and what stands there when they are resumed.
 
-BullMQ 5 moves `wait` to `paused` when it pauses, adds to `paused` meanwhile, and renames `paused` over `wait` when it
-resumes: what newer scripts, ours among them, have added to `wait` meanwhile would be gone. A `paused` list that is
-there says that BullMQ 5 is about. Then what is in `wait` moves behind what is in `paused`, where every version finds
-it.
+What toril itself puts into a paused queue stands in the right list at once: `toril.bull.waiting_lists` has the rule.
+Here it is applied, twice a second, to what others have put there: a BullMQ 6 into `wait` beside a `paused` list, or a
+BullMQ 5 into `paused` beside a `wait` that others have filled.
 
-This cannot be one step with the add, which is BullMQ's script. It follows within a second, for queues that are added to
-or paused here, and for as long as they are paused. Called by `toril.bull.producer` and `toril.bull.control`.
+A BullMQ 5 that resumes a queue leaves a marker only where it has brought a `paused` list back. Jobs in `wait` would
+stand there until a consumer looks without being told to, so a marker is left for them here.
+
+Looked after are the queues in which toril may have made a job wait since the last time (its consumers' looks among
+them), and those for as long as they are paused: one small script for each.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 
-from toril.bull.keys import QueueKeys
-from toril.bull.scripts import Script, Scripts
-from toril.core.errors import StoreError
+from toril.bull.scripts import Scripts
+from toril.bull.wire import Reply
+from toril.core.errors import StoreError, StoreRefused, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
 _EVERY_S = 0.5
-_GROUP = 25
-_BATCH = 5000
-
-# KEYS[1] meta, KEYS[2] wait, KEYS[3] paused; ARGV[1] how many jobs to move at most.
-# Returns 0 when the queue is not paused, 1 when it is, 2 when there are more jobs to move.
-_REUNITE = b"""
-local rcall = redis.call
-if rcall('HEXISTS', KEYS[1], 'paused') == 0 then return 0 end
-if rcall('EXISTS', KEYS[3]) == 0 then return 1 end
-for _ = 1, ARGV[1] do
-  if not rcall('RPOPLPUSH', KEYS[2], KEYS[3]) then return 1 end
-end
-return 2
-"""
+_GROUP = 100
+# What the script returns.
+_NOT_PAUSED, _MORE = 0, 2
 
 
 class PausedLists:
-    """Looks after queues that may be paused."""
+    """Looks after queues that may be paused. They go by their prefixes, `bull:orders:`."""
 
-    def __init__(self, scripts: Scripts, prefix: str) -> None:
+    def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
-        self._prefix = prefix
-        self._noted: set[str] = set()
-        self._reunite = Script("reunitePaused-3.lua", _REUNITE)
+        self._paused: set[bytes] = set()
 
     @property
-    def watched(self) -> frozenset[str]:
-        """The queues that are looked after now."""
-        return frozenset(self._noted)
-
-    def note(self, queue: str) -> None:
-        """Jobs were added to this queue, or it was paused."""
-        self._noted.add(queue)
+    def watched(self) -> frozenset[bytes]:
+        """Return the queues that are looked after now."""
+        return frozenset(self._scripts.touched | self._paused)
 
     async def run(self) -> None:
         """Look after them, until cancelled."""
         while True:
             await asyncio.sleep(_EVERY_S)
-            queues = list(self._noted)
+            queues = list(self.watched)
             for first in range(0, len(queues), _GROUP):
-                async with asyncio.TaskGroup() as tasks:
-                    for queue in queues[first : first + _GROUP]:
-                        tasks.create_task(self._look_after(queue))
+                group = queues[first : first + _GROUP]
+                self._scripts.touched.difference_update(group)  # what is touched from here on is noted anew
+                await self._look_after(group)
 
-    async def _look_after(self, queue: str) -> None:
-        self._noted.discard(queue)  # what is added from here on is noted anew
+    async def _look_after(self, queues: Sequence[bytes]) -> None:
+        """Look after some queues at once: their calls leave in one write."""
+        asked: dict[bytes, asyncio.Future[Reply]] = {}
+        for queue in queues:
+            try:
+                asked[queue] = self._scripts.links.of(queue).send(self._scripts.looking_after(queue)[1])
+            except StoreUnavailable:
+                self._scripts.touched.add(queue)
+        if not asked:
+            return
         try:
-            paused = await self.reunite(queue)
-        except StoreError as exc:
-            log.debug("paused.not_looked_after", queue=queue, error=exc.message)
-            paused = True
-        if paused:
-            self._noted.add(queue)
+            await asyncio.wait(asked.values())
+        except asyncio.CancelledError:
+            for reply in asked.values():
+                reply.cancel()
+            raise
+        for queue, reply in asked.items():
+            await self._note(queue, reply)
 
-    async def reunite(self, queue: str) -> bool:
-        """Move what is in `wait` to `paused` if the queue is paused and has such a list; whether it is paused."""
-        keys = QueueKeys(self._prefix, queue)
-        reply = 2
-        while reply == 2:
-            reply = await self._scripts.call(self._reunite, keys, keys.keys("meta", "wait", "paused"), _BATCH)
-        return bool(reply)
+    async def _note(self, queue: bytes, reply: asyncio.Future[Reply]) -> None:
+        try:
+            # Here, after an error, a script that Redis has forgotten is loaded, and a moved key is found.
+            found = _MORE if reply.exception() else reply.result()
+            while found == _MORE:
+                found = await self._scripts.run(queue, *self._scripts.looking_after(queue))
+        except StoreRefused as exc:  # keys of another kind: not BullMQ's
+            self._paused.discard(queue)
+            log.debug("paused.not_looked_after", queue=queue.decode(errors="replace"), error=exc.message)
+        except StoreError:
+            self._scripts.touched.add(queue)
+        else:
+            if found == _NOT_PAUSED:
+                self._paused.discard(queue)
+            else:
+                self._paused.add(queue)

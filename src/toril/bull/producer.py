@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -30,22 +30,14 @@ _ARGUMENTS = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 
 
 class Producer:
-    """Adds jobs to any queue, and tells `added` which. Keeps what it knows of the last `cache` queues."""
+    """Adds jobs to any queue. Keeps what it knows of the last `cache` queues."""
 
-    def __init__(
-        self,
-        scripts: Scripts,
-        prefix: str,
-        version: str,
-        cache: int = 1000,
-        added: Callable[[str], None] = lambda queue: None,
-    ) -> None:
+    def __init__(self, scripts: Scripts, prefix: str, version: str, cache: int = 1000) -> None:
         self._scripts = scripts
         self._prefix = prefix
         self._version = version
         self._queues: OrderedDict[str, _Queue] = OrderedDict()
         self._cache = cache
-        self.added = added
 
     async def add(self, queue: str, jobs: Sequence[JobSpec], timestamp_ms: int) -> list[bytes]:
         """Add jobs in order, several of them in one transaction; returns their ids.
@@ -55,12 +47,6 @@ class Producer:
         if not jobs:
             return []
         known = await self.meet(queue)
-        try:
-            return await self._add(known, jobs, timestamp_ms)
-        finally:
-            self.added(queue)  # also where an answer got lost
-
-    async def _add(self, known: _Queue, jobs: Sequence[JobSpec], timestamp_ms: int) -> list[bytes]:
         if len(jobs) == 1:
             script, packed = known.packed(jobs[0], timestamp_ms)
             return [added_id(await self._scripts.run(known.prefix, script, packed))]

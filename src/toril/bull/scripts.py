@@ -2,7 +2,8 @@
 
 Owns loading and the packing of calls. Every state change goes through these scripts, so that Node, Python and
 other BullMQ libraries work on the same queues at the same time. The number in a file's name is how many keys
-the script takes; what they are, and what it returns, stands at the head of each file.
+the script takes; what they are, and what it returns, stands at the head of each file. Rules of ours are put into
+them: `toril.bull.waiting_lists`' into all that make jobs wait, those of `holds` and `hashless` into what leases jobs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from toril.bull.connection import Links
 from toril.bull.hashless import passing_over_hashless
 from toril.bull.holds import HOLD, LET_GO, obeying_holds
 from toril.bull.keys import QueueKeys
+from toril.bull.waiting_lists import LOOK_AFTER, STANDING, guarded
 from toril.bull.wire import ReplyError, SlotMoved, Wire, pack
 from toril.core.errors import JobRefused, LeaseLost, StoreRefused
 
@@ -35,14 +37,18 @@ _EVALSHA = b"$7\r\nEVALSHA\r\n$40\r\n"
 
 
 class Script:
-    """One of BullMQ's scripts, or (with its text) one of ours, for what BullMQ has none."""
+    """One of BullMQ's scripts, or (with its text) one of ours, for what BullMQ has none.
 
-    __slots__ = ("keys", "name", "sha", "text")
+    `moves` is true of a script that may make jobs wait.
+    """
+
+    __slots__ = ("keys", "moves", "name", "sha", "text")
 
     def __init__(self, file: str, text: bytes | None = None) -> None:
         self.name, _, keys = file.removesuffix(".lua").partition("-")
         self.keys = int(keys)
-        self.text = _text_of(file) if text is None else text
+        self.text = guarded(_text_of(file)) if text is None else text
+        self.moves = STANDING in self.text and text is not LOOK_AFTER
         self.sha = hashlib.sha1(self.text).hexdigest().encode()  # noqa: S324 - how Redis names scripts
 
     def head(self, keys: Sequence[bytes], arguments: int) -> bytes:
@@ -68,14 +74,18 @@ def _text_of(file: str) -> bytes:
 
 def _leasing(file: str) -> Script:
     """A script of BullMQ's that leases jobs."""
-    return Script(file, passing_over_hashless(obeying_holds(_text_of(file))))
+    return Script(file, guarded(passing_over_hashless(obeying_holds(_text_of(file)))))
 
 
 class Scripts:
-    """The scripts that toril calls, and the connection (or a cluster's connections) they are called on."""
+    """The scripts that toril calls, and the connection (or a cluster's connections) they are called on.
+
+    `touched` has the prefixes of the queues in which they may have made a job wait. `PausedLists` empties it.
+    """
 
     def __init__(self, links: Links) -> None:
         self.links = links
+        self.touched: set[bytes] = set()
         self.add_standard = Script("addStandardJob-9.lua")
         self.add_delayed = Script("addDelayedJob-6.lua")
         self.add_prioritized = Script("addPrioritizedJob-9.lua")
@@ -112,6 +122,7 @@ class Scripts:
         self.add_scheduler = Script("addJobScheduler-11.lua")
         self.remove_scheduler = Script("removeJobScheduler-3.lua")
         self.get_scheduler = Script("getJobScheduler-1.lua")
+        self.look_after = Script("lookAfter-4.lua", LOOK_AFTER)
 
     def all(self) -> list[Script]:
         """Every script."""
@@ -127,6 +138,8 @@ class Scripts:
         It is called again where Redis said that nothing ran: the script is forgotten (a failover, SCRIPT FLUSH), or
         the key has moved to another node of the cluster.
         """
+        if script.moves:
+            self.touched.add(key)
         link = self.links.of(key)
         if not link.is_up:
             await link.up()
@@ -141,6 +154,11 @@ class Scripts:
         await link.call("SCRIPT", "LOAD", script.text)
         return await link.send(packed)
 
+    def looking_after(self, prefix: bytes) -> tuple[Script, bytes]:
+        """The call of `look_after` for the queue of this prefix."""
+        names = ("wait", "meta", "active", "marker")
+        return self.look_after, self.look_after.packed([prefix + name.encode() for name in names])
+
     async def call(self, script: Script, queue: QueueKeys, keys: Sequence[bytes], *arguments: str | bytes | int) -> Any:
         """Call a script of a queue, for where it need not be fast."""
         return await self.run(queue.prefix, script, script.packed(keys, *arguments))
@@ -153,6 +171,8 @@ class Scripts:
         Redis knows it for the others. A call may be another command than the script it is listed with.
         """
         scripts = {script for script, _ in calls}
+        if any(script.moves for script in scripts):
+            self.touched.add(key)
         if len(scripts) > 1:
             return await self._transaction(key, _taught(calls))
         replies = await self._transaction(key, [packed for _, packed in calls])

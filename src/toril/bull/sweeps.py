@@ -17,6 +17,7 @@ import msgspec
 
 from toril.bull.keys import QueueKeys
 from toril.bull.scripts import Script, Scripts
+from toril.bull.waiting_lists import guarded
 
 MOST = 500
 """How many jobs a step looks at, at most."""
@@ -114,7 +115,7 @@ def _removing(name: str, body: bytes) -> Script:
     functions, end, _ = behind.partition(b"local function cleanList(")
     if not (found and end):
         raise ValueError("BullMQ's clean does not have the functions that remove a job as expected")
-    return Script(name, b"local rcall = redis.call\n" + found + functions + _RULES + body)
+    return Script(name, guarded(b"local rcall = redis.call\n" + found + functions + _RULES + body))
 
 
 class Sweeps:

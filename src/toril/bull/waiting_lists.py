@@ -1,0 +1,111 @@
+"""In which list a job waits while its queue is paused: `wait` or `paused`.
+
+BullMQ 5 renames `wait` to `paused` when it pauses, adds to `paused` meanwhile, and renames `paused` over `wait` when it
+resumes, so what others have put into `wait` meanwhile is lost. BullMQ 6, and the scripts of the `bullmq` package that
+toril calls, leave the jobs in `wait`; their resume brings back a `paused` list that is there.
+
+The rule, for every script that makes a job wait: in a paused queue that BullMQ 5 works on, which is to say that has a
+`paused` list or was last opened by BullMQ 5, the job goes into `paused`, at the end at which BullMQ 5 would put it, and
+what stands in `wait` comes along. Otherwise it goes into `wait`. The rule is applied within the script that makes the
+job wait, so there is no moment in which the job stands in the wrong list.
+
+`guarded` puts the rule into a script's text. It must never change anything else of it.
+"""
+
+from __future__ import annotations
+
+import re
+
+# How many jobs one call moves from list to list at most, which takes Redis about 5 ms. One list of the two is usually
+# short or empty, so more than this are left only where both are longer.
+_MOST = 5000
+
+# standing(wait): `wait` is the key of a queue's list. Returns the key of the list in which a job is to wait now.
+#
+# Where that is `paused`, the jobs in `wait` are moved behind those in `paused` (a list is served from the right): the
+# shorter list is moved, and the longer one gets the name.
+STANDING = b"""
+local function standing(wait)
+  local call = redis.call
+  local queue = string.sub(wait, 1, -5)
+  local meta = call('HMGET', queue .. 'meta', 'paused', 'version')
+  if not meta[1] then return wait end
+  local paused = queue .. 'paused'
+  local aside = call('LLEN', paused)
+  if aside == 0 and not string.find(meta[2] or '', '^bullmq:5%%.') then return wait end
+  local waiting = call('LLEN', wait)
+  if waiting > aside and aside <= %(most)d then
+    for _ = 1, aside do call('RPUSH', wait, call('LPOP', paused)) end
+    call('RENAME', wait, paused)
+  else
+    for _ = 1, math.min(waiting, %(most)d) do call('RPOPLPUSH', wait, paused) end
+  end
+  return paused
+end
+""" % {b"most": _MOST}
+
+# KEYS[1] wait, KEYS[2] meta, KEYS[3] active, KEYS[4] marker. Applies the rule to a queue to which nothing is added.
+# Leaves a marker where jobs may start: a BullMQ 5 that resumes leaves none for those in `wait`.
+# Returns 0 when the queue is not paused, 1 when it is, 2 when there are more jobs to move.
+LOOK_AFTER = (
+    STANDING
+    + b"""
+local rcall = redis.call
+local wait = KEYS[1]
+local meta = rcall('HMGET', KEYS[2], 'paused', 'concurrency')
+if meta[1] then
+  if standing(wait) == wait then return 1 end
+  return 1 + rcall('EXISTS', wait)
+end
+local free = not meta[2] or rcall('LLEN', KEYS[3]) < tonumber(meta[2])
+if free and rcall('EXISTS', wait) == 1 then rcall('ZADD', KEYS[4], 0, '0') end
+return 0
+"""
+)
+
+_PUSH = b"""
+local function push(command, list, ...)
+  if string.sub(list, -5) == ':wait' then list = standing(list) end
+  return redis.call(command, list, ...)
+end
+"""
+
+# BullMQ looks for a waiting job in one list only.
+_TAKE_OUT = b"""
+local function take_out(list, count, job)
+  local removed = redis.call('LREM', list, count, job)
+  if removed > 0 then return removed end
+  local queue, name = string.match(list, '^(.*:)(%a+)$')
+  return redis.call('LREM', queue .. (name == 'wait' and 'paused' or 'wait'), count, job)
+end
+"""
+
+# A command that pushes, or one that is only known when the script runs; but not to lists in which no job waits.
+_PUSHES = re.compile(
+    rb"""\brcall\((?=\s*(?:["'][LR]PUSH["']|[A-Za-z]))(?!"LPUSH", (?:activeKey|dataPointsList),)""",
+)
+_TAKES_OUT = re.compile(rb"""\brcall\("LREM", (?=(?:waitKey|pausedOrWaitKey),)""")
+# Where BullMQ's own functions know already that the queue is not paused, another look would cost 7 % of an add.
+_KNOWN = (
+    (
+        b"push(pushCmd, targetKey, jobId)",
+        b"rcall(pushCmd, isPausedOrMaxed and standing(targetKey) or targetKey, jobId)",
+    ),
+    (
+        b'push("LPUSH", targetKey, jobId)',
+        b'rcall("LPUSH", isPaused and standing(targetKey) or targetKey, jobId)',
+    ),
+)
+
+
+def guarded(text: bytes) -> bytes:
+    """Return the text of a script of BullMQ's, with the rule in it if the script makes jobs wait."""
+    changed = _TAKES_OUT.sub(b"take_out(", _PUSHES.sub(b"push(", text))
+    for before, after in _KNOWN:
+        changed = changed.replace(before, after)
+    if changed == text:
+        return text
+    parts = [STANDING]
+    parts += [_PUSH] if b"push(" in changed else []
+    parts += [_TAKE_OUT] if b"take_out(" in changed else []
+    return b"".join((*parts, changed))
