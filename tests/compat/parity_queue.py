@@ -311,6 +311,9 @@ def orphans(both: Both) -> None:
     waiting, orphan, delayed = both.add(job(), job("orphan"), job(delay=600_000))
     both.store.lrem(f"bull:{both.queue}:wait", 1, orphan)
     assert both.state(orphan) == "unknown"
+    assert both.ask("POST", "remove-orphans", {"restore": True}) == {"removed": 0, "restored": 1}
+    assert both.state(orphan) == "waiting"
+    both.store.lrem(f"bull:{both.queue}:wait", 1, orphan)
     assert both.ask("POST", "remove-orphans") == {"removed": 1}
     assert both.of_queue("getJob", orphan) is None
     assert (both.state(waiting), both.state(delayed)) == ("waiting", "delayed")

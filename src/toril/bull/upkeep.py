@@ -10,16 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from toril.bull.keys import QueueKeys
+from toril.bull.orphans import Orphans
 from toril.bull.scripts import Scripts
 from toril.core.errors import JobNotFound
 
-_SCAN_COUNT = 1000
 _TRIM_COUNT = 5000
-_PARTS = (
-    "active", "wait", "waiting-children", "paused", "id", "delayed", "prioritized", "stalled-check", "completed",
-    "failed", "stalled", "repeat", "limiter", "meta", "events", "pc", "marker", "de",
-)  # fmt: skip
-_JOB_PARTS = ("logs", "dependencies", "processed", "failed", "unsuccessful", "lock")
 
 
 class Upkeep:
@@ -28,6 +23,7 @@ class Upkeep:
     def __init__(self, scripts: Scripts, prefix: str) -> None:
         self._scripts = scripts
         self._prefix = prefix
+        self._orphans = Orphans(scripts, prefix)
 
     def _keys(self, queue: str) -> QueueKeys:
         return QueueKeys(self._prefix, queue)
@@ -63,23 +59,12 @@ class Upkeep:
         return gone + int(await self._call(keys, "XTRIM", events, "MAXLEN", most))
 
     async def remove_orphans(self, queue: str, most: int | None) -> int:
-        """Remove jobs that are in no state, so that nobody finds them, about `most`; how many those were.
+        """Remove jobs that are in no state, about `most`; how many those were."""
+        return await self._orphans.remove(queue, most)
 
-        Reads every key name there is.
-        """
-        keys = self._keys(queue)
-        pattern = b"".join(b"\\%c" % sign if sign in b"*?[]^\\" else b"%c" % sign for sign in keys.prefix) + b"*"
-        removed, cursor = 0, b"0"
-        while True:
-            cursor, found = await self._call(keys, "SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
-            suspects = {job_id for name in found if (job_id := _job_id_of(name[len(keys.prefix) :])) is not None}
-            if suspects:
-                removed += await self._scripts.call(
-                    self._scripts.remove_orphans, keys, (keys.prefix,),
-                    len(_PARTS), *_PARTS, len(_JOB_PARTS), *_JOB_PARTS, *sorted(suspects),
-                )  # fmt: skip
-            if cursor == b"0" or (most is not None and removed >= most):
-                return removed
+    async def restore_orphans(self, queue: str, most: int | None) -> int:
+        """Let jobs wait again that are in no state and have not ended, about `most`; how many those were."""
+        return await self._orphans.restore(queue, most)
 
     async def clear_logs(self, queue: str, job_id: str, keep: int) -> None:
         """Remove a job's log lines but the newest `keep`; raises `JobNotFound`."""
@@ -109,12 +94,3 @@ class Upkeep:
     async def _known(self, keys: QueueKeys, job_id: str) -> None:
         if not await self._call(keys, "EXISTS", keys.key(job_id)):
             raise JobNotFound
-
-
-def _job_id_of(suffix: bytes) -> bytes | None:
-    """The job that a key belongs to, by the end of its name; None where it is no job's."""
-    job_id, _, part = suffix.partition(b":")
-    name, kind = job_id.decode(errors="replace"), part.decode(errors="replace")
-    if name in _PARTS or not name or (b":" in suffix and kind not in _JOB_PARTS):
-        return None
-    return job_id

@@ -73,9 +73,10 @@ class TrimEvents(_Asked, frozen=True):
 
 
 class RemoveOrphans(_Asked, frozen=True):
-    """Remove jobs that are in no state, about `limit` at most."""
+    """Remove jobs that are in no state, about `limit`; or, with `restore`, let those that have not ended wait again."""
 
     limit: Positive | None = None
+    restore: bool = False
 
 
 class Concurrency(_Asked, frozen=True):

@@ -129,6 +129,13 @@ class Removed(Struct):
     removed: int
 
 
+class Orphans(Struct):
+    """How many jobs in no state were removed, or wait again."""
+
+    removed: int
+    restored: int | UnsetType = UNSET
+
+
 class Cleaned(Struct):
     """How many jobs were removed, and which."""
 

@@ -27,7 +27,7 @@ _PRIORITIES = About(
 )
 _TRIM = About((Reply(shapes.Removed, "How many events are gone"),), body=TrimEvents, errors=(QueueNotFound,))
 _ORPHANS = About(
-    (Reply(shapes.Removed, "How many jobs were removed"),),
+    (Reply(shapes.Orphans, "How many jobs were removed or put back"),),
     body=RemoveOrphans,
     body_required=False,
     errors=(QueueNotFound,),
@@ -93,9 +93,13 @@ class UpkeepRoutes:
         return wire.json_answer(_encode({"removed": removed}))
 
     async def remove_orphans(self, request: Request) -> Answer:
-        """Remove jobs that are in no state, which nobody finds any more."""
+        """Remove jobs that are in no state, so that no worker finds them; or let them wait again."""
         asked = read_action(await request.body(_MAX_BODY_BYTES), RemoveOrphans)
-        removed = await self._upkeep.remove_orphans(await self._known(request), asked.limit)
+        queue = await self._known(request)
+        if asked.restore:
+            restored = await self._upkeep.restore_orphans(queue, asked.limit)
+            return wire.json_answer(_encode({"removed": 0, "restored": restored}))
+        removed = await self._upkeep.remove_orphans(queue, asked.limit)
         return wire.json_answer(_encode({"removed": removed}))
 
     async def holder(self, request: Request) -> Answer:

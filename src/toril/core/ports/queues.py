@@ -123,6 +123,10 @@ class QueueUpkeep(Protocol):
         """Remove jobs that are in no state, about `most`; how many those were. Not atomic, and idempotent."""
         ...
 
+    async def restore_orphans(self, queue: str, most: int | None) -> int:
+        """Let jobs wait again that are in no state and have not ended, about `most`; how many. As idempotent."""
+        ...
+
     async def clear_logs(self, queue: str, job_id: str, keep: int) -> None:
         """Remove a job's log lines but the newest `keep`."""
         ...
