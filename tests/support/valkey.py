@@ -19,13 +19,17 @@ class ValkeyProcess:
     """One Valkey on a fixed port and a data folder, both of which survive ``restart``.
 
     ``aof=True`` writes every command to disk before it is answered, so nothing acknowledged is lost
-    even by ``kill``.
+    even by ``kill``. ``binary`` is another server's program.
     """
 
-    def __init__(self, data_dir: Path, *, aof: bool = False, config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, *, aof: bool = False, config: dict[str, Any] | None = None, binary: Path | None = None
+    ) -> None:
         settings = {"loglevel": "warning"} | (APPEND_ALWAYS if aof else {}) | (config or {})
         self.port = free_port()
         self._server = ValkeyServer(port=self.port, data_dir=data_dir, config=settings, persist=True)
+        if binary is not None:
+            self._server._binary_path = binary
         self._clients: list[redis.Redis] = []
         self._paused = False
 

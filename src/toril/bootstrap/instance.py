@@ -36,7 +36,7 @@ from toril.core.destinations.push_worker import PushWorker
 from toril.core.destinations.target import Target
 from toril.core.destinations.upstream import UpstreamDestination
 from toril.core.egress import Egress
-from toril.core.errors import StoreError
+from toril.core.errors import CannotServe, StoreError, StoreRefused
 from toril.core.lease import Lease
 from toril.core.lock_tokens import LockTokens
 from toril.core.outcome import Outcome
@@ -290,8 +290,10 @@ class Instance:
             return ["shutting down"]
         try:
             async with asyncio.timeout(_READY_S):
-                await self._store.links.check()
+                await self._store.links.check_writable()
                 faults = await self._reconciler.faults() if self._follows_workers else []
+        except (CannotServe, StoreRefused) as exc:
+            return [f"Redis takes no writes: {exc.message}"]
         except (StoreError, TimeoutError):
             return ["Redis does not answer"]
         if faults:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import lru_cache
+from itertools import count
 from typing import Any
 
 import msgspec
 import structlog
 from redis.crc import key_slot
 
-from toril.bull.connection import Link, Prepare
+from toril.bull.connection import PROBE, Link, Prepare
 from toril.core.errors import StoreError, StoreUnavailable
 from toril.core.metrics import UNMETERED
 from toril.core.policy import RedisAddress, StorePolicy
@@ -77,6 +79,12 @@ class ClusterLinks:
         for link in self.all():
             await link.call("PING")
 
+    async def check_writable(self) -> None:
+        """Raise `StoreError` unless every master takes a write."""
+        await self.check()
+        for first, last, link in {id(link): (first, last, link) for first, last, link in self._ranges}.values():
+            await link.check_writable(_key_in(first, last))
+
     async def run(self) -> None:
         """Keep the map true until cancelled."""
         while True:
@@ -130,6 +138,12 @@ class ClusterLinks:
         node = msgspec.structs.replace(self._seed, host=host, port=port, path=None, db=0)
         link = Link(node, self._policy, prepare=self._prepare, meter=self._meter)
         return link, self._tasks.create_task(link.run(), name=f"redis:{host}:{port}")
+
+
+@lru_cache(1024)
+def _key_in(first: int, last: int) -> str:
+    """A key to write to for a look whether the node of these slots takes it."""
+    return next(key for key in (f"{PROBE}:{number}" for number in count()) if first <= key_slot(key.encode()) <= last)
 
 
 def _masters(reply: list[Any], asked: str) -> list[tuple[int, int, tuple[str, int]]]:

@@ -30,6 +30,10 @@ Locate = Callable[[], RedisAddress]
 
 log = structlog.get_logger(__name__)
 
+PROBE = "toril:writable"
+"""The key that is written to see whether Redis takes writes."""
+_PROBE_MS = 1000
+
 
 class Links(Protocol):
     """Connections to one server, or to the nodes of a cluster."""
@@ -56,6 +60,10 @@ class Links(Protocol):
 
     async def check(self) -> None:
         """Raise `StoreUnavailable` unless every server answers."""
+        ...
+
+    async def check_writable(self) -> None:
+        """Raise `StoreError` unless every server takes a write."""
         ...
 
 
@@ -92,6 +100,7 @@ class Link:
         self._wire: Wire | None = None
         self._up = asyncio.Event()
         self._last_error: BaseException | None = None
+        self._told: set[str] = set()
         self._listeners: list[Callable[[], None]] = []
 
     @property
@@ -122,6 +131,10 @@ class Link:
     async def check(self) -> None:
         """Raise `StoreUnavailable` unless Redis answers."""
         await self.call("PING")
+
+    async def check_writable(self, key: str = PROBE) -> None:
+        """Raise `StoreError` unless Redis takes a write."""
+        await self.call("SET", key, "1", "PX", _PROBE_MS)
 
     @property
     def is_up(self) -> bool:
@@ -224,7 +237,7 @@ class Link:
     async def _connect(self) -> Wire:
         loop = asyncio.get_running_loop()
         address = self.address
-        wire = Wire(loop, self._command_timeout_s, self._silence_timeout_s)
+        wire = Wire(loop, self._command_timeout_s, self._silence_timeout_s, self._told)
         try:
             async with asyncio.timeout(self._policy.connect_timeout_s):
                 if address.path is not None:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import socket
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, cast
 
 import hiredis
+import structlog
 
-from toril.core.errors import ConnectionLost, StoreError, StoreRefused, StoreTimeout, StoreUnavailable
+from toril.core.errors import CannotServe, ConnectionLost, StoreError, StoreRefused, StoreTimeout, StoreUnavailable
+
+log = structlog.get_logger(__name__)
 
 Reply = Any
 Argument = str | bytes | int | float
@@ -35,6 +39,13 @@ _PASSING = (
 # After a failover the old master answers READONLY: the address has to be looked up again.
 _RECONNECT = ("READONLY", "MASTERDOWN")
 _MOVED = ("MOVED", "ASK ")
+# Redis 6 puts the reply to a script's own command behind where that stands; from 7 on that comes last, as here.
+_IN_SCRIPT = re.compile(
+    r"ERR Error running script \(call to (f_\w+)\): (@\S+?:\d+): (?:@?\w+: ?\d+: )?-?(.+)", re.DOTALL
+)
+_CODE = re.compile(r"[A-Z]{2,} ")
+_NO_PERMISSION = "The user executing the script can't "
+_MOST_TOLD = 20
 _WATCH_S = 0.25
 # More time for each command that is under way: a transaction of 10,000 adds keeps Redis busy for 0.3 s, and on a busy
 # machine for several times that.
@@ -54,12 +65,26 @@ def pack(*args: Argument) -> bytes:
     return cast(bytes, hiredis.pack_command(args))  # type: ignore[arg-type]
 
 
+def reply_text(text: str) -> str:
+    """An error reply of Redis in the form of Redis 7, which has the code in front also where a script ran into it."""
+    found = _IN_SCRIPT.match(text)
+    if found is None:
+        return text
+    script, line, inner = found.groups()
+    if inner.startswith(_NO_PERMISSION):
+        inner = f"NOPERM {inner}"
+    if not _CODE.match(inner):
+        return text
+    return f"{inner} script: {script}, on {line}."
+
+
 def as_error(text: str) -> StoreError:
     """The error reply of Redis as one of ours."""
+    text = reply_text(text)
     if text.startswith(_MOVED):
         return SlotMoved(f"The key is on another node of the Redis Cluster now: {text}")
     if text.startswith(_PASSING):
-        return StoreUnavailable(f"Redis cannot serve now: {text}")
+        return CannotServe(f"Redis cannot serve now: {text}")
     return ReplyError(text)
 
 
@@ -80,9 +105,18 @@ async def settled(replies: Sequence[asyncio.Future[Reply]]) -> list[Reply]:
 
 
 class Wire(asyncio.Protocol):
-    """One TCP connection: writes gathered per event-loop turn, replies handed out in order."""
+    """One TCP connection: writes gathered per event-loop turn, replies handed out in order.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, command_timeout_s: float, silence_timeout_s: float) -> None:
+    `told` has the missing permissions that are logged already; connections that replace one another share it.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        command_timeout_s: float,
+        silence_timeout_s: float,
+        told: set[str] | None = None,
+    ) -> None:
         self.closed = asyncio.Event()
         self.why = "it was never made"
         self._loop = loop
@@ -96,6 +130,7 @@ class Wire(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
         self._looking_at = 0.0
         self._unread = ""
+        self._told = set() if told is None else told
         self._sent = 0
         self._answered = 0
         # (time of the write, commands sent by then, more time for them): how long the oldest command has been waiting
@@ -191,9 +226,18 @@ class Wire(asyncio.Protocol):
     def _refuse(self, future: asyncio.Future[Reply], text: str) -> None:
         if text.startswith("EXECABORT"):
             text = self._unread or text  # why a command could not be queued stood in that command's own reply
+        text = reply_text(text)
+        if text.startswith("NOPERM"):
+            self._tell_of_permission(text)
         future.set_exception(as_error(text))
         if text.startswith(_RECONNECT):
             self._loop.call_soon(self.drop, text)
+
+    def _tell_of_permission(self, text: str) -> None:
+        """Log a missing permission, once for each text: nothing but the operator can mend it."""
+        if text not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(text)
+            log.error("redis.permission_missing", error=text, hint="docs/operations.md, Permissions, has the ACL line")
 
     def _look_later(self) -> None:
         self._looking_at = self._loop.time() + _WATCH_S

@@ -20,6 +20,7 @@
     │   ├── StoreUnavailable        503  store_unavailable
     │   │   ├── ConnectionLost      503  store_unavailable
     │   │   ├── StoreTimeout        503  store_unavailable
+    │   │   ├── CannotServe         503  store_unavailable
     │   │   ├── LedgerElsewhere     503  store_unavailable
     │   │   ├── LedgerUnavailable   503  store_unavailable
     │   │   │   └── LedgerMoved     503  store_unavailable
@@ -43,6 +44,8 @@ Expected results of work (a refused connection, a timeout) are values, see `tori
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 
@@ -192,6 +195,10 @@ class StoreTimeout(StoreUnavailable):
     """Redis did not answer in time. Whether the command ran is unknown."""
 
 
+class CannotServe(StoreUnavailable):
+    """Redis answers, and cannot do what is asked now. Nothing was written; try again."""
+
+
 class LedgerUnavailable(StoreUnavailable):
     """The ledger cannot be written or reached, so nothing was accepted. Try again."""
 
@@ -308,6 +315,27 @@ class LeaseLost(JobRefused):
     """The lock of this job is no longer ours, so nothing was written."""
 
     code = "lease_lost"
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise the first `TorilError` by itself where a task group ends with nothing else.
+
+    A task group raises its tasks' errors as an ExceptionGroup, which no caller expects. A group with any other
+    exception in it is a fault of ours and stays as it is.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        _, others = group.split(TorilError)
+        if others is not None:
+            raise
+        raise _first(group) from group
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 class ConfigInvalid(TorilError):

@@ -165,7 +165,7 @@ class Pulls:
     async def _take_another(self, store: PullStore) -> Lease | NoJob:
         try:
             return await self._take_one(store)
-        except StoreError as exc:
+        except StoreError as exc:  # the first one has been taken: the caller gets what there is
             log.debug("pull.take_failed", error=exc.message)
             return NOTHING
 
@@ -174,16 +174,28 @@ class Pulls:
             found = await store.take(self._tokens.made(store.queue, str(uuid.uuid4())))
             if isinstance(found, NoJob):
                 return found
-            if b"rjk" in found.fields and (fault := await store.schedule_next(found)) is not None:
-                await store.snooze(found, keep_for_scheduler(fault), fetch_next=False)
-                continue
-            deferred = found.fields.get(b"defa")
-            if not deferred:
-                self._measures.began((_KIND, found.queue), found)
-                return found
-            # Decided elsewhere: a child of it failed, or it stalled too often.
-            reason = deferred.decode(errors="replace")
-            await store.fail(found, Fail(reason, f"UnrecoverableError: {reason}"), fetch_next=False)
+            try:
+                if await self._may_be_given(store, found):
+                    self._measures.began((_KIND, found.queue), found)
+                    return found
+            except JobRefused as exc:
+                # It stays leased until its lease runs out; the others must not wait for it.
+                log.warning(
+                    "pull.refused", queue=found.queue, job_id=found.job_id.decode(errors="replace"), error=exc.message
+                )
+
+    async def _may_be_given(self, store: PullStore, lease: Lease) -> bool:
+        """Produce the job's next iteration, and settle the job where it is not to be worked on; False then."""
+        if b"rjk" in lease.fields and (fault := await store.schedule_next(lease)) is not None:
+            await store.snooze(lease, keep_for_scheduler(fault), fetch_next=False)
+            return False
+        deferred = lease.fields.get(b"defa")
+        if not deferred:
+            return True
+        # A child of it failed, or it stalled too often.
+        reason = deferred.decode(errors="replace")
+        await store.fail(lease, Fail(reason, f"UnrecoverableError: {reason}"), fetch_next=False)
+        return False
 
     async def settle(self, queue: str, job_id: str, token: bytes, action: Action) -> None:
         """Do what the worker that holds this token says.

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from toril.core.errors import NotFound, ShuttingDown, TorilError
+from toril.core.errors import NotFound, ShuttingDown, TorilError, unwrapped
 from toril.core.metrics import ACCEPT_SECONDS, OPEN_SOCKETS, OPEN_STREAMS, REQUEST_SECONDS, UNMETERED
 from toril.core.ports.shared import Meter
 from toril.gateway.admission import Admission
@@ -22,11 +22,13 @@ from toril.gateway.measured import CLASSES, NO_ROUTE, method_label
 from toril.gateway.mounting import mounted
 from toril.gateway.problems import problem, unexpected
 from toril.gateway.routing import Access, Answer, Header, Request, Route, RouteTable, SocketRoute, Stream
-from toril.gateway.sockets.socket import NOT_ALLOWED, Socket
+from toril.gateway.sockets.socket import NOT_ALLOWED, TRY_AGAIN, Socket
 
 log = structlog.get_logger(__name__)
 
 _NOT_FOUND = problem(NotFound())
+_REASON = 40
+"""How many characters of a message are a close reason: UTF-8 may make three bytes of each, of 123 (RFC 6455 5.5)."""
 
 
 class Gateway:
@@ -109,7 +111,8 @@ class Gateway:
                     raise ShuttingDown
                 if request.caller.rate_limit is not None:
                     await self._admission.spend(request)
-            return await route.handler(request)
+            with unwrapped():
+                return await route.handler(request)
         except TorilError as error:
             return problem(error, own=route.own)
         except Exception:
@@ -151,13 +154,17 @@ class Gateway:
         self._open.add(socket)
         self._meter.count(OPEN_SOCKETS, (template,))
         try:
-            async with asyncio.TaskGroup() as tasks:
+            with unwrapped():
+                async with asyncio.TaskGroup() as tasks:
 
-                def revoke() -> None:
-                    tasks.create_task(socket.close(NOT_ALLOWED, "the token is not valid for this any more"))
+                    def revoke() -> None:
+                        tasks.create_task(socket.close(NOT_ALLOWED, "the token is not valid for this any more"))
 
-                with self._admission.staying(request, route, revoke):
-                    await serve(socket)
+                    with self._admission.staying(request, route, revoke):
+                        await serve(socket)
+        except TorilError as error:
+            log.warning("socket.ended", path=scope["path"], error=error.message)
+            await socket.close(TRY_AGAIN, error.message[:_REASON])
         except Exception:
             log.exception("socket.crashed", path=scope["path"])
             await socket.close(1011, "internal error")

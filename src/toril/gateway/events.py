@@ -12,7 +12,7 @@ import structlog
 from msgspec import Meta, Raw, Struct
 
 from toril.core.access import Right
-from toril.core.errors import InvalidRequest, JobFailed, JobNotFound, StoreError
+from toril.core.errors import InvalidRequest, JobFailed, JobNotFound, unwrapped
 from toril.core.event import GAP, Bookmark, Event, Position, position_of
 from toril.core.job import is_job_id
 from toril.core.ports.jobs import EventFeed, EventFollower, JobControl, JobReader
@@ -146,35 +146,20 @@ class EventRoutes:
     async def _lines_of_several(
         self, request: Request, queues: list[str], bookmark: Bookmark
     ) -> AsyncGenerator[bytes, None]:
-        # One batch at most waits to be sent: whoever reads slowly makes the followers wait, not the memory grow.
-        inbox: asyncio.Queue[tuple[str, list[Event]]] = asyncio.Queue(1)
-
-        async def pass_on(queue: str, follower: EventFollower) -> None:
-            try:
-                while events := await follower.batch():
-                    await inbox.put((queue, events))
-            except StoreError as error:
-                log.warning("stream.ended", error=error.message)
-            await inbox.put((queue, []))
-
         async with AsyncExitStack() as following:
-            followers = {}
+            followers: dict[str, EventFollower] = {}
             for queue in queues:
                 since = bookmark.of(queue)
                 followers[queue] = await following.enter_async_context(self._feed.follow(queue, since))
                 bookmark.move(queue, followers[queue].position)
             yield _first(bookmark.text())
-            async with asyncio.TaskGroup() as passing:
-                tasks = [passing.create_task(pass_on(queue, follower)) for queue, follower in followers.items()]
-                while True:
-                    try:
-                        async with asyncio.timeout(_BEAT_S):
-                            queue, events = await inbox.get()
-                    except TimeoutError:
-                        yield _BEAT
-                        continue
-                    if not events:  # the instance shuts down, or Redis is away: the caller comes back
-                        break
+            while True:
+                batches = await _batches(followers)
+                if not batches:
+                    yield _BEAT
+                for queue, events in batches:
+                    if not events:  # the instance shuts down: the caller comes back
+                        return
                     name = b',"queue":%b}' % msgspec.json.encode(queue)
                     parts, hide = [], request.hides(queue)
                     for event in events:
@@ -183,8 +168,6 @@ class EventRoutes:
                         data = data[:-1] + (name if len(data) > 2 else name[1:])
                         parts.append(_line(bookmark.text(), event, data))
                     yield b"".join(parts)
-                for task in tasks:
-                    task.cancel()
 
     async def result(self, request: Request) -> Answer:
         """A job's return value, waited for as long as the caller likes, within limits."""
@@ -225,6 +208,21 @@ class EventRoutes:
         if state == "failed":
             raise JobFailed(fields.get(b"failedReason", b"").decode(errors="replace"))
         return wire.json_answer(msgspec.json.encode({"state": state}), 202)
+
+
+async def _batches(followers: dict[str, EventFollower]) -> list[tuple[str, list[Event]]]:
+    """The next events of those queues that have some, waited for until it is time for a heartbeat.
+
+    No task goes on while the caller sends what came: a slow reader makes the followers wait, not the memory grow.
+    """
+    with unwrapped():
+        async with asyncio.TaskGroup() as tasks:
+            waiting = {tasks.create_task(follower.batch()): queue for queue, follower in followers.items()}
+            # Not asyncio.timeout: it could drop what has come in the moment in which the time is over.
+            await asyncio.wait(waiting, timeout=_BEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting:
+                task.cancel()
+    return [(queue, task.result()) for task, queue in waiting.items() if not task.cancelled()]
 
 
 def _resumed(request: Request) -> str:

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from toril.core.access import Right
-from toril.core.errors import JobNotFound, JobRefused, LeaseLost, TorilError
+from toril.core.errors import JobNotFound, JobRefused, LeaseLost, TorilError, unwrapped
 from toril.core.job import is_job_id
 from toril.core.ports.work import Pulling
 from toril.core.pull import (
@@ -86,10 +86,11 @@ class LeaseRoutes:
         queue = request.queue
         self._names.check(queue)
         pull = self._pulls.begin(queue, read_ask(await request.body(_MAX_BODY_BYTES)))
-        async with asyncio.TaskGroup() as tasks:
-            listening = tasks.create_task(_hang_up(request, pull.hang_up))
-            leases = await self._pulls.lease(pull)
-            listening.cancel()
+        with unwrapped():
+            async with asyncio.TaskGroup() as tasks:
+                listening = tasks.create_task(_hang_up(request, pull.hang_up))
+                leases = await self._pulls.lease(pull)
+                listening.cancel()
         qualified = wire.qualified(self._prefix, queue)
         jobs = [
             b'{"job":%b,"token":"%b"}' % (render(qualified, x.job_id, x.fields, x.options.text), x.token)

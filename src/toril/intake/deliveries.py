@@ -42,6 +42,7 @@ from toril.core.errors import (
     StoreError,
     TorilError,
     UnknownTarget,
+    unwrapped,
 )
 from toril.core.idempotency import fingerprint
 from toril.core.lifecycle import WAITING, Status
@@ -207,10 +208,11 @@ class Deliveries:
         for first in range(0, len(deliveries), REPLAYED_AT_ONCE):
             if first:
                 await asyncio.sleep(REPLAY_PAUSE_S)
-            async with asyncio.TaskGroup() as tasks:
-                replaying = [
-                    tasks.create_task(self._replay(one, by)) for one in deliveries[first : first + REPLAYED_AT_ONCE]
-                ]
+            with unwrapped():
+                async with asyncio.TaskGroup() as tasks:
+                    replaying = [
+                        tasks.create_task(self._replay(one, by)) for one in deliveries[first : first + REPLAYED_AT_ONCE]
+                    ]
             fresh = [written.delivery for task in replaying if isinstance(written := task.result(), Written)]
             await self._into_queue(fresh)
             replayed.extend(one.job_id for one in fresh)

@@ -20,8 +20,8 @@ from tests.support.ports import free_port
 from tests.support.valkey import ValkeyProcess
 from toril.bull.connection import Link, linked
 from toril.bull.scripts import Scripts
-from toril.bull.wire import ReplyError, Wire, pack
-from toril.core.errors import ConnectionLost, StoreError, StoreRefused, StoreTimeout, StoreUnavailable
+from toril.bull.wire import ReplyError, Wire, as_error, pack
+from toril.core.errors import CannotServe, ConnectionLost, StoreError, StoreRefused, StoreTimeout, StoreUnavailable
 from toril.core.policy import RedisAddress
 
 StartValkey = Callable[..., ValkeyProcess]
@@ -149,14 +149,14 @@ async def test_giving_up_a_pipeline_leaves_nothing_unread(valkey: ValkeyProcess,
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("LOADING Redis is loading the dataset in memory", StoreUnavailable),
-        ("BUSY Redis is busy running a script", StoreUnavailable),
-        ("READONLY You can't write against a read only replica.", StoreUnavailable),
-        ("MASTERDOWN Link with MASTER is down", StoreUnavailable),
-        ("OOM command not allowed when used memory > 'maxmemory'.", StoreUnavailable),
-        ("MISCONF Redis is configured to save RDB snapshots", StoreUnavailable),
-        ("NOREPLICAS Not enough good replicas to write.", StoreUnavailable),
-        ("CLUSTERDOWN The cluster is down", StoreUnavailable),
+        ("LOADING Redis is loading the dataset in memory", CannotServe),
+        ("BUSY Redis is busy running a script", CannotServe),
+        ("READONLY You can't write against a read only replica.", CannotServe),
+        ("MASTERDOWN Link with MASTER is down", CannotServe),
+        ("OOM command not allowed when used memory > 'maxmemory'.", CannotServe),
+        ("MISCONF Redis is configured to save RDB snapshots", CannotServe),
+        ("NOREPLICAS Not enough good replicas to write.", CannotServe),
+        ("CLUSTERDOWN The cluster is down", CannotServe),
         ("ERR nonsense", ReplyError),
         ("WRONGTYPE Operation against a key", ReplyError),
         ("NOSCRIPT No matching script.", ReplyError),
@@ -172,6 +172,33 @@ async def test_what_passes_by_itself_is_worth_trying_again(text: str, error: typ
             await link.call("GET", "x")
         assert type(caught.value) is error
         assert text in caught.value.message
+
+
+IN_SCRIPT = "ERR Error running script (call to f_db8d8f6383e1a67ce23db65efd679a334c123806): @user_script:"
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "code", "error"),
+    [
+        ("1: @user_script: 1: -OOM command not allowed when used memory > 'maxmemory'. ", "OOM ", CannotServe),
+        ("17: @user_script: 17: -READONLY You can't write against a read only replica. ", "READONLY ", CannotServe),
+        ("1: @user_script: 1: -NOREPLICAS Not enough good replicas to write. ", "NOREPLICAS ", CannotServe),
+        ("1: @user_script: 1: -MISCONF Redis is configured to save RDB snapshots", "MISCONF ", CannotServe),
+        ("1: WRONGTYPE Operation against a key holding the wrong kind of value ", "WRONGTYPE ", ReplyError),
+        (
+            "1: @user_script: 1: The user executing the script can't run this command or subcommand ",
+            "NOPERM ",
+            ReplyError,
+        ),
+        ("1: user_script:1: Script attempted to access nonexistent global variable 'foo' ", "ERR ", ReplyError),
+        ("1: @user_script: 1: Unknown Redis command called from Lua script ", "ERR ", ReplyError),
+    ],
+)
+def test_what_a_script_ran_into_is_known_on_redis_6_too(wrapped: str, code: str, error: type[StoreError]) -> None:
+    """The texts are those of Redis 6.2.14."""
+    found = as_error(IN_SCRIPT + wrapped)
+    assert type(found) is error
+    assert found.message.removeprefix("Redis cannot serve now: ").startswith(code)
 
 
 async def test_a_master_that_became_a_replica_is_looked_up_anew() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from toril.core import errors
-from toril.core.errors import ConfigInvalid, InvalidRequest, TorilError
+from toril.core.errors import ConfigInvalid, InvalidRequest, JobNotFound, StoreUnavailable, TorilError, unwrapped
 
 CLASSES = [
     found
@@ -38,3 +38,23 @@ def test_a_config_error_lists_every_fault() -> None:
 def test_an_invalid_request_may_name_its_field() -> None:
     assert InvalidRequest("x", field="y").field == "y"
     assert InvalidRequest("x").field is None
+
+
+def test_the_error_of_a_task_is_raised_by_itself() -> None:
+    group = ExceptionGroup("tasks", [ExceptionGroup("inner", [JobNotFound("one")]), StoreUnavailable("two")])
+    with pytest.raises(JobNotFound, match="one") as caught, unwrapped():
+        raise group
+    assert caught.value.__cause__ is group
+
+
+def test_a_fault_of_ours_is_not_taken_for_an_expected_error() -> None:
+    with pytest.raises(ExceptionGroup) as caught, unwrapped():
+        raise ExceptionGroup("tasks", [JobNotFound("one"), KeyError("ours")])
+    assert len(caught.value.exceptions) == 2
+
+
+def test_what_is_no_group_passes_as_it_is() -> None:
+    with pytest.raises(KeyError), unwrapped():
+        raise KeyError("ours")
+    with unwrapped():
+        pass

@@ -12,6 +12,8 @@ from typing import Any
 
 from starlette.types import Receive, Send
 
+TRY_AGAIN = 1013
+"""Try Again Later: what this socket needs, such as Redis, cannot serve now."""
 GOING_AWAY = 1012
 """Service Restart: connect again, to another instance if there is one."""
 _CLEAN = frozenset({1000, 1001, 1005, 1012})
