@@ -1,9 +1,10 @@
 """Raw servers on loopback: a TCP proxy that can cut, and a TLS front for a server without TLS."""
 
 import asyncio
+import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,17 @@ async def until(fact: Callable[[], Any], timeout_s: float = 20.0) -> Any:
             return seen
         assert loop.time() < deadline, f"waited {timeout_s:g} s in vain"
         await asyncio.sleep(0.002)
+
+
+@contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that neither accepts nor refuses: its backlog is full."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(8):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+        yield int(listener.getsockname()[1])

@@ -102,7 +102,7 @@ class Connector:
         if not addresses:
             return ConnectFailed("EGRESS_DENIED", "; ".join(refusals), perf_counter() - started)
         made = await self._connect_to(addresses, make, ends_at - perf_counter(), started)
-        if isinstance(made, (ConnectFailed, TimedOut)) and self._literal is None:
+        if isinstance(made, (ConnectFailed, TimedOut)):
             self._network.distrust(self._host)
         return made
 

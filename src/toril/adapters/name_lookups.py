@@ -55,9 +55,11 @@ def system_addresses(host: str) -> list[str]:
     """
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
-    except UnicodeError as exc:
+    except ValueError as exc:  # also a UnicodeError, where a part of it is empty or too long
         raise socket.gaierror(socket.EAI_NONAME, f"not a host name: {exc}") from exc
-    except socket.gaierror:
+    except socket.gaierror as exc:
+        if exc.errno == socket.EAI_MEMORY:
+            raise OSError(errno.ENOMEM, exc.strerror) from exc
         # The system says that a name is not there also where it could not open a file or a socket to find out.
         with socket.socket():
             raise
@@ -172,6 +174,10 @@ class NameLookups:
             addresses = tuple(self._look_up(name))
         except OSError as exc:
             error = exc.with_traceback(None)
+        except Exception as exc:
+            # A task boundary: a look-up that never ended would keep its place.
+            log.exception("names.failed", name=name)
+            error = OSError(errno.EIO, str(exc))
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(self._ended, name, began, addresses, error)
 

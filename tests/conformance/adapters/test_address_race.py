@@ -4,11 +4,11 @@ import asyncio
 import errno
 import socket
 from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 
 from tests.conformance.adapters.raw_http import ok, serving
+from tests.conformance.servers import deaf_port
 from tests.support.ports import free_port
 from toril.adapters import address_race
 from toril.adapters.address_race import interleaved
@@ -32,19 +32,9 @@ async def outcome_of(addresses: list[str], port: int, connect_timeout_s: float =
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that neither accepts nor refuses: its backlog is full."""
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        waiting = []
-        for _ in range(8):
-            sock = socket.socket()
-            sock.setblocking(False)
-            sock.connect_ex(listener.getsockname())
-            waiting.append(sock)
-        yield int(listener.getsockname()[1])
-        for sock in waiting:
-            sock.close()
+    """A port of 127.0.0.1 that neither accepts nor refuses."""
+    with deaf_port() as port:
+        yield port
 
 
 async def test_an_address_that_does_not_answer_holds_up_the_next_for_a_quarter_of_a_second(silent_port: int) -> None:

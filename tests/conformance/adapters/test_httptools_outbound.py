@@ -1,9 +1,8 @@
 """The outbound HTTP client, against servers of raw bytes."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.conformance.adapters.raw_http import Exchange, Say, ok, serving
-from tests.conformance.servers import CERTIFICATE, listening, server_tls, until
+from tests.conformance.servers import CERTIFICATE, deaf_port, listening, server_tls, until
 from tests.support.ports import free_port
 from toril.adapters.httptools_outbound import HttptoolsOutbound
 from toril.core.destinations.base import OutboundRequest
@@ -412,19 +411,9 @@ async def test_a_request_that_is_not_read_is_timed_out() -> None:
 
 @pytest.fixture
 def full_port() -> Iterator[int]:
-    """A port that neither accepts nor refuses: its backlog is full."""
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        waiting = []
-        for _ in range(8):
-            sock = socket.socket()
-            sock.setblocking(False)
-            sock.connect_ex(listener.getsockname())
-            waiting.append(sock)
-        yield int(listener.getsockname()[1])
-        for sock in waiting:
-            sock.close()
+    """A port that neither accepts nor refuses."""
+    with deaf_port() as port:
+        yield port
 
 
 async def test_connecting_has_a_time_of_its_own(full_port: int) -> None:

@@ -4,13 +4,13 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
 
-from tests.conformance.adapters.raw_http import Exchange, RawServer, ok, serving
+from tests.conformance.adapters.raw_http import Exchange, RawServer, Say, ok, serving
 from tests.conformance.servers import CERTIFICATE, server_tls, until
 from toril.adapters import idle_connections
 from toril.adapters.connecting import Network
@@ -49,13 +49,24 @@ async def reset(exchange: Exchange) -> None:
     exchange.reset()
 
 
-async def warmed(server: RawServer, pool: HttpPool, count: int, gate: asyncio.Event) -> None:
-    """Make so many connections that are idle then; the server answers when the gate is open."""
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(count):
-            tasks.create_task(pool.send(asks()))
-        await until(lambda: server.open == count)
-        gate.set()
+@asynccontextmanager
+async def warmed(count: int, *answers: bytes | Say) -> AsyncIterator[tuple[RawServer, HttpPool]]:
+    """A server, and a pool with so many idle connections to it; what is sent next is answered so."""
+    gate = asyncio.Event()
+
+    async def wait(exchange: Exchange) -> None:
+        await gate.wait()
+        await exchange.say(ok())
+
+    async with serving(*[wait] * count, *answers) as server:
+        pool = pool_of(server.url)
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(count):
+                tasks.create_task(pool.send(asks()))
+            await until(lambda: server.open == count)
+            gate.set()
+        yield server, pool
+        pool.close()
 
 
 # What was sent is not sent again
@@ -78,56 +89,29 @@ async def warmed(server: RawServer, pool: HttpPool, count: int, gate: asyncio.Ev
 async def test_what_may_have_been_heard_is_not_sent_again_however_many_connections_are_idle(
     method: bytes, body: bytes, leave: Any
 ) -> None:
-    gate = asyncio.Event()
-
-    async def wait(exchange: Exchange) -> None:
-        await gate.wait()
-        await exchange.say(ok())
-
-    async with serving(*[wait] * 20, leave, ok(b"next")) as server:
-        pool = pool_of(server.url)
-        await warmed(server, pool, 20, gate)
+    async with warmed(20, leave, ok(b"next")) as (server, pool):
         outcome = await pool.send(asks(method, body))
         assert cut_off(outcome) == ("ECONNRESET", UNANSWERED)
         assert len(server.exchanges) == 21
         # The others are as good as before.
         assert body_of(await pool.send(asks())) == b"next"
         assert (server.connections, len(server.exchanges)) == (20, 22)
-        pool.close()
 
 
 @pytest.mark.parametrize("leave", [hang_up, reset])
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"])
 async def test_what_may_be_repeated_is_sent_once_more_on_a_new_connection(method: bytes, leave: Any) -> None:
-    gate = asyncio.Event()
-
-    async def wait(exchange: Exchange) -> None:
-        await gate.wait()
-        await exchange.say(ok())
-
-    async with serving(*[wait] * 3, leave, ok(b"second")) as server:
-        pool = pool_of(server.url)
-        await warmed(server, pool, 3, gate)
+    async with warmed(3, leave, ok(b"second")) as (server, pool):
         assert body_of(await pool.send(asks(method, b""))) == b"second"
-        assert [exchange.connection for exchange in server.exchanges[-2:]][1] == 4
+        assert server.exchanges[-1].connection == 4
         assert len(server.exchanges) == 5
-        pool.close()
 
 
 @pytest.mark.parametrize("method", [b"GET", b"DELETE"])
 async def test_what_may_be_repeated_is_not_sent_a_third_time(method: bytes) -> None:
-    gate = asyncio.Event()
-
-    async def wait(exchange: Exchange) -> None:
-        await gate.wait()
-        await exchange.say(ok())
-
-    async with serving(*[wait] * 3, hang_up) as server:
-        pool = pool_of(server.url)
-        await warmed(server, pool, 3, gate)
+    async with warmed(3, hang_up) as (server, pool):
         assert cut_off(await pool.send(asks(method, b""))) == ("ECONNRESET", UNANSWERED)
         assert len(server.exchanges) == 5
-        pool.close()
 
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.conformance.adapters.raw_http import ok, serving
 from tests.conformance.servers import until
@@ -214,7 +215,19 @@ async def test_a_name_of_the_system_is_found() -> None:
     assert await NameLookups()("127.0.0.1") == ("127.0.0.1",)
 
 
-@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example"])
+async def test_a_look_up_that_breaks_keeps_no_place() -> None:
+    def break_down(host: str) -> list[str]:
+        raise RuntimeError(host)
+
+    names = NameLookups(break_down, at_once=1)
+    with capture_logs() as logs:
+        for host in ("one.example", "two.example"):
+            with pytest.raises(OSError, match=host):
+                await names(host)
+    assert [entry["event"] for entry in logs] == ["names.failed"] * 2
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example", "a\0b.example"])
 async def test_what_is_no_name_is_not_found(host: str) -> None:
     with pytest.raises(socket.gaierror):
         await NameLookups()(host)
