@@ -1,5 +1,6 @@
 """What every `AnswerCache` does, and what `KeyBook` does."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -103,6 +104,40 @@ async def test_a_key_stands_for_the_first_job_that_came_with_it(command: Command
     assert await book.claim(name, "job-2", "digest-2") == first
     await book.settle(name, first)
     assert await book.claim(name, "job-3", "digest-1") == KeyEntry("job-1", "digest-1", settled=True)
+
+
+async def test_a_key_is_taken_over_only_from_the_job_that_is_named(command: Command) -> None:
+    book, name = RedisKeyBook(command, "bull", 60.0), uuid.uuid4().hex
+    first = await book.claim(name, "job-1", "digest-1")
+    await book.settle(name, first)
+    dead = await book.claim(name, "job-2", "digest-2")
+    assert dead == KeyEntry("job-1", "digest-1", settled=True)
+    async with asyncio.TaskGroup() as tasks:
+        claims = [tasks.create_task(book.claim(name, f"new-{n}", "digest-2", instead_of=dead)) for n in range(10)]
+    (winner,) = {claim.result().job_id for claim in claims}
+    assert winner.startswith("new-")
+    # An entry that was claimed and not settled is another one than the settled one of the same job.
+    assert (
+        await book.claim(name, "job-3", "d", instead_of=KeyEntry(winner, "digest-2", settled=True))
+    ).job_id == winner
+
+
+async def test_a_late_settlement_does_not_take_the_key_back(command: Command) -> None:
+    book, name = RedisKeyBook(command, "bull", 60.0), uuid.uuid4().hex
+    late = await book.claim(name, "job-1", "digest-1")
+    taken = await book.claim(name, "job-2", "digest-2", instead_of=late)
+    await book.settle(name, late)
+    assert await book.claim(name, "job-3", "digest-3") == taken
+    await book.settle(name, taken)
+    await book.settle(name, taken)
+    assert await book.claim(name, "job-3", "digest-3") == KeyEntry("job-2", "digest-2", settled=True)
+
+
+async def test_an_entry_says_how_old_it_is(command: Command) -> None:
+    book, name = RedisKeyBook(command, "bull", 3600.0), uuid.uuid4().hex
+    await book.claim(name, "job-1", "digest-1")
+    await command("PEXPIRE", f"bull:toril:idempotency:{name}", 3_480_500)
+    assert (await book.claim(name, "job-2", "digest-1")).age_s == 119
 
 
 @pytest.mark.parametrize("held", [b"", b"job-1", b"x\r\nx-injected: 1 digest settled", b"\xff d settled", b"a b c"])

@@ -153,6 +153,18 @@ def test_bad_bodies_name_the_field(
     assert problem(answer) == (400, "invalid_request", field)
 
 
+@pytest.mark.parametrize("path", ["/queues/{}/jobs", "/flows"])
+def test_a_key_that_would_do_nothing_is_refused(gateway: Gateway, queue: str, path: str) -> None:
+    body: dict[str, Any] = {"name": "a", "queueName": queue} if path == "/flows" else [{"name": "a", "data": {}}]
+    for keys in (["one"], [""], ["one", "two"]):
+        headers = [("Idempotency-Key", key) for key in keys]
+        answer = gateway.http.post(path.format(queue), json=body, headers=headers)
+        assert answer.status_code == 400
+        assert "Idempotency-Key has no effect here: " in answer.text
+        assert "opts.jobId" in answer.text
+    assert gateway.http.get(f"/queues/{queue}").status_code == 404
+
+
 class TestSchedulers:
     def test_no_time_zone_is_utc_and_a_moment_may_be_text(self, gateway: Gateway, queue: str) -> None:
         body = {"pattern": "0 9 * * *", "startDate": "2090-03-04T00:00:00+02:00", "limit": 3}

@@ -176,6 +176,15 @@ def test_a_batch_is_accepted_one_by_one(door: Door) -> None:
     assert door.job(items[1]["job_id"])["status"] == "queued"
 
 
+@pytest.mark.parametrize("keys", [["one"], [""], ["one", "two"]])
+def test_a_batch_refuses_a_key_in_its_head(door: Door, label: dict[str, str], keys: list[str]) -> None:
+    headers = [("Idempotency-Key", key) for key in keys]
+    answer = door.http.post("/enqueue/batch", json=[{"target": "email", "labels": label}], headers=headers)
+    assert code(answer) == (400, "invalid_request")
+    assert (answer.json()["field"], "its own idempotency_key" in answer.json()["detail"]) == ("idempotency-key", True)
+    assert door.http.get("/jobs", params={f"label.{key}": value for key, value in label.items()}).json()["jobs"] == []
+
+
 def test_a_batch_of_more_than_a_thousand_is_refused_whole(door: Door, label: dict[str, str]) -> None:
     one = {"target": "billing", "labels": label} | LATER
     assert code(door.http.post("/enqueue/batch", json=[one] * 1001)) == (400, "invalid_envelope")

@@ -6,9 +6,11 @@ import hmac
 import json
 import socket
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.endpoint import Call, drop, hang, respond
@@ -111,13 +113,90 @@ def test_an_idempotency_key_stands_for_one_job(proxq: Proxq, backend: Backend) -
     assert proxq.submit("POST", f"/api{path}", key, b"body") == first
     backend.called(path, 3)
     assert backend.calls(path)[0].header("idempotency-key") == path
-    # A cancelled job is not brought back.
-    proxq.cancel(first)
-    assert proxq.submit("POST", f"/api{path}", key, b"body") == first
-    assert proxq.status(first).status == 404
-    assert len(backend.calls(path)) == 3
-    answer = proxq.send("GET", f"/api{path}", [("Idempotency-Key", "")])
+
+
+@pytest.mark.parametrize(
+    "header", [[("Idempotency-Key", "")], [("Idempotency-Key", "x" * 256)], [("Idempotency-Key", "a")] * 2]
+)
+def test_a_key_that_is_none_or_two_is_refused(proxq: Proxq, backend: Backend, header: list[tuple[str, str]]) -> None:
+    path = backend.path()
+    answer = proxq.send("POST", f"/api{path}", header, b"body")
     assert (answer.status, answer.is_ours) == (400, True)
+    assert b"Idempotency-Key" in answer.body
+    assert backend.calls(path) == []
+
+
+def remove(store: redis.Redis, job_id: str) -> None:
+    """Remove a completed job as other BullMQ programs do."""
+    (job,) = store.scan_iter(f"*:{job_id}", count=10_000)
+    store.zrem(job.removesuffix(job_id) + "completed", job_id)
+    store.delete(job)
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled", "cancelled-while-running", "removed", "forgotten"])
+def test_a_key_is_free_again_when_its_job_has_come_to_nothing(
+    proxq: Proxq, backend: Backend, store: redis.Redis, end: str
+) -> None:
+    behaviour = {"failed": drop(), "cancelled-while-running": hang()}.get(end, respond())
+    path = backend.path(lambda _: behaviour if len(backend.calls(path)) < 2 else respond())
+    key = [("Idempotency-Key", path)]
+    first = proxq.submit("POST", f"/api{path}", key, b"body")
+    backend.called(path)
+    if end == "failed":
+        proxq.is_in(first, "failed")
+    elif end == "cancelled-while-running":
+        proxq.cancel(first)
+    else:
+        proxq.is_in(first, "completed")
+        assert proxq.submit("POST", f"/api{path}", key, b"body") == first
+        if end == "cancelled":
+            proxq.cancel(first)
+        elif end == "removed":
+            remove(store, first)
+        else:
+            (job,) = store.scan_iter(f"*:{first}", count=10_000)
+            store.hset(job, "finishedOn", 1)
+    # Free means free: another request may have it, too.
+    second = proxq.submit("POST", f"/api{path}", key, b"another body")
+    assert second != first
+    proxq.is_in(second, "completed")
+    assert proxq.submit("POST", f"/api{path}", key, b"another body") == second
+    assert proxq.send("POST", f"/api{path}", key, b"body").status == 422
+    assert [call.body for call in backend.called(path, 2)] == [b"body", b"another body"]
+
+
+def test_several_at_once_make_one_job_of_a_key_that_is_free_again(proxq: Proxq, backend: Backend) -> None:
+    path = backend.path(lambda _: drop() if len(backend.calls(path)) < 2 else respond())
+    key = [("Idempotency-Key", path)]
+    first = proxq.submit("POST", f"/api{path}", key, b"body")
+    proxq.is_in(first, "failed")
+    with ThreadPoolExecutor(8) as clients:
+        ids = set(clients.map(lambda _: proxq.submit("POST", f"/api{path}", key, b"body"), range(16)))
+    (second,) = ids
+    assert second != first
+    proxq.is_in(second, "completed")
+    assert len(backend.calls(path)) == 2
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the-same-request", "another-one"])
+def test_a_key_whose_claimant_died_is_not_blocked(
+    proxq: Proxq, backend: Backend, store: redis.Redis, same: bool
+) -> None:
+    path, other = backend.path(), backend.path()
+    key = [("Idempotency-Key", path)]
+    first = proxq.submit("POST", f"/api{path}", key, b"body")
+    proxq.is_in(first, "completed")
+    remove(store, first)
+    entries = list(store.scan_iter("*:idempotency:*", count=10_000))
+    (entry,) = [name for name in entries if store.get(name).startswith(first)]
+    store.set(entry, store.get(entry).replace("settled", "pending"), keepttl=True)
+    if not same:
+        assert proxq.send("POST", f"/api{other}", key, b"body").status == 422, "its claimant may be about to add it"
+        store.pexpire(entry, store.pttl(entry) - 61_000)
+    made = proxq.submit("POST", f"/api{path if same else other}", key, b"body")
+    proxq.is_in(made, "completed")
+    assert (made == first) is same
+    assert len(backend.calls(path)) == (2 if same else 1)
 
 
 @pytest.mark.parametrize(("end", "status"), [(respond(), "completed"), (drop(), "failed"), (hang(), "cancelled")])
@@ -231,9 +310,9 @@ def test_what_the_proxy_answers_is_in_the_metrics(proxq: Proxq, backend: Backend
         ("GET", f"/__jobs/{job_id}", [("Accept", "text/event-stream"), ("Connection", "close")], None),
         ("GET", f"/__jobs/{job_id}/content", [], None),
         ("HEAD", f"/__jobs/{job_id}/content", [], None),
+        ("POST", f"/other{failed}", key, b"y"),
         ("DELETE", f"/__jobs/{job_id}", [], None),
         ("GET", f"/__jobs/{job_id}/content", [], None),
-        ("POST", f"/other{failed}", key, b"y"),
         ("PUT", "/other/x", [], b"x" * 101),
         ("PURGE", "/other/x", [], None),
         ("GET", "/other/x", [("Prefer", "wait=30")], None),

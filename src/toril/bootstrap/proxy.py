@@ -107,6 +107,7 @@ class Proxy:
             shared.store.producer,
             shared.store.flows,
             RedisKeyBook(shared.store.near_key, prefix, max(policy.retention_s, LEAST_KEY_S)),
+            jobs,
         )
         waits = ProxyWaits(jobs, shared.store.events)
         self._passthrough = Passthrough(HttptoolsStreams(CONNECT_S, head_bytes, network))

@@ -32,6 +32,7 @@ from toril.core.target import TargetSpec
 from toril.gateway import delivery_shapes as shapes
 from toril.gateway import delivery_wire as wire
 from toril.gateway.description import About, Parameter, Reply
+from toril.gateway.idempotency_key import refuse_key, single_key
 from toril.gateway.mounting import url_path
 from toril.gateway.problems import PROBLEM, problem
 from toril.gateway.routing import Access, Answer, Handler, Header, Request, Route
@@ -41,7 +42,6 @@ from toril.intake.following import Following
 from toril.intake.spill import Spill
 
 MAX_WAIT_S = 60.0
-_KEY = b"idempotency-key"
 _REPLAYED: tuple[Header, ...] = ((b"idempotent-replayed", b"true"),)
 # What must not take effect where the answer is replayed: it speaks for another origin, or another connection.
 _NOT_REPLAYED = frozenset(
@@ -106,7 +106,7 @@ class DeliveryRoutes:
             ),
             route(
                 "POST", "/enqueue/batch", self.enqueue_batch, add,
-                About((results,), body=list[BatchItem], errors=(InvalidEnvelope, EnvelopeTooLarge)),
+                About((results,), body=list[BatchItem], errors=(InvalidEnvelope, InvalidRequest, EnvelopeTooLarge)),
             ),
             route(
                 "GET", "/jobs", self.page, read,
@@ -127,10 +127,11 @@ class DeliveryRoutes:
 
     async def enqueue(self, request: Request) -> Answer:
         """Accept an envelope."""
-        keys = [value for name, value in request.scope["headers"] if name == _KEY]
-        if len(keys) > 1:
-            raise InvalidEnvelope("There is more than one Idempotency-Key", field="idempotency-key")
-        key = keys[0].decode("latin-1") if keys else None
+        try:
+            given = single_key(request.scope["headers"])
+        except InvalidRequest as exc:
+            raise InvalidEnvelope(exc.message, field=exc.field) from exc
+        key = None if given is None else given.decode("latin-1")
         if key is not None:
             check_key(key, "idempotency-key")
         text = await self._body(request)
@@ -147,6 +148,7 @@ class DeliveryRoutes:
 
     async def enqueue_batch(self, request: Request) -> Answer:
         """Accept envelopes, each for itself."""
+        refuse_key(request.scope["headers"], "each envelope of a batch carries its own idempotency_key")
         texts = read_batch(await self._body(request))
         read = [self._read(request.caller, text) for text in texts]
         good = [one for one in read if isinstance(one, Submission)]

@@ -15,6 +15,7 @@ from toril.core.queue_name import NameRules
 from toril.core.stored_job import text_json
 from toril.gateway import shapes, wire
 from toril.gateway.description import About, Parameter, Reply
+from toril.gateway.idempotency_key import refuse_key
 from toril.gateway.routing import Access, Answer, Request, Route, job_of
 
 DEFAULT_LEVELS, MAX_LEVELS = 10, 100
@@ -59,6 +60,7 @@ class FlowRoutes:
 
     async def add(self, request: Request) -> Answer:
         """Add a tree of jobs, or a list of them, all or none."""
+        refuse_key(request.scope["headers"], "jobs with an opts.jobId are added once")
         jobs, many = read_flows(await request.body(self._max_body_bytes))
         for queue in sorted({name for job in jobs for name in job.queues()}):
             request.demand(Right.JOBS_ADD, queue)

@@ -21,10 +21,10 @@ from toril.core.ports.proxy import Submission
 from toril.core.upstream import ProxyPolicy
 from toril.core.worker import check_url
 from toril.gateway.description import Parameter
+from toril.gateway.idempotency_key import single_key
 from toril.gateway.routing import Request
 
 TIMEOUT = b"x-proxq-timeout"
-KEY = b"idempotency-key"
 MOST_PREFERRED_S = 300.0
 _MOST_KEY_BYTES = 255
 ASKS = (
@@ -44,7 +44,8 @@ ASKS = (
     Parameter(
         "Idempotency-Key",
         Annotated[str, Meta(min_length=1, max_length=_MOST_KEY_BYTES)],
-        "The same key with the same request, to one upstream by one `Authorization`, is the same job",
+        "The same key with the same request, to one upstream by one `Authorization`, is the same job, as long as that "
+        "is under way or answered",
         place="header",
     ),
 )
@@ -83,7 +84,7 @@ class ProxiedRequests:
         given: Sequence[Header] = scope["headers"]
         asked = {name: value for name, value in given if name in _READ}
         timeout_s = _timeout_s(asked[TIMEOUT]) if TIMEOUT in asked else None
-        key = asked.get(KEY)
+        key = single_key(given)
         if key is not None and not 0 < len(key) <= _MOST_KEY_BYTES:
             raise InvalidRequest(
                 f"Idempotency-Key must have 1 to {_MOST_KEY_BYTES} characters", field="idempotency-key"

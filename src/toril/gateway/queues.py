@@ -14,6 +14,7 @@ from toril.core.ports.shared import Now
 from toril.core.queue_name import NameRules
 from toril.gateway import shapes, wire
 from toril.gateway.description import About, Parameter, Reply
+from toril.gateway.idempotency_key import refuse_key
 from toril.gateway.routing import Access, Answer, Request, Route
 
 STATUSES = ("waiting", "active", "completed", "failed", "delayed")
@@ -83,6 +84,7 @@ class QueueRoutes:
     async def add(self, request: Request) -> Answer:
         """Add the jobs in the body, several of them all or none."""
         queue = self._queue(request)
+        refuse_key(request.scope["headers"], "a job with an opts.jobId is added once")
         jobs = decode_jobs(await request.body(self._max_body_bytes))
         timestamp_ms = int(self._now() * 1000)
         ids = await self._producer.add(queue, jobs, timestamp_ms)

@@ -10,24 +10,32 @@ from msgspec import Raw, Struct
 
 from toril.core.destinations.callback import CallbackOrder
 from toril.core.envelope import RecordedRequest, encode_request
-from toril.core.errors import IdempotencyMismatch
+from toril.core.errors import IdempotencyMismatch, StoreUnavailable
 from toril.core.flow import FlowJob, FlowOptions
 from toril.core.job import BackoffOption, JobOptions, JobSpec
 from toril.core.ports.jobs import FlowStore, JobProducer
-from toril.core.ports.proxy import KeyBook, Submission
+from toril.core.ports.proxy import KeyBook, KeyEntry, ProxiedJobs, Submission
 from toril.core.ports.shared import Now
 from toril.core.proxied_job import job_name, new_id
 from toril.core.upstream import Upstream, callback_queue, queue_name
 
 _FIRST_PAUSE_MS = 1000.0
+# From here on a claim whose job is not there was made by a process that has crashed.
+_LONGEST_CLAIM_S = 60
+# Each claim after the first means that a job which took the key meanwhile has failed or gone.
+_MOST_CLAIMS = 5
 
 
 class Stores(Struct, frozen=True):
-    """Where submissions go: jobs alone, jobs with a callback that waits for them, and what keys stand for."""
+    """Where submissions go: jobs alone, jobs with a callback that waits for them, and what keys stand for.
+
+    `jobs` knows what has become of the job of a key.
+    """
 
     producer: JobProducer
     flows: FlowStore
     keys: KeyBook
+    jobs: ProxiedJobs
 
 
 class QueuedSubmissions:
@@ -71,7 +79,7 @@ class QueuedSubmissions:
         return name
 
     async def accept(self, submission: Submission, job_id: str) -> str:
-        """Store it; the id of its job, which is another one where the same key has been used before.
+        """Store it; the id of its job, which is that of the same key where it is under way or answered.
 
         Raises:
             IdempotencyMismatch: the key came with another request.
@@ -81,14 +89,36 @@ class QueuedSubmissions:
             return job_id
         name = _digest(submission.upstream.prefix.encode(), submission.caller, submission.key)
         digest = _digest(submission.method.encode(), submission.target, submission.body)
-        entry = await self._stores.keys.claim(name, job_id, digest)
-        if entry.digest != digest:
-            raise IdempotencyMismatch
+        entry = await self._entry(name, job_id, digest)
         if not entry.settled:
-            # Also where it was somebody else's to store: he may have died. The same id again is no second job.
+            # The claimant may have crashed; adding the same id again is a no-op.
             await self._store(submission, entry.job_id)
             await self._stores.keys.settle(name, entry)
         return entry.job_id
+
+    async def _entry(self, name: str, job_id: str, digest: str) -> KeyEntry:
+        """Return what the key stands for: a job that is under way or answered, or one that is to be stored.
+
+        Raises:
+            IdempotencyMismatch: that is the job of another request.
+        """
+        free: KeyEntry | None = None
+        for _ in range(_MOST_CLAIMS):
+            entry = await self._stores.keys.claim(name, job_id, digest, instead_of=free)
+            if entry.job_id == job_id:
+                return entry
+            job = await self._stores.jobs.find(entry.job_id)
+            if job is None:
+                # Either not stored yet, or no longer.
+                is_free = entry.settled or (entry.digest != digest and entry.age_s >= _LONGEST_CLAIM_S)
+            else:
+                is_free = job.status == "failed"
+            if not is_free:
+                if entry.digest != digest:
+                    raise IdempotencyMismatch
+                return entry
+            free = entry
+        raise StoreUnavailable("The job of an idempotency key fails as often as it is made")
 
     async def _store(self, submission: Submission, job_id: str) -> None:
         recorded = RecordedRequest(

@@ -17,9 +17,10 @@ from toril.core.egress import Egress
 from toril.core.policy import EgressPolicy, Settings
 from toril.core.signing import read_secret
 from toril.core.upstream import CallbackPolicy, ProxyPolicy, Upstream
+from toril.gateway.idempotency_key import KEY
 from toril.gateway.measured import METHODS
 from toril.gateway.openapi import document
-from toril.gateway.proxied_requests import KEY, TIMEOUT, ProxiedRequests
+from toril.gateway.proxied_requests import TIMEOUT, ProxiedRequests
 from toril.gateway.proxy import OPS, Doors, ProxyDoor
 from toril.gateway.sourced import ERRORS
 

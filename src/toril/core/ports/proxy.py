@@ -40,7 +40,7 @@ class Submissions(Protocol):
         ...
 
     async def accept(self, submission: Submission, job_id: str) -> str:
-        """Store it; the id of its job, which is another one where the same key has been used before.
+        """Store it; the id of its job, which is that of the same key where it is under way or answered.
 
         Raises:
             IdempotencyMismatch: the key came with another request.
@@ -120,20 +120,27 @@ class AnswerCache(Protocol):
 
 
 class KeyEntry(Struct, frozen=True):
-    """What an `Idempotency-Key` stands for: a job, and a digest of its request. Settled once the job is stored."""
+    """What an `Idempotency-Key` stands for: a job, and a digest of its request. Settled once the job is stored.
+
+    `age_s` is how long it has been there, in whole seconds.
+    """
 
     job_id: str
     digest: str
     settled: bool
+    age_s: int = 0
 
 
 class KeyBook(Protocol):
     """Remembers keys for a while."""
 
-    async def claim(self, name: str, job_id: str, digest: str) -> KeyEntry:
-        """The entry of this name: the one that is there, or this one from now on, in one atomic step."""
+    async def claim(self, name: str, job_id: str, digest: str, instead_of: KeyEntry | None = None) -> KeyEntry:
+        """Return the entry of this name: the one that is there, or one for this job from now on, in one atomic step.
+
+        An entry that equals `instead_of`, but for its age, counts as not there.
+        """
         ...
 
     async def settle(self, name: str, entry: KeyEntry) -> None:
-        """The job of this entry is stored: it is not to be stored again, even if it is gone. Idempotent."""
+        """Note that the job of this entry is stored, unless the key stands for another one by now. Idempotent."""
         ...

@@ -1,0 +1,117 @@
+"""What an `Idempotency-Key` stands for, where two clients, or a client and a crash, come at the same moment."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from toril.core.errors import IdempotencyMismatch, StoreUnavailable
+from toril.core.job import JobSpec
+from toril.core.ports.proxy import KeyEntry, Submission
+from toril.core.proxied_job import ProxiedJob
+from toril.core.upstream import Upstream
+from toril.intake.submissions import QueuedSubmissions, Stores
+
+UPSTREAM = Upstream(prefix="/api", url="http://127.0.0.1:1")
+
+
+class World:
+    """Jobs, keys and producer in memory; `between` is done before each look at a job."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, KeyEntry] = {}
+        self.jobs: dict[str, str] = {}
+        self.added: list[str] = []
+        self.between: Any = lambda: None
+        self.submissions = QueuedSubmissions(Stores(self, self, self, self), "proxy", 3, bytes, lambda: 0.0)  # type: ignore[arg-type]
+
+    async def claim(self, name: str, job_id: str, digest: str, instead_of: KeyEntry | None = None) -> KeyEntry:
+        found = self.entries.get(name)
+        if found is None or found == instead_of:
+            self.entries[name] = found = KeyEntry(job_id, digest, settled=False)
+        return found
+
+    async def settle(self, name: str, entry: KeyEntry) -> None:
+        if self.entries[name].job_id == entry.job_id:
+            self.entries[name] = KeyEntry(entry.job_id, entry.digest, settled=True)
+
+    async def find(self, job_id: str) -> ProxiedJob | None:
+        self.between()
+        status: Any = self.jobs.get(job_id)
+        return None if status is None else ProxiedJob(id=job_id, queue="proxy", status=status)
+
+    async def add(self, queue: str, jobs: Sequence[JobSpec], timestamp_ms: int) -> list[str]:
+        ids = [str(job.opts.jobId) for job in jobs if job.opts]
+        self.added += [job_id for job_id in ids if job_id not in self.jobs]
+        self.jobs |= {job_id: self.jobs.get(job_id, "queued") for job_id in ids}
+        return ids
+
+    async def submit(self, job_id: str, body: bytes = b"body") -> str:
+        asked = Submission(upstream=UPSTREAM, method="POST", target=b"/api/x", headers=[], body=body, key=b"key")
+        return await self.submissions.accept(asked, job_id)
+
+
+@pytest.mark.parametrize(
+    ("state", "same"), [("queued", True), ("running", True), ("completed", True), ("failed", False)]
+)
+async def test_a_key_stands_for_its_job_while_that_is_under_way_or_answered(state: str, same: bool) -> None:
+    world = World()
+    assert await world.submit("one") == "one"
+    world.jobs["one"] = state
+    assert await world.submit("two") == ("one" if same else "two")
+    assert world.added == (["one"] if same else ["one", "two"])
+
+
+async def test_who_loses_the_key_to_another_client_has_that_ones_job() -> None:
+    world = World()
+    await world.submit("one")
+    world.jobs["one"] = "failed"
+    (name,) = world.entries
+    taken = KeyEntry("winner", world.entries[name].digest, settled=False)
+
+    def take() -> None:
+        world.between = lambda: None
+        world.entries[name] = taken
+
+    world.between = take
+    assert await world.submit("loser") == "winner"
+    assert world.added == ["one", "winner"]
+    assert world.entries[name].settled
+
+
+@pytest.mark.parametrize(("age_s", "free"), [(0, False), (59, False), (60, True)])
+async def test_another_request_waits_for_a_claimant_that_may_be_alive(age_s: int, free: bool) -> None:
+    world = World()
+    await world.submit("one")
+    (name,) = world.entries
+    world.entries[name] = KeyEntry("dead", world.entries[name].digest, settled=False, age_s=age_s)
+    if free:
+        assert await world.submit("two", b"another") == "two"
+    else:
+        with pytest.raises(IdempotencyMismatch):
+            await world.submit("two", b"another")
+    assert ("two" in world.added) is free
+
+
+async def test_a_job_that_was_stored_before_its_claimant_crashed_is_not_stored_again() -> None:
+    world = World()
+    await world.submit("one")
+    (name,) = world.entries
+    world.entries[name] = KeyEntry("one", world.entries[name].digest, settled=False)
+    assert await world.submit("two") == "one"
+    assert world.added == ["one"]
+
+
+async def test_a_key_whose_jobs_fail_without_end_is_given_up() -> None:
+    world = World()
+    await world.submit("one")
+    (name,) = world.entries
+    digest, taken = world.entries[name].digest, iter(range(100))
+    world.jobs["one"] = "failed"
+
+    def fail() -> None:
+        world.entries[name] = KeyEntry(f"job-{next(taken)}", digest, settled=True)
+
+    world.between = fail
+    with pytest.raises(StoreUnavailable):
+        await world.submit("two")
