@@ -16,12 +16,13 @@ import msgspec
 from msgspec import Struct
 
 from toril.core.blob import BlobRef, is_reference
-from toril.core.headers import Header, end_to_end, is_header_name, is_header_value
+from toril.core.headers import HOP_BY_HOP, IN_VALUES, TOKEN, Header, end_to_end, is_header_name, is_header_value
 from toril.core.paths import climbs_out
 
 Pairs = Sequence[Header]
 
 _TARGET = re.compile(rb"/[\x21-\x7e\x80-\xff]*\Z")
+_NOT_RECORDED = HOP_BY_HOP | {b"host"}
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -108,19 +109,23 @@ def decode_request(stored: bytes) -> RecordedRequest:
     return RecordedRequest(
         method=found.method,
         target=found.target,
-        headers=_framed(end_to_end(_pairs(found.headers)), body),
+        headers=_framed(_pairs(found.headers), body),
         body=body,
         timeout_s=found.timeout,
     )
 
 
 def _framed(headers: list[Header], body: bytes) -> list[Header]:
-    """Return the headers of a request with this body, with one true length where there is to be one."""
-    kept = [pair for pair in headers if pair[0].lower() != b"host"]
-    lengths = [value for name, value in kept if name.lower() == b"content-length"]
-    if lengths and lengths != [b"%d" % len(body)]:
+    """Return the headers that go on, of a request with this body, with one true length where there is to be one."""
+    names = [name.lower() for name, _ in headers]
+    if not _NOT_RECORDED.isdisjoint(names):
+        headers = [pair for pair in end_to_end(headers) if pair[0].lower() != b"host"]
+        names = [name.lower() for name, _ in headers]
+    if b"content-length" not in names:
+        return [*headers, (b"content-length", b"%d" % len(body))] if body else headers
+    if names.count(b"content-length") > 1 or headers[names.index(b"content-length")][1] != b"%d" % len(body):
         raise ValueError("its content-length is not that of its body")
-    return kept if lengths or not body else [*kept, (b"content-length", b"%d" % len(body))]
+    return headers
 
 
 def encode_response(response: RecordedResponse) -> bytes:
@@ -173,13 +178,33 @@ def _pairs(headers: Sequence[tuple[str, str]]) -> list[Header]:
     Raises:
         ValueError: one of them cannot be sent; says which.
     """
-    pairs = [(_bytes(name, "the name of a header"), _bytes(value, "a header")) for name, value in headers]
-    for name, value in pairs:
-        if not is_header_name(name):
-            raise ValueError(f"{name[:100].decode('latin-1')!r} is not the name of a header")
-        if not is_header_value(value):
-            raise ValueError(f"its header {name[:100].decode()} holds characters that cannot be sent")
-    return pairs
+    if not headers:
+        return []
+    # All at once, because this is done for every attempt: one by one, 15 headers cost 50 µs more.
+    try:
+        names = "\n".join([name for name, _ in headers]).encode("latin-1")
+        values = "\n".join([value for _, value in headers]).encode("latin-1")
+    except UnicodeEncodeError:
+        raise _fault(headers) from None
+    between = b"\n" * (len(headers) - 1)
+    each = names.split(b"\n")
+    if names.translate(None, TOKEN) != between or values.translate(None, IN_VALUES) != between or b"" in each:
+        raise _fault(headers)
+    return list(zip(each, values.split(b"\n"), strict=True))
+
+
+def _fault(headers: Sequence[tuple[str, str]]) -> ValueError:
+    """Return what is wrong with headers of which one cannot be sent."""
+    for name, value in headers:
+        if not name.isascii() or not is_header_name(name.encode()):
+            return ValueError(f"{name[:100]!r} is not the name of a header")
+        if not _is_latin(value) or not is_header_value(value.encode("latin-1")):
+            return ValueError(f"its header {name[:100]} holds characters that cannot be sent")
+    raise AssertionError("each of the headers can be sent")
+
+
+def _is_latin(text: str) -> bool:
+    return text.isascii() or max(text) <= "\xff"
 
 
 def _bytes(text: str, what: str) -> bytes:

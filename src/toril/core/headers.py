@@ -29,6 +29,12 @@ mostly stop at 8 to 64 KB. A setting (`engine.max_response_head_bytes`) replaces
 CHUNK_LINE_BYTES = 24
 """What each chunk of a body brings along in any case and is not counted: its size in hexadecimal, and two line ends."""
 
+TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+"""The bytes of header names and methods (RFC 9110 section 5.6.2)."""
+
+IN_VALUES = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
+"""The bytes of header values (RFC 9110 section 5.5)."""
+
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\Z")
 

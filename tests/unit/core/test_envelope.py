@@ -85,7 +85,7 @@ def stored(**changed: object) -> bytes:
         ),
         *(({"headers": [[name, "1"]]}, "name of a header") for name in ("", "a b", "a:", "a\r\nb", "é", "\u0100")),
         *(
-            ({"headers": [["cookie", value]]}, "cookie" if value != "\u0100" else "a header")
+            ({"headers": [["cookie", value]]}, "cookie")
             for value in ("a\r\nx: y", "a\nb", "a\rb", "\x00", "\x01", "\x7f", "\u0100")
         ),
         ({"headers": [["content-length", "7"]]}, "content-length"),
