@@ -17,6 +17,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.endpoint import Behaviour, Endpoint
 from tests.support.gateway import Gateway
+from tests.support.pgbouncer import NoPgBouncer, PgBouncer
 from tests.support.postgres import NoPostgres, PostgresProcess
 from tests.support.proxq import Backend, Proxq, StartProxq, started
 from tests.support.s3 import S3Server
@@ -117,6 +118,19 @@ def postgres() -> Iterator[PostgresProcess]:
         pytest.skip(str(exc))
     with server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres: PostgresProcess) -> Iterator[PgBouncer]:
+    """The PgBouncer before the PostgreSQL that tests share."""
+    try:
+        pooler = PgBouncer(postgres)
+    except NoPgBouncer as exc:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(exc))
+    with pooler:
+        yield pooler
 
 
 @pytest.fixture(scope="session")

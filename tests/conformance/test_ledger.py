@@ -57,7 +57,7 @@ def database(postgres: PostgresProcess) -> str:
     return postgres.database()
 
 
-@pytest.fixture(params=["fake", "sqlite", "postgres", "redis"])
+@pytest.fixture(params=["fake", "sqlite", "postgres", "pooled", "redis"])
 async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AnyLedger]:
     if request.param == "fake":
         yield FakeLedger()
@@ -67,12 +67,13 @@ async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
             yield made
         return
     if request.param == "sqlite":
-        manager = serving(SqliteLedger(sqlite_path(tmp_path)))
-    else:
-        manager = serving(AsyncpgLedger(request.getfixturevalue("database")))
-    async for made in held(manager):
-        if request.param == "postgres":
-            await emptied(request.getfixturevalue("database"))
+        async for made in held(serving(SqliteLedger(sqlite_path(tmp_path)))):
+            yield made
+        return
+    database = request.getfixturevalue("database")
+    url = request.getfixturevalue("pgbouncer").through(database) if request.param == "pooled" else database
+    async for made in held(serving(AsyncpgLedger(url))):
+        await emptied(database)
         yield made
 
 
