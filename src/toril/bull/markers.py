@@ -30,6 +30,8 @@ BLOCK_S = 10
 RECENT_S = 10.0
 _GATHER_S = 0.002
 _BETWEEN_S = 0.01
+_AWAY_S = 0.25
+_REFUSED_S = 1.0
 
 log = structlog.get_logger(__name__)
 Wake = Callable[[float], None]
@@ -163,6 +165,7 @@ class _Lane:
         self._changed = asyncio.Event()
         self._link: Link | None = None
         self._client_id = 0
+        self._refusal = ""
         # The keys of the blocking call under way; a key that is in _waiting and not here is not waited for yet.
         self._blocked_on: frozenset[bytes] | None = None
 
@@ -203,12 +206,15 @@ class _Lane:
                 except SlotMoved:
                     await self._markers.moved(link)
                 except ReplyError as exc:
-                    await self._expel(link, exc)
-                except StoreError as exc:
+                    if not await self._expel(link, exc):
+                        await self._refused(exc)
+                except (ConnectionLost, StoreTimeout) as exc:
                     log.debug("markers.wait_failed", lane=self.name, error=str(exc))
                     await asyncio.sleep(_BETWEEN_S)
-                    if isinstance(exc, (ConnectionLost, StoreTimeout)):
-                        self._wake_all()
+                    self._wake_all()
+                except StoreError as exc:
+                    log.debug("markers.wait_failed", lane=self.name, error=str(exc))
+                    await asyncio.sleep(_AWAY_S)
                 finally:
                     self._blocked_on = None
 
@@ -218,8 +224,19 @@ class _Lane:
         for _, wake in waiting.values():
             wake(0.0)
 
-    async def _expel(self, link: Link, refusal: ReplyError) -> None:
-        """Redis refused the call: a key in it is no marker. Its queue is left to the recoverer's polls."""
+    async def _refused(self, refusal: ReplyError) -> None:
+        """Redis refuses the call whatever its keys are: say so once, and ask seldom; polls find the jobs meanwhile."""
+        if refusal.message != self._refusal:
+            self._refusal = refusal.message
+            log.error("markers.refused", lane=self.name, error=refusal.message)
+        await asyncio.sleep(_REFUSED_S)
+
+    async def _expel(self, link: Link, refusal: ReplyError) -> bool:
+        """Redis refused the call: a key in it may be no marker; False where all are.
+
+        The queue of one that is none is left to the recoverer's polls.
+        """
+        expelled = False
         keys = list(self._waiting)
         try:
             types = await link.pipeline([pack("TYPE", key) for key in keys])
@@ -228,9 +245,11 @@ class _Lane:
             types = [b"none"] * len(keys)
         for key, kind in zip(keys, types, strict=True):
             if kind not in (b"zset", b"none", "zset", "none"):
+                expelled = True
                 queue, _ = self._waiting.pop(key, ("", None))
                 log.error("markers.no_marker", queue=queue, key=key.decode(errors="replace"), error=refusal.message)
         await asyncio.sleep(_BETWEEN_S)
+        return expelled
 
     async def _wait_once(self, link: Link) -> None:
         keys = list(self._waiting)

@@ -40,6 +40,7 @@ from toril.core.errors import (
     JobRefused,
     LedgerElsewhere,
     StoreError,
+    StoreUnavailable,
     TorilError,
     UnknownTarget,
     unwrapped,
@@ -144,7 +145,7 @@ class Deliveries:
 
     async def enqueue_all(self, submissions: Sequence[Submission]) -> list[Enqueued | TorilError]:
         """Accept several, each for itself, in few commits and in their order; what was wrong with each that was not."""
-        prepared = [await self._attempted(self._prepared(one)) for one in submissions]
+        prepared = await self._prepared_all(submissions)
         new = [one for one in prepared if not isinstance(one, TorilError)]
         committed = await self._ledger.accept(new) if new else []
         results: list[Enqueued | TorilError] = []
@@ -248,7 +249,18 @@ class Deliveries:
     async def _replay(self, one: Delivery, by: str) -> Written | Refused:
         return await self._ledger.replay(Replay(job_id=one.job_id, by=by, at_s=self._now()))
 
-    async def _prepared(self, submission: Submission) -> NewDelivery:
+    async def _prepared_all(self, submissions: Sequence[Submission]) -> list[NewDelivery | TorilError]:
+        """Prepare several; a store that is away is not asked, and waited for, by each large body."""
+        prepared: list[NewDelivery | TorilError] = []
+        away: StoreUnavailable | None = None
+        for one in submissions:
+            found = await self._attempted(self._prepared(one, away))
+            if isinstance(found, StoreUnavailable):
+                away = found
+            prepared.append(found)
+        return prepared
+
+    async def _prepared(self, submission: Submission, away: StoreUnavailable | None = None) -> NewDelivery:
         target = self._targets(submission.target)
         if target is None:
             raise UnknownTarget
@@ -257,9 +269,9 @@ class Deliveries:
         job_id = new_job_id(at_s, self._entropy(10))
         content: Inline | Stored | None = None
         if submission.body is not None:
-            folder = folder_of(await self._ledger.identity())
-            kept = await self._bodies.spill.keep(folder, job_id, REQUEST, submission.body)
-            content = Inline(kept) if isinstance(kept, bytes) else Stored(kept.name, kept.size_bytes)
+            content = Inline(submission.body)
+            if self._bodies.spill.takes(submission.body):
+                content = await self._spilled(job_id, submission.body, away)
         return NewDelivery(
             job_id=job_id,
             target=submission.target,
@@ -276,6 +288,14 @@ class Deliveries:
             priority=submission.priority,
             labels=submission.labels,
         )
+
+    async def _spilled(self, job_id: str, body: bytes, away: StoreUnavailable | None) -> Inline | Stored:
+        """Put a large body where its ledger's are. `away` is why that has just failed, and would again."""
+        if away is not None:
+            raise away
+        folder = folder_of(await self._ledger.identity())
+        kept = await self._bodies.spill.keep(folder, job_id, REQUEST, body)
+        return Inline(kept) if isinstance(kept, bytes) else Stored(kept.name, kept.size_bytes)
 
     async def _placed(self, new: NewDelivery, result: Accepted | Duplicate) -> Enqueued:
         if isinstance(result, Accepted):

@@ -35,7 +35,7 @@ class Spill:
         Raises:
             BlobsUnavailable: it could not be stored.
         """
-        if not self._takes() or len(body) <= self.threshold_bytes:
+        if not self.takes(body):
             return body
         # Off the loop: a body of 50 MB takes some 50 ms to hash.
         quick = len(body) <= _QUICK_BYTES
@@ -83,8 +83,10 @@ class Spill:
         if held:
             yield held
 
-    def _takes(self) -> bool:
-        return self._store.takes if isinstance(self._store, SwitchedBlobs) else self._store is not None
+    def takes(self, body: bytes) -> bool:
+        """True for a body that goes into the store; any other stays inline."""
+        is_open = self._store.takes if isinstance(self._store, SwitchedBlobs) else self._store is not None
+        return is_open and len(body) > self.threshold_bytes
 
     def _of(self, kept: Kept) -> BlobStore:
         if self._store is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -383,6 +384,28 @@ async def test_a_lane_whose_last_queue_leaves_while_it_connects_goes_on(waits: W
     waits.watch(stays)
     await waits.mark(stays)
     await waits.until_woken(stays)
+
+
+async def test_a_redis_that_refuses_to_wait_is_asked_seldom_and_works_again_when_it_may(
+    waits: Waits, queue: str
+) -> None:
+    async def refused() -> int:
+        text: bytes = await waits.link.call("INFO", "commandstats")
+        found = re.search(rb"cmdstat_bzpopmin:.*rejected_calls=(\d+)", text)
+        return 0 if found is None else int(found[1])
+
+    async def is_refused() -> bool:
+        return await refused() > 0
+
+    await waits.link.call("ACL", "SETUSER", "default", "-bzpopmin")
+    waits.watch(queue)
+    await until(is_refused)
+    before = await refused()
+    await asyncio.sleep(1.0)
+    assert await refused() - before < 5
+    await waits.link.call("ACL", "SETUSER", "default", "+bzpopmin")
+    await waits.mark(queue)
+    await waits.until_woken(queue)
 
 
 async def test_no_wake_is_lost_whatever_comes_and_goes(waits: Waits, new_queue: NewQueue) -> None:

@@ -177,6 +177,22 @@ async def test_several_are_accepted_each_for_itself_and_in_their_order(world: Wo
     assert world.ids("keyed") == [accepted[3].delivery.job_id]
 
 
+async def test_a_store_of_bodies_that_is_away_is_asked_once_for_a_batch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def put(name: str, body: bytes) -> None:
+        asked.append(name)
+        raise BlobsUnavailable
+
+    monkeypatch.setattr(world.blobs, "put", put)
+    texts = [LARGE, LARGE, '{"target":"billing"}', LARGE.replace("billing", "nowhere")]
+    results = await world.deliveries.enqueue_all([submission(text) for text in texts])
+    assert [type(result) for result in results] == [BlobsUnavailable, BlobsUnavailable, Enqueued, UnknownTarget]
+    assert len(asked) == 1
+
+
 async def test_one_that_the_ledger_refuses_spoils_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     accept = world.ledger.accept
 
