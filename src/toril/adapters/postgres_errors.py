@@ -63,7 +63,7 @@ def _translation(exc: Exception) -> TorilError | None:
     if isinstance(exc, asyncpg.InterfaceError) and isinstance(exc, asyncpg.exceptions.DataError | ValueError):
         return RowRefused(f"The ledger refused it: {exc}")  # it cannot be sent at all
     if isinstance(exc, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError | TimeoutError):
-        return LedgerUnavailable(f"The ledger cannot be reached: {exc or type(exc).__name__}")
+        return LedgerUnavailable(f"The ledger cannot be reached: {str(exc) or type(exc).__name__}")
     return None
 
 

@@ -68,7 +68,9 @@ def test_of_all_that_the_server_can_say_little_is_the_fault_of_a_row_or_a_statem
 
 @pytest.mark.parametrize("exc", [ConnectionRefusedError(), TimeoutError(), asyncpg.InterfaceError("closed"), OSError()])
 def test_a_way_that_is_broken_is_an_absent_ledger(exc: Exception) -> None:
-    assert type(translation(exc)) is LedgerUnavailable
+    ours = translation(exc)
+    assert type(ours) is LedgerUnavailable
+    assert not ours.message.endswith(" "), "it says what"
 
 
 def test_what_is_no_error_of_the_database_stays_what_it_is() -> None:
