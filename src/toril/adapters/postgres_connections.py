@@ -126,8 +126,10 @@ class PostgresConnections:
 def _readable() -> Iterator[None]:
     try:
         yield
-    except (RowRefused, ValueError) as exc:  # what asyncpg says of options that it cannot make sense of
-        raise StoreRefused(f"The ledger's URL cannot be used: {exc.__cause__ or exc}") from exc
+    except RowRefused as exc:  # what asyncpg says of options that it cannot make sense of
+        raise StoreRefused(f"The ledger's URL cannot be used: {exc.__cause__}") from exc
+    except ValueError as exc:  # its text may be a part of the password
+        raise StoreRefused("The ledger's URL cannot be used: a part of it cannot be read") from exc
 
 
 async def _behind_a_pooler(url: str) -> bool:

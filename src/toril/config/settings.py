@@ -6,6 +6,7 @@ The environment wins over the file, the file over the defaults (which stand in `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -135,6 +136,10 @@ def http_url(value: Any) -> str:
     return url
 
 
+_HOST = re.compile(r"(\[[^]]*]|[^:[\]]*)(:\d+)?\Z")
+"""A host with its port in libpq's URL, which may name several."""
+
+
 def ledger(value: Any) -> str:
     """Where the ledger is. It may hold a password, so it is never repeated in an error."""
     if value is None:  # YAML has no text in `url: ~`, and nobody means "nowhere" by it
@@ -145,6 +150,9 @@ def ledger(value: Any) -> str:
     if value == "none" or (scheme == "sqlite" and len(rest) > 1 and rest.startswith("/")):
         return value
     if scheme in {"postgresql", "postgres"} and rest:
+        hosts = urlsplit(value).netloc.rpartition("@")[2]
+        if not all(_HOST.match(host) for host in hosts.split(",")):
+            raise ValueError("a port of it is no number; is every / ? # and @ in the password percent-encoded?")
         return value
     raise ValueError("it is neither a postgresql:// URL, nor sqlite:///path/of/a/file, nor none")
 

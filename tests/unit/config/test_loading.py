@@ -287,6 +287,22 @@ def test_a_cluster_keeps_its_workers_in_one_slot() -> None:
     assert any("database" in fault for fault in faults_of({"REDIS_CLUSTER": "true", "REDIS_DB": "1"} | tagged))
 
 
+@pytest.mark.parametrize(
+    "url", ["u:SECRET/x@h/db", "u:SECRET#x@h/db", "u:SECRET?x@h/db", "h:SECRET/db", "[::1]:SECRET/db"]
+)
+def test_a_ledger_url_that_cannot_be_read_is_a_fault_that_repeats_nothing(url: str) -> None:
+    (fault,) = faults_of({"TORIL_LEDGER_URL": f"postgresql://{url}"})
+    assert "a port of it is no number" in fault
+    assert "SECRET" not in fault
+
+
+@pytest.mark.parametrize(
+    "url", ["h/db", "u:p%2F@h:5432/db", "/db?host=/run", "a:1,b:2/db", "u@[::1]:5432/db", "u:p:q@h/d"]
+)
+def test_every_kind_of_ledger_url_that_libpq_takes_is_taken(url: str) -> None:
+    assert load({"TORIL_LEDGER_URL": f"postgresql://{url}"}).ledger.url == f"postgresql://{url}"
+
+
 TOKEN = {"name": "shop", "sha256": "ab" * 32, "allow": ["*"], "queues": ["*"]}
 TARGETS = {"billing": {"url": "http://billing.internal"}}
 URLS = ["redis://a", "s3://bucket/prefix", "http://s3.internal", "postgresql://ledger"]
