@@ -121,10 +121,9 @@ class ConnectionSweep:
             for connection in _watched(connections)
             if connection is not newest and (found := connection.spare(self.now)) is not None
         ]
-        several = heapq.nsmallest(count + len(spare) // 64, spare)
-        chosen = [each for each in several if each[0] is not Spare.YOUNG]
-        if not chosen and newest is not None:
-            chosen = several[:count]
+        if newest is None:
+            spare = [each for each in spare if each[0] is not Spare.YOUNG]
+        chosen = heapq.nsmallest(count + len(spare) // 64, spare)
         for *_, connection in chosen:
             connection.shed()
         self._shed += len(chosen)

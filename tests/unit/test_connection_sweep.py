@@ -1,8 +1,12 @@
 """Which connections go when there are too many. What a connection waits for is shown on real ones."""
 
+import asyncio
+
+import pytest
+
 from toril.connection_sweep import ConnectionSweep, Spare, Watched
 from toril.core.policy import ConnectionPolicy
-from toril.descriptors import divided
+from toril.descriptors import Descriptors, divided
 
 
 class Connection(Watched):
@@ -16,6 +20,9 @@ class Connection(Watched):
 
     def spare(self, now: float) -> tuple[Spare, float] | None:
         return None if self.rank is None or self.is_shed else (self.rank, self.since)
+
+    def check(self, now: float, slack_s: float) -> None:
+        pass
 
     def shed(self) -> None:
         self.is_shed = True
@@ -54,9 +61,28 @@ def test_where_none_can_be_spared_none_goes() -> None:
     assert shed_of((None, 0), (None, 0)) == []
 
 
-def test_with_many_several_go_at_once_but_of_the_young_only_one() -> None:
+def test_with_many_several_go_at_once_so_that_few_newcomers_cost_a_search() -> None:
     assert len(shed_of(*[(Spare.IDLE, 0)] * 640)) == 11
-    assert len(shed_of(*[(Spare.YOUNG, 0)] * 640)) == 1
+    assert len(shed_of(*[(Spare.YOUNG, 0)] * 640)) == 11
+
+
+async def test_what_other_things_take_of_the_reserve_idle_connections_give_back_and_the_young_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Other things come to have 117 of 124 descriptors, 4 are reserved: the ten connections are two too many."""
+    monkeypatch.setattr("toril.connection_sweep.count_open", lambda _: 10 + 117)
+    kinds = (Spare.YOUNG, Spare.IDLE, Spare.IDLE, Spare.IDLE)
+    connections = [Connection(number, rank) for number, rank in enumerate(kinds)]
+    few = Descriptors(124, 20, 4)
+    watching = ConnectionSweep(ConnectionPolicy(head_timeout_s=0.02), few)
+    assert watching.most == 100
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(watching.run([*connections, *([object()] * 6)]))
+        while not (connections[1].is_shed and connections[2].is_shed):
+            await asyncio.sleep(0.001)
+        running.cancel()
+    assert watching.most < 100
+    assert not connections[0].is_shed
 
 
 def test_other_connections_are_none_of_its_business() -> None:
