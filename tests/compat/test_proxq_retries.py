@@ -18,6 +18,7 @@ def proxq(shared_proxq: StartProxq, backend: Backend) -> Proxq:
             "upstreams": [
                 {"prefix": "/twice", "url": backend.url, "maxRetries": 2, "retryDelay": "50ms", "timeout": "10s"},
                 {"prefix": "/slowly", "url": backend.url, "maxRetries": 1},
+                {"prefix": "/once", "url": backend.url, "maxRetries": 0, "timeout": "10s"},
                 {"prefix": "/quick", "url": backend.url, "timeout": "300ms"},
                 {"prefix": "/nobody", "url": NOBODY},
                 {"prefix": "/nowhere", "url": "http://does-not-exist.invalid"},
@@ -39,6 +40,18 @@ def test_what_is_no_answer_is_tried_again_and_the_same_request_is_sent(
     assert answer.body == b"at last"
     calls = backend.calls(path)
     assert len({(call.method, call.target, call.headers, call.body) for call in calls}) == 1
+
+
+def test_a_post_that_may_not_be_tried_again_is_sent_once_however_many_connections_are_kept(
+    proxq: Proxq, backend: Backend
+) -> None:
+    slow = backend.path(respond().after(0.3))
+    for job_id in [proxq.submit("POST", f"/once{slow}", body=b"x") for _ in range(10)]:  # as many connections at once
+        proxq.is_in(job_id, "completed")
+    path = backend.path(drop())
+    job = proxq.is_in(proxq.submit("POST", f"/once{path}", body=b"x"), "failed")
+    assert job["error"] == "the upstream's answer was cut off: ECONNRESET"
+    assert len(backend.calls(path)) == 1
 
 
 def test_a_job_fails_when_its_retries_are_used_up(proxq: Proxq, backend: Backend) -> None:
