@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
@@ -86,10 +87,13 @@ class Delivery:
             lambda: list(self.targets),
             settings.delivery.recover_every_s,
             shared.by,
-            time.time,
+            shared.store.clock,
         )
         self.fleet = LedgerFleet(
-            self.ledger, RedisLedgers(shared.store.near_key, shared.store.prefix), lambda: list(self.targets)
+            self.ledger,
+            RedisLedgers(shared.store.near_key, shared.store.prefix),
+            lambda: list(self.targets),
+            random.random,
         )
         self._janitor = Janitor(
             self.ledger,
@@ -97,7 +101,7 @@ class Delivery:
             ledger_janitor.Bodies(shared.blobs),
             self._retention,
             settings.delivery.janitor_every_s,
-            time.time,
+            shared.store.clock,
         )
         self._following = Following(self.ledger)
         self._deliveries = Deliveries(
@@ -105,7 +109,7 @@ class Delivery:
             Queue(shared.store.producer, shared.store.cancelling),
             Bodies(shared.spill, shared.blobs),
             self.targets.get,
-            Here(shared.by, time.time, os.urandom, self.fleet.others),
+            Here(shared.by, shared.store.clock, os.urandom, self.fleet.others),
             self.recoverer.soon,
         )
         self.spill = shared.spill

@@ -110,9 +110,9 @@ class Instance:
             settings.store.queue_prefix if settings.redis.cluster else None,
         )
         self._meter = PrometheusMeter(settings.metrics.max_queues, time.time, settings.metrics.folder, engine.process)
-        self._measures = Measures(self._meter, time.time)
         self._instance_id = instance_id = str(uuid.uuid4())
         self._store = store = Store(settings, tasks, self._meter, instance_id, self._break_off)
+        self._measures = Measures(self._meter, store.clock)
         self._egress = Egress(settings.egress)
         self._network = Network()
         self._outbound = HttptoolsOutbound(
@@ -122,13 +122,13 @@ class Instance:
             self._network,
             max_head_bytes=engine.max_response_head_bytes,
         )
-        self._handovers = Handovers(store.leased, store.settled_news, instance_id=instance_id, now=time.time)
+        self._handovers = Handovers(store.leased, store.settled_news, instance_id=instance_id, now=store.clock)
         self._settler = Settler(engine.lock_s * _SETTLE_PATIENCE_LOCKS, self._handovers, self._measures)
         self._around = Surroundings(
             tasks=tasks,
             waits=SharedWaits(store.markers),
             presence=store.presence,
-            now=time.time,
+            now=store.clock,
             measures=self._measures,
             tokens=_lock_tokens(settings.gateway, instance_id),
         )
@@ -153,7 +153,7 @@ class Instance:
         self._spill = Spill(self._blobs, settings.payloads.threshold_bytes)
         self._exposition = PrometheusExposition(
             self._meter,
-            Depths(store.inspector, time.time),
+            Depths(store.inspector, store.clock),
             store.links.check,
             lambda: {consumer.queue for consumer in self.supervisor.consumers()},
             version=__version__,
@@ -309,7 +309,7 @@ class Instance:
 
     def _destination(self, document: bytes) -> Destination:
         spec = read_worker(document, self._names)
-        return PushWorker(spec, self.settings.store.queue_prefix, f"toril/{__version__}", time.time)
+        return PushWorker(spec, self.settings.store.queue_prefix, f"toril/{__version__}", self._store.clock)
 
     def _consumer(self, destination: Destination, slots: int, outbound: Outbound | None = None) -> Consumer:
         if isinstance(destination, Target) and self._targets is not None:
@@ -326,7 +326,7 @@ class Instance:
         return Consumer(destination, slots, leases, executor, self._around)
 
     def _attempted(self, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
-        self._store.attempts.note(lease.queue, attempt_of(lease, outcome, verdict, time.time()))
+        self._store.attempts.note(lease.queue, attempt_of(lease, outcome, verdict, self._store.clock()))
 
     def _break_off(self, queue: str, job_id: bytes) -> None:
         if not self.supervisor.cancelled(queue, job_id):
@@ -364,7 +364,7 @@ class Instance:
             targets.breakers,
             self._store.inspector,
             self._store.control,
-            time.time,
+            self._store.clock,
         )
         return TargetRoutes(sights).routes()
 

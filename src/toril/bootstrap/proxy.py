@@ -88,7 +88,7 @@ class Proxy:
         # BullMQ counts in whole seconds; what is a little too long is made exact by whoever reads a job.
         rules = UpstreamRules(Keep(age=int(policy.retention_s) + 1), cached=policy.cache.mode != "none")
         self.destinations: list[UpstreamDestination | CallbackDestination] = [
-            UpstreamDestination(upstream, queue, policy.concurrency, rules, time.time)
+            UpstreamDestination(upstream, queue, policy.concurrency, rules, shared.store.clock)
             for upstream, queue in zip(policy.upstreams, queues, strict=True)
         ]
         self._role = settings.role
@@ -101,7 +101,7 @@ class Proxy:
             self._sharing(policy.cache, shared),
         )
         jobs = BullProxiedJobs(
-            shared.store.scripts, prefix, queues, shared.store.cancelling, policy.retention_s, time.time
+            shared.store.scripts, prefix, queues, shared.store.cancelling, policy.retention_s, shared.store.clock
         )
         stores = Stores(
             shared.store.producer,
@@ -131,7 +131,7 @@ class Proxy:
                     policy.queue,
                     policy.callback.attempts,
                     os.urandom,
-                    time.time,
+                    shared.store.clock,
                     shared.accept_first.accepted,
                 ),
                 waits,
@@ -143,10 +143,10 @@ class Proxy:
             outbound = HttptoolsOutbound(
                 engine.connect_timeout_s, MAX_CALLBACK_ANSWER_BYTES, shared.egress, network, max_head_bytes=head_bytes
             )
-            self._callbacks = CallbackCalls(outbound, jobs, callbacks, policy.callback.secrets, time.time)
+            self._callbacks = CallbackCalls(outbound, jobs, callbacks, policy.callback.secrets, shared.store.clock)
             self.destinations.append(CallbackDestination(callbacks, policy.callback.timeout_s))
-        leftovers = Leftovers(blobs, jobs, queues, policy.retention_s, time.time)
-        stale = StaleAnswers(blobs, policy.cache.ttl_s, time.time)
+        leftovers = Leftovers(blobs, jobs, queues, policy.retention_s, shared.store.clock)
+        stale = StaleAnswers(blobs, policy.cache.ttl_s, shared.store.clock)
         self._janitor = ProxyJanitor(
             shared.store.control, queues, policy.retention_s, BodySweep(blobs, [leftovers, stale])
         )

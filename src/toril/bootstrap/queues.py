@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from msgspec import Struct
 
 from toril.bootstrap.store import Store
@@ -46,11 +44,13 @@ class Queues(Struct, frozen=True):
         family = Family(actions, prefix)
         expansion = Expansion(actions, inspector, family)
         return [
-            *QueueRoutes(producer, inspector, names=names, prefix=prefix, max_body_bytes=limit, now=time.time).routes(),
+            *QueueRoutes(
+                producer, inspector, names=names, prefix=prefix, max_body_bytes=limit, now=store.clock
+            ).routes(),
             *QueueActionRoutes(control, inspector, names=names, forget=producer.forget).routes(),
             *UpkeepRoutes(Upkeep(store.scripts, prefix), control, family, names=names).routes(),
             *JobActionRoutes(actions, family, names=names, max_body_bytes=limit).routes(),
-            *FlowRoutes(store.flows, names=names, prefix=prefix, max_body_bytes=limit, now=time.time).routes(),
+            *FlowRoutes(store.flows, names=names, prefix=prefix, max_body_bytes=limit, now=store.clock).routes(),
             *SchedulerRoutes(store.schedulers, names=names, max_body_bytes=limit).routes(),
             *JobRoutes(inspector, inspector, expansion, names=names, prefix=prefix, max_body_bytes=limit).routes(),
             *LeaseRoutes(self.pulls, names=names, prefix=prefix, max_body_bytes=limit).routes(),
@@ -65,7 +65,7 @@ class Queues(Struct, frozen=True):
         store, names, prefix = self.store, self.names, self.store.prefix
         return [
             *QueueSocketRoutes(
-                store.producer, store.inspector, store.control, names=names, prefix=prefix, now=time.time
+                store.producer, store.inspector, store.control, names=names, prefix=prefix, now=store.clock
             ).routes(),
             *EventSocketRoutes(store.events, names=names).routes(),
             *WorkerSocketRoutes(self.seats, store.inspector, names=names, prefix=prefix).routes(),

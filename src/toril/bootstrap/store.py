@@ -6,7 +6,6 @@ For `toril.bootstrap.instance`. What is made here does nothing before its tasks 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from importlib.metadata import version as installed
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import structlog
 
 from toril.adapters.redis_attempts import RedisAttempts
+from toril.adapters.redis_clock import RedisClock
 from toril.adapters.redis_registry import RedisRegistry
 from toril.bull.cancelling import Cancelling
 from toril.bull.cluster import ClusterLinks
@@ -33,7 +33,7 @@ from toril.bull.schedulers import Schedulers
 from toril.bull.scripts import Scripts
 from toril.bull.settled_news import SettledNewsLists
 from toril.bull.wire import SlotMoved, Wire
-from toril.core.errors import StoreUnavailable
+from toril.core.errors import StoreRefused, StoreUnavailable
 from toril.core.policy import RedisAddress, Settings
 from toril.core.ports.shared import Meter
 
@@ -63,6 +63,7 @@ class Store:
         self._settings = settings
         store, engine = settings.store, settings.engine
         self._eviction_checked = False
+        self.clock = RedisClock()
         self.prefix = prefix = store.queue_prefix
         self.links: Link | ClusterLinks = (
             ClusterLinks(settings.redis, store, tasks, self._prepare, meter)
@@ -80,9 +81,9 @@ class Store:
         self.events = EventStreams(self.links, store, tasks, meter)
         self._paused_lists = PausedLists(self.scripts)
         self.inspector = Inspector(self.scripts, prefix)
-        self.job_actions = JobActions(self.scripts, prefix, time.time)
-        self.control = Control(self.scripts, self.inspector, prefix, time.time)
-        self.schedulers = Schedulers(self.scripts, prefix, lambda: int(time.time() * 1000))
+        self.job_actions = JobActions(self.scripts, prefix, self.clock)
+        self.control = Control(self.scripts, self.inspector, prefix, self.clock)
+        self.schedulers = Schedulers(self.scripts, prefix, lambda: int(self.clock() * 1000))
         self.leases = LeaseBook(
             self.scripts,
             self.schedulers,
@@ -90,9 +91,9 @@ class Store:
             lock_ms=round(engine.lock_s * 1000),
             # A little less than the interval, so that the next sweep does not find this one's mark still there.
             stalled_ms=max(1, round(engine.stalled_interval_s * 900)),
-            now=time.time,
+            now=self.clock,
         )
-        self.leased = LeasedQueueSet(self.links, prefix, time.time)
+        self.leased = LeasedQueueSet(self.links, prefix, self.clock)
         self.settled_news = SettledNewsLists(self.links, store, instance_id)
         self.producer = Producer(self.scripts, prefix, f"bullmq:{installed('bullmq')}", cache=store.queue_cache_size)
         self.flows = Flows(self.scripts, self.producer, self.inspector, self.job_actions, prefix)
@@ -102,6 +103,7 @@ class Store:
         """What is to run for as long as the instance does, by name."""
         return [
             ("redis", self.links.run()),
+            ("clock", self.clock.run(self._time)),
             ("markers", self.markers.run()),
             ("presence", self.presence.run()),
             ("paused-lists", self._paused_lists.run()),
@@ -131,11 +133,21 @@ class Store:
 
     async def _prepare(self, wire: Wire) -> None:
         await self.scripts.load(wire)
+        if not (self._settings.redis.cluster and self.clock.measured):
+            # Before the first command, so that none is sent with the time of this machine.
+            try:
+                await self.clock.measure(lambda: wire.call("TIME"))
+            except StoreRefused as exc:
+                log.warning("clock.not_measured", error=exc.message, hint="due times go by the clock of this machine")
         if not self._eviction_checked:
             self._eviction_checked = True
             policy = await wire.call("INFO", "memory")
             if b"maxmemory_policy:" in policy and b"maxmemory_policy:noeviction" not in policy:
                 log.warning("redis.may_evict", hint="set maxmemory-policy to noeviction, or jobs will be lost")
+
+    async def _time(self) -> Any:
+        """Redis' time; in a cluster always that of the same key's node."""
+        return await self.links.of(f"{self.prefix}:toril:clock".encode()).call("TIME")
 
     def _registry_address(self) -> RedisAddress:
         return self.links.of(self._settings.store.worker_stream.encode()).address

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 from msgspec import Struct
 
@@ -45,7 +44,7 @@ class Targets:
 
     def __init__(self, settings: Settings, shared: SharedWithTargets) -> None:
         self.breakers = RedisBreakers(shared.store.near_key, shared.store.prefix)
-        self.destinations = {spec.name: Target(spec, time.time) for spec in settings.targets}
+        self.destinations = {spec.name: Target(spec, shared.store.clock) for spec in settings.targets}
         self._shared = shared
         self._lease_s = settings.delivery.lease_s
         self._max_response_bytes = settings.engine.max_response_bytes
@@ -82,8 +81,13 @@ class Targets:
             truncate=True,
             max_head_bytes=self._max_head_bytes,
         )
-        journal = Journal(shared.ledger, shared.bodies, target, by=shared.by, lease_s=self._lease_s, now=time.time)
-        gate = BreakerGate(target, self.breakers, shared.store.control, shared.settler, time.time, self._lease_s)
+        journal = Journal(
+            shared.ledger, shared.bodies, target, by=shared.by, lease_s=self._lease_s, now=shared.store.clock
+        )
+        gate = BreakerGate(
+            target, self.breakers, shared.store.control, shared.settler, shared.store.clock, self._lease_s
+        )
         books = Books(journal, gate, shared.fleet, random.random)
         executor = DeliveryExecutor(target, leases, outbound, shared.settler, books)
-        return Consumer(target, slots, leases, executor, shared.surroundings)
+        name = target.spec.name
+        return Consumer(target, slots, leases, executor, shared.surroundings, lambda: shared.fleet.may_take(name))

@@ -30,8 +30,10 @@ REMEDY = (
 )
 _EVERY_S = 2.0
 _SAID_EVERY_S = 60.0
+_TAKES = 0.5
 _PAUSE_S = 0.2
 _QUICK_STARTS = 10
+_STARTS_TO_DOUBLE = 5
 _LONGEST_PAUSE_S = 30.0
 _LONGEST_AWAY_S = 300.0
 _RECENT_S = 2 * _LONGEST_AWAY_S
@@ -53,12 +55,20 @@ class LedgerFleet:
         ledger: ours.
         sightings: where instances say which ledger they have.
         targets: those that are configured now.
+        chance: a random number from 0 to 1.
     """
 
-    def __init__(self, ledger: LedgerReader, sightings: LedgerSightings, targets: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self,
+        ledger: LedgerReader,
+        sightings: LedgerSightings,
+        targets: Callable[[], Iterable[str]],
+        chance: Callable[[], float],
+    ) -> None:
         self._ledger = ledger
         self._sightings = sightings
         self._targets = targets
+        self._chance = chance
         self._id: str | None = None
         self._others: Mapping[tuple[str, str], Sighting] = {}
         self._said: tuple[frozenset[tuple[str, str]], float] = (frozenset(), 0.0)
@@ -105,6 +115,15 @@ class LedgerFleet:
         """The ids of the other ledgers that are at work on our queues now."""
         return sorted({other.ledger_id for other in self._live()})
 
+    def may_take(self, target: str) -> bool:
+        """Whether to look for a job now. Where another ledger is at work it is chance that says so.
+
+        A job that is given back comes again for all at one moment. Without chance it would always be taken by the
+        instance that is a millisecond quicker than the others, and that may be one that cannot deliver it.
+        """
+        shared = any(other.target == target for other in self._live())
+        return not shared or self._chance() < _TAKES
+
     def elsewhere(self, lease: Lease, target: str) -> Snooze | None:
         """What to do with a job whose row is in another ledger; None for one that may be ours."""
         ledger_id = ledger_of(lease.fields.get(b"data", b""))
@@ -138,7 +157,7 @@ class LedgerFleet:
                 # So that nothing comes much later than half as late again as its instance was away.
                 return min(_LONGEST_AWAY_S, max(1.0, other.seen_s / 2))
         longest_s = _LONGEST_PAUSE_S if live else _LONGEST_AWAY_S
-        return float(min(longest_s, _PAUSE_S * 2.0 ** min(max(0, starts - _QUICK_STARTS), 16)))
+        return float(min(longest_s, _PAUSE_S * 2.0 ** min(max(0, starts - _QUICK_STARTS) / _STARTS_TO_DOUBLE, 16)))
 
     def _note(self, lease: Lease, target: str, ledger_id: str | None) -> None:
         now_s = _loop_s()

@@ -63,7 +63,7 @@ class Room:
         self.endpoints = Endpoints()
         self.outbound = FakeOutbound(self._answer)
         self.ledger = FakeLedger()
-        self.fleet = LedgerFleet(self.ledger, FakeSightings(clock), lambda: ["billing"])
+        self.fleet = LedgerFleet(self.ledger, FakeSightings(clock), lambda: ["billing"], lambda: 0.0)
         self.blobs = FakeBlobs(clock)
         self.spill = Spill(self.blobs, 1000)
         self.breakers = FakeBreakers(clock)

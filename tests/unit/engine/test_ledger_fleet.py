@@ -33,10 +33,11 @@ class World:
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
         self.sightings = FakeSightings(clock)
+        self.chance = 0.0
 
     async def instance(self, ledger_id: str, *targets: str) -> LedgerFleet:
         """One with this ledger, which has looked at the others once."""
-        fleet = LedgerFleet(FakeLedger(ledger_id), self.sightings, lambda: targets or ("billing",))
+        fleet = LedgerFleet(FakeLedger(ledger_id), self.sightings, lambda: targets or ("billing",), lambda: self.chance)
         await fleet.look()
         return fleet
 
@@ -120,7 +121,7 @@ async def test_a_job_of_a_ledger_that_is_there_comes_again_soon_and_of_one_that_
         assert back is not None
         return back.after_ms / 1000
 
-    assert [pause_s(starts) for starts in (1, 10, 12, 99)] == [0.2, 0.2, 0.8, 30.0]
+    assert [pause_s(starts) for starts in (1, 10, 20, 99)] == [0.2, 0.2, 0.8, 30.0]
     world.clock.jump(60)
     await ours.look()
     assert pause_s(1) == 30.0
@@ -134,12 +135,24 @@ async def test_a_job_of_a_ledger_that_is_there_comes_again_soon_and_of_one_that_
     assert pause_s(1) == 0.2
 
 
+async def test_who_takes_a_job_that_comes_again_is_a_matter_of_chance(world: World) -> None:
+    one, other = await world.instance("one", "billing", "own"), await world.instance("two", "billing")
+    await one.look()
+    for chance, taken in ((0.0, True), (0.49, True), (0.5, False), (0.99, False)):
+        world.chance = chance
+        assert [fleet.may_take("billing") for fleet in (one, other)] == [taken, taken]
+        assert one.may_take("own")
+    world.clock.jump(31)
+    await one.look()
+    assert one.may_take("billing"), "the other one is gone"
+
+
 async def test_whose_a_job_is_is_known_before_our_ledger_is_asked(world: World) -> None:
     ours = await world.instance("one")
     assert ours.elsewhere(lease("one"), "billing") is None
     assert ours.elsewhere(lease(None), "billing") is None
     assert ours.elsewhere(lease("two"), "billing") is not None
-    unknown = LedgerFleet(FakeLedger("one"), world.sightings, lambda: ("billing",))
+    unknown = LedgerFleet(FakeLedger("one"), world.sightings, lambda: ("billing",), lambda: 0.0)
     assert unknown.elsewhere(lease("two"), "billing") is None  # then the row says it
 
 
