@@ -6,6 +6,7 @@ The job names its ledger, so that a process that has another one can tell before
 from __future__ import annotations
 
 import math
+import re
 
 import msgspec
 from msgspec import UNSET, Raw, Struct
@@ -14,6 +15,7 @@ from toril.core.delivery import Delivery
 from toril.core.job import JobOptions, JobSpec
 
 JOB_NAME = "delivery"
+_LEDGER_ID = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
 
 
 class _Data(Struct):
@@ -44,8 +46,12 @@ def job_of(one: Delivery, now_s: float, ledger_id: str) -> JobSpec:
 
 
 def ledger_of(data: bytes) -> str | None:
-    """The id of the ledger that a job's data names; None where it names none, or cannot be read."""
+    """The id of the ledger that a job's data names; None where it names none, or cannot be read.
+
+    Others may add jobs to a target's queue, and the id goes into logs and `/ready`: what cannot be one is none.
+    """
     try:
-        return _decode(data).ledger
+        ledger_id = _decode(data).ledger
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    return ledger_id if ledger_id is not None and _LEDGER_ID.match(ledger_id) else None

@@ -2,8 +2,7 @@
 
 Two instances with a ledger each on one Redis take each other's jobs. A job that names another ledger, or that has no
 row in ours, is not over: it goes back with a pause, without an attempt spent, until an instance that has its row takes
-it.
-Must never remove a job.
+it. Must never remove a job.
 """
 
 from __future__ import annotations
@@ -37,14 +36,16 @@ _STARTS_TO_DOUBLE = 5
 _LONGEST_PAUSE_S = 30.0
 _LONGEST_AWAY_S = 300.0
 _RECENT_S = 2 * _LONGEST_AWAY_S
-_MOST_REMEMBERED = 1000
+_MOST_REMEMBERED = 100
+_MOST_NAMED = 3
 
 
-class _Foreign(Struct):
-    """Jobs of one target and one ledger that were given back: how often since it was last said, and when last."""
+class _GivenBack(Struct):
+    """What was given back of one target, to this ledger's lack of a row or to another ledger: how often since that was
+    last said, and when.
+    """
 
     count: int = 0
-    at_s: float = 0.0
     said_at_s: float | None = None
 
 
@@ -72,7 +73,8 @@ class LedgerFleet:
         self._id: str | None = None
         self._others: Mapping[tuple[str, str], Sighting] = {}
         self._said: tuple[frozenset[tuple[str, str]], float] = (frozenset(), 0.0)
-        self._foreign: dict[tuple[str, str | None], _Foreign] = {}
+        self._given_back: dict[tuple[str, bool], _GivenBack] = {}
+        self._missed: dict[str | None, float] = {}  # the ledgers that were named, and when last; None is ours
 
     async def run(self) -> None:
         """Look at the others until cancelled."""
@@ -103,13 +105,12 @@ class LedgerFleet:
         now_s = _loop_s()
         said = self._sentences(senior=False)
         live = set(self.others())
-        waiting: set[str] = set()
-        for (_, ledger_id), foreign in self._foreign.items():
-            if now_s - foreign.at_s > _RECENT_S or ledger_id in live:
-                continue
-            where = "nowhere" if ledger_id in (None, self._id) else f"in ledger {ledger_id}"
-            waiting.add(f"deliveries wait that are not in this ledger {self._id} but {where}")
-        return said + sorted(waiting)
+        missed = {ledger_id for ledger_id, at_s in self._missed.items() if now_s - at_s <= _RECENT_S} - live
+        if None in missed and not live:
+            said.append(f"deliveries wait that ledger {self._id} of this instance has no row of")
+        if named := sorted(ledger_id for ledger_id in missed if ledger_id is not None)[:_MOST_NAMED]:
+            said.append(f"deliveries wait that are not in ledger {self._id} of this instance but in {', '.join(named)}")
+        return said
 
     def others(self) -> list[str]:
         """The ids of the other ledgers that are at work on our queues now."""
@@ -161,25 +162,26 @@ class LedgerFleet:
 
     def _note(self, lease: Lease, target: str, ledger_id: str | None) -> None:
         now_s = _loop_s()
-        if len(self._foreign) >= _MOST_REMEMBERED:
-            self._foreign.clear()
-        foreign = self._foreign.setdefault((target, ledger_id), _Foreign())
-        foreign.count, foreign.at_s = foreign.count + 1, now_s
-        if foreign.said_at_s is not None and now_s - foreign.said_at_s < _SAID_EVERY_S:
-            return
         own = ledger_id in (None, self._id)
+        if len(self._missed) >= _MOST_REMEMBERED:
+            self._missed.clear()
+        self._missed[None if own else ledger_id] = now_s
+        given_back = self._given_back.setdefault((target, own), _GivenBack())
+        given_back.count += 1
+        if given_back.said_at_s is not None and now_s - given_back.said_at_s < _SAID_EVERY_S:
+            return
         log.error(
             "delivery.no_row" if own else "delivery.in_another_ledger",
             target=target,
             job_id=lease.job_id.decode(errors="replace"),
-            given_back=foreign.count,
+            given_back=given_back.count,
             ledger=self._id,
             other=None if own else ledger_id,
             hint="the ledger may have been restored or exchanged: bring back the one that has it, or remove the job"
             if own
             else REMEDY,
         )
-        foreign.count, foreign.said_at_s = 0, now_s
+        given_back.count, given_back.said_at_s = 0, now_s
 
     def _live(self) -> list[Sighting]:
         return [one for one in self._others.values() if one.live]

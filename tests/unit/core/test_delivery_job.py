@@ -18,7 +18,19 @@ def test_a_job_names_its_target_and_its_ledger() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b'{"target":"billing"}', b"", b"[", b"\xff", b"[]", b'{"ledger":5}', b'{"ledger":"\\ud800"}', b"[" * 100_000],
+    [
+        b'{"target":"billing"}',
+        b"",
+        b"[",
+        b"\xff",
+        b"[]",
+        b'{"ledger":5}',
+        b'{"ledger":""}',
+        b'{"ledger":"a b"}',
+        b'{"ledger":"%b"}' % (b"x" * 65),
+        b'{"ledger":"\\ud800"}',
+        b"[" * 100_000,
+    ],
 )
 def test_what_names_no_ledger_names_none(data: bytes) -> None:
     # The first is a job of the version before ledgers had ids; anybody may have added the others.

@@ -170,6 +170,17 @@ async def test_a_job_without_a_row_waits_and_is_complained_of(
     assert ("two" in warning) is (ledger_id == "two")
 
 
+async def test_jobs_that_name_many_ledgers_fill_neither_the_log_nor_the_answer(
+    world: World, logs: list[dict[str, object]]
+) -> None:
+    ours = await world.instance("one")
+    for number in range(500):
+        assert ours.elsewhere(lease(f"made-up-{number}"), "billing") is not None
+    assert len(logs) == 1
+    (warning,) = ours.warnings()
+    assert warning.count("made-up") == 3
+
+
 async def test_what_is_no_delivery_is_not_waited_for(world: World) -> None:
     ours = await world.instance("one")
     assert ours.rowless(lease(None, job_id="17"), "billing") is None
