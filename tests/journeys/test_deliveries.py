@@ -116,6 +116,18 @@ def test_of_many_at_once_with_one_key_one_is_accepted(door: Door, label: dict[st
     assert {answer.json()["job_id"] for answer in answers} == set(door.jobs(**{"label.test": label["test"]}))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("path", "/" + "a" * 2**20), ("method", "M" * 2**20), ("headers", {f"x-{n}": "v" * 1000 for n in range(80)})],
+    ids=["path", "method", "headers"],
+)
+def test_an_envelope_that_would_hold_its_target_up_is_refused_by_its_field(door: Door, field: str, value: Any) -> None:
+    answer = door.post({"target": "billing", field: value} | LATER)
+    assert code(answer) == (400, "invalid_envelope")
+    assert answer.json()["field"] == field
+    assert len(answer.content) < 1000
+
+
 def test_a_refused_envelope_takes_no_key(door: Door) -> None:
     key = uuid.uuid4().hex
     assert code(door.post({"target": "billing", "path": "x"}, key)) == (400, "invalid_envelope")

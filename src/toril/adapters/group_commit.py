@@ -29,9 +29,9 @@ class Bounds(Struct, frozen=True):
     """How much a batch holds, and how much may wait for one.
 
     `batch` operations or `batch_bytes` make a batch; a larger operation goes alone. At most `waiting` operations and
-    `waiting_bytes` are held, those under way included: 64 MiB is a second of the fastest intake measured, so a ledger
-    that only pauses refuses nothing, and a lone operation of any size is taken. `patience_s` is how long an operation
-    waits for its turn, and then again for the answer; callers of HTTP rarely wait for longer than twice that.
+    `waiting_bytes` are held, those under way included: 64 MiB is more than a second of 500 envelopes of 100 KB each, so
+    a ledger that only pauses refuses nothing. A lone operation of any size is taken. `patience_s` is how long an
+    operation waits for its turn, and then again for the answer; callers of HTTP rarely wait for longer than twice that.
     """
 
     batch: int = 256
