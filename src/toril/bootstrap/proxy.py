@@ -101,7 +101,7 @@ class Proxy:
             self._sharing(policy.cache, shared),
         )
         jobs = BullProxiedJobs(
-            shared.store.scripts, prefix, queues, shared.store.cancelling, policy.retention_s, shared.store.clock
+            shared.store.reading, prefix, queues, shared.store.cancelling, policy.retention_s, shared.store.clock
         )
         stores = Stores(
             shared.store.producer,

@@ -17,7 +17,7 @@ from toril.adapters.redis_clock import RedisClock
 from toril.adapters.redis_registry import RedisRegistry
 from toril.bull.cancelling import Cancelling
 from toril.bull.cluster import ClusterLinks
-from toril.bull.connection import Link
+from toril.bull.connection import Link, Prepare
 from toril.bull.control import Control
 from toril.bull.events import EventStreams
 from toril.bull.flows import Flows
@@ -40,6 +40,18 @@ from toril.core.ports.shared import Meter
 log = structlog.get_logger(__name__)
 
 _FOLLOW_PATIENCE_S = 10.0
+
+
+async def _nothing(wire: Wire) -> None:
+    """Prepare nothing: scripts are loaded where one is missing."""
+
+
+def _links(
+    settings: Settings, tasks: asyncio.TaskGroup, prepare: Prepare, meter: Meter, name: str
+) -> Link | ClusterLinks:
+    if settings.redis.cluster:
+        return ClusterLinks(settings.redis, settings.store, tasks, prepare, meter)
+    return Link(settings.redis, settings.store, name=name, prepare=prepare, meter=meter)
 
 
 class Store:
@@ -65,11 +77,10 @@ class Store:
         self._eviction_checked = False
         self.clock = RedisClock()
         self.prefix = prefix = store.queue_prefix
-        self.links: Link | ClusterLinks = (
-            ClusterLinks(settings.redis, store, tasks, self._prepare, meter)
-            if settings.redis.cluster
-            else Link(settings.redis, store, prepare=self._prepare, meter=meter)
-        )
+        self.links = _links(settings, tasks, self._prepare, meter, "toril")
+        # What may be large is read over another connection than the one on which leases are renewed.
+        self._large_reads = _links(settings, tasks, _nothing, meter, "toril:reading")
+        self.reading = Scripts(self._large_reads)
         self.following = Link(
             self._registry_address, store, name="toril:registry", patience_s=_FOLLOW_PATIENCE_S, meter=meter
         )
@@ -80,8 +91,8 @@ class Store:
         self.presence = PresenceConnections(settings.redis, store, tasks, meter)
         self.events = EventStreams(self.links, store, tasks, meter)
         self._paused_lists = PausedLists(self.scripts)
-        self.inspector = Inspector(self.scripts, prefix)
-        self.job_actions = JobActions(self.scripts, prefix, self.clock)
+        self.inspector = Inspector(self.scripts, prefix, self.reading)
+        self.job_actions = JobActions(self.scripts, prefix, self.clock, self.reading)
         self.control = Control(self.scripts, self.inspector, prefix, self.clock)
         self.schedulers = Schedulers(self.scripts, prefix, lambda: int(self.clock() * 1000))
         self.leases = LeaseBook(
@@ -103,6 +114,7 @@ class Store:
         """What is to run for as long as the instance does, by name."""
         return [
             ("redis", self.links.run()),
+            ("redis-reading", self._large_reads.run()),
             ("clock", self.clock.run(self._time)),
             ("markers", self.markers.run()),
             ("presence", self.presence.run()),

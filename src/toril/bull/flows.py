@@ -18,6 +18,8 @@ from toril.bull.scripts import Script, Scripts
 from toril.core.errors import InvalidRequest, JobNotFound
 from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree
 
+_MOST_BYTES = 32 * 2**20
+
 
 class Flows:
     """Adds and reads flows."""
@@ -62,22 +64,30 @@ class Flows:
 
         Raises:
             JobNotFound: there is no such job.
+            InvalidRequest: the tree is too large to be read at once.
         """
+        return await self._read(queue, job_id, depth, [_MOST_BYTES])
+
+    async def _read(self, queue: str, job_id: str, depth: Depth, left: list[int]) -> FlowTree:
+        """`left` has how many bytes may still be read."""
         fields = await self._inspector.get(queue, job_id)
         if fields is None:
             raise JobNotFound
+        left[0] -= sum(len(value) for value in fields.values())
+        if left[0] < 0:
+            text = f"The flow is larger than {_MOST_BYTES // 2**20} MB; ask for less depth, or fewer children"
+            raise InvalidRequest(text, field="depth")
         tree = FlowTree(queue, job_id, fields, [])
         if depth.levels <= 1 or not depth.sees(queue):
             return tree
-        found = await self._actions.dependencies(queue, job_id)
-        keys = [*found.unprocessed, *found.processed, *found.ignored, *found.failed]
+        keys = await self._actions.children(queue, job_id)
         below = msgspec.structs.replace(depth, levels=depth.levels - 1)
         for key in list(dict.fromkeys(keys))[: depth.max_children]:
             child = self._split(key)
             if child is None or not depth.sees(child[0]):
                 continue
             try:
-                tree.children.append(await self.read(*child, below))
+                tree.children.append(await self._read(*child, below, left))
             except JobNotFound:  # it has removed itself
                 continue
         return tree

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from toril.bull.connection import Link
-from toril.bull.keys import QueueKeys
+from toril.bull.keys import LISTS, STORED_AS, QueueKeys
+from toril.bull.large_reads import Jobs, LargeReads
 from toril.bull.scripts import Scripts
-from toril.bull.wire import pack
+from toril.bull.wire import fields_of, pack
 from toril.core.stored_job import Fields, read_options
 
 _COUNTED_AS = {"waiting": ("waiting", "paused")}
-_STORED_AS = {"waiting": "wait"}
-_LISTS = frozenset({"waiting", "paused", "active"})
-# As many times as BullMQ's own getJobs goes on looking where jobs vanish under it.
-_BACKFILL = 5
 
 
 class Inspector:
-    """Answers what the gateway asks about jobs."""
+    """Answers what the gateway asks about jobs.
 
-    def __init__(self, scripts: Scripts, prefix: str) -> None:
+    Args:
+        scripts: over the connection that everything shares.
+        prefix: BullMQ's.
+        reading: over a connection for what may be large; without it, over the same one.
+    """
+
+    def __init__(self, scripts: Scripts, prefix: str, reading: Scripts | None = None) -> None:
         self._scripts = scripts
+        self._reading = reading or scripts
+        self._large = LargeReads(self._reading)
         self._prefix = prefix
 
     def _keys(self, queue: str) -> QueueKeys:
@@ -34,18 +38,16 @@ class Inspector:
     async def get(self, queue: str, job_id: str) -> Fields | None:
         """The job's hash, or None."""
         keys = self._keys(queue)
-        flat = await self._link(keys).call("HGETALL", keys.key(job_id))
+        (flat,) = await self._reading.read(keys.prefix, pack("HGETALL", keys.key(job_id)))
         return fields_of(flat) if flat else None
 
     async def page(
         self, queue: str, statuses: Sequence[str], start: int, length: int
-    ) -> tuple[Mapping[str, int], list[tuple[bytes, Fields]]]:
+    ) -> tuple[Mapping[str, int], AsyncGenerator[Jobs, None]]:
         """Counts by status and a window of jobs per status, newest first."""
         counted = [part for status in statuses for part in _COUNTED_AS.get(status, (status,))]
         counts = await self.counts(queue, counted)
-        if length == 0:
-            return counts, []
-        return counts, await self.jobs(queue, counted, (start, start + length - 1), oldest_first=False)
+        return counts, self.jobs(queue, counted if length else (), (start, start + length - 1), oldest_first=False)
 
     async def missing(self, queue: str, job_ids: Sequence[str]) -> list[str]:
         """Those of these ids that no job has."""
@@ -64,7 +66,7 @@ class Inspector:
         """How many jobs are in each of these states."""
         keys = self._keys(queue)
         replies = await self._link(keys).pipeline(
-            [pack("LLEN" if state in _LISTS else "ZCARD", keys.key(_STORED_AS.get(state, state))) for state in states]
+            [pack("LLEN" if state in LISTS else "ZCARD", keys.key(STORED_AS.get(state, state))) for state in states]
         )
         return dict(zip(states, replies, strict=True))
 
@@ -92,24 +94,20 @@ class Inspector:
         ]
         return min(since, default=None)
 
-    async def jobs(
+    def jobs(
         self, queue: str, states: Sequence[str], window: tuple[int, int], *, oldest_first: bool
-    ) -> list[tuple[bytes, Fields]]:
-        """The jobs of some states, one state after another."""
-        keys = self._keys(queue)
-        script = self._scripts.get_jobs
-        types = [_STORED_AS.get(state, state) for state in states]
-        arguments = pack(*window, "1" if oldest_first else "0", _BACKFILL, *types)
-        head = script.head([keys.prefix], 4 + len(types))
-        pages = await self._scripts.run(keys.prefix, script, head + arguments.partition(b"\r\n")[2])
-        return [(job_id, fields_of(flat)) for page in pages for job_id, flat in page]
+    ) -> AsyncGenerator[Jobs, None]:
+        """The jobs of some states, one state after another, piece by piece."""
+        return self._large.jobs(self._keys(queue), states, window, oldest_first=oldest_first)
 
-    async def logs(self, queue: str, job_id: str, start: int, end: int) -> tuple[list[bytes], int]:
-        """Log lines from `start` to `end` inclusive, oldest first, and how many there are."""
+    async def log_count(self, queue: str, job_id: str) -> int:
+        """How many log lines a job has."""
         keys = self._keys(queue)
-        key = keys.key(f"{job_id}:logs")
-        lines, count = await self._link(keys).pipeline([pack("LRANGE", key, start, end), pack("LLEN", key)])
-        return lines, count
+        return int(await self._link(keys).call("LLEN", keys.key(f"{job_id}:logs")))
+
+    def logs(self, queue: str, job_id: str, start: int, end: int) -> AsyncGenerator[list[bytes], None]:
+        """Log lines from `start` to `end` inclusive, oldest first, piece by piece."""
+        return self._large.lines(self._keys(queue), f"{job_id}:logs", start, end)
 
     async def lock_token(self, queue: str, job_id: str) -> bytes | None:
         """The token that holds the job's lock now, or None."""
@@ -135,8 +133,3 @@ class Inspector:
         kept = "" if keep is None else keep
         reply = await self._scripts.run(keys.prefix, script, head + pack(job_id, line, kept).partition(b"\r\n")[2])
         return bool(reply >= 0)
-
-
-def fields_of(flat: Sequence[Any]) -> dict[bytes, bytes]:
-    """A hash as HGETALL returns it (field, value, field, value …) as a mapping."""
-    return dict(zip(flat[::2], flat[1::2], strict=True))

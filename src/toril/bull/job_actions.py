@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from toril.bull.inspector import fields_of
 from toril.bull.keys import QueueKeys
 from toril.bull.scripts import Scripts
-from toril.bull.wire import pack
+from toril.bull.wire import fields_of, pack
 from toril.core.actions import Dependencies
 from toril.core.errors import JobNotFound, JobRefused
 from toril.core.stored_job import read_options
@@ -23,8 +22,9 @@ _STATE_KEYS = ("completed", "failed", "delayed", "active", "wait", "paused", "wa
 class JobActions:
     """Does what BullMQ's Job does. Every method raises `JobNotFound` where there is no such job."""
 
-    def __init__(self, scripts: Scripts, prefix: str, now: Callable[[], float]) -> None:
+    def __init__(self, scripts: Scripts, prefix: str, now: Callable[[], float], reading: Scripts | None = None) -> None:
         self._scripts = scripts
+        self._reading = reading or scripts
         self._prefix = prefix
         self._now = now
 
@@ -127,14 +127,12 @@ class JobActions:
     async def dependencies(self, queue: str, job_id: str) -> Dependencies:
         """What a flow's job waits for."""
         keys = self._keys(queue)
-        link = self._scripts.links.of(keys.prefix)
-        processed, unprocessed, ignored, failed = await link.pipeline(
-            [
-                pack("HGETALL", keys.key(f"{job_id}:processed")),
-                pack("SMEMBERS", keys.key(f"{job_id}:dependencies")),
-                pack("HGETALL", keys.key(f"{job_id}:failed")),
-                pack("ZRANGE", keys.key(f"{job_id}:unsuccessful"), 0, -1),
-            ]
+        processed, unprocessed, ignored, failed = await self._reading.read(
+            keys.prefix,
+            pack("HGETALL", keys.key(f"{job_id}:processed")),
+            pack("SMEMBERS", keys.key(f"{job_id}:dependencies")),
+            pack("HGETALL", keys.key(f"{job_id}:failed")),
+            pack("ZRANGE", keys.key(f"{job_id}:unsuccessful"), 0, -1),
         )
         return Dependencies(
             {key.decode(errors="replace"): value for key, value in fields_of(processed).items()},
@@ -142,6 +140,18 @@ class JobActions:
             {_text(key): _text(reason) for key, reason in fields_of(ignored).items()},
             [_text(key) for key in failed],
         )
+
+    async def children(self, queue: str, job_id: str) -> list[str]:
+        """The keys of a job's children: of those that it waits for, and then of those that are done."""
+        keys = self._keys(queue)
+        unprocessed, *done = await self._reading.read(
+            keys.prefix,
+            pack("SMEMBERS", keys.key(f"{job_id}:dependencies")),
+            pack("HKEYS", keys.key(f"{job_id}:processed")),
+            pack("HKEYS", keys.key(f"{job_id}:failed")),
+            pack("ZRANGE", keys.key(f"{job_id}:unsuccessful"), 0, -1),
+        )
+        return [_text(key) for key in (*sorted(unprocessed), *(key for keys in done for key in keys))]
 
     async def _known(self, keys: QueueKeys, job_id: str) -> None:
         if not await self._scripts.links.of(keys.prefix).call("EXISTS", keys.key(job_id)):

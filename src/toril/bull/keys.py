@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import base64
 
+STORED_AS = {"waiting": "wait"}
+"""States that BullMQ's keys call by another name."""
+LISTS = frozenset({"wait", "waiting", "paused", "active"})
+"""States whose jobs are in a list; the others are sorted sets."""
+
 
 class QueueKeys:
     """Keys of one queue, as bytes. `key("wait")` is `bull:orders:wait`; a job's hash is `key(job_id)`."""

@@ -16,11 +16,10 @@ import msgspec
 import structlog
 
 from toril.bull.hashless import passed_over
-from toril.bull.inspector import fields_of
 from toril.bull.keys import QueueKeys
 from toril.bull.schedulers import Schedulers
 from toril.bull.scripts import Script, Scripts, refused
-from toril.bull.wire import pack
+from toril.bull.wire import fields_of, pack
 from toril.core.destinations.base import LeaseRules
 from toril.core.errors import LeaseLost, StoreError, WrongLockToken
 from toril.core.lease import NOTHING, Lease, Next, NoJob

@@ -10,7 +10,7 @@ from typing import Any
 
 from toril.bull.keys import QueueKeys
 from toril.bull.scripts import Scripts
-from toril.bull.wire import SlotMoved, pack
+from toril.bull.wire import pack
 from toril.core.ports.proxy import Cancels
 from toril.core.ports.shared import Now
 from toril.core.proxied_job import RESPONSE_FIELD, ProxiedJob, Status, candidates
@@ -22,7 +22,7 @@ class BullProxiedJobs:
     """The jobs of some queues, for as long as they are kept.
 
     Args:
-        scripts: for their connections.
+        scripts: for their connections; answers may be large.
         prefix: BullMQ's.
         queues: of the upstreams.
         cancels: removes jobs.
@@ -89,8 +89,4 @@ class BullProxiedJobs:
         return await self._cancels.cancel(job.queue, job.id)
 
     async def _pipeline(self, keys: QueueKeys, commands: list[bytes]) -> list[Any]:
-        try:
-            return await self._scripts.links.of(keys.prefix).pipeline(commands)
-        except SlotMoved:
-            await self._scripts.links.refresh()
-            return await self._scripts.links.of(keys.prefix).pipeline(commands)
+        return await self._scripts.read(keys.prefix, *commands)

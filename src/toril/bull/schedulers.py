@@ -13,10 +13,9 @@ import structlog
 from bullmq.job import optsEncodeMap
 from msgspec import UNSET
 
-from toril.bull.inspector import fields_of
 from toril.bull.keys import QueueKeys
 from toril.bull.scripts import Scripts
-from toril.bull.wire import ReplyError, pack
+from toril.bull.wire import ReplyError, fields_of, pack
 from toril.core.errors import InvalidRequest, JobRefused
 from toril.core.repeat import Due, Repeat, RepeatFault, options_of, read_repeat
 from toril.core.scheduler import NOT_STORED, SchedulerSpec, StoredScheduler

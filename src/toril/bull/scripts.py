@@ -163,6 +163,14 @@ class Scripts:
         """Call a script of a queue, for where it need not be fast."""
         return await self.run(queue.prefix, script, script.packed(keys, *arguments))
 
+    async def read(self, key: bytes, *commands: bytes) -> list[Any]:
+        """Send packed commands that write nothing to the node that has `key`; their replies."""
+        try:
+            return await self.links.of(key).pipeline(commands)
+        except SlotMoved:
+            await self.links.refresh()
+            return await self.links.of(key).pipeline(commands)
+
     async def transaction(self, key: bytes, calls: Sequence[tuple[Script, bytes]]) -> list[Any]:
         """Call several scripts as one MULTI/EXEC; error replies come back in place, as exceptions.
 

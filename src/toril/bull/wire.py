@@ -78,6 +78,11 @@ def reply_text(text: str) -> str:
     return f"{inner} script: {script}, on {line}."
 
 
+def fields_of(flat: Sequence[Any]) -> dict[bytes, bytes]:
+    """A hash as HGETALL returns it (field, value, field, value …) as a mapping."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
 def as_error(text: str) -> StoreError:
     """The error reply of Redis as one of ours."""
     text = reply_text(text)

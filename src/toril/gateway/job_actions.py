@@ -15,6 +15,7 @@ from toril.core.queue_name import NameRules
 from toril.gateway import wire
 from toril.gateway.description import DONE, About, Parameter
 from toril.gateway.family import Family
+from toril.gateway.large_answers import gathered, page_of_lines
 from toril.gateway.routing import Access, Answer, Handler, Request, Route, job_of
 
 _MAX_BODY_BYTES = 64 * 1024
@@ -127,7 +128,9 @@ class Expansion:
             if part == "state":
                 found += b',"state":%b' % _encode(await self._control.state(queue, job_id))
             elif part == "logs":
-                found += b',"logs":%b' % wire.log_page(*await self._reader.logs(queue, job_id, 0, _MOST_LOGS - 1))
+                count = await self._reader.log_count(queue, job_id)
+                lines = page_of_lines(self._reader.logs(queue, job_id, 0, _MOST_LOGS - 1), count)
+                found += b',"logs":%b' % await gathered(lines, "read the logs page by page")
             else:
                 waits = await self._family.dependencies(request.caller, queue, job_id)
                 processed = b",".join(

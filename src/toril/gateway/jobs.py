@@ -14,8 +14,9 @@ from toril.gateway import shapes, wire
 from toril.gateway.auth import check_lock
 from toril.gateway.description import OK_TEXT, About, Parameter, Reply
 from toril.gateway.job_actions import EXPANSIONS, Expansion, expansions
+from toril.gateway.large_answers import answered, page_of_lines
 from toril.gateway.queues import WINDOW, window
-from toril.gateway.routing import Access, Answer, Request, Route
+from toril.gateway.routing import Access, Answer, Request, Route, Stream
 
 _GET = About(
     (Reply(shapes.ExpandedJob, "The job"),),
@@ -109,7 +110,7 @@ class JobRoutes:
             raise JobNotFound
         return wire.OK
 
-    async def logs(self, request: Request) -> Answer:
+    async def logs(self, request: Request) -> Answer | Stream:
         """A page of the job's log, oldest line first: `start` and `length`, or `start` and `end` (-1 = all)."""
         queue, job_id = request.segment(1), request.segment(3)
         self._names.check(queue)
@@ -124,7 +125,6 @@ class JobRoutes:
             if abs(end) >= 2**53:
                 raise InvalidRequest("Invalid start or end")
         if length == 0 and "end" not in query:
-            _, count = await self._reader.logs(queue, job_id, 0, 0)
-            return wire.json_answer(wire.log_page([], count))
-        lines, count = await self._reader.logs(queue, job_id, start, end)
-        return wire.json_answer(wire.log_page(lines, count))
+            return wire.json_answer(wire.log_page([], await self._reader.log_count(queue, job_id)))
+        count = await self._reader.log_count(queue, job_id)
+        return await answered(page_of_lines(self._reader.logs(queue, job_id, start, end), count))

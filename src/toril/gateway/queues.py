@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from toril.core.access import Right
@@ -15,7 +16,8 @@ from toril.core.queue_name import NameRules
 from toril.gateway import shapes, wire
 from toril.gateway.description import About, Parameter, Reply
 from toril.gateway.idempotency_key import refuse_key
-from toril.gateway.routing import Access, Answer, Request, Route
+from toril.gateway.large_answers import answered, array_of_jobs, page_of_jobs
+from toril.gateway.routing import Access, Answer, Request, Route, Stream
 
 STATUSES = ("waiting", "active", "completed", "failed", "delayed")
 DEFAULT_STATUSES = STATUSES[:4]
@@ -98,7 +100,7 @@ class QueueRoutes:
             )
         )
 
-    async def page(self, request: Request) -> Answer:
+    async def page(self, request: Request) -> Answer | Stream:
         """A page of jobs of some statuses, and how many there are."""
         queue = self._queue(request)
         query = request.query()
@@ -109,8 +111,8 @@ class QueueRoutes:
                 raise InvalidRequest(f"Invalid status: {status}", field="statuses")
         counts, jobs = await self._reader.page(queue, list(dict.fromkeys(statuses)), start, length)
         qualified, hide = wire.qualified(self._prefix, queue), request.hides(queue)
-        rendered = [wire.stored(qualified, job_id, fields, hide=hide) for job_id, fields in jobs]
-        return wire.json_answer(wire.page(counts, rendered, start, length))
+        shown = array_of_jobs(qualified, jobs, hide=hide)
+        return await answered(page_of_jobs(msgspec.json.encode(counts), shown, start, length))
 
 
 def window(query: dict[str, str]) -> tuple[int, int]:

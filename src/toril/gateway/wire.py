@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec import UNSET
@@ -69,11 +69,6 @@ def value(text: bytes, *, hide: bool) -> bytes:
 def array(items: Iterable[bytes]) -> bytes:
     """JSON texts as a JSON array."""
     return b"[%b]" % b",".join(items)
-
-
-def page(counts: Mapping[str, int], jobs: Sequence[bytes], start: int, length: int) -> bytes:
-    """A page of jobs."""
-    return b'{"counts":%b,"jobs":%b,"start":%d,"length":%d}' % (_encode(counts), array(jobs), start, length)
 
 
 def log_page(lines: Sequence[bytes], count: int) -> bytes:

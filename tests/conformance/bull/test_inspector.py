@@ -1,12 +1,14 @@
 """Reading jobs, and writing what their workers report, on a real Valkey."""
 
 import json
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from tests.conformance.worlds import RealWorld
 from toril.bull.inspector import Inspector
 from toril.core.lease import Lease
+from toril.core.stored_job import Fields
 from toril.core.verdict import Complete, Fail
 
 DONE = Complete(b"1")
@@ -15,6 +17,18 @@ DONE = Complete(b"1")
 @pytest.fixture
 def inspector(world: RealWorld) -> Inspector:
     return Inspector(world.scripts, "bull")
+
+
+async def page(
+    inspector: Inspector, queue: str, statuses: Sequence[str], start: int, length: int
+) -> tuple[Mapping[str, int], list[tuple[bytes, Fields]]]:
+    counts, pieces = await inspector.page(queue, statuses, start, length)
+    return counts, [job async for piece in pieces for job in piece]
+
+
+async def logs(inspector: Inspector, queue: str, job_id: str, start: int, end: int) -> tuple[list[bytes], int]:
+    pieces = inspector.logs(queue, job_id, start, end)
+    return [line async for piece in pieces for line in piece], await inspector.log_count(queue, job_id)
 
 
 async def taken(world: RealWorld, token: bytes = b"us:1") -> Lease:
@@ -40,7 +54,7 @@ async def test_counts_and_jobs_come_by_status(world: RealWorld, inspector: Inspe
     await world.add("w-2")
     await world.add("d-1", delay_s=100.0)
     statuses = ("waiting", "active", "completed", "failed", "delayed")
-    counts, jobs = await inspector.page(world.queue, statuses, 0, 10)
+    counts, jobs = await page(inspector, world.queue, statuses, 0, 10)
     assert counts == {"waiting": 2, "paused": 0, "active": 1, "completed": 1, "failed": 1, "delayed": 1}
     assert [job_id for job_id, _ in jobs] == [b"w-2", b"w-1", b"a-1", b"c-1", b"f-1", b"d-1"]
     assert all(fields[b"name"] == b"job" for _, fields in jobs)
@@ -54,7 +68,7 @@ async def test_a_page_is_a_window_on_the_newest(world: RealWorld, inspector: Ins
             await world.store.complete(await taken(world), DONE, fetch_next=False)
             await world.pass_time(1.0)
     for start, length, expected in ((0, 3, [9, 8, 7]), (3, 3, [6, 5, 4]), (8, 5, [1, 0]), (10, 5, []), (0, 0, [])):
-        counts, jobs = await inspector.page(world.queue, [status], start, length)
+        counts, jobs = await page(inspector, world.queue, [status], start, length)
         assert counts[status] == 10
         assert [job_id for job_id, _ in jobs] == [b"job-%d" % number for number in expected]
 
@@ -63,19 +77,19 @@ async def test_the_window_holds_for_each_status(world: RealWorld, inspector: Ins
     for number in range(4):
         await world.add(f"w-{number}")
         await world.add(f"d-{number}", delay_s=100.0 + number)
-    _, jobs = await inspector.page(world.queue, ["waiting", "delayed"], 1, 2)
+    _, jobs = await page(inspector, world.queue, ["waiting", "delayed"], 1, 2)
     assert [job_id for job_id, _ in jobs] == [b"w-2", b"w-1", b"d-2", b"d-1"]
 
 
 async def test_an_unknown_queue_is_empty(inspector: Inspector) -> None:
-    counts, jobs = await inspector.page("no-such-queue", ["waiting", "failed"], 0, 10)
+    counts, jobs = await page(inspector, "no-such-queue", ["waiting", "failed"], 0, 10)
     assert (counts, jobs) == ({"waiting": 0, "paused": 0, "failed": 0}, [])
 
 
 async def test_reading_writes_nothing(world: RealWorld, inspector: Inspector) -> None:
-    await inspector.page(world.queue, ["waiting", "active", "completed", "failed", "delayed"], 0, 10)
+    await page(inspector, world.queue, ["waiting", "active", "completed", "failed", "delayed"], 0, 10)
     await inspector.get(world.queue, "a")
-    await inspector.logs(world.queue, "a", 0, -1)
+    await logs(inspector, world.queue, "a", 0, -1)
     await inspector.lock_token(world.queue, "a")
     assert await world.link.call("KEYS", world.keys.key("*")) == []
 
@@ -112,19 +126,19 @@ async def test_log_lines_come_back_in_order(world: RealWorld, inspector: Inspect
     for line in lines:
         assert await inspector.log(world.queue, "a", line)
     encoded = [line.encode() for line in lines]
-    assert await inspector.logs(world.queue, "a", 0, -1) == (encoded, 5)
-    assert await inspector.logs(world.queue, "a", 1, 2) == (encoded[1:3], 5)
-    assert await inspector.logs(world.queue, "a", -2, -1) == (encoded[-2:], 5)
-    assert await inspector.logs(world.queue, "a", 9, 20) == ([], 5)
+    assert await logs(inspector, world.queue, "a", 0, -1) == (encoded, 5)
+    assert await logs(inspector, world.queue, "a", 1, 2) == (encoded[1:3], 5)
+    assert await logs(inspector, world.queue, "a", -2, -1) == (encoded[-2:], 5)
+    assert await logs(inspector, world.queue, "a", 9, 20) == ([], 5)
 
 
 async def test_a_job_may_limit_its_log(world: RealWorld, inspector: Inspector) -> None:
     await world.add("a", fields={b"opts": json.dumps({"kl": 3}).encode()})
     for number in range(6):
         await inspector.log(world.queue, "a", f"line {number}")
-    assert await inspector.logs(world.queue, "a", 0, -1) == ([b"line 3", b"line 4", b"line 5"], 3)
+    assert await logs(inspector, world.queue, "a", 0, -1) == ([b"line 3", b"line 4", b"line 5"], 3)
 
 
 async def test_a_log_of_a_job_that_is_gone_is_not_kept(world: RealWorld, inspector: Inspector) -> None:
     assert not await inspector.log(world.queue, "a", "line")
-    assert await inspector.logs(world.queue, "a", 0, -1) == ([], 0)
+    assert await logs(inspector, world.queue, "a", 0, -1) == ([], 0)

@@ -66,13 +66,3 @@ def test_an_added_job_and_the_stored_one_have_the_same_fields() -> None:
 def test_any_log_lines_are_a_page(lines: list[bytes], count: int) -> None:
     page = json.loads(wire.log_page(lines, count))
     assert page == {"logs": [line.decode(errors="replace") for line in lines], "count": count}
-
-
-def test_a_page_has_counts_jobs_and_its_window() -> None:
-    text = wire.page({"waiting": 2, "paused": 0}, [b'{"id":"2"}', b'{"id":"1"}'], 0, 10)
-    assert json.loads(text) == {
-        "counts": {"waiting": 2, "paused": 0},
-        "jobs": [{"id": "2"}, {"id": "1"}],
-        "start": 0,
-        "length": 10,
-    }

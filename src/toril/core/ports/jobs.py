@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -22,6 +22,10 @@ class JobProducer(Protocol):
         ...
 
 
+Jobs = AsyncGenerator[list[tuple[bytes, Fields]], None]
+"""Ids and hashes in pieces of about a megabyte, each read when it is asked for."""
+
+
 class JobReader(Protocol):
     """Reads jobs; writes nothing."""
 
@@ -31,7 +35,7 @@ class JobReader(Protocol):
 
     async def page(
         self, queue: str, statuses: Sequence[str], start: int, length: int
-    ) -> tuple[Mapping[str, int], list[tuple[bytes, Fields]]]:
+    ) -> tuple[Mapping[str, int], Jobs]:
         """Counts by status, and the newest `length` jobs from `start` on of each status, one after another."""
         ...
 
@@ -39,14 +43,16 @@ class JobReader(Protocol):
         """How many jobs are in each of these states; `waiting` is not `paused`."""
         ...
 
-    async def jobs(
-        self, queue: str, states: Sequence[str], window: tuple[int, int], *, oldest_first: bool
-    ) -> list[tuple[bytes, Fields]]:
+    def jobs(self, queue: str, states: Sequence[str], window: tuple[int, int], *, oldest_first: bool) -> Jobs:
         """The jobs of some states, one state after another, from the first to the last of the window (inclusive)."""
         ...
 
-    async def logs(self, queue: str, job_id: str, start: int, end: int) -> tuple[list[bytes], int]:
-        """Log lines from `start` to `end` inclusive (negative from the end), oldest first, and their count."""
+    async def log_count(self, queue: str, job_id: str) -> int:
+        """How many log lines a job has."""
+        ...
+
+    def logs(self, queue: str, job_id: str, start: int, end: int) -> AsyncGenerator[list[bytes], None]:
+        """Log lines from `start` to `end` inclusive (negative from the end), oldest first, in pieces as jobs are."""
         ...
 
     async def lock_token(self, queue: str, job_id: str) -> bytes | None:

@@ -34,6 +34,7 @@ from toril.core.queue_name import NameRules
 from toril.gateway import shapes, wire
 from toril.gateway.audit import Audit
 from toril.gateway.description import SocketAbout
+from toril.gateway.large_answers import array_of_jobs, gathered, page_of_lines
 from toril.gateway.routing import Access, Request, Serve, SocketRoute
 from toril.gateway.sockets.socket import GOING_AWAY, Socket
 
@@ -159,7 +160,7 @@ class QueueSocketRoutes:
             case GetJobLogs(args=args):
                 if not is_job_id(args.job_id):
                     return wire.log_page([], 0)
-                return wire.log_page(*await self._reader.logs(queue, args.job_id, *args.window))
+                return await self._logs(queue, args.job_id, args.window)
             case GetWorkers():
                 return _encode(await self._control.workers(queue))
             case _:
@@ -181,9 +182,14 @@ class QueueSocketRoutes:
             counts = await self._reader.counts(queue, states)
             if max(counts.values(), default=0) > MAX_JOBS:
                 raise InvalidRequest(f"At most {MAX_JOBS} jobs at a time; ask for a smaller window")
-        jobs = await self._reader.jobs(queue, states, (start, end), oldest_first=bool(command.args.oldest_first))
+        jobs = self._reader.jobs(queue, states, (start, end), oldest_first=bool(command.args.oldest_first))
         qualified, hide = wire.qualified(self._prefix, queue), asked.request.hides(queue)
-        return wire.array(wire.stored(qualified, job_id, fields, hide=hide) for job_id, fields in jobs)
+        return await gathered(array_of_jobs(qualified, jobs, hide=hide), "ask for a smaller window")
+
+    async def _logs(self, queue: str, job_id: str, window: tuple[int, int]) -> bytes:
+        count = await self._reader.log_count(queue, job_id)
+        parts = page_of_lines(self._reader.logs(queue, job_id, *window), count)
+        return await gathered(parts, "ask for fewer lines")
 
 
 def refusal(number: bytes, error: TorilError) -> bytes:
