@@ -187,6 +187,18 @@ async def test_the_parent_of_what_is_drained_does_not_wait_for_it(world: RealWor
     assert await world.link.call("LRANGE", parents.key("wait"), 0, -1) == [b"p"]
 
 
+async def test_such_a_parent_waits_where_bullmq_5_finds_it(world: RealWorld, sweeps: Sweeps) -> None:
+    parents = QueueKeys("bull", f"{world.queue}-parents")
+    parent = parents.key("p")
+    await world.link.call("HSET", parents.key("meta"), "paused", 1, "version", "bullmq:5.81.5")
+    await world.link.call("HSET", parent, "name", "p", "data", "{}", "opts", "{}", "timestamp", 1)
+    await world.link.call("ZADD", parents.key("waiting-children"), 1, "p")
+    child = await world.add("c", fields={b"parentKey": parent})
+    await world.link.call("SADD", parent + b":dependencies", world.keys.key(child))
+    assert await sweeps.drain(world.queue, delayed=False) == 1
+    assert await world.link.call("LRANGE", parents.key("paused"), 0, -1) == [b"p"]
+
+
 @pytest.mark.parametrize("state", ["wait", "paused", "prioritized", "delayed"])
 async def test_cleaning_finds_what_is_old_behind_what_is_newer(
     world: RealWorld, sweeps: Sweeps, store: redis.Redis, monkeypatch: pytest.MonkeyPatch, state: str
