@@ -32,7 +32,7 @@ from toril.processes import (
     SOCKET_VARIABLE,
     Processes,
 )
-from toril.server import bind, serve
+from toril.server import bind, serve, why_not_bound
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -145,9 +145,7 @@ def _serve(options: argparse.Namespace, given: Sequence[str]) -> int:
     try:
         sock = bind(settings.host, settings.port)
     except OSError as exc:
-        print(
-            f"toril: cannot listen on {settings.host}:{settings.port}: {os.strerror(exc.errno or 0)}", file=sys.stderr
-        )
+        print(f"toril: cannot listen on {settings.host}:{settings.port}: {why_not_bound(exc)}", file=sys.stderr)
         return 1
     if options.processes > 1:
         return Processes(given, sock, options.processes).run()

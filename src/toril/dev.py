@@ -15,7 +15,7 @@ from toril.config.loading import load
 from toril.config.logs import configure
 from toril.core.errors import StoreUnavailable
 from toril.core.policy import RedisAddress, Settings
-from toril.server import bind, serve, url_of
+from toril.server import bind, serve, url_of, why_not_bound
 
 
 def dev(host: str, port: int | None, data: Path) -> int:
@@ -27,7 +27,7 @@ def dev(host: str, port: int | None, data: Path) -> int:
         sock = bind(host, port)
     except OSError as exc:
         print(
-            f"toril: cannot listen on {host}:{port}: {os.strerror(exc.errno or 0)} (choose another with --port)",
+            f"toril: cannot listen on {host}:{port}: {why_not_bound(exc)} (choose another with --port)",
             file=sys.stderr,
         )
         return 1

@@ -38,6 +38,7 @@ class Child:
         self.number = number
         self.process: subprocess.Popen[bytes] | None = None
         self.started_at = 0.0
+        self.told_to_stop = False
         self.failures = 0
         self.start_at = 0.0
 
@@ -87,8 +88,15 @@ class Processes:
             log.error("process.ended", number=child.number, status=child.process.returncode, again_in_s=pause_s)
             child.process, child.start_at = None, now + pause_s
         if child.process is None and now >= child.start_at and not self._stopping:
+            child.told_to_stop = False
             child.process = self._start(child.number)
             child.started_at = now
+            self._catch_up(child.process, child)
+
+    def _catch_up(self, process: subprocess.Popen[bytes], child: Child) -> None:
+        """Stop a child that was being started when the signal came: there was no process to pass it on to."""
+        if self._stopping and not child.told_to_stop:
+            process.send_signal(signal.SIGTERM)
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         descriptor = self._sock.fileno()
@@ -119,4 +127,5 @@ class Processes:
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         for child in self._children:
             if child.process is not None and child.process.poll() is None:
+                child.told_to_stop |= number != signal.SIGHUP
                 child.process.send_signal(number)

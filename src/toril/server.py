@@ -52,6 +52,16 @@ def bind(host: str, port: int) -> socket.socket:
     return listening
 
 
+def why_not_bound(exc: OSError) -> str:
+    """Say why an address cannot be bound.
+
+    A failed look-up of its name has a negative number, which `os.strerror` does not know.
+    """
+    if exc.errno is not None and exc.errno > 0:
+        return os.strerror(exc.errno)
+    return "the host name cannot be resolved"
+
+
 def url_of(listening: socket.socket) -> str:
     """Where a socket can be reached from this machine."""
     host, port = listening.getsockname()[:2]

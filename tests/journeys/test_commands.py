@@ -133,6 +133,12 @@ class TestDev:
         assert done.returncode == 1
         assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
 
+    def test_a_host_that_cannot_be_resolved_is_named(self, tmp_path: Path) -> None:
+        done = run("dev", "--data", str(tmp_path / "data"), "--host", "no-such-host.invalid")
+        assert done.returncode == 1
+        assert "cannot listen on no-such-host.invalid:8080: the host name cannot be resolved" in done.stderr
+        assert "Unknown error" not in done.stderr
+
     def test_no_valkey_stays_behind(self, start_dev: Callable[[], Dev]) -> None:
         dev = start_dev()
         assert dev.process.terminate().code == 0

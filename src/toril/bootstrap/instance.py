@@ -206,8 +206,16 @@ class Instance:
         return self._role.works or self._role.answers
 
     def _take_over(self, plan: Plan) -> None:
-        """From now on run with these settings, in all that a reload can change."""
-        settings, self.settings = plan.settings, plan.settings
+        """From now on run with these settings, in all that a reload can change.
+
+        Raises:
+            TorilError: nothing has changed, since the new store of large bodies cannot be used.
+        """
+        settings = plan.settings
+        # What can fail comes first: a reload applies all of what it says it does, or nothing.
+        switches = not {"payloads.url", "payloads.endpoint", "payloads.region"}.isdisjoint(plan.applied)
+        blobs = _open_blobs(settings.payloads) if switches else None
+        self.settings = settings
         if not {"tokens", "auth_tokens"}.isdisjoint(plan.applied):
             # What goes on with tokens that are gone is ended.
             self._tokens.replace(settings.gateway.auth_tokens, settings.gateway.tokens)
@@ -217,8 +225,8 @@ class Instance:
             self._delivery.renew(settings)
         if "log.level" in plan.applied:
             set_level(settings.log.level)
-        if not {"payloads.url", "payloads.endpoint", "payloads.region"}.isdisjoint(plan.applied):
-            self._blobs.switch(_open_blobs(settings.payloads))
+        if switches:
+            self._blobs.switch(blobs)
             if self._proxy is not None:
                 self._proxy.tell_where_answers_go(settings.payloads)
         self._spill.threshold_bytes = settings.payloads.threshold_bytes

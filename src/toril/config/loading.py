@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import yaml
 from msgspec.structs import replace
 from redis.asyncio.connection import parse_url
 
@@ -21,6 +20,7 @@ from toril.config.settings import SETTINGS, Setting
 from toril.config.targets import targets
 from toril.config.tokens import Faults
 from toril.config.upstreams import collisions, completed
+from toril.config.yaml_file import read_yaml
 from toril.core.errors import ConfigInvalid
 from toril.core.policy import RedisAddress, Settings
 from toril.core.upstream import DEFAULT_API_PATH
@@ -54,18 +54,25 @@ def config_file(given: Path | None, environment: Mapping[str, str]) -> Path | No
         return None
 
 
-def load(environment: Mapping[str, str], file: Path | None = None, secrets: SecretFiles | None = None) -> Settings:
+def load(
+    environment: Mapping[str, str],
+    file: Path | None = None,
+    secrets: SecretFiles | None = None,
+    *,
+    again: bool = False,
+) -> Settings:
     """The settings of this process.
 
     Args:
         secrets: reads the files that hold secrets.
+        again: they have been read before, so that a file with nothing in it is one that is being written, or a mistake.
 
     Raises:
         ConfigInvalid: with every fault, each naming the key or the variable.
     """
     faults: list[str] = []
     files = secrets if secrets is not None else SecretFiles()
-    given = _from_file(file, faults, files) if file is not None else {}
+    given = _from_file(file, faults, files, again=again) if file is not None else {}
     as_proxq = file is not None and environment.get(PROXQ_FILE) == str(file)
     has_proxy = as_proxq or not _OF_A_PROXY.isdisjoint(given)
     given |= _from_environment(environment, faults)
@@ -90,22 +97,15 @@ def _from_environment(environment: Mapping[str, str], faults: list[str]) -> dict
     return given
 
 
-def _from_file(file: Path, faults: list[str], secrets: SecretFiles) -> dict[str, Any]:
+def _from_file(file: Path, faults: list[str], secrets: SecretFiles, *, again: bool) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError) as exc:
-        faults.append(f"{file} cannot be read: {exc}")
-        return {}
-    except yaml.YAMLError as exc:
-        # Where, and nothing else: the parser's own text shows the line, which may hold a secret.
-        mark = getattr(exc, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else "somewhere in it"
-        faults.append(f"{file} is not YAML: it cannot be read at {where}")
-        return {}
-    except (ValueError, RecursionError):
-        faults.append(f"{file} cannot be read: it holds a date that does not exist, or is nested too deeply")
+        document = read_yaml(file)
+    except ValueError as exc:
+        faults.append(str(exc))
         return {}
     if document is None:
+        if again:
+            faults.append(f"{file} is empty; to run without its settings, restart without the file")
         return {}
     if not isinstance(document, dict):
         faults.append(f"{file} must hold a mapping of settings")

@@ -15,7 +15,7 @@ import structlog
 from toril.config.loading import load
 from toril.config.rollout import Plan, plan
 from toril.config.secret_files import SecretFiles, State, state_of
-from toril.core.errors import ConfigInvalid
+from toril.core.errors import ConfigInvalid, TorilError
 from toril.core.policy import Settings
 from toril.core.rollout import Rollout
 
@@ -50,6 +50,7 @@ class ConfigFile:
         self._secrets = SecretFiles()
         self._seen: dict[Path, State] = {}
         self._asked = asyncio.Event()
+        self._was_read = False
 
     @property
     def vanished(self) -> list[str]:
@@ -68,11 +69,12 @@ class ConfigFile:
             seen[self._file] = state_of(self._file)
         secrets = SecretFiles(self._secrets)
         try:
-            settings = self._adapt(load(self._environment, self._file, secrets))
+            settings = self._adapt(load(self._environment, self._file, secrets, again=self._was_read))
         except ConfigInvalid:
             # It may be mended by a secret file that comes.
             self._seen = seen | secrets.seen
             raise
+        self._was_read = True
         self._secrets = secrets
         self._seen = {file: state for file, state in seen.items() if file == self._file} | secrets.seen
         return settings
@@ -109,7 +111,7 @@ class Reloading:
     Args:
         config: where it comes from. It has been read once.
         running: what was read.
-        apply: takes over what runs from now on.
+        apply: takes over what runs from now on, all or nothing; raises a `TorilError` where it cannot.
         spread: makes the processes beside this one read it too.
     """
 
@@ -165,7 +167,11 @@ class Reloading:
             next_one = plan(self._running, wanted)
             before = self.rollout
             if next_one.applied:
-                self._apply(next_one)
+                try:
+                    self._apply(next_one)
+                except TorilError as exc:
+                    log.error("config.kept", faults=[exc.message], hint="what was read before goes on counting")
+                    raise ConfigInvalid([exc.message]) from exc
             self._wanted, self._running = wanted, next_one.settings
             self.rollout = Rollout(
                 generation=before.generation + bool(anew.applied or anew.pending),

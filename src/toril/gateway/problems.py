@@ -11,6 +11,8 @@ import msgspec
 import structlog
 
 from toril.core.errors import (
+    BlobsUnavailable,
+    CannotServe,
     ConnectionLost,
     LedgerElsewhere,
     LedgerUnavailable,
@@ -28,6 +30,8 @@ log = structlog.get_logger(__name__)
 PLAIN = b"text/plain;charset=utf-8"
 PROBLEM = b"application/problem+json"
 _AWAY = b"Redis is not available, try again"
+_REFUSES = b"Redis cannot serve now (it is full, read-only or busy), try again"
+_BODIES = b"The store of large bodies is not available, try again"
 _UNKNOWN = b"Redis did not answer, so whether anything was written is unknown"
 _LEDGER = b"The ledger is not available, so nothing was accepted for certain: try again, best with an idempotency key"
 
@@ -65,6 +69,10 @@ def _away(error: StoreUnavailable) -> bytes:
             return error.message.encode()
         case LedgerUnavailable():
             return _LEDGER
+        case BlobsUnavailable():
+            return _BODIES
+        case CannotServe():
+            return _REFUSES
         case ConnectionLost() | StoreTimeout():
             return _UNKNOWN
         case _:

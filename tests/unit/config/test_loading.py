@@ -185,7 +185,39 @@ def test_a_file_that_is_not_text_is_a_fault(file: Path) -> None:
     assert fault.startswith(f"{file} cannot be read: ")
 
 
-@pytest.mark.parametrize("content", ["a: [", "a: b: c", "\tx", "? [a]: b", "a: !!python/object:os.system x"])
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("port: 1\nhost: a\nport: 2\n", "line 3: the key port is given twice, first on line 1"),
+        (
+            "targets:\n  a: {url: 'http://a'}\n  'a': {url: 'http://b'}\n",
+            "line 3: the key a is given twice, first on line 2",
+        ),
+        ("targets: {no: {url: 'http://a'}}", "line 1: YAML reads the key no as true or false; put it in quotes"),
+        ("log:\n  on: x", "line 2: YAML reads the key on as true or false; put it in quotes"),
+        ("1: x", "line 1: a key must be a text; put it in quotes"),
+        ("null: x", "line 1: a key must be a text; put it in quotes"),
+        ("? [a]: b", "line 1: a key must be a text; put it in quotes"),
+    ],
+)
+def test_a_key_that_is_given_twice_or_is_no_text_is_a_fault(file: Path, content: str, fault: str) -> None:
+    assert faults_of({}, written(file, content)) == [f"{file}, {fault}"]
+
+
+def test_a_merged_key_may_be_given_again(file: Path) -> None:
+    content = "targets:\n  a: &a {url: 'http://a', concurrency: 1}\n  b: {<<: *a, concurrency: 2}\n  c: {<<: *a}\n"
+    settings = load({}, written(file, content))
+    assert {target.name: target.concurrency for target in settings.targets} == {"a": 1, "b": 2, "c": 1}
+
+
+def test_a_file_that_is_empty_when_it_is_read_again_is_a_fault(file: Path) -> None:
+    for content in ("", "# nothing\n", "---\n"):
+        with pytest.raises(ConfigInvalid) as caught:
+            load({}, written(file, content), again=True)
+        assert caught.value.faults == [f"{file} is empty; to run without its settings, restart without the file"]
+
+
+@pytest.mark.parametrize("content", ["a: [", "a: b: c", "\tx", "a: !!python/object:os.system x"])
 def test_a_file_that_is_not_yaml_is_a_fault_of_one_line(file: Path, content: str) -> None:
     (fault,) = faults_of({}, written(file, content))
     assert fault.startswith(f"{file} is not YAML: ")

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from toril.config import reloading
 from toril.config.reloading import ConfigFile, Reloading
 from toril.config.rollout import Plan
-from toril.core.errors import ConfigInvalid
+from toril.core.errors import BlobsUnavailable, ConfigInvalid
 from toril.core.policy import Settings
 from toril.core.rollout import Rollout
 
@@ -161,6 +161,38 @@ async def test_a_broken_file_changes_nothing_and_one_line_says_why(file: Path, b
             renamed_over(file, document("mended"))
             assert await followed.names() == ["mended"]
     assert logs[1:] == [{"event": "config.reloaded", "log_level": "info", "generation": 2, "applied": ["tokens"]}]
+
+
+@pytest.mark.parametrize("nothing", ["", "# tokens: []\n"])
+async def test_a_file_that_has_become_empty_changes_nothing(file: Path, nothing: str) -> None:
+    with capture_logs() as logs:
+        async with following(file) as followed:
+            file.write_text(nothing)
+            await until(lambda: logs)
+            assert followed.applied == []
+            file.write_text(document("back"))
+            assert await followed.names() == ["back"]
+    assert logs[0]["faults"] == [f"{file} is empty; to run without its settings, restart without the file"]
+
+
+async def test_what_cannot_be_taken_over_changes_nothing_and_is_tried_again_at_the_next_reload(file: Path) -> None:
+    config = ConfigFile({}, file)
+    applied: list[Settings] = []
+    faults = [BlobsUnavailable("the folder is read-only")]
+
+    def apply(plan: Plan) -> None:
+        if faults:
+            raise faults.pop()
+        applied.append(plan.settings)
+
+    reloading = Reloading(config, config.read(), apply)
+    file.write_text(document("two"))
+    with pytest.raises(ConfigInvalid) as caught:
+        await reloading.reload()
+    assert caught.value.faults == ["the folder is read-only"]
+    assert reloading.rollout == Rollout()
+    assert (await reloading.reload()).applied == ("tokens",)
+    assert [grant.caller.name for grant in applied[0].gateway.tokens] == ["two"]
 
 
 async def test_a_file_that_is_gone_changes_nothing(file: Path) -> None:
