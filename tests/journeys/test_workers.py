@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -113,6 +114,56 @@ class TestRegistry:
     def test_a_document_without_opts_is_enough(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
         gateway.register_document({"queue": queue, "endpoint": {"url": endpoint.url, "method": "POST"}})
         gateway.finished(queue, gateway.add_one(queue))
+
+    @pytest.mark.parametrize("stored", [False, True], ids=["posted", "stored by another instance"])
+    @pytest.mark.parametrize(
+        "options_and_whether_the_job_stays",
+        [
+            ({"removeOnComplete": {"count": 0}, "maxStalledCount": 0, "timeout": 0}, False),
+            ({"removeOnComplete": {"age": 0}, "limiter": False}, False),
+            ({"removeOnComplete": False, "removeOnFail": False}, True),
+        ],
+    )
+    def test_a_document_that_bullmq_proxy_takes_runs(
+        self,
+        gateway: Gateway,
+        endpoint: Endpoint,
+        queue: str,
+        store: redis.Redis,
+        options_and_whether_the_job_stays: tuple[dict[str, Any], bool],
+        stored: bool,
+    ) -> None:
+        more, stays = options_and_whether_the_job_stays
+        document = worker(queue, endpoint.url, headers={"x-number": 5, "x-flag": True}, **more)
+        if stored:
+            write_like_bullmq_proxy(store, queue, json.dumps(document))
+        else:
+            gateway.register_document(document)
+        job_id = gateway.add_one(queue)
+        endpoint.wait_for_calls(1)
+        call = endpoint.calls[0]
+        assert (call.header("x-number"), call.header("x-flag")) == ("5", "true")
+        eventually(lambda: store.llen(f"bull:{queue}:active") == 0, what="the job to end")
+        assert gateway.exists(queue, job_id) is stays
+
+    def test_options_may_be_false(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
+        gateway.register_document(worker(queue, endpoint.url) | {"opts": False})
+        gateway.finished(queue, gateway.add_one(queue))
+        shown = gateway.http.get(f"/workers/{queue}").json()
+        assert (shown["state"], shown["opts"]) == ("running", {})
+
+    def test_workers_are_listed_by_state(
+        self, gateway: Gateway, endpoint: Endpoint, new_queue: Callable[[], str]
+    ) -> None:
+        running, paused = new_queue(), new_queue()
+        for queue in (running, paused):
+            gateway.register(queue, endpoint.url)
+        assert gateway.http.post(f"/workers/{paused}/pause").status_code == 204
+        for state, there in (("running", running), ("paused", paused)):
+            listed = gateway.http.get("/workers", params={"state": state}).json()
+            assert {queue: url for queue, url in listed.items() if queue in (running, paused)} == {there: endpoint.url}
+        answer = gateway.http.get("/workers", params={"state": "asleep"})
+        assert (answer.status_code, answer.text) == (400, "Invalid state asleep, must be running, paused or invalid")
 
     def test_jobs_that_were_there_before_the_worker_are_worked_on(
         self, gateway: Gateway, endpoint: Endpoint, queue: str
@@ -381,7 +432,12 @@ class TestOtherInstances:
         write_like_bullmq_proxy(store, healthy, json.dumps(worker(healthy, endpoint.url)))
         gateway.finished(healthy, gateway.add_one(healthy))
         assert gateway.http.get("/workers").json()[healthy] == endpoint.url
-        assert toril.status("/ready") == 200
+        assert isinstance(gateway.http.get("/workers").json()[broken], str)
+        invalid = gateway.http.get("/workers", params={"state": "invalid"}).json()
+        assert (broken in invalid, healthy in invalid) == (True, False)
+        ready = toril.client.get("/ready")
+        assert ready.status_code == 200
+        assert any("cannot run" in warning for warning in ready.json()["warnings"])
         write_like_bullmq_proxy(store, broken, json.dumps(worker(broken, endpoint.url)))
         gateway.finished(broken, gateway.add_one(broken))
 

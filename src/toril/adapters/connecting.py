@@ -108,7 +108,7 @@ class Connector:
 
     async def _addresses(self, patience_s: float) -> tuple[list[str], list[str]]:
         """The host's addresses that may be connected to, and why the others may not."""
-        denied = self._egress.refuses_host(self._host) if self._egress is not None else None
+        denied = self._egress.refuses_origin(self._host, self._port) if self._egress is not None else None
         if denied is not None:
             return [], [denied]
         if self._literal is not None:

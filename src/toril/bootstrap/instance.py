@@ -313,7 +313,8 @@ class Instance:
 
     def warnings(self) -> list[str]:
         """What an operator has to look at, though work moves."""
-        return [] if self._delivery is None else self._delivery.warnings()
+        warnings = [] if self._delivery is None else self._delivery.warnings()
+        return [*warnings, *(self._reconciler.warnings() if self._follows_workers else [])]
 
     def _destination(self, document: bytes) -> Destination:
         spec = read_worker(document, self._names)

@@ -81,6 +81,23 @@ class Egress:
         literal = literal_address(host)
         return self._refuses_name(host) if literal is None else self.refuses(host, str(literal))
 
+    def refuses_origin(self, host: str, port: int | None) -> str | None:
+        """As `refuses_host`, and why this port is refused; None is the scheme's own.
+
+        A host that the allow list names may have any port.
+        """
+        refusal = self.refuses_host(host)
+        if refusal is None and port in OTHER_PROTOCOLS and not self._names(host):
+            return f"port {port} belongs to another protocol"
+        return refusal
+
+    def _names(self, host: str) -> bool:
+        """Whether the allow list names this host, or the address that it is."""
+        literal = literal_address(host)
+        if literal is None:
+            return self._allow.has_name(host_name(host))
+        return all(self._allow.has_address(meant) for meant in meanings(literal))
+
     def refuses(self, host: str, address: str) -> str | None:
         """Why no connection to this address may be made for this host; None where it may."""
         denied = self._refuses_name(host)

@@ -6,15 +6,17 @@ theirs. `read_worker` serves both sides: what a caller posts, and what is found 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from toril.core.egress import OTHER_PROTOCOLS, Egress
+from toril.core.egress import Egress
 from toril.core.errors import InvalidRequest
 from toril.core.headers import is_header_name, is_header_value
+from toril.core.javascript import is_falsy, number_text
 from toril.core.job_faults import decode_json, js, whole
 from toril.core.push_policy import PushPolicy, read_policy
 from toril.core.queue_name import NameRules
@@ -27,6 +29,7 @@ DEFAULT_TIMEOUT_S = 3.0
 MAX_CONCURRENCY = 10_000
 MAX_URL = 16 * 1024
 MAX_HEADERS_BYTES = 64 * 1024
+_USER = re.compile(r"\A([^/\\?#@:]*:[/\\]*)[^/\\?#]*@")
 
 
 class Endpoint(Struct, frozen=True):
@@ -76,7 +79,7 @@ def read_worker(document: bytes, names: NameRules) -> WorkerSpec:
     if not isinstance(parsed["endpoint"], dict):
         raise InvalidRequest(f"Invalid endpoint {js(parsed['endpoint'])}, must be an object", field="endpoint")
     endpoint = _endpoint(parsed["endpoint"])
-    opts = {} if parsed.get("opts") is None else parsed["opts"]
+    opts = {} if is_falsy(parsed.get("opts")) else parsed["opts"]
     if not isinstance(opts, dict):
         raise InvalidRequest(f"Invalid opts {js(opts)}, must be an object", field="opts")
     policy = None if parsed.get("policy") is None else read_policy(parsed["policy"])
@@ -85,17 +88,26 @@ def read_worker(document: bytes, names: NameRules) -> WorkerSpec:
     return _with_options(WorkerSpec(queue, endpoint, policy=policy), opts)
 
 
+def stored_url(document: bytes) -> str:
+    """Return the URL in a stored document as it can be shown, whatever else is in there; empty where there is none."""
+    try:
+        url = decode_json(document)["endpoint"]["url"]
+    except (InvalidRequest, LookupError, TypeError):
+        return ""
+    # What cannot run may hold a password, and need not be a URL.
+    return _USER.sub(rf"\1{HIDDEN}@", url) if isinstance(url, str) else ""
+
+
 def shown_worker(queue: str, document: bytes, names: NameRules, *, paused: bool) -> dict[str, Any]:
     """A worker's document as callers may see it: the values of its headers are hidden, its policy left out.
 
-    `state` is `running`, `paused`, or `invalid` where somebody has stored what cannot run; `reason` says why.
+    `state` is that of `worker_state`; of one that is invalid, `reason` says why.
     """
-    try:
-        read_worker(document, names)
-    except InvalidRequest as exc:
+    fault = _fault_of(queue, document, names)
+    if fault is not None:
         # These messages repeat what is there instead of an object, and that may be headers.
-        is_repeated = exc.message.endswith(", must be an object")
-        reason = f"Invalid {exc.field}, must be an object" if is_repeated else exc.message
+        is_repeated = fault.message.endswith(", must be an object")
+        reason = f"Invalid {fault.field}, must be an object" if is_repeated else fault.message
         return {"queue": queue, "endpoint": None, "opts": None, "state": "invalid", "reason": reason}
     parsed = decode_json(document)
     endpoint = parsed["endpoint"]
@@ -105,9 +117,27 @@ def shown_worker(queue: str, document: bytes, names: NameRules, *, paused: bool)
     return {"queue": queue, "endpoint": endpoint, "opts": parsed.get("opts") or {}, "state": state}
 
 
+def worker_state(queue: str, document: bytes, names: NameRules, *, paused: bool) -> str:
+    """Return `running`, `paused`, or `invalid` where somebody has stored what cannot run."""
+    if _fault_of(queue, document, names) is not None:
+        return "invalid"
+    return "paused" if paused else "running"
+
+
+def _fault_of(queue: str, document: bytes, names: NameRules) -> InvalidRequest | None:
+    """Return why what is stored for a queue cannot run; None where it can."""
+    try:
+        spec = read_worker(document, names)
+    except InvalidRequest as exc:
+        return exc
+    if spec.queue != queue:
+        return InvalidRequest(f"Invalid queue {spec.queue}, the document is stored for {queue}", field="queue")
+    return None
+
+
 def _require(parsed: dict[str, Any], fields: tuple[str, ...]) -> None:
     for field in fields:
-        if parsed.get(field) in (None, "", 0, False):
+        if is_falsy(parsed.get(field)):
             raise InvalidRequest(f"{field} is required", field=field)
 
 
@@ -124,7 +154,7 @@ def _endpoint(parsed: dict[str, Any]) -> Endpoint:
     if not isinstance(method, str) or method.upper() not in METHODS:
         raise InvalidRequest(f"Invalid HTTP method {js(method)}", field="endpoint.method")
     _only(parsed, ("url", "method", "headers", "timeout"))
-    timeout = _positive(parsed, "timeout", "timeout")
+    timeout = None if is_falsy(parsed.get("timeout")) else _least(parsed, "timeout", "timeout", 1)
     return Endpoint(
         parsed["url"],
         method.upper(),
@@ -134,7 +164,7 @@ def _endpoint(parsed: dict[str, Any]) -> Endpoint:
 
 
 def check_url(url: Any) -> None:
-    """Only absolute http and https URLs that a request line can carry, without user name, password or odd port."""
+    """Only absolute http and https URLs that a request line can carry, without user name and password."""
     fault = InvalidRequest("Invalid URL", field="endpoint.url")
     if not isinstance(url, str) or not url.isprintable() or " " in url or "\\" in url:
         raise fault
@@ -148,18 +178,17 @@ def check_url(url: Any) -> None:
         raise fault from exc
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise fault
-    if port in OTHER_PROTOCOLS:
-        raise InvalidRequest(f"Invalid URL, port {port} belongs to another protocol", field="endpoint.url")
     if parts.username is not None or parts.password is not None:
         raise InvalidRequest("Invalid URL, must not contain a user name or password", field="endpoint.url")
 
 
-def check_host(endpoint: Endpoint, egress: Egress) -> None:
-    """Refuse an endpoint whose host is refused whatever its addresses are; names are not looked up.
+def check_origin(endpoint: Endpoint, egress: Egress) -> None:
+    """Refuse an endpoint whose host or port is refused whatever its addresses are; names are not looked up.
 
     Not part of `read_worker`: a worker that is in the hash already runs, and its jobs tell why they fail.
     """
-    refusal = egress.refuses_host(urlsplit(endpoint.url).hostname or "")
+    parts = urlsplit(endpoint.url)
+    refusal = egress.refuses_origin(parts.hostname or "", parts.port)
     if refusal is not None:
         raise InvalidRequest(f"Invalid URL, {refusal}", field="endpoint.url")
 
@@ -169,18 +198,26 @@ def _headers(parsed: Any) -> tuple[tuple[str, str], ...]:
         return ()
     if not isinstance(parsed, dict):
         raise InvalidRequest(f"Invalid headers {js(parsed)}, must be an object", field="endpoint.headers")
-    for name, value in parsed.items():
-        if not name.isascii() or not is_header_name(name.encode()):
-            raise InvalidRequest(f"Invalid header name {name!r}", field="endpoint.headers")
-        if not isinstance(value, str) or not _is_sendable(value):
-            raise InvalidRequest(f"Invalid value of header {name}", field=f"endpoint.headers.{name}")
-    if sum(len(name) + len(value) + 4 for name, value in parsed.items()) > MAX_HEADERS_BYTES:
+    headers = {name: _header_value(name, value) for name, value in parsed.items()}
+    if sum(len(name) + len(value) + 4 for name, value in headers.items()) > MAX_HEADERS_BYTES:
         raise InvalidRequest(
             f"Invalid headers, must be at most {MAX_HEADERS_BYTES} bytes in sum", field="endpoint.headers"
         )
     if sum(name.lower() == "host" for name in parsed) > 1:
         raise InvalidRequest("Invalid headers, there is more than one Host", field="endpoint.headers")
-    return tuple(parsed.items())
+    return tuple(headers.items())
+
+
+def _header_value(name: str, value: Any) -> str:
+    """Return a header's value as text, as `fetch` sends it: `5` as "5", `true` as "true"."""
+    if not name.isascii() or not is_header_name(name.encode()):
+        raise InvalidRequest(f"Invalid header name {name!r}", field="endpoint.headers")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = number_text(value) if isinstance(value, (int, float)) else value
+    if not isinstance(text, str) or not _is_sendable(text):
+        raise InvalidRequest(f"Invalid value of header {name}", field=f"endpoint.headers.{name}")
+    return text
 
 
 def _is_sendable(value: str) -> bool:
@@ -198,16 +235,16 @@ def _leave_signature_to_us(endpoint: Endpoint) -> None:
 
 def _with_options(spec: WorkerSpec, opts: dict[str, Any]) -> WorkerSpec:
     _only(opts, ("concurrency", "removeOnComplete", "removeOnFail", "limiter", "maxStalledCount"))
-    limiter = opts.get("limiter")
+    limiter = None if is_falsy(opts.get("limiter")) else opts["limiter"]
     if limiter is not None:
         if not isinstance(limiter, dict):
             raise InvalidRequest(f"Invalid limiter {js(limiter)}, must be an object", field="limiter")
         limiter = Limiter(
-            _positive(limiter, "max", "limiter.max", required=True) or 0,
-            _positive(limiter, "duration", "limiter.duration", required=True) or 0,
+            _least(limiter, "max", "limiter.max", 1, required=True) or 0,
+            _least(limiter, "duration", "limiter.duration", 1, required=True) or 0,
         )
-    stalled = _positive(opts, "maxStalledCount", "maxStalledCount")
-    concurrency = _positive(opts, "concurrency", "concurrency")
+    stalled = _least(opts, "maxStalledCount", "maxStalledCount", 0)
+    concurrency = _least(opts, "concurrency", "concurrency", 1)
     if concurrency is not None and concurrency > MAX_CONCURRENCY:
         raise InvalidRequest(f"Invalid concurrency, must be at most {MAX_CONCURRENCY}", field="concurrency")
     return replace(
@@ -221,22 +258,24 @@ def _with_options(spec: WorkerSpec, opts: dict[str, Any]) -> WorkerSpec:
 
 
 def _keep(opts: dict[str, Any], field: str) -> Keep | None:
-    parsed = opts.get(field)
-    if parsed is None:
+    """Return how many ended jobs stay; None, as for BullMQ's workers without the option, is all of them."""
+    if is_falsy(opts.get(field)):
         return None
+    parsed = opts[field]
     if not isinstance(parsed, dict):
         raise InvalidRequest(f"Invalid {field} {js(parsed)}, must be an object", field=field)
     _only(parsed, ("count", "age"), f"{field}.")
-    count = _positive(parsed, "count", f"{field}.count")
-    age = _positive(parsed, "age", f"{field}.age")
+    count = _least(parsed, "count", f"{field}.count", 0)
+    age = _least(parsed, "age", f"{field}.age", 0)
     return Keep(-1 if count is None and age is None else count, age)
 
 
-def _positive(parsed: dict[str, Any], field: str, path: str, *, required: bool = False) -> int | None:
+def _least(parsed: dict[str, Any], field: str, path: str, least: int, *, required: bool = False) -> int | None:
+    """Return a whole number of at least `least`; None where there is none and none is required."""
     value = parsed.get(field)
     if value is None and not required:
         return None
-    number = whole(value, 1)
+    number = whole(value, least)
     if number is None:
         raise InvalidRequest(f"Invalid {path}", field=path)
     return number

@@ -53,6 +53,8 @@ class Reconciler:
         self._others = 0
         self._looked_at = 0.0
         self._lost = False
+        # Queues whose document cannot run.
+        self._unfit: set[str] = set()
 
     async def faults(self) -> list[str]:
         """Return what keeps the registered workers from being known; empty when nothing does."""
@@ -60,6 +62,13 @@ class Reconciler:
             return ["the registered workers have not been read yet"]
         self._notice(await self._registry.state(self._seen))
         return ["Redis has lost the registered workers; they are being put back"] if self._lost else []
+
+    def warnings(self) -> list[str]:
+        """Return what an operator has to look at: registered workers that cannot run, unless they are paused."""
+        count = sum(not self._running[queue][1] for queue in self._unfit)
+        if not count:
+            return []
+        return [f"{count} registered worker(s) cannot run: GET /workers?state=invalid names them"]
 
     def missed(self) -> None:
         """Announcements may have been missed: compare everything."""
@@ -139,13 +148,18 @@ class Reconciler:
                 continue
             if wanted is None:
                 del self._running[queue]
+                self._unfit.discard(queue)
                 self._supervisor.stop(queue)
                 continue
             # Remembered also where it cannot run: it is complained of once.
             self._running[queue] = wanted
-            self._start(queue, *wanted)
+            if self._start(queue, *wanted):
+                self._unfit.discard(queue)
+            else:
+                self._unfit.add(queue)
 
-    def _start(self, queue: str, document: bytes, paused: bool) -> None:
+    def _start(self, queue: str, document: bytes, paused: bool) -> bool:
+        """Start a worker, or pause it; False where its document cannot run."""
         try:
             destination = self._read(document)
             if destination.queue != queue:
@@ -153,13 +167,14 @@ class Reconciler:
         except InvalidRequest as exc:
             log.error("worker.cannot_run", queue=queue, error=exc.message)
             self._supervisor.stop(queue)
-            return
+            return False
         except Exception:
             # Whatever somebody else has stored must not end the following of all the others.
             log.exception("worker.cannot_run", queue=queue)
             self._supervisor.stop(queue)
-            return
+            return False
         if paused:
             self._supervisor.pause(destination)
         else:
             self._supervisor.start(destination)
+        return True

@@ -119,7 +119,8 @@ class ProxiedRequests:
             check_url(url)
         except InvalidRequest as exc:
             raise InvalidRequest(f"X-Toril-Callback: {exc.message}", field="x-toril-callback") from exc
-        refusal = self._egress.refuses_host(urlsplit(url).hostname or "")
+        parts = urlsplit(url)
+        refusal = self._egress.refuses_origin(parts.hostname or "", parts.port)
         if refusal is not None:
             raise InvalidRequest(f"X-Toril-Callback: {refusal}", field="x-toril-callback")
         return url

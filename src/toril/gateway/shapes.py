@@ -282,11 +282,11 @@ class SchedulerPage(Struct):
 
 
 class WorkerEndpoint(Struct, forbid_unknown_fields=True):
-    """Where a worker's jobs are sent; `timeout` in milliseconds, for the whole answer."""
+    """Where a worker's jobs are sent; `timeout` in milliseconds, for the whole answer (0 is the default, 3000)."""
 
     url: str
     method: str
-    headers: dict[str, str] | None = None
+    headers: dict[str, str | float | bool] | None = None
     timeout: Count | None = None
 
 
@@ -298,19 +298,19 @@ class WorkerLimiter(Struct):
 
 
 class WorkerKeep(Struct, forbid_unknown_fields=True):
-    """How many finished jobs stay, and for how many seconds."""
+    """How many finished jobs stay, and for how many seconds; 0 is none of them."""
 
     count: Count | None = None
     age: Count | None = None
 
 
 class WorkerOptions(Struct, forbid_unknown_fields=True):
-    """A worker's options, as BullMQ spells them."""
+    """A worker's options, as BullMQ spells them. `false` is as if the option were not there; `true` is refused."""
 
     concurrency: Count | None = None
-    removeOnComplete: WorkerKeep | None = None  # noqa: N815
-    removeOnFail: WorkerKeep | None = None  # noqa: N815
-    limiter: WorkerLimiter | None = None
+    removeOnComplete: WorkerKeep | bool | None = None  # noqa: N815
+    removeOnFail: WorkerKeep | bool | None = None  # noqa: N815
+    limiter: WorkerLimiter | bool | None = None
     maxStalledCount: Count | None = None  # noqa: N815
 
 
@@ -335,7 +335,7 @@ class Worker(Struct, forbid_unknown_fields=True):
 
     queue: str
     endpoint: WorkerEndpoint
-    opts: WorkerOptions | None = None
+    opts: WorkerOptions | bool | None = None
     policy: WorkerPolicy | None = None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import msgspec
 
 from toril.core.access import Right
@@ -10,15 +12,20 @@ from toril.core.egress import Egress
 from toril.core.errors import InvalidRequest, WorkerNotFound
 from toril.core.ports.work import RecentAttempts, WorkerRegistry
 from toril.core.queue_name import NameRules
-from toril.core.worker import check_host, read_worker, shown_worker
+from toril.core.worker import check_origin, read_worker, shown_worker, stored_url, worker_state
 from toril.gateway import shapes, wire
-from toril.gateway.description import DONE, OK_TEXT, About, Reply
+from toril.gateway.description import DONE, OK_TEXT, About, Parameter, Reply
 from toril.gateway.routing import Access, Answer, Request, Route
 
+_State = Literal["running", "paused", "invalid"]
 _encode = msgspec.json.Encoder().encode
 
 _REGISTER = About((OK_TEXT,), body=shapes.Worker)
-_ALL = About((Reply(dict[str, str], "The endpoints' URLs by queue"),))
+_ALL = About(
+    (Reply(dict[str, str], "The endpoints' URLs by queue"),),
+    parameters=(Parameter("state", _State, "Only workers in this state; all of them unless told"),),
+    errors=(InvalidRequest,),
+)
 _REMOVE = About((OK_TEXT,), errors=(WorkerNotFound,))
 _ONE = About((Reply(shapes.ShownWorker, "The worker"),), errors=(WorkerNotFound,))
 _PAUSE = About((DONE,), body=Nothing, body_required=False, errors=(WorkerNotFound,))
@@ -63,21 +70,26 @@ class WorkerRoutes:
         document = await request.body(self._max_body_bytes)
         worker = read_worker(document, self._names)
         request.demand(Right.WORKERS_MANAGE, worker.queue)
-        check_host(worker.endpoint, self._egress)
+        check_origin(worker.endpoint, self._egress)
         await self._registry.put(worker.queue, document)
         return wire.OK
 
     async def all(self, request: Request) -> Answer:
-        """The endpoints' URLs by queue. A document that cannot run is not listed: nothing works on it."""
-        urls = {}
-        for queue, document in (await self._registry.all()).items():
-            if not request.caller.sees(queue):
-                continue
-            try:
-                urls[queue] = read_worker(document, self._names).endpoint.url
-            except InvalidRequest:
-                continue
-        return wire.json_answer(_encode(urls))
+        """The endpoints' URLs by queue, of all workers or of those in one state. Without a URL it is an empty text."""
+        wanted = request.query().get("state")
+        if wanted is not None and wanted not in get_args(_State):
+            raise InvalidRequest(f"Invalid state {wanted[:100]}, must be running, paused or invalid", field="state")
+        seen = {
+            queue: document for queue, document in (await self._registry.all()).items() if request.caller.sees(queue)
+        }
+        if wanted is not None:
+            paused = await self._registry.paused()
+            seen = {
+                queue: document
+                for queue, document in seen.items()
+                if worker_state(queue, document, self._names, paused=queue in paused) == wanted
+            }
+        return wire.json_answer(_encode({queue: stored_url(document) for queue, document in seen.items()}))
 
     async def remove(self, request: Request) -> Answer:
         """Remove a queue's worker; jobs in flight end."""

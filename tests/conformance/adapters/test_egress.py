@@ -100,6 +100,14 @@ async def test_a_kept_connection_stays_where_it_was_made_to() -> None:
         pool.close()
 
 
+async def test_a_port_of_another_protocol_is_refused_unless_the_host_is_allowed() -> None:
+    for allow, code in (((), "EGRESS_DENIED"), (("127.0.0.1",), "ECONNREFUSED")):
+        outbound = HttptoolsOutbound(1.0, 1024, Egress(EgressPolicy(allow=allow)))
+        outcome = await outbound.pool("http://127.0.0.1:6000/").send(POST)
+        assert isinstance(outcome, ConnectFailed)
+        assert outcome.code == code
+
+
 @pytest.mark.parametrize("addresses", [["127.0.0.1", "127.0.0.2"], ["127.0.0.2", "127.0.0.1"]])
 async def test_of_several_addresses_only_the_allowed_ones_are_connected_to(addresses: list[str]) -> None:
     async with two_servers() as (public, private):

@@ -254,6 +254,33 @@ def test_a_denied_name_is_refused_wherever_it_is(host: str) -> None:
     assert listed.refuses(host, "8.8.8.8") == f"{host} is refused by the egress deny list"
 
 
+@pytest.mark.parametrize(
+    ("host", "allow"),
+    [
+        ("pay.example", "pay.example"),
+        ("PAY.example.", "pay.example"),
+        ("a.pay.example", "*.pay.example"),
+        ("10.1.2.3", "10.0.0.0/8"),
+        ("0x0a.1", "10.0.0.1"),
+        ("::ffff:10.1.2.3", "10.0.0.0/8"),
+    ],
+)
+def test_a_host_that_is_allowed_by_name_or_address_may_have_any_port(host: str, allow: str) -> None:
+    assert egress().refuses_origin(host, 6000) == "port 6000 belongs to another protocol"
+    assert egress(allow=(allow,)).refuses_origin(host, 6000) is None
+    assert egress(allow=("other.example", "192.168.0.0/16")).refuses_origin(host, 6000) is not None
+
+
+def test_a_denied_host_stays_denied_at_any_port() -> None:
+    listed = egress(allow=("a.example",), deny=("a.example",))
+    assert listed.refuses_origin("a.example", 6000) == "a.example is refused by the egress deny list"
+
+
+@pytest.mark.parametrize("port", [None, 80, 443, 3000])
+def test_other_ports_need_no_allowance(port: int | None) -> None:
+    assert egress("public").refuses_origin("a.example", port) is None
+
+
 def test_a_mapped_network_is_the_ipv4_network() -> None:
     assert egress(deny=("::ffff:10.0.0.0/104",)).refuses("a", "10.1.2.3") is not None
     assert egress(deny=("::ffff:10.0.0.1",)).refuses("a", "10.0.0.1") is not None

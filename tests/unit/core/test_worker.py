@@ -12,7 +12,16 @@ from toril.core.errors import InvalidRequest
 from toril.core.policy import EgressPolicy
 from toril.core.queue_name import NameRules
 from toril.core.stored_job import Keep
-from toril.core.worker import MAX_CONCURRENCY, Endpoint, Limiter, WorkerSpec, check_host, read_worker, shown_worker
+from toril.core.worker import (
+    MAX_CONCURRENCY,
+    Endpoint,
+    Limiter,
+    WorkerSpec,
+    check_origin,
+    read_worker,
+    shown_worker,
+    stored_url,
+)
 
 ENDPOINT = {"url": "http://127.0.0.1:3000/charge", "method": "POST"}
 
@@ -106,20 +115,22 @@ TEXTS = [
     (endpoint(method="GET"), "Invalid HTTP method GET"),
     (endpoint(method="DELETE"), "Invalid HTTP method DELETE"),
     (endpoint(method=5), "Invalid HTTP method 5"),
-    (endpoint(timeout=0), "Invalid timeout"),
     (endpoint(timeout=-1), "Invalid timeout"),
     (endpoint(timeout=1.5), "Invalid timeout"),
     (endpoint(timeout="5"), "Invalid timeout"),
     (opts(concurrency=0), "Invalid concurrency"),
     (opts(concurrency=True), "Invalid concurrency"),
-    (opts(maxStalledCount=0), "Invalid maxStalledCount"),
+    (opts(concurrency=False), "Invalid concurrency"),
+    (opts(maxStalledCount=-1), "Invalid maxStalledCount"),
+    (opts(maxStalledCount=False), "Invalid maxStalledCount"),
     (opts(maxStalledCount=10**400), "Invalid maxStalledCount"),
     (opts(limiter={}), "Invalid limiter.max"),
     (opts(limiter={"max": 1}), "Invalid limiter.duration"),
     (opts(limiter={"duration": 1}), "Invalid limiter.max"),
     (opts(limiter={"max": 0, "duration": 1}), "Invalid limiter.max"),
     (opts(limiter={"max": 1, "duration": "1s"}), "Invalid limiter.duration"),
-    (opts(removeOnComplete={"count": 0}), "Invalid removeOnComplete.count"),
+    (opts(removeOnComplete={"count": -1}), "Invalid removeOnComplete.count"),
+    (opts(removeOnComplete={"age": False}), "Invalid removeOnComplete.age"),
     (opts(removeOnComplete={"age": -1}), "Invalid removeOnComplete.age"),
     (opts(removeOnFail={"count": "5"}), "Invalid removeOnFail.count"),
     (opts(removeOnFail={"age": 0.5}), "Invalid removeOnFail.age"),
@@ -143,7 +154,9 @@ def test_a_fault_is_named_in_bullmq_proxys_words(given: dict[str, Any], text: st
         (document(opts=[]), "Invalid opts [], must be an object"),
         (endpoint(headers=[]), "Invalid headers [], must be an object"),
         (opts(limiter=5), "Invalid limiter 5, must be an object"),
+        (opts(limiter=True), "Invalid limiter true, must be an object"),
         (opts(removeOnComplete=True), "Invalid removeOnComplete true, must be an object"),
+        (opts(removeOnComplete=5), "Invalid removeOnComplete 5, must be an object"),
         (opts(concurrency=MAX_CONCURRENCY + 1), f"Invalid concurrency, must be at most {MAX_CONCURRENCY}"),
         (b"", "Malformed JSON: Input data was truncated"),
         (b"\xff", "Malformed JSON: not UTF-8 at byte 0"),
@@ -151,6 +164,22 @@ def test_a_fault_is_named_in_bullmq_proxys_words(given: dict[str, Any], text: st
 )
 def test_what_could_not_run_is_refused(given: Any, text: str) -> None:
     assert fault_of(given).message == text
+
+
+@pytest.mark.parametrize("field", ["removeOnComplete", "removeOnFail", "limiter"])
+@pytest.mark.parametrize("value", [False, 0, ""])
+def test_an_option_that_javascript_takes_for_false_counts_as_not_there(field: str, value: Any) -> None:
+    assert read(opts(**{field: value})) == read(document())
+
+
+@pytest.mark.parametrize("value", [False, 0, "", None])
+def test_options_and_a_timeout_that_javascript_takes_for_false_count_as_not_there(value: Any) -> None:
+    assert read(document(opts=value)) == read(endpoint(timeout=value)) == read(document())
+
+
+def test_none_may_be_kept_and_no_stall_allowed() -> None:
+    spec = read(opts(removeOnComplete={"count": 0}, removeOnFail={"age": 0}, maxStalledCount=0))
+    assert (spec.keep_completed, spec.keep_failed, spec.max_stalled_count) == (Keep(0), Keep(None, 0), 0)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "post", "Put", "pAtCh"])
@@ -233,14 +262,17 @@ def test_a_url_that_cannot_be_requested_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize("port", [1, 22, 25, 53, 110, 6000, 6667, 10080])
 def test_a_port_of_another_protocol_is_refused(port: int) -> None:
-    fault = fault_of(endpoint(url=f"http://a.example:{port}/"))
-    assert fault.message == f"Invalid URL, port {port} belongs to another protocol"
-    assert fault.field == "endpoint.url"
+    registered = read(endpoint(url=f"http://a.example:{port}/")).endpoint
+    with pytest.raises(InvalidRequest) as caught:
+        check_origin(registered, Egress(EgressPolicy(allow=("b.example",))))
+    assert caught.value.message == f"Invalid URL, port {port} belongs to another protocol"
+    assert caught.value.field == "endpoint.url"
+    check_origin(registered, Egress(EgressPolicy(allow=("a.example",))))
 
 
 @pytest.mark.parametrize("port", [80, 443, 3000, 6001, 8080, 65535])
 def test_other_ports_are_the_callers_choice(port: int) -> None:
-    assert read(endpoint(url=f"http://a.example:{port}/")).endpoint.url == f"http://a.example:{port}/"
+    check_origin(read(endpoint(url=f"http://a.example:{port}/")).endpoint, Egress(EgressPolicy()))
 
 
 @pytest.mark.parametrize(
@@ -259,13 +291,13 @@ def test_other_ports_are_the_callers_choice(port: int) -> None:
 def test_a_host_that_egress_refuses_is_refused_with_the_reason(host: str, refusal: str) -> None:
     egress = Egress(EgressPolicy(policy="public", deny=("evil.example",)))
     with pytest.raises(InvalidRequest) as caught:
-        check_host(read(endpoint(url=f"https://{host}/x")).endpoint, egress)
+        check_origin(read(endpoint(url=f"https://{host}/x")).endpoint, egress)
     assert caught.value.message == f"Invalid URL, {refusal}"
     assert caught.value.field == "endpoint.url"
 
 
 def test_a_name_is_not_judged_by_addresses_when_it_is_registered() -> None:
-    check_host(read(endpoint(url="http://localhost/")).endpoint, Egress(EgressPolicy(policy="public")))
+    check_origin(read(endpoint(url="http://localhost/")).endpoint, Egress(EgressPolicy(policy="public")))
 
 
 @pytest.mark.parametrize("url", [5, ["http://a"], {"href": "http://a"}, True])
@@ -295,11 +327,19 @@ def test_a_second_host_is_refused() -> None:
     assert fault.message == "Invalid headers, there is more than one Host"
 
 
-@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "\x00", "a\x7f", "日本", "\u2028", 5, None, ["a"], True])
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "\x00", "a\x7f", "日本", "\u2028", None, ["a"], 10**400])
 def test_a_header_value_that_cannot_be_sent_is_refused(value: Any) -> None:
     fault = fault_of(endpoint(headers={"x-a": value}))
     assert fault.message == "Invalid value of header x-a"
     assert fault.field == "endpoint.headers.x-a"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(5, "5"), (-1.5, "-1.5"), (2.0, "2"), (1e21, "1e+21"), (0, "0"), (True, "true"), (False, "false")],
+)
+def test_a_number_or_a_boolean_as_a_header_value_is_sent_as_text(value: Any, text: str) -> None:
+    assert read(endpoint(headers={"X-A": value})).endpoint.headers == (("X-A", text),)
 
 
 @pytest.mark.parametrize("value", ["", "a b\tc", "é", "ÿ", "Bearer x.y.z"])
@@ -393,6 +433,30 @@ class TestWhatIsShown:
 
     def test_whether_it_is_paused(self) -> None:
         assert shown_worker("orders", self.DOCUMENT, NameRules(), paused=True)["state"] == "paused"
+
+    def test_that_it_cannot_run_where_its_document_is_another_queues(self) -> None:
+        shown = shown_worker("invoices", self.DOCUMENT, NameRules(), paused=False)
+        assert (shown["state"], shown["reason"]) == (
+            "invalid",
+            "Invalid queue orders, the document is stored for invoices",
+        )
+
+    @pytest.mark.parametrize(
+        ("document", "url"),
+        [
+            (b'{"endpoint":{"url":"ftp://a/"},"opts":5}', "ftp://a/"),
+            (b'{"endpoint":{"url":"http://me:s3cret@a/b"}}', "http://(hidden)@a/b"),
+            (b'{"endpoint":{"url":"http:me:s3cret@a/b"}}', "http:(hidden)@a/b"),
+            (b'{"endpoint":{"url":"http://a:80/b@c//d@e"}}', "http://a:80/b@c//d@e"),
+            (b'{"endpoint":{"url":5}}', ""),
+            (b'{"endpoint":[]}', ""),
+            (b"5", ""),
+            (b"{not json", ""),
+            (b"\xff", ""),
+        ],
+    )
+    def test_the_url_of_what_cannot_run_without_its_password(self, document: bytes, url: str) -> None:
+        assert stored_url(document) == url
 
     def test_why_it_cannot_run(self) -> None:
         shown = shown_worker("orders", b'{"queue":"orders"}', NameRules(), paused=False)

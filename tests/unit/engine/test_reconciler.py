@@ -135,6 +135,25 @@ async def test_a_document_that_cannot_run_is_logged_once_and_skipped(clock: Fake
     assert complaints == [("bad", "url is required")]
 
 
+async def test_an_operator_is_told_of_workers_that_cannot_run_while_they_are_there(clock: FakeClock) -> None:
+    made = Following()
+    made.registry.documents = {"bad": b"bad", "good": b"good http://good", "others": b"good http://good"}
+    told = ["2 registered worker(s) cannot run: GET /workers?state=invalid names them"]
+    with capture_logs():
+        async with following(made):
+            assert made.reconciler.warnings() == told
+            await made.registry.pause("others", paused=True)
+            await made.registry.put("bad", b"bad http://bad")
+            await turns()
+            assert made.reconciler.warnings() == []
+            await made.registry.put("good", b"good")
+            await turns()
+            assert len(made.reconciler.warnings()) == 1
+            await made.registry.remove("good")
+            await turns()
+            assert made.reconciler.warnings() == []
+
+
 async def test_a_document_for_another_queue_is_skipped(clock: FakeClock) -> None:
     made = Following()
     made.registry.documents = {"a": b"b http://b"}
