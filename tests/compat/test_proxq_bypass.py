@@ -59,6 +59,13 @@ def test_a_whitelist_queues_what_it_names_alone(proxq: Proxq, backend: Backend) 
     assert (answer.body, answer.is_ours) == (b"fast", False)
 
 
+def test_a_whitelist_without_patterns_queues_everything(shared_proxq: StartProxq, backend: Backend) -> None:
+    upstream = {"prefix": "/", "url": backend.url}
+    for path_filter in ({"mode": "whitelist"}, {"mode": "whitelist", "patterns": []}):
+        proxq = shared_proxq({"upstreams": [upstream | {"pathFilter": path_filter}]})
+        assert proxq.replayed("POST", backend.path(), body=b"x").body == b"x"
+
+
 def test_a_body_over_the_threshold_is_passed_through_and_an_equal_one_is_queued(proxq: Proxq, backend: Backend) -> None:
     path = backend.path()
     proxq.submit("PUT", f"/api{path}", body=b"x" * 100)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.endpoint import respond
-from tests.support.proxq import Backend, Proxq, StartProxq, answering
+from tests.support.proxq import Backend, Proxq, StartProxq, answering, exchange
 from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
 
@@ -75,6 +75,18 @@ def test_a_list_of_headers_replaces_the_usual_one(proxq: Proxq, backend: Backend
     assert cache_status(proxq, "GET", f"/own{path}", [("X-Trace-ID", "1")]) == ["MISS"]
     assert cache_status(proxq, "GET", f"/own{path}", [("x-trace-id", "2")]) == ["HIT"]
     assert cache_status(proxq, "GET", f"/own{path}", [("X-Request-ID", "1")]) == ["MISS"]
+
+
+def test_what_toril_tells_of_the_client_is_no_part_of_the_key(proxq: Proxq, backend: Backend) -> None:
+    path = backend.path(respond())
+    assert cache_status(proxq, "GET", f"/own{path}") == ["MISS"]
+    other = exchange(proxq.port, f"GET /own{path} HTTP/1.1\r\nhost: other.example\r\n\r\n".encode())
+    proxq.is_in(other.job_id, "completed")
+    assert proxq.content(other.job_id).values("x-cache-status") == ["HIT"]
+    # What the client itself says of where it comes from is its own header, and counts where the list has it not.
+    assert cache_status(proxq, "GET", f"/own{path}", [("X-Forwarded-For", "1.2.3.4")]) == ["MISS"]
+    assert cache_status(proxq, "GET", f"/own{path}", [("X-Forwarded-For", "1.2.3.4")]) == ["HIT"]
+    assert cache_status(proxq, "GET", f"/own{path}", [("X-Forwarded-Host", "a")]) == ["MISS"]
 
 
 @pytest.mark.parametrize("status", [301, 404, 500])

@@ -115,7 +115,6 @@ def test_an_unknown_job_is_not_found_whatever_is_asked(proxq: Proxq, job_id: str
         ("GET", "/__jobs/"),
         ("GET", "/__jobs/x/other"),
         ("PUT", "/__jobs/x/content"),
-        ("HEAD", "/__jobs/x"),
         ("GET", "/__jobsx/y"),
         ("GET", "/nope"),
         ("GET", "/api2/x"),
@@ -127,6 +126,21 @@ def test_what_no_upstream_has_is_a_bad_gateway(proxq: Proxq, method: str, target
     assert (answer.status, answer.is_ours) == (502, True)
     if method != "HEAD":
         assert answer.json == {"code": "BAD_GATEWAY", "message": "Bad Gateway"}
+
+
+def test_head_of_a_job_is_answered_as_get_is_without_its_body(shared_proxq: StartProxq, backend: Backend) -> None:
+    proxq = shared_proxq({"upstreams": [{"prefix": "/", "url": backend.url}]})
+    job_id = proxq.submit("GET", backend.path())
+    proxq.is_in(job_id, "completed")
+    for headers in ([], [("accept", "text/event-stream")]):
+        head = proxq.send("HEAD", f"/__jobs/{job_id}", headers)
+        assert (head.status, head.is_ours, head.body) == (200, True, b"")
+        assert head.value("content-type") == ("text/event-stream;charset=utf-8" if headers else "application/json")
+    assert head.value("content-length") is None
+    assert proxq.send("HEAD", f"/__jobs/{job_id}").value("content-length") == str(len(proxq.status(job_id).body))
+    unknown = proxq.send("HEAD", "/__jobs/unknown")
+    assert (unknown.status, unknown.is_ours) == (404, True)
+    assert backend.calls("/__jobs") == []
 
 
 def test_other_methods_below_the_jobs_path_are_proxied(shared_proxq: StartProxq, backend: Backend) -> None:
@@ -180,7 +194,7 @@ def test_a_body_that_is_too_large_is_refused_and_not_cut(proxq: Proxq, backend: 
     assert len(backend.calls(path)) == 1
 
 
-@pytest.mark.parametrize("value", ["soon", "5", "-5s", "", "5 s"])
+@pytest.mark.parametrize("value", ["soon", "5", "-5", "--5s", "+", "5 s", "9999999h"])
 def test_a_timeout_that_is_none_is_a_bad_request(proxq: Proxq, backend: Backend, value: str) -> None:
     answer = proxq.send("GET", f"/api{backend.path()}", [("X-Proxq-Timeout", value)])
     assert (answer.status, answer.json, answer.is_ours) == (
@@ -188,6 +202,20 @@ def test_a_timeout_that_is_none_is_a_bad_request(proxq: Proxq, backend: Backend,
         {"code": "BAD_REQUEST", "message": "Bad Request"},
         True,
     )
+
+
+@pytest.mark.parametrize("value", ["", "0", "-5s", "-0.5h", "+0"])
+def test_a_timeout_that_is_empty_zero_or_negative_is_the_upstreams_own(
+    proxq: Proxq, backend: Backend, value: str
+) -> None:
+    path = backend.path(respond(200, "X", body=b"answer").after(0.5))
+    assert proxq.replayed("GET", f"/api{path}", [("X-Proxq-Timeout", value)]).body == b"answer"
+
+
+def test_the_first_of_two_timeouts_counts(proxq: Proxq, backend: Backend) -> None:
+    path = backend.path(respond(200, "X", body=b"answer").after(0.5))
+    asked = [("X-Proxq-Timeout", "+20s"), ("X-Proxq-Timeout", "1ms")]
+    assert proxq.replayed("GET", f"/api{path}", asked).body == b"answer"
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,17 @@ def test_config_yaml_in_the_current_folder_counts_if_it_has_upstreams(tmp_path: 
     assert "url is missing" in refused(tmp_path, "check-config")
 
 
+def test_a_file_with_the_keys_of_proxqs_example_left_empty_starts(
+    start_proxq: StartProxq, valkey: ValkeyProcess, backend: Backend
+) -> None:
+    redis = {"addr": f"127.0.0.1:{valkey.port}", "password": "", "db": 0}
+    entry = {"cacheKeyExcludeHeaders": [], "pathFilter": {"mode": "blacklist", "patterns": []}, "maxRetries": 0}
+    upstream = {"prefix": "/api", "url": backend.url, **entry}
+    for password in ("", None):
+        proxq = start_proxq(valkey, {"redis": redis | {"password": password}, "upstreams": [upstream]})
+        assert proxq.replayed("POST", f"/api{backend.path()}", body=b"x").body == b"x"
+
+
 @pytest.mark.parametrize("variable", ["PROXQ_CONFIG"])
 def test_the_environment_names_the_file(
     start_proxq: StartProxq, valkey: ValkeyProcess, backend: Backend, tmp_path: Path, variable: str

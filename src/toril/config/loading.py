@@ -14,9 +14,9 @@ import msgspec
 from msgspec.structs import replace
 from redis.asyncio.connection import parse_url
 
-from toril.config.proxy_settings import DEFAULT, PROXY_SETTINGS
+from toril.config.proxy_settings import PROXY_SETTINGS
 from toril.config.secret_files import SecretFiles
-from toril.config.settings import SETTINGS, Setting
+from toril.config.settings import DEFAULT, SETTINGS, Setting
 from toril.config.targets import targets
 from toril.config.tokens import Faults
 from toril.config.upstreams import collisions, completed

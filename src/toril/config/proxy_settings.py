@@ -7,16 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from toril.config.settings import Parse, Setting, boolean, choice, duration, integer, text
+from toril.config.settings import DEFAULT, Parse, Setting, boolean, choice, duration, integer, text, unless_empty
 from toril.config.upstreams import duration_s, is_zero, prefix, upstreams
 from toril.core.signing import MAX_SECRETS, Secret, read_secret
-
-
-class _Default:
-    """What a parser gives where the value stands for the default."""
-
-
-DEFAULT = _Default()
 
 
 def or_default(parse: Parse) -> Parse:
@@ -68,9 +61,9 @@ PROXY_SETTINGS = (
     Setting("cache.maxEntries", "proxy.cache.max_entries", or_default(integer(1))),
     Setting("cache.redisKeyPrefix", "proxy.cache.redis_key_prefix", or_default(text)),
     Setting("upstreams", "proxy.upstreams", upstreams),
-    Setting("apiPath", "proxy.api_path", path_or_off),
-    Setting("ownerOnly", "proxy.owner_only", boolean),
-    Setting("callback.secrets", "proxy.callback.secrets", secrets),
+    Setting("apiPath", "proxy.api_path", unless_empty(path_or_off)),
+    Setting("ownerOnly", "proxy.owner_only", unless_empty(boolean)),
+    Setting("callback.secrets", "proxy.callback.secrets", unless_empty(secrets)),
     Setting("callback.timeout", "proxy.callback.timeout_s", or_default(duration())),
     Setting("callback.attempts", "proxy.callback.attempts", or_default(integer(1, 100))),
 )

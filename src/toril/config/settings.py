@@ -21,6 +21,22 @@ from toril.core.egress import read_entry
 Parse = Callable[[Any], Any]
 
 
+class _Default:
+    """What a parser returns where the value stands for the default."""
+
+
+DEFAULT = _Default()
+
+
+def unless_empty(parse: Parse) -> Parse:
+    """Return a parser to which a key that is left empty, or an empty text, is the default."""
+
+    def parse_unless_empty(value: Any) -> Any:
+        return DEFAULT if value is None or value == "" else parse(value)
+
+    return parse_unless_empty
+
+
 class Setting(Struct, frozen=True):
     """One setting. `target` is the section and field of `toril.core.policy.Settings`."""
 
@@ -166,8 +182,8 @@ SETTINGS = (
     Setting("redis.host", "redis.host", text, ("REDIS_HOST",)),
     Setting("redis.port", "redis.port", integer(1, 65535), ("REDIS_PORT",)),
     Setting("redis.username", "redis.username", text, ("REDIS_USERNAME",)),
-    Setting("redis.password", "redis.password", secret, ("REDIS_PASSWORD",)),
-    Setting("redis.db", "redis.db", integer(0, 2**31), ("REDIS_DB",)),
+    Setting("redis.password", "redis.password", unless_empty(secret), ("REDIS_PASSWORD",)),
+    Setting("redis.db", "redis.db", unless_empty(integer(0, 2**31)), ("REDIS_DB",)),
     Setting("redis.tls", "redis.tls", boolean, ("REDIS_TLS",)),
     Setting("redis.ca_file", "redis.ca_file", text, ("REDIS_CA_FILE",)),
     Setting("redis.cert_file", "redis.cert_file", text, ("REDIS_CERT_FILE",)),

@@ -6,8 +6,8 @@ import re
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)")
-DURATION_PATTERN = rf"\A(?:0|(?:{_PART.pattern})+)\Z"
-"""What `parse_duration_s` takes, as a regular expression."""
+SIGNED_DURATION_PATTERN = rf"\A(?:[+-]?(?:0|(?:{_PART.pattern})+))?\Z"
+"""What `parse_duration_s` takes, with or without a sign, or nothing, as a regular expression."""
 
 
 def parse_duration_s(text: str) -> float:

@@ -16,7 +16,16 @@ import msgspec
 from msgspec import Struct
 
 from toril.core.blob import BlobRef, is_reference
-from toril.core.headers import HOP_BY_HOP, IN_VALUES, TOKEN, Header, end_to_end, is_header_name, is_header_value
+from toril.core.headers import (
+    FORWARDING,
+    HOP_BY_HOP,
+    IN_VALUES,
+    TOKEN,
+    Header,
+    end_to_end,
+    is_header_name,
+    is_header_value,
+)
 from toril.core.paths import climbs_out
 
 Pairs = Sequence[Header]
@@ -30,7 +39,9 @@ class RecordedRequest(Struct, frozen=True, kw_only=True):
     """A request to make later.
 
     `target` is the raw request target; `headers` are the ones to send, in order, `Content-Length` included where
-    there is to be one, and without `Host`. `timeout_s` replaces the destination's own for this request.
+    there is to be one, and without `Host`. `timeout_s` replaces the destination's own for this request. `forwarding`
+    are the forwarding headers that the client itself sent, where toril's stand among `headers` in their place; None
+    where the client's own do.
     """
 
     method: str
@@ -38,6 +49,14 @@ class RecordedRequest(Struct, frozen=True, kw_only=True):
     headers: Pairs
     body: bytes = b""
     timeout_s: float | None = None
+    forwarding: Pairs | None = None
+
+    @property
+    def own_headers(self) -> Pairs:
+        """The headers that the client itself sent."""
+        if self.forwarding is None:
+            return self.headers
+        return [*(pair for pair in self.headers if pair[0].lower() not in FORWARDING), *self.forwarding]
 
 
 class RecordedResponse(Struct, frozen=True, kw_only=True):
@@ -57,6 +76,7 @@ class _StoredRequest(Struct, omit_defaults=True):
     target: str
     headers: list[tuple[str, str]]
     timeout: float | None = None
+    forwarding: list[tuple[str, str]] | None = None
     body: str = ""
     bodyBase64: str = ""  # noqa: N815 - JSON's spelling
 
@@ -80,8 +100,9 @@ _decode_response = msgspec.json.Decoder(_StoredResponse).decode
 def encode_request(request: RecordedRequest) -> bytes:
     """The JSON text of a request."""
     text, packed = _body_texts(request.body)
+    own = None if request.forwarding is None else _texts(request.forwarding)
     return _encode(
-        _StoredRequest(request.method, request.target, _texts(request.headers), request.timeout_s, text, packed)
+        _StoredRequest(request.method, request.target, _texts(request.headers), request.timeout_s, own, text, packed)
     )
 
 
@@ -112,6 +133,7 @@ def decode_request(stored: bytes) -> RecordedRequest:
         headers=_framed(_pairs(found.headers), body),
         body=body,
         timeout_s=found.timeout,
+        forwarding=None if found.forwarding is None else _pairs(found.forwarding),
     )
 
 

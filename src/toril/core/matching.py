@@ -97,8 +97,8 @@ def bypass_reason(upstream: Upstream, target: bytes, headers: Sequence[Header]) 
 
 
 def passes_by(path_filter: PathFilter, target: bytes) -> bool:
-    """Whether a filter lets this path go past the queue."""
-    if not path_filter.patterns and path_filter.mode == "blacklist":
+    """Whether a filter lets this path go past the queue. One without patterns, in either mode, lets none."""
+    if not path_filter.patterns:
         return False
     path = target.partition(b"?")[0].decode("latin-1")
     if "%" in path:

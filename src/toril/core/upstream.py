@@ -21,7 +21,8 @@ DEFAULT_KEY_EXCLUDES = frozenset(
 
 
 class PathFilter(Struct, frozen=True, kw_only=True):
-    """Which paths go past the queue: those that match (`blacklist`), or those that do not (`whitelist`).
+    """Which paths go past the queue: those that match (`blacklist`), or those that do not (`whitelist`); none where
+    there are no patterns.
 
     A pattern is searched for anywhere in the path as the client sent it, percent-decoded, with its prefix and without
     its query.

@@ -187,8 +187,7 @@ async def send_stream(
 ) -> None:
     """Send the parts as they come, until there are no more, the caller hangs up, or may not listen any more."""
     revoked = revoked or asyncio.Event()
-    fixed = [(b"content-type", stream.content_type), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
-    await send({"type": "http.response.start", "status": 200, "headers": [*fixed, *headers]})
+    await send(_stream_start(stream.content_type, headers))
     async with asyncio.TaskGroup() as tasks:
         hanging_up = tasks.create_task(_hung_up(receive))
         sending = tasks.create_task(_send_parts(stream, send))
@@ -198,6 +197,17 @@ async def send_stream(
             task.cancel()
     if revoked.is_set() and sending.cancelled():
         await send({"type": "http.response.body", "body": b""})
+
+
+async def send_stream_head(content_type: bytes, send: Send, headers: Iterable[Header] = ()) -> None:
+    """Send what a stream begins with, and nothing of it: the answer to a HEAD."""
+    await send(_stream_start(content_type, headers))
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _stream_start(content_type: bytes, headers: Iterable[Header]) -> dict[str, Any]:
+    fixed = [(b"content-type", content_type), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+    return {"type": "http.response.start", "status": 200, "headers": [*fixed, *headers]}
 
 
 async def _hung_up(receive: Receive) -> None:

@@ -12,13 +12,13 @@ from msgspec import Meta
 from starlette.types import Receive, Scope
 
 from toril.core.destinations.callback import HEADER as CALLBACK
-from toril.core.durations import DURATION_PATTERN, parse_duration_s
+from toril.core.durations import SIGNED_DURATION_PATTERN, parse_duration_s
 from toril.core.egress import Egress
 from toril.core.errors import InvalidRequest
-from toril.core.headers import Header, forwarded
+from toril.core.headers import FORWARDING, Header, end_to_end, forwarded
 from toril.core.matching import Enqueue
 from toril.core.ports.proxy import Submission
-from toril.core.upstream import ProxyPolicy
+from toril.core.upstream import ProxyPolicy, Upstream
 from toril.core.worker import check_url
 from toril.gateway.description import Parameter
 from toril.gateway.idempotency_key import single_key
@@ -27,11 +27,14 @@ from toril.gateway.routing import Request
 TIMEOUT = b"x-proxq-timeout"
 MOST_PREFERRED_S = 300.0
 _MOST_KEY_BYTES = 255
+# 290 years: Go counts nanoseconds in 64 bits.
+_LONGEST_S = (2**63 - 1) / 1e9
 ASKS = (
     Parameter(
         "X-Proxq-Timeout",
-        Annotated[str, Meta(pattern=DURATION_PATTERN, examples=["90s"])],
-        "How long one attempt may take, instead of the upstream's own timeout; `0` is that one",
+        Annotated[str, Meta(pattern=SIGNED_DURATION_PATTERN, examples=["90s"])],
+        "How long one attempt may take, instead of the upstream's own timeout; `0`, an empty value and a negative "
+        "duration are that one",
         place="header",
     ),
     Parameter(
@@ -71,6 +74,7 @@ class ProxiedRequests:
 
     def __init__(self, policy: ProxyPolicy, egress: Egress) -> None:
         self._owner_only = policy.owner_only
+        self._caches = policy.cache.mode != "none"
         self._has_callbacks = bool(policy.callback.secrets)
         self._egress = egress
 
@@ -82,8 +86,8 @@ class ProxiedRequests:
             InvalidRequest: a header of ours does not say what it should; with a field where proxq has no such header.
         """
         given: Sequence[Header] = scope["headers"]
-        asked = {name: value for name, value in given if name in _READ}
-        timeout_s = _timeout_s(asked[TIMEOUT]) if TIMEOUT in asked else None
+        asked = {name: value for name, value in reversed(given) if name in _READ}  # the first of each counts
+        timeout_s = _timeout_s(asked.get(TIMEOUT, b""))
         key = single_key(given)
         if key is not None and not 0 < len(key) <= _MOST_KEY_BYTES:
             raise InvalidRequest(
@@ -102,7 +106,12 @@ class ProxiedRequests:
             caller=asked.get(b"authorization", b""),
             owner=owner_of(given) if self._owner_only else "",
             callback=callback,
+            forwarding=_own_forwarding(given) if self._counts_forwarding(found.upstream) else None,
         )
+
+    def _counts_forwarding(self, upstream: Upstream) -> bool:
+        """True where forwarding headers are part of the key of a cache."""
+        return self._caches and not upstream.cache_key_excludes >= FORWARDING
 
     def _forwarded(self, scope: Scope) -> list[Header]:
         """The headers that the upstream gets, without its `Host`."""
@@ -140,8 +149,26 @@ def preferred_wait_s(headers: Sequence[Header]) -> float:
     return 0.0
 
 
+def _own_forwarding(headers: Sequence[Header]) -> list[Header]:
+    """Return the forwarding headers that the client itself sent."""
+    if not any(name in FORWARDING for name, _ in headers):
+        return []
+    return [pair for pair in end_to_end(headers) if pair[0] in FORWARDING]
+
+
 def _timeout_s(value: bytes) -> float | None:
+    """Return the timeout that a request asks for; None is the upstream's own.
+
+    As in proxq it is a duration as Go reads one: none, zero and what is negative ask for nothing.
+    """
+    text = value.decode("latin-1").strip()
+    if not text:
+        return None
+    is_negative = text[0] == "-"
     try:
-        return parse_duration_s(value.decode("latin-1").strip()) or None
+        timeout_s = parse_duration_s(text[1:] if text[0] in "+-" else text)
     except ValueError as exc:
         raise InvalidRequest from exc
+    if timeout_s > _LONGEST_S:
+        raise InvalidRequest
+    return None if is_negative else timeout_s or None

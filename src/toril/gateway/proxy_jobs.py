@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
+import msgspec
 import structlog
 from msgspec import Meta, Struct
 from starlette.types import Receive, Scope, Send
@@ -16,7 +17,7 @@ from toril.core.ports.proxy import Bodies, ProxiedJobs
 from toril.core.ports.shared import Meter
 from toril.core.proxied_job import ProxiedJob, ProxiedJobStatus, is_owned_by
 from toril.gateway import shapes
-from toril.gateway.app import send_stream
+from toril.gateway.app import send_stream, send_stream_head
 from toril.gateway.description import Parameter, ProxiedAbout, Reply
 from toril.gateway.events import SSE
 from toril.gateway.proxied_requests import owner_of
@@ -44,6 +45,9 @@ _SHOWN = ProxiedAbout(
     ),
     (404, 500),
     (_WAIT,),
+)
+_SHOWN_HEAD = msgspec.structs.replace(
+    _SHOWN, summary="Whether there is such a job", answers=(Reply(None, "There is: as GET answers, without the body"),)
 )
 _CONTENT = ProxiedAbout(
     "The upstream's answer",
@@ -104,6 +108,7 @@ class ProxyJobs:
         self._streams = (one,)
         self.routes = (
             JobRoute("GET", one, self._show, _SHOWN),
+            JobRoute("HEAD", one, self._show, _SHOWN_HEAD),
             JobRoute("DELETE", one, self._cancel, _CANCEL),
             JobRoute("GET", content, self._content, _CONTENT),
             JobRoute("HEAD", content, self._content, _CONTENT),
@@ -140,6 +145,9 @@ class ProxyJobs:
     async def _show(self, job: ProxiedJob, scope: Scope, receive: Receive, send: Send) -> None:
         if not _wants_events(scope):
             await self._status(job, _wait_s(scope["query_string"]), send)
+            return
+        if scope["method"] == "HEAD":
+            await send_stream_head(SSE, send, headers=(SOURCE,))
             return
         parts = self._waits.states(job)
         stream = Stream(SSE, await anext(parts), parts)

@@ -127,6 +127,7 @@ class QueuedSubmissions:
             headers=submission.headers,
             body=submission.body,
             timeout_s=submission.timeout_s,
+            forwarding=submission.forwarding,
         )
         upstream = submission.upstream
         queue = self._name(upstream)

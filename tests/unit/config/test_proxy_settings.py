@@ -92,10 +92,27 @@ def test_what_is_zero_or_empty_is_the_default(tmp_path: Path) -> None:
         "upstreams": [API | {"timeout": "0", "maxRetries": 0, "retryDelay": "", "maxBodySize": 0, "directProxyMode": "",
                              "cacheKeyExcludeHeaders": [], "pathFilter": {}}],
     }  # fmt: skip
-    assert read(tmp_path, zero).proxy == read(tmp_path, {"upstreams": [API]}).proxy
+    assert read(tmp_path, zero) == read(tmp_path, {"upstreams": [API]})
     assert (
         read(tmp_path, "cache:\nredis:\nupstreams: [{prefix: /api, url: http://api:3000}]\n").proxy.cache.mode == "none"
     )
+
+
+def test_every_key_that_is_left_empty_is_the_default(tmp_path: Path) -> None:
+    keys = [setting.key for setting in PROXY_SETTINGS if setting.key != "upstreams"]
+    flat = "\n".join(f"{key}:" for key in [*keys, "redis.password", "redis.db"])
+    inner = "".join(f"\n    {key}:" for key in UPSTREAM_KEYS if key not in ("prefix", "url") and "." not in key)
+    entry = f"upstreams:\n  - prefix: /api\n    url: http://api:3000{inner}\n    pathFilter: {{mode: , patterns: }}\n"
+    usual = read(tmp_path, {"upstreams": [API]})
+    assert read(tmp_path, f"{flat}\n{entry}") == usual
+    texts = read(tmp_path, {"redis": {"password": "", "db": ""}, "upstreams": [API]})
+    assert (texts.redis.password, texts.redis.db) == (None, 0)
+
+
+def test_a_database_and_a_password_of_the_environment_win_over_the_file(tmp_path: Path) -> None:
+    document = {"redis": {"password": "", "db": 3}, "upstreams": [API]}
+    redis = read(tmp_path, document, {"REDIS_DB": "0", "REDIS_PASSWORD": "pw"}).redis
+    assert (redis.db, redis.password) == (0, "pw")
 
 
 def test_a_threshold_of_zero_means_that_no_body_is_too_large_for_the_queue(tmp_path: Path) -> None:

@@ -87,8 +87,11 @@ def test_a_filter_searches_the_decoded_path_with_its_prefix_and_without_its_quer
     ):
         assert passes_by(black, target) is found
         assert passes_by(white, target) is not found
+
+
+def test_a_filter_without_patterns_lets_nothing_go_past_the_queue() -> None:
     assert not passes_by(PathFilter(), b"/x")
-    assert passes_by(PathFilter(mode="whitelist"), b"/x")
+    assert not passes_by(PathFilter(mode="whitelist"), b"/x")
 
 
 @given(

@@ -102,7 +102,7 @@ class UpstreamDestination:
         key = ""
         if self._rules.cached:
             url = self.upstream.origin.encode() + target
-            key = cache_key(method, url, recorded.headers, recorded.body, self.upstream.cache_key_excludes)
+            key = cache_key(method, url, recorded.own_headers, recorded.body, self.upstream.cache_key_excludes)
         return OutboundRequest(
             head,
             recorded.body,

@@ -16,8 +16,9 @@ from toril.core.upstream import Upstream
 class Submission(Struct, kw_only=True):
     """A request that was read whole and is to wait in its upstream's queue.
 
-    `headers` are those that the upstream gets. `key` is an `Idempotency-Key`, which counts for its `caller` alone.
-    `owner` is whose job it is where only he may see it; `callback` is the URL that is told of the end, if any.
+    `headers` are those that the upstream gets, `forwarding` the client's own (see `RecordedRequest`). `key` is an
+    `Idempotency-Key`, which counts for its `caller` alone. `owner` is whose job it is where only he may see it;
+    `callback` is the URL that is told of the end, if any.
     """
 
     upstream: Upstream
@@ -30,6 +31,7 @@ class Submission(Struct, kw_only=True):
     caller: bytes = b""
     owner: str = ""
     callback: str | None = None
+    forwarding: Sequence[Header] | None = None
 
 
 class Submissions(Protocol):

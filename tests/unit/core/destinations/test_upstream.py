@@ -60,6 +60,20 @@ def test_with_a_cache_equal_requests_have_one_key() -> None:
     assert "" not in keys
 
 
+def test_the_key_of_a_cache_is_made_of_what_the_client_itself_sent() -> None:
+    def key(told: bytes, own: list[tuple[bytes, bytes]] | None) -> str:
+        headers = [(b"a", b"1"), (b"x-forwarded-for", told)]
+        recorded = RecordedRequest(method="GET", target="/", headers=headers, forwarding=own)
+        everything_counts = destination(cached=True, cache_key_excludes=frozenset({b"x-trace-id"}))
+        return everything_counts.request(lease(encode_request(recorded))).cache_key
+
+    assert key(b"1.1.1.1", []) == key(b"2.2.2.2", [])
+    assert key(b"1.1.1.1", [(b"x-forwarded-for", b"3")]) != key(b"1.1.1.1", [])
+    # A job that another program added has no headers of toril's.
+    assert key(b"1.1.1.1", None) != key(b"2.2.2.2", None)
+    assert key(b"1.1.1.1", None) == key(b"9", [(b"x-forwarded-for", b"1.1.1.1")])
+
+
 @pytest.mark.parametrize(
     "data",
     [
