@@ -445,6 +445,9 @@ class TestProcess:
             ('{"id":0,"data":{"result":1,"err":null}}', 1),
             ('{"id":0,"data":{"err":null,"result":1}}', 1),
             ('{"id":0,"err":null,"data":{"result":1}}', 1),
+            ('{"id":0,"data":{"result":5,"err":""}}', 5),
+            ('{"id":0,"err":"","data":{"result":5}}', 5),
+            ('{"id":"0","data":{"result":5}}', 5),
         ],
     )
     def test_a_result_completes(

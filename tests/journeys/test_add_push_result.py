@@ -1,8 +1,10 @@
 """A job goes in by REST, is pushed to the registered endpoint, and its result is read back."""
 
+import gzip
 import json
 import re
 import time
+import zlib
 from typing import Any
 
 import httpx
@@ -25,6 +27,8 @@ from tests.support.gateway import TOKEN, Gateway, job
 from tests.support.toril import TorilProcess
 from tests.support.waiting import eventually
 
+JSON = [("content-type", "application/json")]
+GZIP = ("content-encoding", "gzip")
 # What every job JSON has, whatever happened to the job (wire: "Job JSON").
 ALWAYS = {
     "attemptsMade",
@@ -132,6 +136,7 @@ def test_the_endpoint_is_pushed_the_job_and_a_token(
     (call,) = endpoint.wait_for_calls(1)
     assert set(call.json) == {"job", "token"}
     assert call.json["job"].keys() >= ALWAYS | {"processedOn"}
+    assert call.json["job"]["token"] == call.token
     assert {field: call.job[field] for field in ("id", "name", "data", "timestamp", "opts")} == {
         field: added[field] for field in ("id", "name", "data", "timestamp", "opts")
     }
@@ -170,6 +175,13 @@ def test_a_finished_job_says_when_and_with_what(gateway: Gateway, endpoint: Endp
         pytest.param(reply_text('{"not": "parsed"}'), '{"not": "parsed"}', id="text that looks like JSON"),
         pytest.param(respond(body=b"untyped"), "untyped", id="no content type"),
         pytest.param(respond(), "", id="an empty body"),
+        pytest.param(respond(headers=JSON), None, id="JSON without a body"),
+        pytest.param(in_chunks([]), None, id="JSON without any chunk"),
+        pytest.param(respond(headers=[*JSON, GZIP], body=gzip.compress(b'{"a": 1}')), {"a": 1}, id="compressed JSON"),
+        pytest.param(respond(headers=[GZIP], body=gzip.compress(b"text")), "text", id="compressed text"),
+        pytest.param(
+            respond(headers=[("content-encoding", "deflate")], body=zlib.compress(b"text")), "text", id="deflated text"
+        ),
         pytest.param(no_content(), "", id="an empty 204"),
     ],
 )
@@ -181,6 +193,39 @@ def test_the_answer_becomes_the_return_value(
     done = gateway.finished(queue, gateway.add_one(queue))
     assert "failedReason" not in done
     assert done["returnvalue"] == returnvalue
+
+
+@pytest.mark.parametrize(
+    ("header", "body", "reason"),
+    [
+        (GZIP, b"text", "ERR_ENCODING: The answer says that it is gzip, and is not"),
+        (("content-encoding", "br"), b"x", "ERR_ENCODING: The answer is compressed with br, which toril does not read"),
+        (
+            GZIP,
+            gzip.compress(b"0" * 11 * 1024 * 1024),
+            "ERR_BODY_TOO_LARGE: The answer's body is larger than 10485760 bytes",
+        ),
+    ],
+    ids=["not gzip", "another coding", "larger than a body may be"],
+)
+def test_a_compressed_answer_that_cannot_be_unpacked_fails_the_job(
+    gateway: Gateway, endpoint: Endpoint, queue: str, header: tuple[str, str], body: bytes, reason: str
+) -> None:
+    endpoint.behaviour = lambda _: respond(headers=[header], body=body)
+    gateway.register(queue, endpoint.url)
+    assert gateway.finished(queue, gateway.add_one(queue))["failedReason"] == reason
+
+
+def test_no_compression_is_asked_for_unless_it_is_registered(
+    gateway: Gateway, endpoint: Endpoint, queue: str, new_queue: Any
+) -> None:
+    other = new_queue()
+    endpoint.behaviour = lambda _: respond(headers=[*JSON, GZIP], body=gzip.compress(b"5"))
+    gateway.register(queue, endpoint.url)
+    gateway.register(other, endpoint.url, headers={"Accept-Encoding": "gzip"})
+    gateway.finished(queue, gateway.add_one(queue))
+    assert gateway.finished(other, gateway.add_one(other))["returnvalue"] == 5
+    assert [call.header("accept-encoding") for call in endpoint.calls] == ["identity", "gzip"]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "post", "Put"])

@@ -2,7 +2,8 @@
 
 Owns pooling, timing out and reading whole answers; `connecting.py` connects. It must never raise for what a receiver
 does, nor change what it is given: the head goes out byte for byte, the status line and the headers come back as sent.
-No redirects, no cookies, no decompression, no proxy. Called by the engine through `toril.core.ports.calls.Outbound`.
+No redirects, no cookies, no proxy; a body is unpacked only for a request that asks for it. Called by the engine through
+`toril.core.ports.calls.Outbound`.
 
 Why not a library: pyreqwest hides the reason phrase, which is what a failed job's `failedReason` is by contract,
 and rewrites paths and header names; aiohttp keeps them at three times the cost. docs/decisions/0002 has the
@@ -17,6 +18,7 @@ from time import perf_counter  # the loop's own clock may stand still for a mill
 
 import httptools
 
+from toril.adapters.compressed_answers import unpacked
 from toril.adapters.connecting import Connector, Network
 from toril.adapters.idle_connections import IdleConnections, KeptConnection
 from toril.core.blob import StreamedBody
@@ -110,7 +112,7 @@ class _Connection(KeptConnection):
     __slots__ = (
         "_answer", "_began", "_body", "_ended_headers", "_framing_bytes", "_give_back", "_head_only", "_headers",
         "_line_bytes", "_loop", "_max_bytes", "_max_head_bytes", "_parser", "_reason", "_resumed", "_sending", "_size",
-        "_started", "_truncate",
+        "_started", "_truncate", "_unpacks",
     )  # fmt: skip
 
     def __init__(
@@ -129,6 +131,7 @@ class _Connection(KeptConnection):
         self._answer: asyncio.Future[Outcome | None] | None = None
         self._started = 0.0
         self._head_only = False
+        self._unpacks = False
         self._sending = False
         self._resumed: asyncio.Future[None] | None = None
         self._forget()
@@ -152,6 +155,7 @@ class _Connection(KeptConnection):
         assert self._transport is not None  # noqa: S101 - set by connection_made, before anybody has this object
         self._started = started
         self._head_only = request.head_only
+        self._unpacks = request.unpacks
         answer: asyncio.Future[Outcome | None] = self._loop.create_future()
         self._answer = answer
         self._transport.write(data)
@@ -313,4 +317,4 @@ class _Connection(KeptConnection):
             self._give_back(self, answered.headers)
         else:
             self.abort()
-        self._end(answered)
+        self._end(unpacked(answered, self._max_bytes) if self._unpacks else answered)

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from toril.core.blob import StreamedBody
 from toril.core.delivery import Begun, End
-from toril.core.stored_job import Fields, StoredOptions
+from toril.core.stored_job import Fields, StoredOptions, render
 
 MIN_LOCK_MS = 1000
 MAX_LOCK_MS = 24 * 3600 * 1000
@@ -47,6 +47,15 @@ class Lease(Struct, eq=False, kw_only=True):
     def attempt(self) -> int:
         """The number of the attempt under way, 1-based."""
         return self.attempts_made + 1
+
+
+def held_job(qualified: bytes, lease: Lease) -> bytes:
+    """Return what a worker gets of a job that it holds: `{"job": <job JSON>, "token": "<lock>"}`.
+
+    The job has the token too, as BullMQ's own JSON of a job that a worker has. `qualified` is as for `render`.
+    """
+    job = render(qualified, lease.job_id, lease.fields, lease.options.text)
+    return b'{"job":%b,"token":"%b"},"token":"%b"}' % (job[:-1], lease.token, lease.token)
 
 
 class NoJob(Struct, frozen=True):

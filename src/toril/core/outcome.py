@@ -18,7 +18,8 @@ class Answered(Struct):
     """The receiver sent a whole response. Header names are as sent; `reason` may be empty.
 
     `truncated`: the body was longer, and whoever asked wants no more of it. A body that was too large to keep
-    at hand is in the blob store (`blob`), and `body` is empty.
+    at hand is in the blob store (`blob`), and `body` is empty. `unreadable` says why a compressed body could not be
+    unpacked for a request that wanted that; `body` is empty then, too.
     """
 
     status: int
@@ -28,6 +29,7 @@ class Answered(Struct):
     duration_s: float
     truncated: bool = False
     blob: BlobRef | None = None
+    unreadable: str = ""
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""

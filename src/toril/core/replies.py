@@ -77,7 +77,10 @@ class _PingFrame(Struct, frozen=True):
 _REPLY = msgspec.json.Decoder(_Reply)
 _STOP = msgspec.json.Decoder(_StopFrame)
 _PING = msgspec.json.Decoder(_PingFrame)
-_NUMBER_FIRST = re.compile(rb'\s*\{\s*"id"\s*:\s*(\d{1,15})\s*,')
+_NUMBER_FIRST = re.compile(rb'\s*\{\s*"id"\s*:\s*("?)(\d{1,15})\1\s*,')
+_NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,14})\Z", re.ASCII)
+# BullMQ Proxy's clients always send an `err`: it is none where JavaScript takes it for false.
+_NO_ERROR = frozenset({b"null", b'""', b"false", b"0"})
 
 
 def read_reply(message: bytes, *, reports: bool) -> tuple[int, Report]:
@@ -94,18 +97,16 @@ def read_reply(message: bytes, *, reports: bool) -> tuple[int, Report]:
         require_utf8(message)
     try:
         reply = _REPLY.decode(message)
-        number = int(bytes(reply.id))
+        number = _id(bytes(reply.id))
     except (msgspec.DecodeError, RecursionError, ValueError):
         return _number(message), _failed(None, None)
     data = reply.data or _Data()
     for err in (reply.err, data.err):
-        # BullMQ Proxy's clients always send an `err`, which is null when there is none; an error outdoes a result.
-        if err is not UNSET and bytes(err) != b"null":
+        # An error outdoes a result.
+        if err is not UNSET and bytes(err) not in _NO_ERROR:
             return number, _failed(_value(err), None)
     if data.result is not UNSET:
         return number, Done(bytes(data.result), None)
-    if data.err is not UNSET or reply.err is not UNSET:
-        return number, _failed(None, None)
     if reports and data.progress is not UNSET:
         return number, Progress(bytes(data.progress))
     if reports and data.log is not UNSET:
@@ -137,14 +138,30 @@ def _is_told(message: bytes, word: bytes, told: msgspec.json.Decoder[Any]) -> bo
     return True
 
 
+def _id(raw: bytes) -> int:
+    """Return the number that is an `id`, also where it is written as a text, as the keys of a map in JavaScript are.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return int(raw) if raw[:1] != b'"' else _from_text(msgspec.json.decode(raw))
+
+
+def _from_text(text: str) -> int:
+    if not _NUMBER.match(text):
+        raise ValueError(text)
+    return int(text)
+
+
 def _number(message: bytes) -> int:
     """The number of a reply that is not what it should be: half a character in it, say, or nested too deeply."""
     try:
         reply = json.loads(message)
         number = reply.get("id") if isinstance(reply, dict) else None
+        number = _from_text(number) if isinstance(number, str) else number
     except RecursionError:
         found = _NUMBER_FIRST.match(message)
-        number = int(found[1]) if found else None
+        number = int(found[2]) if found else None
     except ValueError as exc:
         raise InvalidRequest("Invalid message: it names no job") from exc
     if not isinstance(number, int) or isinstance(number, bool):

@@ -11,6 +11,7 @@ import structlog
 from toril.core.access import Right
 from toril.core.errors import JobNotFound, JobRefused, LeaseLost, TorilError, unwrapped
 from toril.core.job import is_job_id
+from toril.core.lease import held_job
 from toril.core.ports.work import Pulling
 from toril.core.pull import (
     Ask,
@@ -25,7 +26,6 @@ from toril.core.pull import (
     read_item,
 )
 from toril.core.queue_name import NameRules
-from toril.core.stored_job import render
 from toril.gateway import shapes, wire
 from toril.gateway.auth import bearer
 from toril.gateway.description import DONE, About, Reply
@@ -92,10 +92,7 @@ class LeaseRoutes:
                 leases = await self._pulls.lease(pull)
                 listening.cancel()
         qualified = wire.qualified(self._prefix, queue)
-        jobs = [
-            b'{"job":%b,"token":"%b"}' % (render(qualified, x.job_id, x.fields, x.options.text), x.token)
-            for x in leases
-        ]
+        jobs = [held_job(qualified, lease) for lease in leases]
         return wire.json_answer(b'{"jobs":%b}' % wire.array(jobs))
 
     async def end(self, request: Request) -> Answer:

@@ -69,14 +69,34 @@ def test_an_error_outdoes_a_result_beside_it(text: str) -> None:
     assert read(text) == Done(b"", WorkerError("no"))
 
 
-@pytest.mark.parametrize("text", ['{"id":3,"err":null,"data":{"result":1}}', '{"id":3,"data":{"result":1,"err":null}}'])
-def test_an_error_that_is_null_is_none(text: str) -> None:
+@pytest.mark.parametrize("nothing", ["null", '""', "false", "0"])
+@pytest.mark.parametrize("text", ['{"id":3,"err":%s,"data":{"result":1}}', '{"id":3,"data":{"result":1,"err":%s}}'])
+def test_an_error_that_javascript_takes_for_false_is_none(text: str, nothing: str) -> None:
+    assert read(text % nothing) == Done(b"1", None)
+
+
+@pytest.mark.parametrize("nothing", ["null", '""', "false", "0"])
+@pytest.mark.parametrize("text", ['{"id":3,"err":%s}', '{"id":3,"data":{"err":%s}}'])
+def test_an_error_that_is_none_is_no_result_either(text: str, nothing: str) -> None:
+    assert read(text % nothing) == Done(b"", WorkerError(NEITHER))
+
+
+def test_an_error_that_is_none_does_not_stand_in_the_way_of_a_report() -> None:
+    assert read('{"id":3,"err":null,"data":{"progress":5}}') == Progress(b"5")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"id":"3","data":{"result":1}}', '{"data":{"result":1},"id":"3"}', '{"id":"\\u0033","data":{"result":1}}']
+)
+def test_an_id_may_be_written_as_a_text(text: str) -> None:
     assert read(text) == Done(b"1", None)
 
 
-@pytest.mark.parametrize("text", ['{"id":3,"err":null}', '{"id":3,"data":{"err":null}}'])
-def test_an_error_that_is_null_is_no_result_either(text: str) -> None:
-    assert read(text) == Done(b"", WorkerError(NEITHER))
+@pytest.mark.parametrize("number", ["3", '"3"'])
+def test_the_job_of_a_broken_reply_is_found_by_its_id(number: str) -> None:
+    for rest in ('"data":{"result":"\\ud800"}', '"data":5', f'"data":{"[" * 100_000}'):
+        said = read(f'{{"id":{number},{rest}}}')
+        assert isinstance(said, Done)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +184,11 @@ def test_where_reports_are_not_understood_they_are_no_result(field: str) -> None
         b"[3]",
         b'{"data":{"result":1}}',
         b'{"id":null,"data":{"result":1}}',
-        b'{"id":"3","data":{"result":1}}',
+        b'{"id":"03","data":{"result":1}}',
+        b'{"id":"3 ","data":{"result":1}}',
+        b'{"id":"","data":{"result":1}}',
+        b'{"id":"-3","data":{"result":1}}',
+        b'{"id":"%b","data":{"result":1}}' % (b"9" * 5000),
         b'{"id":true,"data":{"result":1}}',
         b'{"id":3.5,"data":{"result":1}}',
         b'{"id":[3],"data":{"result":1}}',

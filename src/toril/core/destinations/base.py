@@ -27,7 +27,7 @@ class OutboundRequest(Struct):
     whatever its headers say. A `stream` is sent in place of the body and read meanwhile.
     Requests with the same `cache_key` may share an answer; one without shares none.
 
-    One with a `fault` cannot be made: that says why.
+    One with a `fault` cannot be made: that says why. An answer to one that `unpacks` has its body uncompressed.
     """
 
     head: bytes
@@ -39,6 +39,7 @@ class OutboundRequest(Struct):
     stream: StreamedBody | None = None
     cache_key: str = ""
     fault: str = ""
+    unpacks: bool = False
 
     @property
     def repeatable(self) -> bool:

@@ -15,12 +15,12 @@ from toril.core.backoff import delay_ms
 from toril.core.destinations.base import Chance, OutboundRequest
 from toril.core.handover import read_handover
 from toril.core.headers import request_head
-from toril.core.lease import Lease
+from toril.core.lease import Lease, held_job
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
 from toril.core.ports.shared import Now
 from toril.core.retry_hint import NO_HINT, RetryHint, read_hint
 from toril.core.signing import message_id, signature_headers
-from toril.core.stored_job import integer_json, render, text_json
+from toril.core.stored_job import integer_json, text_json
 from toril.core.verdict import Complete, Fail, Retry, Verdict
 from toril.core.worker import WorkerSpec
 
@@ -45,7 +45,7 @@ class PushWorker:
         target = f"{path}?{quote(parts.query, safe=_URL_SAFE)}" if parts.query else path
         headers = [(name.encode(), value.encode("latin-1")) for name, value in endpoint.headers]
         given = {name.lower() for name, _ in headers}
-        defaults = ((b"accept", b"*/*"), (b"user-agent", agent.encode()))
+        defaults = ((b"accept", b"*/*"), (b"accept-encoding", b"identity"), (b"user-agent", agent.encode()))
         headers += [pair for pair in defaults if pair[0] not in given]
         host = parts.netloc.encode("idna" if not parts.netloc.isascii() else "ascii")
         self._head = request_head(endpoint.method.encode(), target.encode(), host, headers)
@@ -75,13 +75,12 @@ class PushWorker:
 
     def request(self, lease: Lease) -> OutboundRequest:
         """`{"job": <job JSON>, "token": "<lock>"}` with the registered headers, and signed where there are secrets."""
-        job = render(self._qualified, lease.job_id, lease.fields, lease.options.text)
-        body = b'{"job":%b,"token":"%b"}' % (job, lease.token)
+        body = held_job(self._qualified, lease)
         head = self._head
         if self._secrets:
             message = message_id(self._name, lease.job_id, integer_json(lease.fields.get(b"timestamp")))
             head += signature_headers(self._secrets, message, int(self._now()), body)
-        return OutboundRequest(head, body, self.spec.endpoint.timeout_s)
+        return OutboundRequest(head, body, self.spec.endpoint.timeout_s, unpacks=True)
 
     def judge(self, lease: Lease, outcome: Outcome, chance: Chance) -> Verdict:
         """2xx completes, or hands the job over; all else fails the attempt, to be retried as job and policy allow."""
@@ -128,7 +127,7 @@ class PushWorker:
         )
 
     def _answer_trace(self, reason: str, answer: Answered, *notes: str) -> str:
-        excerpt = answer.body[:EXCERPT_BYTES].decode(errors="replace")
+        excerpt = answer.unreadable or answer.body[:EXCERPT_BYTES].decode(errors="replace")
         more = "" if len(answer.body) <= EXCERPT_BYTES else f" … ({len(answer.body)} bytes in all)"
         noted = "".join(f"    {note}\n" for note in notes)
         return (
@@ -161,10 +160,17 @@ def attempt_failed(lease: Lease, reason: str, trace: str, chance: Chance, hint: 
 
 
 def returned(answer: Answered) -> tuple[bytes, str | None]:
-    """What a 2xx answer returns, as JSON text, and what is wrong with it if it claims to be JSON and is not."""
+    """What a 2xx answer returns, as JSON text, and what is wrong with it if it is not what it claims to be.
+
+    JSON without any body is null.
+    """
+    if answer.unreadable:
+        return b"", answer.unreadable
     kind = answer.header(b"content-type") or b""
     if b"application/json" not in kind.lower() or answer.status == 204:
         return text_json(answer.body), None
+    if not answer.body:
+        return b"null", None
     body = answer.body.removeprefix(b"\xef\xbb\xbf").strip()
     if not body:
         return b"", "Unexpected end of JSON input"

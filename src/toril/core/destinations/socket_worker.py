@@ -9,10 +9,10 @@ from msgspec import Struct
 
 from toril.core.destinations.base import Chance, OutboundRequest
 from toril.core.destinations.push_worker import attempt_failed
-from toril.core.lease import Lease
+from toril.core.lease import Lease, held_job
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut, WorkerError
 from toril.core.retry_hint import RetryHint
-from toril.core.stored_job import Keep, json_or_text, render
+from toril.core.stored_job import Keep, json_or_text
 from toril.core.verdict import Complete, Fail, Retry, Verdict
 from toril.core.worker import Limiter
 
@@ -56,11 +56,7 @@ class SocketWorker(Struct, frozen=True):
 
     def request(self, lease: Lease) -> OutboundRequest:
         """The job's data as stored, or `{"job": <job JSON>, "token": "<lock>"}`."""
-        if self.whole:
-            job = render(self.qualified, lease.job_id, lease.fields, lease.options.text)
-            body = b'{"job":%b,"token":"%b"}' % (job, lease.token)
-        else:
-            body = json_or_text(lease.fields.get(b"data") or b"{}")
+        body = held_job(self.qualified, lease) if self.whole else json_or_text(lease.fields.get(b"data") or b"{}")
         return OutboundRequest(b"", body, self.timeout_s, lease.job_id)
 
     def judge(self, lease: Lease, outcome: Outcome, chance: Chance) -> Verdict:

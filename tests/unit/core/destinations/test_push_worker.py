@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from toril.core.destinations.push_worker import EXCERPT_BYTES, PushWorker, returned
 from toril.core.errors import InvalidRequest
@@ -75,7 +76,7 @@ def test_the_request_is_the_registered_one_byte_for_byte() -> None:
     request = worker(headers=[("X-One", "1"), ("authorization", "Basic é")]).request(lease())
     assert request.head == (
         b"POST /charge HTTP/1.1\r\nhost: pay.example:3000\r\nX-One: 1\r\nauthorization: Basic \xe9\r\n"
-        b"accept: */*\r\nuser-agent: toril/1\r\n"
+        b"accept: */*\r\naccept-encoding: identity\r\nuser-agent: toril/1\r\n"
     )
     assert request.timeout_s == 3.0
 
@@ -84,7 +85,8 @@ def test_the_body_is_the_job_as_stored_and_the_lock_token() -> None:
     assert worker().request(lease(attempts_made=1)).body == (
         b'{"job":{"name":"charge","data":{ "amount": 1.10 },"opts":{"attempts": 0},"id":"7","progress":0,'
         b'"returnvalue":null,"stacktrace":[],"delay":0,"priority":0,"attemptsStarted":1,"attemptsMade":1,'
-        b'"stalledCounter":0,"timestamp":1700000000000,"queueQualifiedName":"bull:orders"},"token":"9b2c:1"}'
+        b'"stalledCounter":0,"timestamp":1700000000000,"queueQualifiedName":"bull:orders",'
+        b'"token":"9b2c:1"},"token":"9b2c:1"}'
     )
 
 
@@ -92,7 +94,7 @@ def test_no_content_type_is_added() -> None:
     assert b"content-type" not in head().lower()
 
 
-@pytest.mark.parametrize("name", ["Accept", "USER-AGENT", "Host"])
+@pytest.mark.parametrize("name", ["Accept", "USER-AGENT", "Host", "Accept-Encoding"])
 def test_a_registered_header_takes_the_place_of_a_default(name: str) -> None:
     sent = head(headers=[(name, "mine")])
     assert sent.lower().count(b"\r\n%b:" % name.lower().encode()) == 1
@@ -161,7 +163,7 @@ def test_a_worker_that_could_be_registered_can_run(host: str, path: str) -> None
     first, *others = sent.removesuffix(b"\r\n").split(b"\r\n")
     assert first.isascii()
     assert len(first.split(b" ")) == 3
-    assert [line.partition(b":")[0] for line in others] == [b"host", b"accept", b"user-agent"]
+    assert [line.partition(b":")[0] for line in others] == [b"host", b"accept", b"accept-encoding", b"user-agent"]
 
 
 # What a 2xx answer returns: JSON where it says so, else the text.
@@ -171,6 +173,8 @@ def test_a_worker_that_could_be_registered_can_run(host: str, path: str) -> None
         (answer(200, b'{"a": 1.10}', JSON), b'{"a": 1.10}'),
         (answer(201, b"5", JSON), b"5"),
         (answer(299, b"null", JSON), b"null"),
+        (answer(200, b"", JSON), b"null"),
+        (answer(202, b"", JSON), b"null"),
         (answer(200, b' \r\n{"a":1}\n', JSON), b'{"a":1}'),
         (answer(200, b'\xef\xbb\xbf{"a":1}', JSON), b'{"a":1}'),
         (answer(200, b"[1]", ((b"content-type", b"Application/JSON; charset=utf-8"),)), b"[1]"),
@@ -191,7 +195,6 @@ def test_a_2xx_answer_completes_the_job_with_what_it_says(given: Answered, retur
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"", "Unexpected end of JSON input"),
         (b"  \n", "Unexpected end of JSON input"),
         (b"{", "JSON Parse error: Input data was truncated"),
         (b"nope", "JSON Parse error: invalid character (byte 1)"),
@@ -204,6 +207,28 @@ def test_an_answer_that_claims_to_be_json_and_is_not_fails_the_attempt(body: byt
     assert isinstance(verdict, Fail)
     assert verdict.reason.startswith(reason)
     assert f"Error: {verdict.reason}\n    at POST {URL}\n    answered 200 Because after 12 ms" in verdict.trace
+
+
+@pytest.mark.parametrize("headers", [(), JSON])
+def test_a_2xx_answer_that_cannot_be_unpacked_fails_the_attempt(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    unreadable = structs.replace(answer(200, b"", headers), unreadable="ERR_ENCODING: The answer is compressed with br")
+    verdict = judge(unreadable)
+    assert isinstance(verdict, Fail)
+    assert verdict.reason == "ERR_ENCODING: The answer is compressed with br"
+
+
+def test_of_another_answer_that_cannot_be_unpacked_the_trace_says_so() -> None:
+    unreadable = structs.replace(
+        answer(500, reason="Oops"), unreadable="ERR_ENCODING: The answer is compressed with br"
+    )
+    verdict = judge(unreadable)
+    assert isinstance(verdict, Fail)
+    assert verdict.reason == "Oops"
+    assert verdict.trace.endswith("    body: ERR_ENCODING: The answer is compressed with br")
+
+
+def test_an_answer_is_to_be_unpacked() -> None:
+    assert worker().request(lease()).unpacks
 
 
 @given(st.binary(max_size=30), st.sampled_from([(), JSON]))

@@ -66,7 +66,8 @@ def test_a_worker_that_wants_whole_jobs_gets_them_with_the_lock_token() -> None:
     assert worker(whole=True).request(lease(attempts=2)).body == (
         b'{"job":{"name":"charge","data":{ "amount": 1.10 },"opts":{"attempts": 2},"id":"7","progress":0,'
         b'"returnvalue":null,"stacktrace":[],"delay":0,"priority":0,"attemptsStarted":1,"attemptsMade":0,'
-        b'"stalledCounter":0,"timestamp":1700000000000,"queueQualifiedName":"bull:orders"},"token":"9b2c:1"}'
+        b'"stalledCounter":0,"timestamp":1700000000000,"queueQualifiedName":"bull:orders",'
+        b'"token":"9b2c:1"},"token":"9b2c:1"}'
     )
 
 
