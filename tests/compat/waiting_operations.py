@@ -11,7 +11,8 @@ from toril.bull.flows import Flows
 from toril.bull.inspector import Inspector
 from toril.bull.job_actions import JobActions
 from toril.bull.upkeep import Upkeep
-from toril.core.flow import AddedJob, FlowJob, FlowOptions
+from toril.core.flow import AddedJob, FlowJob
+from toril.core.job import JobOptions
 from toril.core.lease import Lease
 from toril.core.ports.work import LeaseStore
 from toril.core.scheduler import SchedulerSpec, Template
@@ -32,7 +33,7 @@ def of_child(act: Callable[[RealWorld, AddedJob], Awaitable[object]], **opts: bo
     """A parent that waits for one child, in another queue, until something is done with the child."""
 
     async def run(world: RealWorld) -> AsyncGenerator[None]:
-        child = FlowJob("child", f"{world.queue}-children", Raw(b"{}"), FlowOptions(**opts))
+        child = FlowJob("child", f"{world.queue}-children", Raw(b"{}"), JobOptions(**opts))
         flow = FlowJob("parent", world.queue, children=[child]).identified()
         (parent,) = await flows(world).add([flow], int(world.now() * 1000))
         yield
@@ -96,7 +97,7 @@ async def adding_again_a_child_that_is_done(world: RealWorld) -> AsyncGenerator[
     await children.add("child")
     await children.store.complete(await taken(children.store), Complete(b"1"), fetch_next=False)
     yield
-    child = FlowJob("child", children.queue, Raw(b"{}"), FlowOptions(jobId="child"))
+    child = FlowJob("child", children.queue, Raw(b"{}"), JobOptions(jobId="child"))
     await flows(world).add([FlowJob("parent", world.queue, children=[child]).identified()], int(world.now() * 1000))
 
 

@@ -4,6 +4,21 @@
 export interface Backoff {
   readonly type: "fixed" | "exponential";
   readonly delay: number;
+  /** The part of the delay that is left to chance, from 0 to 1. */
+  readonly jitter?: number;
+}
+
+/** What happens to a job whose deduplication id is taken: it is dropped, unless this says otherwise. */
+export interface Deduplication {
+  readonly id: string;
+  /** The id is taken for so long. */
+  readonly ttl?: number;
+  /** Each dropped job starts `ttl` anew. */
+  readonly extend?: boolean;
+  /** It takes the place of a job that is delayed. */
+  readonly replace?: boolean;
+  /** The last one that comes while a job is active is added when that one ends; `ttl` does not count then. */
+  readonly keepLastIfActive?: boolean;
 }
 
 /** Which finished jobs to keep: the last `count`, those younger than `age` seconds. */
@@ -25,9 +40,23 @@ export interface JobOptions {
   /** The job's id; adding the same id again adds nothing. Made up if there is none. */
   readonly jobId?: string;
   /** While there is a job with this id (or for `ttl`), later ones are dropped. */
-  readonly deduplication?: { readonly id: string; readonly ttl?: number };
+  readonly deduplication?: Deduplication;
   readonly removeOnComplete?: boolean | number | Keep;
   readonly removeOnFail?: boolean | number | Keep;
+  /** When the job was made, instead of now. */
+  readonly timestamp?: number;
+  /** How many of its log lines and stack traces to keep: the newest. */
+  readonly keepLogs?: number;
+  readonly stackTraceLimit?: number;
+  /** The job is refused where its data has more bytes. */
+  readonly sizeLimit?: number;
+  /** What a tracer passes on with the job. */
+  readonly telemetry?: { readonly metadata?: string; readonly omitContext?: boolean };
+  /** What its failure does to its parent in a flow; at most one of these. */
+  readonly failParentOnFailure?: boolean;
+  readonly continueParentOnFailure?: boolean;
+  readonly ignoreDependencyOnFailure?: boolean;
+  readonly removeDependencyOnFailure?: boolean;
 }
 
 /** A job to add. */

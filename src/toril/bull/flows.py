@@ -1,12 +1,12 @@
 """Flows: trees of jobs, in which a parent waits for its children. Added all or none, read back as a tree.
 
-BullMQ's FlowProducer in one MULTI/EXEC: a parent by `addParentJob`, before its children, which name it. Called by
-`toril.gateway`.
+BullMQ's FlowProducer in one MULTI/EXEC: a parent by `addParentJob`, before its children, which name it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.resources import files
 
 import msgspec
 
@@ -15,10 +15,31 @@ from toril.bull.job_actions import JobActions
 from toril.bull.keys import QueueKeys
 from toril.bull.producer import Producer, added_id
 from toril.bull.scripts import Script, Scripts
-from toril.core.errors import InvalidRequest, JobNotFound
+from toril.bull.waiting_lists import guarded
+from toril.bull.wire import pack
+from toril.core.errors import InvalidRequest, JobNotFound, JobRefused
 from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree
 
 _MOST_BYTES = 32 * 2**20
+# Stands among what a parent waits for while its children are added: one that is done already would let it go before
+# the others are there. BullMQ 6 does the same in its scripts.
+_GUARD = b"toril:adding"
+# KEYS[1] the parent, KEYS[2] its dependencies; ARGV[1] the guard, ARGV[2] the qualified name of its queue, ARGV[3] its
+# id, ARGV[4] now (milliseconds). Takes the guard away, and lets the parent go if it waits for nothing else.
+_RELEASE = b"""
+rcall('SREM', KEYS[2], ARGV[1])
+moveParentToWaitIfNoPendingDependencies(ARGV[2], KEYS[2], KEYS[1], ARGV[3], ARGV[4])
+"""
+
+
+def _releasing() -> Script:
+    """Return a script of ours that lets a parent go, with the functions of BullMQ's `addParentJob`."""
+    text = files("bullmq").joinpath("commands", "addParentJob-6.lua").read_bytes()
+    _, found, behind = text.partition(b"-- Includes\n")
+    functions, end, _ = behind.partition(b"local function updateParentDepsIfNeeded(")
+    if not (found and end):
+        raise ValueError("BullMQ's addParentJob does not have the functions that let a parent go as expected")
+    return Script("releaseParent-2.lua", guarded(b"local rcall = redis.call\n" + functions + _RELEASE))
 
 
 class Flows:
@@ -32,32 +53,68 @@ class Flows:
         self._inspector = inspector
         self._actions = actions
         self._prefix = prefix
+        self._release = _releasing()
 
-    async def add(self, jobs: Sequence[FlowJob], timestamp_ms: int) -> list[AddedJob]:
+    async def add(self, jobs: Sequence[FlowJob], now_ms: int) -> list[AddedJob]:
         """Add trees of jobs, all of them or none; every job has an id of its own by then.
+
+        A job that is dropped as a duplicate has the id of the one that is there already.
 
         Raises:
             InvalidRequest: on a cluster, queues whose keys are on different nodes.
+            JobRefused: the id of a child is that of another parent's child.
         """
-        calls: list[tuple[Script, bytes]] = []
-        added = [self._plan(job, None, calls, timestamp_ms) for job in jobs]
+        trees = [self._placed(job, None, now_ms) for job in jobs]
         prefixes = {QueueKeys(self._prefix, queue).prefix for queue in _queues(jobs)}
         if len({self._scripts.links.group(prefix) for prefix in prefixes}) > 1:
             raise InvalidRequest("On a Redis Cluster all queues of a flow need the same hash tag", field="queueName")
+        await self._check_parents(trees)
         for queue in _queues(jobs):
             await self._producer.meet(queue)
         self._scripts.touched |= prefixes
-        for reply in await self._scripts.transaction(min(prefixes), calls):
-            added_id(reply)
-        return added
+        jobs_of_all = [job for tree in trees for job in tree.all()]
+        parents = [job for job in jobs_of_all if job.children]
+        calls = [
+            *((self._release, pack("SADD", job.dependencies_key, _GUARD)) for job in parents),
+            *(self._producer.packed_in_flow(job) for job in jobs_of_all),
+            *((self._release, self._release_of(job, now_ms)) for job in parents),
+        ]
+        replies = await self._scripts.transaction(min(prefixes), calls)
+        for job, reply in zip(jobs_of_all, replies[len(parents) :], strict=False):
+            job.id = added_id(reply).decode(errors="replace")
+        return trees
 
-    def _plan(
-        self, job: FlowJob, parent: AddedJob | None, calls: list[tuple[Script, bytes]], timestamp_ms: int
-    ) -> AddedJob:
-        placed = AddedJob(job, f"{self._prefix}:{job.queueName}", timestamp_ms, parent, [])
-        calls.append(self._producer.packed_in_flow(placed, timestamp_ms))
-        placed.children.extend(self._plan(child, placed, calls, timestamp_ms) for child in job.children)
+    def _placed(self, job: FlowJob, parent: AddedJob | None, now_ms: int) -> AddedJob:
+        """Return the job at its place in the tree, with those below it."""
+        timestamp_ms = job.spec().timestamp_ms(now_ms)
+        placed = AddedJob(job, f"{self._prefix}:{job.queueName}", job.given_id, timestamp_ms, parent, [])
+        placed.children.extend(self._placed(child, placed, now_ms) for child in job.children)
         return placed
+
+    def _release_of(self, parent: AddedJob, now_ms: int) -> bytes:
+        keys = (parent.key.encode(), parent.dependencies_key.encode())
+        return self._release.packed(keys, _GUARD, parent.qualified, parent.id, now_ms)
+
+    async def _check_parents(self, trees: Sequence[AddedJob]) -> None:
+        """Refuse to add anything where a child is another parent's already, as its new parent would wait for ever.
+
+        Raises:
+            JobRefused: naming the child. Its parent may be in a queue that the caller must not know of.
+        """
+        children = [job for tree in trees for job in tree.all() if job.parent is not None]
+        if not children:
+            return
+        link = self._scripts.links.of(QueueKeys(self._prefix, children[0].job.queueName).prefix)
+        parents = await link.pipeline([pack("HGET", job.key, "parentKey") for job in children])
+        others = [
+            (job, parent)
+            for job, parent in zip(children, parents, strict=True)
+            if parent is not None and job.parent is not None and parent != job.parent.key.encode()
+        ]
+        there = await link.pipeline([pack("EXISTS", parent) for _, parent in others]) if others else []
+        for (job, _), exists in zip(others, there, strict=True):
+            if exists:
+                raise JobRefused(f"The job {job.id} of the queue {job.job.queueName} has another parent")
 
     async def read(self, queue: str, job_id: str, depth: Depth) -> FlowTree:
         """A job with its children, and theirs, as deep and as many of each as asked for.

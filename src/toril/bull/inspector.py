@@ -130,6 +130,6 @@ class Inspector:
         keep = read_options(opts).keep_logs if opts else None
         script = self._scripts.add_log
         head = script.head(keys.keys(job_id, f"{job_id}:logs"), 3)
-        kept = "" if keep is None else keep
+        kept = keep or ""  # 0 keeps all, as with BullMQ
         reply = await self._scripts.run(keys.prefix, script, head + pack(job_id, line, kept).partition(b"\r\n")[2])
         return bool(reply >= 0)

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
+from toril.bull.job_options import shortened
 from toril.bull.keys import QueueKeys
 from toril.bull.scripts import Script, Scripts, refused
 from toril.bull.wire import pack
 from toril.core.errors import StoreError
 from toril.core.flow import AddedJob
-from toril.core.job import JobSpec
+from toril.core.job import ON_FAILURE, JobSpec
 
 _pack = msgspec.msgpack.Encoder().encode
 _NO_OPTIONS = _pack({"attempts": 0})
-# What BullMQ shortens in Redis.
-_SHORT = {
-    "failParentOnFailure": "fpof",
-    "continueParentOnFailure": "cpof",
-    "ignoreDependencyOnFailure": "idof",
-    "removeDependencyOnFailure": "rdof",
-}
 # Four arguments: packed job, data, packed options, timestamp.
 _ARGUMENTS = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 
@@ -39,7 +33,7 @@ class Producer:
         self._queues: OrderedDict[str, _Queue] = OrderedDict()
         self._cache = cache
 
-    async def add(self, queue: str, jobs: Sequence[JobSpec], timestamp_ms: int) -> list[bytes]:
+    async def add(self, queue: str, jobs: Sequence[JobSpec], now_ms: int) -> list[bytes]:
         """Add jobs in order, several of them in one transaction; returns their ids.
 
         A job that is dropped as a duplicate has the id of the one that is there already.
@@ -48,13 +42,11 @@ class Producer:
             return []
         known = await self.meet(queue)
         if len(jobs) == 1:
-            script, packed = known.packed(jobs[0], timestamp_ms)
+            script, packed = known.packed(jobs[0], now_ms)
             return [added_id(await self._scripts.run(known.prefix, script, packed))]
         return [
             added_id(reply)
-            for reply in await self._scripts.transaction(
-                known.prefix, [known.packed(job, timestamp_ms) for job in jobs]
-            )
+            for reply in await self._scripts.transaction(known.prefix, [known.packed(job, now_ms) for job in jobs])
         ]
 
     async def meet(self, queue: str) -> _Queue:
@@ -77,10 +69,10 @@ class Producer:
         """The queue is gone; when it comes again, it is new."""
         self._queues.pop(queue, None)
 
-    def packed_in_flow(self, placed: AddedJob, timestamp_ms: int) -> tuple[Script, bytes]:
+    def packed_in_flow(self, placed: AddedJob) -> tuple[Script, bytes]:
         """The call that adds a job of a flow, at its place."""
         queue = _Queue(QueueKeys(self._prefix, placed.job.queueName), self._scripts)
-        return queue.packed_in_flow(placed, timestamp_ms)
+        return queue.packed_in_flow(placed)
 
 
 def added_id(reply: object) -> bytes:
@@ -118,24 +110,19 @@ class _Queue:
             4,
         )
 
-    def packed_in_flow(self, placed: AddedJob, timestamp_ms: int) -> tuple[Script, bytes]:
+    def packed_in_flow(self, placed: AddedJob) -> tuple[Script, bytes]:
         """The call that adds a job of a flow. Not a hot path: it is packed as a whole."""
-        job, parent = placed.job, placed.parent
-        options: dict[str, Any] = job.opts.as_stored() if job.opts is not None else {"attempts": 0}
-        deduplication = options.pop("deduplication", None)
-        dedup_key = None
-        if deduplication is not None:
-            options["de"] = deduplication
-            dedup_key = f"{self._prefix}de:{deduplication['id']}"
+        job, parent, timestamp_ms = placed.job, placed.parent, placed.timestamp_ms
+        options: dict[str, Any] = job.opts.as_shown() if job.opts is not None else {"attempts": 0}
         shown: tuple[str | None, str | None, dict[str, Any] | None] = (None, None, None)
         if parent is not None:
             options["parent"] = {"id": parent.id, "queue": parent.qualified}
             # What becomes of the parent when this one fails is read from here; Node writes it to both places.
-            on_failure = {short: True for long, short in _SHORT.items() if options.get(long)}
+            on_failure = shortened({name: True for name in ON_FAILURE if options.get(name)})
             named = {"id": parent.id, "queueKey": parent.qualified, **on_failure}
-            shown = (parent.key, f"{parent.key}:dependencies", named)
-        fields = _pack((self._prefix, placed.id, job.name, timestamp_ms, *shown, None, dedup_key))
-        arguments = (fields, bytes(job.data), _pack({_SHORT.get(key, key): value for key, value in options.items()}))
+            shown = (parent.key, parent.dependencies_key, named)
+        fields = _pack((self._prefix, placed.id, job.name, timestamp_ms, *shown, None, self._dedup_key(options)))
+        arguments = (fields, bytes(job.data), _pack(shortened(options)))
         if job.children:
             keys = self._keys.keys("meta", "id", "delayed", "waiting-children", "completed", "events")
             return self._scripts.add_parent, self._scripts.add_parent.packed(keys, *arguments)
@@ -146,21 +133,23 @@ class _Queue:
             script, head = self._scripts.add_prioritized, self._prioritized
         return script, head + pack(*arguments, timestamp_ms).partition(b"\r\n")[2]
 
-    def packed(self, job: JobSpec, timestamp_ms: int) -> tuple[Script, bytes]:
-        """The call that adds this job."""
+    def _dedup_key(self, options: Mapping[str, Any]) -> str | None:
+        """The key that a job with these options claims; None where it claims none."""
+        deduplication = options.get("deduplication")
+        return None if deduplication is None else f"{self._prefix}de:{deduplication['id']}"
+
+    def packed(self, job: JobSpec, now_ms: int) -> tuple[Script, bytes]:
+        """The call that adds this job, now or when its options say that it was made."""
         opts = job.opts
+        timestamp_ms = job.timestamp_ms(now_ms)
         script, head = self._scripts.add_standard, self._standard
         if opts is None:
             options = _NO_OPTIONS
             fields = _pack((self._prefix, "", job.name, timestamp_ms, None, None, None, None, None))
         else:
-            stored = opts.as_stored()
-            deduplication = stored.pop("deduplication", None)
-            dedup_key = None
-            if deduplication is not None:
-                stored["de"] = deduplication
-                dedup_key = f"{self._prefix}de:{deduplication['id']}"
-            options = _pack(stored)
+            shown = opts.as_shown()
+            dedup_key = self._dedup_key(shown)
+            options = _pack(shortened(shown))
             custom_id = opts.jobId or ""
             fields = _pack((self._prefix, custom_id, job.name, timestamp_ms, None, None, None, None, dedup_key))
             # A delayed job keeps its priority for when its time comes.

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 import structlog
-from bullmq.job import optsEncodeMap
 from msgspec import UNSET
 
+from toril.bull.job_options import shortened
 from toril.bull.keys import QueueKeys
 from toril.bull.scripts import Scripts
 from toril.bull.wire import ReplyError, fields_of, pack
@@ -49,7 +49,7 @@ class Schedulers:
             raise InvalidRequest(f"The scheduler would never make a job: {why}", field=field)
         template = spec.template
         name = scheduler_id if template.name is UNSET else template.name
-        opts = {} if template.opts is None else template.opts.as_stored()
+        opts = {} if template.opts is None else template.opts.as_shown()
         stored = repeat.stored()
         known = {key: stored.get(key) for key in _KNOWN} | {"name": name}
         keys = QueueKeys(self._prefix, queue)
@@ -64,8 +64,8 @@ class Schedulers:
             _pack({key: value for key, value in known.items() if value is not None}),
             scheduler_id,
             bytes(template.data),
-            _pack(_encoded(opts)),
-            _pack(_encoded(_next_options(opts, repeat, due, scheduler_id, now_ms))),
+            _pack(shortened(opts)),
+            _pack(shortened(_next_options(opts, repeat, due, scheduler_id, now_ms))),
             now_ms,
             keys.prefix,
             "",
@@ -167,7 +167,7 @@ class Schedulers:
             (*keys.keys("repeat", "delayed", "wait", "paused", "meta", "prioritized", "marker", "id", "events", "pc"),
              keys.key(job_id), keys.key("active")), 7
         )  # fmt: skip
-        next_options = _pack(_encoded(_next_options(opts, repeat, due, scheduler_id, now_ms)))
+        next_options = _pack(shortened(_next_options(opts, repeat, due, scheduler_id, now_ms)))
         arguments = pack(
             due.at_ms, fields[b"rjk"], fields.get(b"data") or b"{}", next_options, now_ms, keys.prefix, job_id
         )
@@ -189,7 +189,3 @@ def _next_options(opts: Mapping[str, Any], repeat: Repeat, due: Due, scheduler_i
         "prevMillis": due.at_ms,
         "repeatJobKey": scheduler_id,
     }
-
-
-def _encoded(opts: Mapping[str, Any]) -> dict[str, Any]:
-    return {optsEncodeMap.get(key, key): value for key, value in opts.items()}

@@ -7,24 +7,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct
 
 from toril.core.actions import invalid
 from toril.core.errors import InvalidRequest
-from toril.core.job import JobOptions, JobSpec, Name, check_options, json_unless_given, require_utf8
+from toril.core.job import JobOptions, JobSpec, Name, check_job, json_unless_given, require_utf8
 from toril.core.stored_job import Fields
 
 MAX_JOBS = 1000
 MAX_LEVELS = 100
-
-
-class FlowOptions(JobOptions, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """A job's options, and what its failure does to its parent."""
-
-    failParentOnFailure: bool | UnsetType = UNSET  # noqa: N815 - BullMQ's spelling
-    continueParentOnFailure: bool | UnsetType = UNSET  # noqa: N815
-    ignoreDependencyOnFailure: bool | UnsetType = UNSET  # noqa: N815
-    removeDependencyOnFailure: bool | UnsetType = UNSET  # noqa: N815
 
 
 class FlowJob(Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,7 +24,7 @@ class FlowJob(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     queueName: str  # noqa: N815 - BullMQ's spelling
     data: Raw = json_unless_given(b"{}")
-    opts: FlowOptions | None = None
+    opts: JobOptions | None = None
     children: list[FlowJob] = []
 
     def all(self) -> Iterator[FlowJob]:
@@ -48,11 +39,16 @@ class FlowJob(Struct, frozen=True, forbid_unknown_fields=True):
 
     def identified(self) -> FlowJob:
         """The same, with an id for every job that has none: children have to name their parent."""
-        opts = self.opts or FlowOptions()
+        opts = self.opts or JobOptions()
         if not opts.jobId:
             opts = msgspec.structs.replace(opts, jobId=str(uuid.uuid4()))
         children = [child.identified() for child in self.children]
         return msgspec.structs.replace(self, opts=opts, children=children)
+
+    @property
+    def given_id(self) -> str:
+        """The id that the caller, or `identified`, has given it; empty where it has none."""
+        return "" if self.opts is None else self.opts.jobId or ""
 
     def spec(self) -> JobSpec:
         """The job by itself."""
@@ -60,24 +56,34 @@ class FlowJob(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AddedJob(Struct):
-    """A job of a flow at its place in it; `qualified` is BullMQ's full name of its queue."""
+    """A job of a flow at its place in it; `qualified` is BullMQ's full name of its queue.
+
+    `id` is the one that the job was given, until it is added. Then it is that of the job which is there: another one
+    where the deduplication id is taken.
+    """
 
     job: FlowJob
     qualified: str
+    id: str
     timestamp_ms: int
     parent: AddedJob | None
     children: list[AddedJob]
 
     @property
-    def id(self) -> str:
-        """Its id."""
-        opts = self.job.opts
-        return "" if opts is None or opts.jobId is UNSET else opts.jobId
-
-    @property
     def key(self) -> str:
         """The key of its hash."""
         return f"{self.qualified}:{self.id}"
+
+    @property
+    def dependencies_key(self) -> str:
+        """The key of the set of the children that it waits for."""
+        return f"{self.key}:dependencies"
+
+    def all(self) -> Iterator[AddedJob]:
+        """It and all below it, parents first."""
+        yield self
+        for child in self.children:
+            yield from child.all()
 
 
 class FlowTree(Struct):
@@ -97,9 +103,6 @@ class Depth(Struct, frozen=True):
     sees: Callable[[str], bool]
 
 
-_EXCLUSIVE = (
-    "removeDependencyOnFailure", "failParentOnFailure", "continueParentOnFailure", "ignoreDependencyOnFailure",
-)  # fmt: skip
 _FLOWS = msgspec.json.Decoder(FlowJob | list[FlowJob])
 
 
@@ -132,8 +135,8 @@ def read_flows(body: bytes) -> tuple[list[FlowJob], bool]:
 
 def _check_options(flow: FlowJob, *, is_child: bool) -> None:
     """Refuse what BullMQ refuses, and what its scripts would lose."""
-    opts = flow.opts or FlowOptions()
-    check_options(opts)
+    check_job(flow.spec())
+    opts = flow.opts or JobOptions()
     # BullMQ's scripts take what stands behind the last colon of a job's key for its id.
     if opts.jobId and ":" in opts.jobId:
         raise InvalidRequest(f"Invalid jobId {opts.jobId}, an id in a flow must not contain :", field="jobId")
@@ -141,10 +144,6 @@ def _check_options(flow: FlowJob, *, is_child: bool) -> None:
         raise InvalidRequest("Deduplication and parent options cannot be used together", field="deduplication")
     if opts.deduplication is not UNSET and flow.children:
         raise InvalidRequest("Deduplication options cannot be used on flow nodes with children", field="deduplication")
-    exclusive = [name for name in _EXCLUSIVE if getattr(opts, name) is True]
-    if len(exclusive) > 1:
-        text = f"The following options cannot be used together: {', '.join(exclusive)}"
-        raise InvalidRequest(text, field=exclusive[1])
     for child in flow.children:
         _check_options(child, is_child=True)
 
@@ -153,10 +152,9 @@ def _check_unique(flows: list[FlowJob]) -> None:
     """Refuse an id that is there twice: a job cannot wait for itself, nor for a job that has another parent."""
     seen: set[tuple[str, str]] = set()
     for job in (job for flow in flows for job in flow.all()):
-        job_id = job.opts.jobId if job.opts is not None and job.opts.jobId is not UNSET else ""
-        if (job.queueName, job_id) in seen:
-            raise InvalidRequest(f"The jobId {job_id} is there twice in the queue {job.queueName}", field="jobId")
-        seen.add((job.queueName, job_id))
+        if (job.queueName, job.given_id) in seen:
+            raise InvalidRequest(f"The jobId {job.given_id} is there twice in the queue {job.queueName}", field="jobId")
+        seen.add((job.queueName, job.given_id))
 
 
 def _levels(flow: FlowJob) -> int:

@@ -22,6 +22,10 @@ MAX_ID = 4096
 """Characters of an id. BullMQ takes any number; but an id is repeated in lists, streams and logs."""
 NO_CONTROL = r"\A[^\x00-\x1f\x7f]+\Z"
 NO_OPTIONS = b'{"attempts":0}'
+ON_FAILURE = (
+    "removeDependencyOnFailure", "failParentOnFailure", "continueParentOnFailure", "ignoreDependencyOnFailure",
+)  # fmt: skip
+"""What the failure of a job may do to its parent."""
 
 Name = Annotated[str, Meta(pattern=NO_CONTROL)]
 Count = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
@@ -39,23 +43,43 @@ def json_unless_given(text: bytes) -> Any:
 
 
 class BackoffOption(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """`{type, delay}`: BullMQ's backoff of a job, `delay` in milliseconds."""
+    """BullMQ's backoff of a job: `delay` in milliseconds, of which the part `jitter` is left to chance."""
 
     type: str
     delay: Delay | UnsetType = UNSET
+    jitter: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
 
 
 class DeduplicationOption(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """BullMQ's deduplication: later jobs with this id are dropped, for `ttl` milliseconds or until it ends."""
+    """BullMQ's deduplication: later jobs with this id are dropped, for `ttl` milliseconds or until it ends.
+
+    With `extend` each of them starts `ttl` anew; with `replace` it takes the place of a job that is delayed. With
+    `keepLastIfActive` the last one that comes while a job is active is added when that one ends; `ttl` does not count
+    then.
+    """
 
     id: Annotated[str, Meta(pattern=NO_CONTROL, max_length=MAX_ID)]
     ttl: Count | UnsetType = UNSET
+    extend: bool | UnsetType = UNSET
+    replace: bool | UnsetType = UNSET
+    keepLastIfActive: bool | UnsetType = UNSET  # noqa: N815 - BullMQ's spelling
+
+
+class TelemetryOption(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a tracer passes on with a job: `metadata` is its context, and `omitContext` asks for none."""
+
+    metadata: str | UnsetType = UNSET
+    omitContext: bool | UnsetType = UNSET  # noqa: N815
 
 
 class JobOptions(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """The options a caller may set, as BullMQ spells them; times in milliseconds."""
+    """The options a caller may set, as BullMQ spells them; times in milliseconds, sizes in bytes.
+
+    The last four say what the failure of a job does to its parent: at most one of them may be true.
+    """
 
     attempts: Count = 0
+    timestamp: Count | UnsetType = UNSET
     delay: Count | UnsetType = UNSET
     priority: Annotated[int, Meta(ge=1, lt=MAX_PRIORITY)] | UnsetType = UNSET
     lifo: bool | UnsetType = UNSET
@@ -64,19 +88,29 @@ class JobOptions(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     deduplication: DeduplicationOption | UnsetType = UNSET
     removeOnComplete: Keep | UnsetType = UNSET  # noqa: N815
     removeOnFail: Keep | UnsetType = UNSET  # noqa: N815
+    keepLogs: Count | UnsetType = UNSET  # noqa: N815
+    stackTraceLimit: Count | UnsetType = UNSET  # noqa: N815
+    sizeLimit: Count | UnsetType = UNSET  # noqa: N815
+    telemetry: TelemetryOption | UnsetType = UNSET
+    failParentOnFailure: bool | UnsetType = UNSET  # noqa: N815
+    continueParentOnFailure: bool | UnsetType = UNSET  # noqa: N815
+    ignoreDependencyOnFailure: bool | UnsetType = UNSET  # noqa: N815
+    removeDependencyOnFailure: bool | UnsetType = UNSET  # noqa: N815
 
-    def as_stored(self) -> dict[str, Any]:
-        """The options as BullMQ stores them: `attempts` always there, a numeric backoff spelled out."""
-        stored: dict[str, Any] = {"attempts": self.attempts}
-        stored.update(msgspec.to_builtins(self))
+    def as_shown(self) -> dict[str, Any]:
+        """The options as BullMQ shows them: `attempts` always there, a numeric backoff spelled out."""
+        shown: dict[str, Any] = {"attempts": self.attempts}
+        shown.update(msgspec.to_builtins(self))
         for field in ("removeOnComplete", "removeOnFail"):
-            if field in stored and stored[field] is None:  # as if it were not there
-                del stored[field]
+            if field in shown and shown[field] is None:  # as if it were not there
+                del shown[field]
         if isinstance(self.backoff, float):
-            stored["backoff"] = {"type": "fixed", "delay": whole_if_whole(self.backoff)}
-        elif isinstance(self.backoff, BackoffOption) and isinstance(self.backoff.delay, float):
-            stored["backoff"] = {"type": self.backoff.type, "delay": whole_if_whole(self.backoff.delay)}
-        return stored
+            shown["backoff"] = {"type": "fixed", "delay": whole_if_whole(self.backoff)}
+        elif isinstance(self.backoff, BackoffOption):
+            for part in ("delay", "jitter"):
+                if part in shown["backoff"]:
+                    shown["backoff"][part] = whole_if_whole(shown["backoff"][part])
+        return shown
 
 
 class JobSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +119,11 @@ class JobSpec(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     data: Raw
     opts: JobOptions | None = None
+
+    def timestamp_ms(self, now_ms: int) -> int:
+        """When the job was made: what its options say, or now."""
+        given = UNSET if self.opts is None else self.opts.timestamp
+        return given or now_ms
 
 
 _JOBS = msgspec.json.Decoder(list[JobSpec])
@@ -107,8 +146,7 @@ def decode_jobs(body: bytes) -> list[JobSpec]:
     if not body.isascii():
         require_utf8(body)
     for job in jobs:
-        if job.opts is not None:
-            check_options(job.opts)
+        check_job(job)
     return jobs
 
 
@@ -117,8 +155,26 @@ def whole_if_whole(number: float) -> float | int:
     return int(number) if number.is_integer() else number
 
 
+def check_job(job: JobSpec) -> None:
+    """Refuse what BullMQ itself refuses, before anything is written.
+
+    Raises:
+        InvalidRequest: with BullMQ's text.
+    """
+    opts = job.opts
+    if opts is None:
+        return
+    check_options(opts)
+    if opts.sizeLimit and memoryview(job.data).nbytes > opts.sizeLimit:
+        raise InvalidRequest(f"The size of job {job.name} exceeds the limit {opts.sizeLimit} bytes", field="sizeLimit")
+
+
 def check_options(opts: JobOptions) -> None:
-    """Refuse what BullMQ itself refuses, before anything is written."""
+    """Refuse options that BullMQ itself refuses, whatever job they are of."""
+    exclusive = [name for name in ON_FAILURE if getattr(opts, name) is True]
+    if len(exclusive) > 1:
+        text = f"The following options cannot be used together: {', '.join(exclusive)}"
+        raise InvalidRequest(text, field=exclusive[1])
     if opts.jobId:
         check_job_id(opts.jobId)
     if isinstance(opts.backoff, BackoffOption) and opts.backoff.delay is not UNSET:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,18 +16,18 @@ from toril.core.job import (
     MAX_PRIORITY,
     MAX_SAFE_INTEGER,
     NO_CONTROL,
+    ON_FAILURE,
     JobOptions,
     JobSpec,
-    check_options,
+    check_job,
     require_utf8,
 )
 
 _JOB_FIELDS = ("name", "data", "opts")
-_OPTIONS = ("delay", "lifo", "priority", "attempts", "backoff", "jobId", "deduplication")
-_KEEP = ("removeOnComplete", "removeOnFail")
 _NAME = re.compile(NO_CONTROL)
-# The proxy takes null for these as if they were not there; for the others it is a wrong type.
-_NULLABLE = ("delay", "attempts", "backoff", "jobId", "deduplication")
+# Null is a wrong type of these, and of all others as if they were not there.
+_NOT_NULLABLE = ("lifo", "priority", "removeOnComplete", "removeOnFail")
+_FLAGS_OF_DEDUPLICATION = ("extend", "replace", "keepLastIfActive")
 
 
 def decode_json(body: bytes, kind: Any = Any) -> Any:
@@ -126,23 +126,23 @@ def _job(item: dict[str, Raw]) -> JobSpec:
         opts = msgspec.json.decode(raw, type=dict[str, Raw])
     except msgspec.ValidationError:
         raise InvalidRequest(f"Invalid opts {_shown(raw)}, must be an object", field="opts") from None
-    return JobSpec(name, item["data"], _options({key: _value(value) for key, value in opts.items()}))
+    job = JobSpec(name, item["data"], _options({key: _value(value) for key, value in opts.items()}))
+    check_job(job)
+    return job
 
 
 def _options(opts: dict[str, Any]) -> JobOptions:
     for key in opts:
-        if key not in _OPTIONS and key not in _KEEP:
+        if key not in _CHECKS:
             raise InvalidRequest(f"Unexpected field: opts.{key}", field=f"opts.{key}")
-    clean = {key: value for key, value in opts.items() if value is not None or key not in _NULLABLE}
+    clean = {key: value for key, value in opts.items() if value is not None or key in _NOT_NULLABLE}
     for key, check in _CHECKS.items():
         if key in clean:
             clean[key] = check(key, clean[key])
     try:
-        converted = msgspec.convert(clean, JobOptions)
+        return msgspec.convert(clean, JobOptions)
     except msgspec.ValidationError as exc:
         raise InvalidRequest(f"Invalid opts: {exc}", field="opts") from exc
-    check_options(converted)
-    return converted
 
 
 def _count(key: str, value: Any) -> int:
@@ -184,7 +184,7 @@ def _backoff(_: str, value: Any) -> Any:
     if not value:
         raise InvalidRequest(f"{text} with at least the type field", field="backoff")
     for key in value:
-        if key not in {"type", "delay"}:
+        if key not in {"type", "delay", "jitter"}:
             raise InvalidRequest(f"Unexpected field: opts.{key}", field="backoff")
     kind = value.get("type", "undefined")
     delay = value.get("delay", 0)
@@ -199,14 +199,23 @@ def _backoff(_: str, value: Any) -> Any:
         raise InvalidRequest(f"Invalid backoff delay {js(delay)}, must be a number", field="backoff")
     if delay < 0:
         raise InvalidRequest(f"Invalid backoff delay {js(delay)}, must be greater than 0", field="backoff")
-    return value
+    jitter = value.pop("jitter", None)
+    return value if jitter is None else value | {"jitter": _jitter(jitter)}
+
+
+def _jitter(value: Any) -> float:
+    if not is_number(value):
+        raise InvalidRequest(f"Invalid backoff jitter {js(value)}, must be a number", field="backoff")
+    if not 0 <= value <= 1:
+        raise InvalidRequest("Jitter should be between 0 and 1", field="backoff")
+    return float(value)
 
 
 def _deduplication(_: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRequest(f"Invalid deduplication {js(value)}, must be an object", field="deduplication")
     for key in value:
-        if key not in {"id", "ttl"}:
+        if key not in {"id", "ttl", *_FLAGS_OF_DEDUPLICATION}:
             raise InvalidRequest(f"Unexpected field: opts.{key}", field="deduplication")
     name, ttl = value.get("id", "undefined"), value.get("ttl", 1)
     if "id" not in value or not isinstance(name, str):
@@ -229,7 +238,24 @@ def _deduplication(_: str, value: Any) -> dict[str, Any]:
             f"Invalid deduplication.ttl {js(ttl)}, must be a whole number of milliseconds",
             field="deduplication.ttl",
         )
-    return value | ({"ttl": int(ttl)} if "ttl" in value else {})
+    flags = _flags("deduplication", value, _FLAGS_OF_DEDUPLICATION)
+    return {"id": name} | ({"ttl": int(ttl)} if "ttl" in value else {}) | flags
+
+
+def _flags(key: str, value: dict[str, Any], names: Sequence[str]) -> dict[str, bool]:
+    """Return those of these parts of an option that are there."""
+    return {name: _boolean(f"{key}.{name}", value[name]) for name in names if value.get(name) is not None}
+
+
+def _telemetry(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"Invalid telemetry {js(value)}, must be an object", field=key)
+    for part in value:
+        if part not in {"metadata", "omitContext"}:
+            raise InvalidRequest(f"Unexpected field: opts.{part}", field=key)
+    metadata = value.get("metadata")
+    given = {} if metadata is None else {"metadata": _text("telemetry.metadata", metadata)}
+    return given | _flags("telemetry", value, ("omitContext",))
 
 
 def _keep(key: str, value: Any) -> Any:
@@ -251,4 +277,10 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "deduplication": _deduplication,
     "removeOnComplete": _keep,
     "removeOnFail": _keep,
+    "timestamp": _count,
+    "keepLogs": _count,
+    "stackTraceLimit": _count,
+    "sizeLimit": _count,
+    "telemetry": _telemetry,
+    **dict.fromkeys(ON_FAILURE, _boolean),
 }

@@ -12,7 +12,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from toril.core.actions import Positive, invalid
 from toril.core.errors import InvalidRequest
-from toril.core.job import Count, JobOptions, Name, Whole, check_options, json_unless_given, require_utf8
+from toril.core.job import Count, JobOptions, JobSpec, Name, Whole, check_job, json_unless_given, require_utf8
 from toril.core.repeat import Repeat, RepeatFault, options_of, read_repeat
 from toril.core.stored_job import Fields
 from toril.core.zones import read_zone
@@ -140,7 +140,7 @@ def _check_template(template: Template) -> None:
     if number is not None:
         raise InvalidRequest(f"The number {number[:20]} is too large: it would become infinite", field="template.data")
     if template.opts is not None:
-        check_options(template.opts)
+        check_job(JobSpec("template", template.data, template.opts))
         for option in ("delay", "jobId", "deduplication"):
             if getattr(template.opts, option) is not UNSET:
                 raise InvalidRequest(f"{option} is the scheduler's to choose", field=f"template.opts.{option}")

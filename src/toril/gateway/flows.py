@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from toril.core.access import Right
-from toril.core.errors import InvalidRequest, JobNotFound
+from toril.core.errors import InvalidRequest, JobNotFound, JobRefused
 from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree, read_flows
 from toril.core.ports.jobs import FlowStore
 from toril.core.ports.shared import Now
@@ -24,6 +24,7 @@ DEFAULT_CHILDREN, MAX_CHILDREN = 20, 1000
 _ADD = About(
     (Reply(shapes.Flow | list[shapes.Flow], "The tree as added, or a list of them where a list was posted"),),
     body=FlowJob | list[FlowJob],
+    errors=(JobRefused,),
 )
 _READ = About(
     (Reply(shapes.Flow, "The job and what is below it, as far as the token may see"),),

@@ -88,15 +88,12 @@ class QueueRoutes:
         queue = self._queue(request)
         refuse_key(request.scope["headers"], "a job with an opts.jobId is added once")
         jobs = decode_jobs(await request.body(self._max_body_bytes))
-        timestamp_ms = int(self._now() * 1000)
-        ids = await self._producer.add(queue, jobs, timestamp_ms)
+        now_ms = int(self._now() * 1000)
+        ids = await self._producer.add(queue, jobs, now_ms)
         qualified, hide = wire.qualified(self._prefix, queue), request.hides(queue)
         return wire.json_answer(
             wire.array(
-                [
-                    wire.added(qualified, job, job_id, timestamp_ms, hide=hide)
-                    for job, job_id in zip(jobs, ids, strict=True)
-                ]
+                [wire.added(qualified, job, job_id, now_ms, hide=hide) for job, job_id in zip(jobs, ids, strict=True)]
             )
         )
 

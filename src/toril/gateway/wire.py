@@ -28,13 +28,13 @@ def qualified(prefix: str, queue: str) -> bytes:
     return text_json(f"{prefix}:{queue}".encode())
 
 
-def added(queue: bytes, job: JobSpec, job_id: bytes, timestamp_ms: int, *, hide: bool) -> bytes:
+def added(queue: bytes, job: JobSpec, job_id: bytes, now_ms: int, *, hide: bool) -> bytes:
     """Return the JSON of a job just added; `queue` is the qualified name as a JSON string. With `hide`, no secrets."""
     opts, data = job.opts, bytes(job.data)
     if opts is None:
         options, delay, priority, more = NO_OPTIONS, 0, 0, b""
     else:
-        options = _encode(opts.as_stored())
+        options = _encode(opts.as_shown())
         delay = 0 if opts.delay is UNSET else opts.delay
         priority = 0 if opts.priority is UNSET else opts.priority
         more = b"" if opts.deduplication is UNSET else b',"deduplicationId":' + _encode(opts.deduplication.id)
@@ -49,7 +49,7 @@ def added(queue: bytes, job: JobSpec, job_id: bytes, timestamp_ms: int, *, hide:
         b'"%b"' % job_id if job_id.isdigit() else text_json(job_id),
         delay,
         priority,
-        timestamp_ms,
+        job.timestamp_ms(now_ms),
         queue,
         more,
     )

@@ -11,7 +11,7 @@ from msgspec import Raw, Struct
 from toril.core.destinations.callback import CallbackOrder
 from toril.core.envelope import RecordedRequest, encode_request
 from toril.core.errors import IdempotencyMismatch, StoreUnavailable
-from toril.core.flow import FlowJob, FlowOptions
+from toril.core.flow import FlowJob
 from toril.core.job import BackoffOption, JobOptions, JobSpec
 from toril.core.ports.jobs import FlowStore, JobProducer
 from toril.core.ports.proxy import KeyBook, KeyEntry, ProxiedJobs, Submission
@@ -141,12 +141,12 @@ class QueuedSubmissions:
             )
             return
         # A job that failed has ended too; without this its parent would wait for ever.
-        opts = FlowOptions(jobId=job_id, attempts=attempts, ignoreDependencyOnFailure=True)
+        opts = JobOptions(jobId=job_id, attempts=attempts, ignoreDependencyOnFailure=True)
         callback = FlowJob(
             "callback",
             callback_queue(self._queue),
             Raw(msgspec.json.encode(CallbackOrder(submission.callback, job_id))),
-            FlowOptions(
+            JobOptions(
                 jobId=job_id,
                 attempts=self._callback_attempts,
                 backoff=BackoffOption("exponential", _FIRST_PAUSE_MS),

@@ -21,13 +21,26 @@ _right: dict[str, st.SearchStrategy[Any]] = {
     "lifo": st.booleans(),
     "backoff": st.one_of(
         _delays,
-        st.fixed_dictionaries({"type": st.sampled_from(("fixed", "exponential"))}, optional={"delay": _delays}),
+        st.fixed_dictionaries(
+            {"type": st.sampled_from(("fixed", "exponential"))},
+            optional={"delay": _delays, "jitter": st.one_of(st.sampled_from((0, 1, 1.0)), st.floats(0, 1))},
+        ),
         st.fixed_dictionaries({"type": texts}),
     ),
     "jobId": _ids,
-    "deduplication": st.fixed_dictionaries({"id": _ids.filter(bool)}, optional={"ttl": _counts}),
+    "deduplication": st.fixed_dictionaries(
+        {"id": _ids.filter(bool)},
+        optional={"ttl": _counts, "extend": st.booleans(), "replace": st.booleans(), "keepLastIfActive": st.booleans()},
+    ),
     "removeOnComplete": _keeps,
     "removeOnFail": _keeps,
+    "timestamp": _counts,
+    "keepLogs": _counts,
+    "stackTraceLimit": _counts,
+    "sizeLimit": _counts,
+    "telemetry": st.fixed_dictionaries({}, optional={"metadata": texts, "omitContext": st.booleans()}),
+    "failParentOnFailure": st.booleans(),
+    "removeDependencyOnFailure": st.booleans(),
 }
 _numbers = st.sampled_from((-1, 1.5, 2**53, 2**63, 10**400, "5", None, True, 0, [5]))
 _doubtful: dict[str, st.SearchStrategy[Any]] = {
@@ -42,17 +55,22 @@ _doubtful: dict[str, st.SearchStrategy[Any]] = {
             optional={
                 "type": st.sampled_from(("fixed", "custom", "", 5, None, [])),
                 "delay": _numbers,
-                "jitter": st.just(1),
+                "jitter": _numbers,
             },
         ),
     ),
     "jobId": st.one_of(st.sampled_from(("5", "-5", "0", "05", "a:b", "9007199254740993", 5, None, "\n")), texts),
     "deduplication": st.fixed_dictionaries(
-        {}, optional={"id": st.one_of(texts, st.none()), "ttl": _numbers, "extend": st.booleans()}
+        {}, optional={"id": st.one_of(texts, st.none()), "ttl": _numbers, "extend": st.sampled_from((True, 1, None))}
     ),
     "removeOnComplete": st.one_of(st.lists(_flat, max_size=2), st.dictionaries(texts, json_values, max_size=2)),
     "removeOnFail": json_values,
-    "keepLogs": st.just(5),
+    "keepLogs": _numbers,
+    "timestamp": _numbers,
+    "sizeLimit": _numbers,
+    "telemetry": st.fixed_dictionaries({}, optional={"metadata": json_values, "omitContext": json_values}),
+    "ignoreDependencyOnFailure": st.sampled_from((True, None, 1)),
+    "repeat": st.just({"every": 5}),
 }
 
 

@@ -13,9 +13,10 @@ from tests.unit.json_texts import json_texts, json_values
 from toril.core.errors import InvalidRequest
 from toril.core.job import (
     _JOBS,
+    ON_FAILURE,
     JobOptions,
     JobSpec,
-    check_options,
+    check_job,
     decode_jobs,
     is_job_id,
     whole_if_whole,
@@ -75,8 +76,7 @@ def test_the_slow_path_reads_what_the_fast_decode_accepts_alike(body: bytes) -> 
     try:
         fast = _JOBS.decode(body)
         for job in fast:
-            if job.opts is not None:
-                check_options(job.opts)
+            check_job(job)
     except (msgspec.DecodeError, InvalidRequest):
         event("refused by the fast decode")
         return
@@ -120,14 +120,26 @@ def test_the_options_of_an_accepted_job_can_be_packed_for_the_scripts(body: byte
         return
     for job in jobs:
         if job.opts is not None:
-            packed = msgspec.msgpack.encode(job.opts.as_stored())
+            packed = msgspec.msgpack.encode(job.opts.as_shown())
             assert msgspec.msgpack.decode(packed)["attempts"] == job.opts.attempts
 
 
 @pytest.mark.parametrize(
-    ("opts", "stored"),
+    ("opts", "shown"),
     [
         ({}, {"attempts": 0}),
+        (
+            {"backoff": {"type": "fixed", "delay": 5, "jitter": 1}},
+            {"attempts": 0, "backoff": {"type": "fixed", "delay": 5, "jitter": 1}},
+        ),
+        (
+            {"deduplication": {"id": "d", "extend": True, "replace": False, "keepLastIfActive": None}},
+            {"attempts": 0, "deduplication": {"id": "d", "extend": True, "replace": False}},
+        ),
+        (
+            {"telemetry": {"metadata": "00-1", "omitContext": True}, "keepLogs": 0, "sizeLimit": 50.0},
+            {"attempts": 0, "telemetry": {"metadata": "00-1", "omitContext": True}, "keepLogs": 0, "sizeLimit": 50},
+        ),
         ({"attempts": 3}, {"attempts": 3}),
         ({"delay": 0, "lifo": False}, {"attempts": 0, "delay": 0, "lifo": False}),
         ({"backoff": 1000}, {"attempts": 0, "backoff": {"type": "fixed", "delay": 1000}}),
@@ -147,20 +159,26 @@ def test_the_options_of_an_accepted_job_can_be_packed_for_the_scripts(body: byte
         ),
     ],
 )
-def test_options_are_stored_as_bullmq_stores_them(opts: dict[str, Any], stored: dict[str, Any]) -> None:
-    found = with_opts(**opts).as_stored()
-    assert found == stored
-    assert json.dumps(found, sort_keys=True) == json.dumps(stored, sort_keys=True), "5 is not 5.0 on the wire"
+def test_options_are_shown_as_bullmq_shows_them(opts: dict[str, Any], shown: dict[str, Any]) -> None:
+    found = with_opts(**opts).as_shown()
+    assert found == shown
+    assert json.dumps(found, sort_keys=True) == json.dumps(shown, sort_keys=True), "5 is not 5.0 on the wire"
 
 
-@pytest.mark.parametrize("field", ["delay", "attempts", "backoff", "jobId", "deduplication"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "delay", "attempts", "backoff", "jobId", "deduplication", "timestamp", "keepLogs", "stackTraceLimit",
+        "sizeLimit", "telemetry", *ON_FAILURE,
+    ],
+)  # fmt: skip
 def test_null_counts_as_not_there(field: str) -> None:
     assert with_opts(**{field: None}) == JobOptions()
 
 
 @pytest.mark.parametrize("field", ["removeOnComplete", "removeOnFail"])
 def test_null_retention_counts_as_not_there(field: str) -> None:
-    assert with_opts(**{field: None}).as_stored() == {"attempts": 0}
+    assert with_opts(**{field: None}).as_shown() == {"attempts": 0}
 
 
 @pytest.mark.parametrize(
@@ -240,6 +258,20 @@ def test_another_key_of_the_queue_is_no_job(text: str) -> None:
 def test_a_custom_id_must_not_be_another_key_of_the_queue(job_id: str) -> None:
     with pytest.raises(InvalidRequest, match="BullMQ uses this key itself"):
         with_opts(jobId=job_id)
+
+
+def test_a_job_is_as_old_as_its_options_say() -> None:
+    assert one(opts={"timestamp": 1_700_000_000_000}).timestamp_ms(5) == 1_700_000_000_000
+    for opts in (None, {}, {"timestamp": None}, {"timestamp": 0}):
+        assert one(opts=opts).timestamp_ms(5) == 5
+
+
+@pytest.mark.parametrize("opts", [{"sizeLimit": 10}, {"sizeLimit": 0}, {"sizeLimit": None}, {"sizeLimit": 10.0}])
+def test_a_size_limit_counts_the_bytes_of_the_data_as_it_came(opts: dict[str, Any]) -> None:
+    (job,) = decode_jobs(
+        b'[{"name":"a","data":"\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc","opts":%b}]' % json.dumps(opts).encode()
+    )
+    assert len(bytes(job.data)) == 10
 
 
 def test_an_empty_custom_id_is_none() -> None:

@@ -17,8 +17,11 @@ from toril.core.stored_job import Fields
 class JobProducer(Protocol):
     """Adds jobs."""
 
-    async def add(self, queue: str, jobs: Sequence[JobSpec], timestamp_ms: int) -> list[bytes]:
-        """Add jobs in order, several of them all or none; returns their ids. Not idempotent without custom ids."""
+    async def add(self, queue: str, jobs: Sequence[JobSpec], now_ms: int) -> list[bytes]:
+        """Add jobs in order, several of them all or none. Not idempotent without custom ids.
+
+        Returns their ids; of one that is dropped as a duplicate, that of the job which is there.
+        """
         ...
 
 
@@ -131,8 +134,8 @@ class JobControl(Protocol):
 class FlowStore(Protocol):
     """Adds and reads trees of jobs."""
 
-    async def add(self, jobs: Sequence[FlowJob], timestamp_ms: int) -> list[AddedJob]:
-        """Add trees, all of them or none."""
+    async def add(self, jobs: Sequence[FlowJob], now_ms: int) -> list[AddedJob]:
+        """Add trees, all of them or none. The ids are as those of `JobProducer.add`."""
         ...
 
     async def read(self, queue: str, job_id: str, depth: Depth) -> FlowTree:

@@ -168,10 +168,10 @@ class QueueSocketRoutes:
 
     async def _add(self, asked: _Asked, command: Add) -> bytes:
         queue, job = asked.queue, command.job()
-        timestamp_ms = int(self._now() * 1000)
-        (job_id,) = await self._producer.add(queue, [job], timestamp_ms)
+        now_ms = int(self._now() * 1000)
+        (job_id,) = await self._producer.add(queue, [job], now_ms)
         hide = asked.request.hides(queue)
-        return wire.added(wire.qualified(self._prefix, queue), job, job_id, timestamp_ms, hide=hide)
+        return wire.added(wire.qualified(self._prefix, queue), job, job_id, now_ms, hide=hide)
 
     async def _jobs(self, asked: _Asked, command: GetJobs) -> bytes:
         queue = asked.queue
