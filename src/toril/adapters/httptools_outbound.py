@@ -28,6 +28,9 @@ from toril.core.errors import StoreError
 from toril.core.headers import ANSWER_HEAD_BYTES, CHUNK_LINE_BYTES, Header
 from toril.core.outcome import BODY_UNREADABLE, Answered, CutOff, Outcome, TimedOut
 
+# More pieces of a body than this in one read are joined: a piece of two bytes takes 43 of memory.
+_MOST_PIECES = 16
+
 
 class HttptoolsOutbound:
     """Makes pools that share nothing but their limits.
@@ -111,8 +114,8 @@ class _Connection(KeptConnection):
 
     __slots__ = (
         "_answer", "_began", "_body", "_ended_headers", "_framing_bytes", "_give_back", "_head_only", "_headers",
-        "_line_bytes", "_loop", "_max_bytes", "_max_head_bytes", "_parser", "_reason", "_resumed", "_sending", "_size",
-        "_started", "_truncate", "_unpacks",
+        "_joined", "_line_bytes", "_loop", "_max_bytes", "_max_head_bytes", "_parser", "_reason", "_resumed",
+        "_sending", "_size", "_started", "_truncate", "_unpacks",
     )  # fmt: skip
 
     def __init__(
@@ -139,6 +142,8 @@ class _Connection(KeptConnection):
     def _forget(self) -> None:
         self._began = False
         self._body: list[bytes] = []
+        # So many of these pieces came with earlier reads.
+        self._joined = 0
         self._size = 0
         # What has come that is no body, all heads together: as its lines end, and as bytes whether or not they do.
         self._line_bytes = 0
@@ -229,6 +234,11 @@ class _Connection(KeptConnection):
             self._cut_off("ERR_HTTP", f"The answer is not HTTP/1.1: {exc}")
         if self._framing_bytes > self._max_head_bytes:
             self._too_large()
+        elif self._framing_bytes < 0:
+            self._framing_bytes = 0  # what earlier chunks did not need is no room for what comes behind them
+        if len(self._body) - self._joined > _MOST_PIECES:
+            self._body[self._joined :] = [b"".join(self._body[self._joined :])]
+        self._joined = len(self._body)
 
     def _too_large(self) -> None:
         self._cut_off("ERR_HEADERS_TOO_LARGE", f"The answer's headers are larger than {self._max_head_bytes} bytes")

@@ -383,6 +383,8 @@ class _Connection(KeptConnection):
             self._cut_off("ERR_HTTP", f"The answer is not HTTP/1.1: {exc}")
         if self._framing_bytes > self._max_head_bytes and not (self._ended or self.raw):
             self._too_large()
+        elif self._framing_bytes < 0:
+            self._framing_bytes = 0  # what earlier chunks did not need is no room for what comes behind them
         if self._bodiless and self._ended:  # the parser does not know, and waits for a body
             self._parser = httptools.HttpResponseParser(self)
 

@@ -1,6 +1,7 @@
 """What of an answer is a header and what is not, and how much of it may be something else than its body."""
 
 import asyncio
+import tracemalloc
 from itertools import repeat
 
 import pytest
@@ -138,6 +139,23 @@ async def test_a_large_body_in_small_chunks_is_read() -> None:
     found = await outcome_of(CHUNKED, *repeat(chunk * 500, 100), b"0\r\n\r\n")
     assert isinstance(found, Answered)
     assert len(found.body) == 5_000_000
+
+
+async def test_many_small_chunks_make_no_room_for_a_long_trailer() -> None:
+    chunks = b"1\r\ny\r\n" * 10_000
+    is_too_large(await outcome_of(CHUNKED, *repeat(chunks, 5), b"0\r\nx: ", *repeat(b"y" * 65_536, 12)))
+
+
+async def test_a_body_in_very_many_chunks_takes_no_more_memory_than_its_size_several_times() -> None:
+    tracemalloc.start()
+    try:
+        found = await outcome_of(CHUNKED, *repeat(b"2\r\nxy\r\n" * 10_000, 8), b"0\r\n\r\n")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(found, Answered)
+    assert found.body == b"xy" * 80_000
+    assert most < 20 * len(found.body)
 
 
 async def test_each_answer_on_a_connection_has_the_whole_limit() -> None:
