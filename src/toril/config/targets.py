@@ -16,10 +16,10 @@ from toril.config.sections import Section
 from toril.config.tokens import Faults
 from toril.core.access import RateLimit
 from toril.core.durations import parse_duration_s
-from toril.core.enqueue import NOT_ALLOWED
 from toril.core.headers import is_header_name, is_header_value
 from toril.core.signing import MAX_SECRETS, Secret, read_secret
 from toril.core.target import (
+    NOT_ALLOWED,
     RETRIED,
     BreakerPolicy,
     Retention,

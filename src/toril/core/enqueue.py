@@ -21,6 +21,7 @@ from toril.core.errors import EnvelopeTooLarge, InvalidEnvelope
 from toril.core.headers import is_header_name, is_header_value
 from toril.core.packed import UNREADABLE
 from toril.core.paths import has_dot_segments
+from toril.core.target import NOT_ALLOWED
 
 MAX_PRIORITY = 2**21
 MAX_BATCH = 1000
@@ -36,14 +37,6 @@ MAX_LABEL_NAME = 100
 MAX_LABEL_VALUE = 500
 MAX_DELAY_S = 10 * 365 * 86400.0
 """Ten years: BullMQ cannot tell moments apart that are much further away."""
-
-NOT_ALLOWED = frozenset(
-    (
-        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
-        "transfer-encoding", "upgrade", "host", "content-length", "idempotency-key",
-    )
-)  # fmt: skip
-"""Headers that belong to the connection or to toril (so do `toril-*` and `webhook-*`)."""
 
 _OURS = ("toril-", "webhook-")
 _MAX_SHOWN = 200

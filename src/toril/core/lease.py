@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from toril.core.blob import StreamedBody
-from toril.core.delivery import Begun, End
 from toril.core.stored_job import Fields, StoredOptions, render
 
 MIN_LOCK_MS = 1000
@@ -13,20 +11,9 @@ MAX_LOCK_MS = 24 * 3600 * 1000
 """How long a lease may be that its holder renews by itself."""
 
 
-class Entry(Struct, eq=False):
-    """What a journal has prepared for an attempt: the ledger's row, the body (None: there is none), the signature.
-
-    `ending` is what came of it, once that is known and not recorded yet.
-    """
-
-    begun: Begun
-    body: bytes | StreamedBody | None
-    signature: bytes = b""
-    ending: End | None = None
-
-
 class Lease(Struct, eq=False, kw_only=True):
-    """A job that is ours while its lock in Redis holds `token`. `entry` is there where attempts are journaled.
+    """A job that is ours while its lock in Redis holds `token`. `entry` is what its destination
+    has noted of it, and means nothing to others.
 
     `renewed_at` is the event loop's time of the last renewal. `lost` is set by the lease keeper when the lock is
     not ours any more; nothing may be written from then on. `handed_over` says that whom it was sent to renews it.
@@ -41,7 +28,7 @@ class Lease(Struct, eq=False, kw_only=True):
     renewed_at: float = 0.0
     lost: bool = False
     handed_over: bool = False
-    entry: Entry | None = None
+    entry: object = None
 
     @property
     def attempt(self) -> int:

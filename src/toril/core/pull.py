@@ -9,8 +9,8 @@ from msgspec import Meta, Raw, Struct
 
 from toril.core.actions import invalid
 from toril.core.destinations.base import Chance
-from toril.core.destinations.socket_worker import worker_failed
 from toril.core.errors import InvalidRequest
+from toril.core.failed_attempt import worker_failed
 from toril.core.job import Count, Name, json_unless_given, require_utf8
 from toril.core.lease import MAX_LOCK_MS, MIN_LOCK_MS, Lease
 from toril.core.outcome import WorkerError

@@ -18,6 +18,15 @@ RETRIED = frozenset({401, 403, 404, 408, 409, 425, 429, *range(500, 600)})
 AuthScheme = Literal["none", "bearer", "basic", "header", "passthrough"]
 
 
+NOT_ALLOWED = frozenset(
+    (
+        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+        "transfer-encoding", "upgrade", "host", "content-length", "idempotency-key",
+    )
+)  # fmt: skip
+"""Headers that belong to the connection or to toril (so do `toril-*` and `webhook-*`)."""
+
+
 class Timeouts(Struct, frozen=True, kw_only=True):
     """`connect_s` covers name look-up, TCP and TLS; `total_s` everything, until the whole answer is there."""
 

@@ -18,16 +18,17 @@ from toril.core.errors import InvalidRequest
 from toril.core.headers import is_header_name, is_header_value
 from toril.core.javascript import is_falsy, number_text
 from toril.core.job_faults import decode_json, js, whole
+from toril.core.limiter import Limiter
 from toril.core.push_policy import PushPolicy, read_policy
 from toril.core.queue_name import NameRules
 from toril.core.redaction import HIDDEN
 from toril.core.signing import HEADERS as SIGNATURE_HEADERS
 from toril.core.stored_job import Keep
+from toril.core.urls import check_url
 
 METHODS = ("POST", "PUT", "PATCH")
 DEFAULT_TIMEOUT_S = 3.0
 MAX_CONCURRENCY = 10_000
-MAX_URL = 16 * 1024
 MAX_HEADERS_BYTES = 64 * 1024
 _USER = re.compile(r"\A([^/\\?#@:]*:[/\\]*)[^/\\?#]*@")
 
@@ -39,13 +40,6 @@ class Endpoint(Struct, frozen=True):
     method: str
     headers: tuple[tuple[str, str], ...] = ()
     timeout_s: float = DEFAULT_TIMEOUT_S
-
-
-class Limiter(Struct, frozen=True):
-    """At most `max` jobs started per `duration` milliseconds, counted in Redis across all workers."""
-
-    max: int
-    duration: int
 
 
 class WorkerSpec(Struct, frozen=True):
@@ -161,25 +155,6 @@ def _endpoint(parsed: dict[str, Any]) -> Endpoint:
         _headers(parsed.get("headers")),
         DEFAULT_TIMEOUT_S if timeout is None else timeout / 1000,
     )
-
-
-def check_url(url: Any) -> None:
-    """Only absolute http and https URLs that a request line can carry, without user name and password."""
-    fault = InvalidRequest("Invalid URL", field="endpoint.url")
-    if not isinstance(url, str) or not url.isprintable() or " " in url or "\\" in url:
-        raise fault
-    if len(url) > MAX_URL:
-        raise InvalidRequest(f"Invalid URL, must be at most {MAX_URL} characters", field="endpoint.url")
-    try:
-        parts = urlsplit(url)
-        port = parts.port  # reading it raises where it is no port
-        (parts.hostname or "").encode("idna")  # raises where it is no host name
-    except ValueError as exc:
-        raise fault from exc
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise fault
-    if parts.username is not None or parts.password is not None:
-        raise InvalidRequest("Invalid URL, must not contain a user name or password", field="endpoint.url")
 
 
 def check_origin(endpoint: Endpoint, egress: Egress) -> None:

@@ -20,6 +20,7 @@ from toril.core.destinations.base import Chance
 from toril.core.destinations.target import Target
 from toril.core.enqueue import unsendable
 from toril.core.errors import BlobLost, BlobsUnavailable, RowRefused, StoreError, StoreUnavailable
+from toril.core.journal_entry import entry_of
 from toril.core.lease import Lease, Next
 from toril.core.outcome import ConnectFailed, Outcome
 from toril.core.ports.calls import Outbound
@@ -108,8 +109,9 @@ class DeliveryExecutor(Executor):
         """Give a job back to the head of its queue. An attempt that has begun is recorded first, as it ended if that is
         known, else as given back.
         """
-        if lease.entry is not None:
-            change = lease.entry.ending or self._journal.given_back(lease.entry.begun)
+        entry = entry_of(lease)
+        if entry is not None:
+            change = entry.ending or self._journal.given_back(entry.begun)
             try:
                 await self._journal.end(change, _GONE)
             except StoreError as exc:
@@ -187,8 +189,9 @@ class DeliveryExecutor(Executor):
         None: nothing is to be written to the queue, as the lease was lost or given back. What is known of an attempt is
         recorded also when its lease was lost meanwhile: if none has begun since, it need not be made again.
         """
-        if lease.entry is not None:
-            lease.entry.ending = change
+        entry = entry_of(lease)
+        if entry is not None:
+            entry.ending = change
 
         async def write() -> tuple[Settlement | None]:
             nonlocal change

@@ -31,7 +31,8 @@ from toril.core.delivery import (
 )
 from toril.core.destinations.target import Target, asked_to_wait_s, describe
 from toril.core.errors import BlobsUnavailable
-from toril.core.lease import Entry, Lease
+from toril.core.journal_entry import Entry
+from toril.core.lease import Lease
 from toril.core.lifecycle import TERMINAL, Status
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
 from toril.core.ports.bodies import Bodies

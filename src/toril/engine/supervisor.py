@@ -11,8 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from toril.core.destinations.base import Destination, LeaseRules
-from toril.core.destinations.socket_worker import RULES
+from toril.core.destinations.base import DEFAULT_RULES, Destination, LeaseRules
 from toril.core.policy import EnginePolicy
 from toril.core.ports.work import Presence
 from toril.engine.consumer import Consumer
@@ -74,7 +73,7 @@ class Supervisor:
     def rules(self, queue: str) -> LeaseRules:
         """What a queue's registered worker asks for; BullMQ's defaults where there is none."""
         destination = self._destinations.get(queue)
-        return RULES if destination is None else destination.lease_rules
+        return DEFAULT_RULES if destination is None else destination.lease_rules
 
     def queues(self) -> list[str]:
         """The queues that are worked on here."""

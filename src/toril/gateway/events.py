@@ -20,11 +20,10 @@ from toril.core.queue_name import NameRules
 from toril.core.redaction import event_without_secrets, without_secrets
 from toril.gateway import shapes, wire
 from toril.gateway.description import About, Parameter, Reply
-from toril.gateway.routing import Access, Answer, Request, Route, Stream
+from toril.gateway.routing import SSE, Access, Answer, Request, Route, Stream
 
 log = structlog.get_logger(__name__)
 
-SSE = b"text/event-stream;charset=utf-8"
 MAX_WAIT_S = 60.0
 MAX_QUEUES = 50
 # Proxies between here and the listener close what is silent for a minute.

@@ -19,7 +19,7 @@ from toril.core.headers import FORWARDING, Header, end_to_end, forwarded
 from toril.core.matching import Enqueue
 from toril.core.ports.proxy import Submission
 from toril.core.upstream import ProxyPolicy, Upstream
-from toril.core.worker import check_url
+from toril.core.urls import check_url
 from toril.gateway.description import Parameter
 from toril.gateway.idempotency_key import single_key
 from toril.gateway.routing import Request

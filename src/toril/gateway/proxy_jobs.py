@@ -19,11 +19,10 @@ from toril.core.proxied_job import ProxiedJob, ProxiedJobStatus, is_owned_by
 from toril.gateway import shapes
 from toril.gateway.app import send_stream, send_stream_head
 from toril.gateway.description import Parameter, ProxiedAbout, Reply
-from toril.gateway.events import SSE
 from toril.gateway.proxied_requests import owner_of
 from toril.gateway.proxy_waits import ProxyWaits
 from toril.gateway.replay import replay
-from toril.gateway.routing import Stream
+from toril.gateway.routing import SSE, Stream
 from toril.gateway.sourced import SOURCE, own, own_error, send_own
 
 log = structlog.get_logger(__name__)

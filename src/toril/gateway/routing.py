@@ -43,6 +43,10 @@ class Answer(Struct):
     headers: tuple[Header, ...] = ()
 
 
+SSE = b"text/event-stream;charset=utf-8"
+"""The content type of Server-Sent Events."""
+
+
 class Stream(Struct):
     """A response that goes on until its parts end or the caller hangs up. The first part is there before it begins,
     so that what goes wrong until then is still an error with a status.

@@ -12,11 +12,11 @@ from msgspec import Struct
 
 from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreUnavailable
 from toril.core.lease import NOTHING, Lease, Next, NoJob
+from toril.core.limiter import Limiter
 from toril.core.ports.shared import Now
 from toril.core.ports.work import LeaseStore
 from toril.core.stored_job import read_options
 from toril.core.verdict import Complete, Fail, Retry, Snooze
-from toril.core.worker import Limiter
 
 T = TypeVar("T")
 Mark = Callable[[str, float], None]

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from toril.core.destinations.base import OutboundRequest
-from toril.core.destinations.push_worker import attempt_failed
+from toril.core.failed_attempt import attempt_failed
 from toril.core.handover import read_handover
 from toril.core.lease import Lease
 from toril.core.lock_tokens import LockTokens

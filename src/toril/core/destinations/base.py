@@ -9,11 +9,11 @@ from msgspec import Struct
 
 from toril.core.blob import StreamedBody
 from toril.core.lease import Lease
+from toril.core.limiter import Limiter
 from toril.core.outcome import Outcome
 from toril.core.stored_job import Keep
 from toril.core.streaming import REPEATABLE
 from toril.core.verdict import Verdict
-from toril.core.worker import Limiter
 
 Chance = Callable[[], float]
 """A source of chance: floats in [0, 1)."""
@@ -93,3 +93,15 @@ class Destination(Protocol):
     def judge(self, lease: Lease, outcome: Outcome, chance: Chance) -> Verdict:
         """What to do with the job now."""
         ...
+
+
+class DefaultRules(Struct, frozen=True):
+    """BullMQ's defaults of a worker: no rate limit, everything kept, a second stall fails."""
+
+    limiter: Limiter | None = None
+    max_stalled_count: int = 1
+    keep_completed: Keep | None = None
+    keep_failed: Keep | None = None
+
+
+DEFAULT_RULES = DefaultRules()

@@ -14,16 +14,17 @@ import msgspec
 from msgspec import Struct
 
 from toril.core.destinations.base import Chance, OutboundRequest
-from toril.core.destinations.push_worker import attempt_failed
 from toril.core.errors import InvalidRequest
+from toril.core.failed_attempt import attempt_failed
 from toril.core.headers import request_head
 from toril.core.lease import Lease
+from toril.core.limiter import Limiter
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
 from toril.core.proxied_job import ProxiedJob, is_id
 from toril.core.signing import Secret, signature_headers
 from toril.core.stored_job import Keep
+from toril.core.urls import check_url
 from toril.core.verdict import Complete, Fail, Verdict
-from toril.core.worker import Limiter, check_url
 
 HEADER = b"x-toril-callback"
 """The header of a submission that names the URL."""

@@ -11,14 +11,14 @@ from urllib.parse import quote, urlsplit
 import msgspec
 from msgspec import Raw
 
-from toril.core.backoff import delay_ms
 from toril.core.destinations.base import Chance, OutboundRequest
+from toril.core.failed_attempt import attempt_failed
 from toril.core.handover import read_handover
 from toril.core.headers import request_head
 from toril.core.lease import Lease, held_job
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
 from toril.core.ports.shared import Now
-from toril.core.retry_hint import NO_HINT, RetryHint, read_hint
+from toril.core.retry_hint import read_hint
 from toril.core.signing import message_id, signature_headers
 from toril.core.stored_job import integer_json, text_json
 from toril.core.verdict import Complete, Fail, Retry, Verdict
@@ -144,19 +144,6 @@ def _unfollowed(answer: Answered) -> tuple[str, ...]:
         return ()
     shown = repr(location[:_LOCATION_BYTES].decode("latin-1"))
     return (f"redirects are not followed, this one leads to {shown}",)
-
-
-def attempt_failed(lease: Lease, reason: str, trace: str, chance: Chance, hint: RetryHint = NO_HINT) -> Retry | Fail:
-    """BullMQ's rule: retry while attempts are left, after the job's own backoff, which a hint changes."""
-    if lease.attempt >= lease.options.attempts:
-        return Fail(reason, trace)
-    if hint.instead_ms is not None:
-        return Retry(hint.instead_ms, reason, trace)
-    after_ms = delay_ms(lease.options.backoff, lease.attempt, chance)
-    if after_ms is None:
-        kind = lease.options.backoff.type if lease.options.backoff else ""
-        return Fail(f"Unknown backoff strategy {kind}.", trace)
-    return Retry(max(after_ms, hint.least_ms), reason, trace)
 
 
 def returned(answer: Answered) -> tuple[bytes, str | None]:

@@ -7,26 +7,12 @@ from typing import assert_never
 
 from msgspec import Struct
 
-from toril.core.destinations.base import Chance, OutboundRequest
-from toril.core.destinations.push_worker import attempt_failed
+from toril.core.destinations.base import DEFAULT_RULES, Chance, DefaultRules, OutboundRequest
+from toril.core.failed_attempt import attempt_failed, worker_failed
 from toril.core.lease import Lease, held_job
-from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut, WorkerError
-from toril.core.retry_hint import RetryHint
-from toril.core.stored_job import Keep, json_or_text
-from toril.core.verdict import Complete, Fail, Retry, Verdict
-from toril.core.worker import Limiter
-
-
-class SocketRules(Struct, frozen=True):
-    """BullMQ's defaults of a worker: no rate limit, everything kept, a second stall fails."""
-
-    limiter: Limiter | None = None
-    max_stalled_count: int = 1
-    keep_completed: Keep | None = None
-    keep_failed: Keep | None = None
-
-
-RULES = SocketRules()
+from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
+from toril.core.stored_job import json_or_text
+from toril.core.verdict import Complete, Verdict
 
 
 class SocketWorker(Struct, frozen=True):
@@ -42,7 +28,7 @@ class SocketWorker(Struct, frozen=True):
     qualified: bytes
     whole: bool = False
     timeout_s: float = math.inf
-    max_stalled_count: int = RULES.max_stalled_count
+    max_stalled_count: int = DEFAULT_RULES.max_stalled_count
 
     @property
     def url(self) -> str:
@@ -50,9 +36,9 @@ class SocketWorker(Struct, frozen=True):
         return ""
 
     @property
-    def lease_rules(self) -> SocketRules:
+    def lease_rules(self) -> DefaultRules:
         """BullMQ's defaults, but for the stalls."""
-        return SocketRules(max_stalled_count=self.max_stalled_count)
+        return DefaultRules(max_stalled_count=self.max_stalled_count)
 
     def request(self, lease: Lease) -> OutboundRequest:
         """The job's data as stored, or `{"job": <job JSON>, "token": "<lock>"}`."""
@@ -76,11 +62,3 @@ class SocketWorker(Struct, frozen=True):
                 assert_never(outcome)
         trace = f"Error: {reason}\n    at a worker on a socket\n    after {outcome.duration_s * 1000:.0f} ms"
         return attempt_failed(lease, reason, trace, chance)
-
-
-def worker_failed(lease: Lease, error: WorkerError, chance: Chance) -> Retry | Fail:
-    """What to do with a job whose worker says that it has failed."""
-    trace = error.stack or f"Error: {error.message}\n    at a worker on a socket"
-    if error.unrecoverable:
-        return Fail(error.message, trace)
-    return attempt_failed(lease, error.message, trace, chance, RetryHint(instead_ms=error.retry_in_ms))

@@ -17,7 +17,9 @@ from toril.core.blob import StreamedBody
 from toril.core.delivery import DEADLINE, queue_of
 from toril.core.destinations.base import Chance, OutboundRequest
 from toril.core.headers import request_head
-from toril.core.lease import Entry, Lease
+from toril.core.journal_entry import Entry, entry_of
+from toril.core.lease import Lease
+from toril.core.limiter import Limiter
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
 from toril.core.ports.shared import Now
 from toril.core.retry_hint import retry_after_ms
@@ -25,7 +27,6 @@ from toril.core.signing import Signer
 from toril.core.stored_job import Keep
 from toril.core.target import TargetAuth, TargetSpec
 from toril.core.verdict import Complete, DeadLetter, Retry, Settlement
-from toril.core.worker import Limiter
 
 ATTEMPTS = "attempts"
 """The reason of what is dead-lettered because its attempts are used up."""
@@ -155,9 +156,10 @@ class Target:
 
 
 def _entry(lease: Lease) -> Entry:
-    if lease.entry is None:
+    entry = entry_of(lease)
+    if entry is None:
         raise TypeError("a delivery's attempt is made only once the ledger has it")
-    return lease.entry
+    return entry
 
 
 def join(base: bytes, query: bytes, path: str | None) -> bytes:

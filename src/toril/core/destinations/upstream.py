@@ -15,6 +15,7 @@ from toril.core.caching import cache_key
 from toril.core.destinations.base import Chance, OutboundRequest
 from toril.core.envelope import RecordedResponse, decode_request, encode_response
 from toril.core.lease import Lease
+from toril.core.limiter import Limiter
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
 from toril.core.ports.shared import Now
 from toril.core.proxied_job import RESPONSE_FIELD
@@ -22,7 +23,6 @@ from toril.core.retry_hint import read_hint
 from toril.core.stored_job import Keep
 from toril.core.upstream import Upstream
 from toril.core.verdict import Complete, Fail, Retry, Verdict
-from toril.core.worker import Limiter
 
 NOT_A_REQUEST = "EINVAL"
 """The code of a job that holds no recorded request: trying it again is useless."""

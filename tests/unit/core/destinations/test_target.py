@@ -14,7 +14,8 @@ from toril.core.blob import StreamedBody
 from toril.core.delivery import Begun, Delivery, Envelope
 from toril.core.destinations.base import OutboundRequest
 from toril.core.destinations.target import ATTEMPTS, REFUSED, Target, join
-from toril.core.lease import Entry, Lease
+from toril.core.journal_entry import Entry
+from toril.core.lease import Lease
 from toril.core.lifecycle import Status
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, TimedOut
 from toril.core.signing import Secret
