@@ -299,6 +299,40 @@ async def test_a_locked_job_does_not_stall(world: World) -> None:
     assert await world.places(job_id) == ["active"]
 
 
+async def test_an_abandoned_job_is_back_at_once(world: World) -> None:
+    job_id = await world.add("a")
+    await taken(world.store)
+    await world.lapse(job_id)
+    await world.add("b")
+    assert await world.store.recover_abandoned() == ([job_id], 0.0)
+    assert await world.waiting() == [b"a", b"b"]
+    assert (await taken(world.store)).fields[b"stc"] == b"1"
+
+
+async def test_an_abandoned_job_that_a_check_has_seen_is_back_at_once(world: World) -> None:
+    job_id = await world.add("a")
+    await taken(world.store)
+    await world.store.recover_stalled()
+    await world.lapse(job_id)
+    assert await world.store.recover_abandoned() == ([job_id], 0.0)
+    assert (await world.fields(job_id))[b"stc"] == b"1"
+
+
+async def test_a_locked_job_is_not_abandoned(world: World) -> None:
+    assert await world.store.recover_abandoned() == ([], 0.0)
+    job_id, other = await world.add("a"), await world.add("b")
+    await taken(world.store)
+    await taken(world.store, b"other:1")
+    await world.lapse(other)
+    found, locked_s = await world.store.recover_abandoned()
+    assert found == [other]
+    assert 0 < locked_s <= 30
+    assert await world.places(job_id) == ["active"]
+    for _ in range(3):
+        assert (await world.store.recover_abandoned())[0] == []
+    assert await world.places(job_id) == ["active"]
+
+
 async def test_a_job_that_stalls_too_often_is_to_fail(world: World) -> None:
     job_id = await world.add("a")
     for _ in range(2):

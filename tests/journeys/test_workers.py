@@ -235,6 +235,25 @@ class TestChange:
         assert len(endpoint.calls) == 1
         assert gateway.counts(queue)["waiting"] == 2
 
+    @pytest.mark.parametrize(("method", "path"), [("DELETE", ""), ("POST", "/pause")])
+    def test_a_job_added_after_the_answer_is_not_begun(
+        self,
+        gateway: Gateway,
+        endpoint: Endpoint,
+        new_queue: Callable[[], str],
+        canary: Callable[[], None],
+        method: str,
+        path: str,
+    ) -> None:
+        queues = [new_queue() for _ in range(15)]
+        for queue in queues:
+            gateway.register(queue, endpoint.url)
+        for queue in queues:
+            assert gateway.http.request(method, f"/workers/{queue}{path}").status_code in {200, 204}
+            gateway.add_one(queue)
+        canary()
+        assert endpoint.calls == []
+
     def test_the_job_in_flight_of_a_deleted_worker_is_finished(
         self, gateway: Gateway, endpoint: Endpoint, queue: str, canary: Callable[[], None]
     ) -> None:
@@ -660,6 +679,21 @@ class TestLeases:
         assert store.hgetall(f"bull:lost:{job_id}") == before
         assert store.lrange("bull:lost:active", 0, -1) == [job_id]
         assert store.get(lock) == (None if loss == "expired" else "somebody-else:0")
+
+    def test_the_job_of_a_killed_instance_is_taken_up_when_another_one_starts(
+        self, start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint
+    ) -> None:
+        valkey = start_valkey()
+        endpoint = start_endpoint(lambda call: hang() if call.number == 0 else reply_json("taken up"))
+        # No check in between is of any help.
+        settings = {"TORIL_LOCK": "1s", "TORIL_STALLED_INTERVAL": "600s"}
+        victim = start_toril(valkey, env=settings)
+        victim.gateway.register("left", endpoint.url, timeout=60_000)
+        job_id = victim.gateway.add_one("left")
+        endpoint.wait_for_calls(1)
+        victim.kill()
+        done = start_toril(valkey, env=settings).gateway.finished("left", job_id)
+        assert (done["returnvalue"], done["stalledCounter"]) == ("taken up", 1)
 
     @pytest.mark.slow
     def test_a_job_that_stalls_too_often_fails(

@@ -15,7 +15,7 @@ from toril.core.policy import StorePolicy
 from toril.core.ports.shared import Command
 from toril.core.ports.work import RegistryState
 
-FOLLOW_S = 5
+FOLLOW_S = 3
 _BATCH = 1000
 _REMEMBERED_S = 600
 _REMEMBERED = 10_000

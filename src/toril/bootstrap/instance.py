@@ -391,6 +391,7 @@ class Instance:
             self._egress,
             self._pulls,
             Seats(self._consumer, self.supervisor),
+            self._reconciler,
             self.settings.gateway.max_body_bytes,
         )
         docs = DocsRoutes(__version__, self.served)

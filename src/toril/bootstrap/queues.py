@@ -7,7 +7,7 @@ from msgspec import Struct
 from toril.bootstrap.store import Store
 from toril.bull.upkeep import Upkeep
 from toril.core.egress import Egress
-from toril.core.ports.work import Pulling, Seats
+from toril.core.ports.work import Pulling, Seats, WorkerChanges
 from toril.core.queue_name import NameRules
 from toril.gateway.events import EventRoutes
 from toril.gateway.family import Family
@@ -34,6 +34,7 @@ class Queues(Struct, frozen=True):
     egress: Egress
     pulls: Pulling
     seats: Seats
+    changes: WorkerChanges
     max_body_bytes: int
 
     def routes(self) -> list[Route]:
@@ -55,7 +56,7 @@ class Queues(Struct, frozen=True):
             *JobRoutes(inspector, inspector, expansion, names=names, prefix=prefix, max_body_bytes=limit).routes(),
             *LeaseRoutes(self.pulls, names=names, prefix=prefix, max_body_bytes=limit).routes(),
             *WorkerRoutes(
-                store.registry, store.attempts, names=names, egress=self.egress, max_body_bytes=limit
+                store.registry, store.attempts, self.changes, names=names, egress=self.egress, max_body_bytes=limit
             ).routes(),
             *EventRoutes(store.events, inspector, actions, names=names).routes(),
         ]

@@ -33,6 +33,7 @@ _json = msgspec.json.Encoder().encode
 _traces = msgspec.json.Decoder(list[str]).decode
 _KEEP_ALL = Keep(-1)
 # BullMQ's metrics: one point per minute, for a week.
+_NO_KEY = -2  # what PTTL says
 _METRIC_POINTS = 7 * 24 * 60
 # moveToFinished for a completed job: head, KEYS[12], rest of the head, then its eight arguments.
 _COMPLETE = (
@@ -319,6 +320,29 @@ class Leases:
         arguments = pack(self._rules.max_stalled_count, keys.prefix, self._now_ms(), stalled_ms)
         stalled: list[bytes] = await self._run(scripts.move_stalled, head + _without_count(arguments))
         return stalled
+
+    async def recover_abandoned(self) -> tuple[list[bytes], float]:
+        """Put jobs that are active without a lock back to waiting at once; and how long the locks of the others hold.
+
+        BullMQ's check takes only what the check before has seen, so it is made twice where that is needed. Whoever held
+        such a job cannot settle it any more: its lock is set and removed in the same steps that move it.
+        """
+        keys = self._keys
+        link = self._book.scripts.links.of(keys.prefix)
+        ids: list[bytes] = await link.call("LRANGE", keys.key("active"), 0, -1)
+        if not ids:
+            return [], 0.0
+        left = dict(
+            zip(ids, await link.pipeline([pack("PTTL", keys.key(job_id + b":lock")) for job_id in ids]), strict=True)
+        )
+        abandoned = {job_id for job_id, left_ms in left.items() if left_ms == _NO_KEY}
+        found: list[bytes] = []
+        for _ in range(2):
+            if abandoned.issubset(found):
+                break
+            await link.call("DEL", keys.key("stalled-check"))
+            found += await self.recover_stalled()
+        return found, max(0, *left.values()) / 1000
 
     async def adopt(self, tokens: Iterable[bytes]) -> list[Lease]:
         """Find active jobs that are locked by these tokens."""

@@ -10,7 +10,7 @@ What its leasing side may be doing:
     looking    slots are taking jobs; their number doubles while there are more jobs and free slots
     full       every slot has a job; settling brings the next one
     limited    a rate limit says when to look again, or something else goes first; nothing wakes us before
-    stopped    no new leases; what is in flight goes on
+    stopped    no new leases; what is in flight goes on, and a lease that comes all the same is given back
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Consumer:
     """
 
     __slots__ = (
-        "_abandoned", "_again", "_around", "_executor", "_idle", "_limit", "_limited", "_looking", "_may_begin",
+        "_again", "_around", "_executor", "_idle", "_limit", "_limited", "_looking", "_may_begin",
         "_next_at_s", "_stopped", "_timer", "_tokens", "_waiting", "_watching", "answered_at", "destination",
         "in_doubt", "queue", "slots", "store",
     )  # fmt: skip
@@ -139,7 +139,6 @@ class Consumer:
         self._looking = 0
         self._again = False
         self._stopped = False
-        self._abandoned = False
         self._idle: asyncio.Event | None = None
 
     @property
@@ -174,7 +173,12 @@ class Consumer:
             self._spawn()
 
     def stop(self) -> None:
-        """Lease no more. Jobs in flight go on to their end; those that are settled later, without a slot."""
+        """Lease no more, and begin nothing.
+
+        Jobs in flight go on to their end; those that are settled later, without a slot.
+
+        One whose lease is on its way, or that waits for a slot, is given back.
+        """
         knew_more = self._timer is not None
         self._rest()
         for slot in self.slots:
@@ -201,11 +205,10 @@ class Consumer:
             await self._idle.wait()
 
     async def abandon(self, *, stalled: bool = False) -> None:
-        """Break off what is in flight and give the jobs back, without spending an attempt.
+        """Break off what is in flight, once it is stopped, and give the jobs back, without spending an attempt.
 
         `stalled`: count a stall of each job whose attempt is broken off.
         """
-        self._abandoned = True
         for slot in list(self.slots):
             slot.stalled = stalled
             slot.break_off()
@@ -249,7 +252,6 @@ class Consumer:
 
     def _place(self, lease: Lease) -> None:
         slot = Slot(lease.token)
-        slot.dismissed = self._stopped
         self.slots.add(slot)
         slot.task = self._around.tasks.create_task(self._run(slot, lease))
 
@@ -296,7 +298,7 @@ class Consumer:
         slot.lease = lease
         if self._around.cancelled and await self._cancelled_meanwhile(lease):
             return None
-        if self._abandoned:
+        if self._stopped:
             await self._executor.release(lease)
             return None
         found = await self._executor.execute(slot, lease, self._may_lease)

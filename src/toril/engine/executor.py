@@ -72,6 +72,9 @@ class Executor:
         lease was lost, given back or handed over, or `slot.doubtful` says that the answer of the settling got lost.
         """
         verdict = await self._admit(lease)
+        if verdict is None and slot.dismissed:  # meanwhile
+            await self.release(lease)
+            return None
         if verdict is None:
             outcome = await self._attempt(slot, lease)
             if outcome is None:

@@ -23,8 +23,8 @@ from toril.engine.supervisor import Supervisor
 log = structlog.get_logger(__name__)
 
 COMPARE_S = 60.0
-LOOK_S = 4.0
-"""How often to see whether documents have changed, or are lost, without an announcement."""
+LOOK_S = 1.5
+"""How often to see whether documents are gone, or lost, without an announcement. A wait for one may come on top."""
 _SHOWN = 20
 _RETRY_S = 0.25
 
@@ -55,6 +55,8 @@ class Reconciler:
         self._lost = False
         # Queues whose document cannot run.
         self._unfit: set[str] = set()
+        # Held from reading documents to acting by them: what was read before a change is not acted by after it.
+        self._acting = asyncio.Lock()
 
     async def faults(self) -> list[str]:
         """Return what keeps the registered workers from being known; empty when nothing does."""
@@ -69,6 +71,10 @@ class Reconciler:
         if not count:
             return []
         return [f"{count} registered worker(s) cannot run: GET /workers?state=invalid names them"]
+
+    async def catch_up(self, queue: str) -> None:
+        """Do now what is registered for this queue, without waiting for its announcement."""
+        await self._read_and_apply([queue])
 
     def missed(self) -> None:
         """Announcements may have been missed: compare everything."""
@@ -92,9 +98,11 @@ class Reconciler:
                     self._seen = position
                 if self._missed or loop.time() - compared_at > COMPARE_S:
                     self._missed = False
-                    documents = await self._registry.all()
-                    self._compare(documents, await self._registry.paused())
-                    self._others = (await self._registry.state(position)).count - len(documents)
+                    async with self._acting:
+                        documents = await self._registry.all()
+                        self._compare(documents, await self._registry.paused())
+                    # Never less than none: a document that was removed in between would go unnoticed.
+                    self._others = max(0, (await self._registry.state(position)).count - len(documents))
                     compared_at = loop.time()
                     self.in_step = True
                 position, queues, gap = await self._registry.changed_since(position)
@@ -102,11 +110,15 @@ class Reconciler:
                 if gap:
                     self._missed = True
                 elif queues:
-                    self._apply(queues, await self._registry.some(queues), await self._registry.paused())
+                    await self._read_and_apply(queues)
             except StoreError as exc:
                 log.debug("reconciler.failed", error=exc.message)
                 position = None
                 await asyncio.sleep(_RETRY_S)
+
+    async def _read_and_apply(self, queues: list[str]) -> None:
+        async with self._acting:
+            self._apply(queues, await self._registry.some(queues), await self._registry.paused())
 
     async def _look(self) -> bool:
         """See whether the registry is the one that was there before; if not, put its documents back and return True."""

@@ -2,7 +2,8 @@
 
 Three sweeps over the consumers of a process: look for jobs whose wake got lost with another instance; BullMQ's
 stalled check (jobs whose worker died go back to waiting); and adoption, of jobs leased by a call of ours whose
-answer never came.
+answer never came. A consumer that starts need not wait for its turn: what was abandoned in its queue goes back to
+waiting at once, or when the lock that it has then runs out.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ log = structlog.get_logger(__name__)
 _ADOPT_S = 0.5
 _LEAST_PAUSE_S = 0.005
 _GROUP = 25
+_RETRY_S = 0.5
+_MOMENT_S = 0.05
 
 
 class Recoverer:
@@ -46,6 +49,17 @@ class Recoverer:
         self._measures = measures
         self._policy = policy
         self._presence = presence
+        # By queue, the consumers that have started, and whether there is to be a second look.
+        self._started: dict[str, tuple[Consumer, bool]] = {}
+        self._woken = asyncio.Event()
+
+    def started(self, consumer: Consumer, *, again: bool = True) -> None:
+        """Look for jobs that were abandoned in this consumer's queue.
+
+        `again`: look a second time, when the locks that are found have run out, unless they were renewed.
+        """
+        self._started[consumer.queue] = consumer, again
+        self._woken.set()
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -53,6 +67,7 @@ class Recoverer:
             tasks.create_task(self._every(self._policy.poll_interval_s, self._poll), name="recoverer:poll")
             tasks.create_task(self._every(self._policy.stalled_interval_s, self._stalled), name="recoverer:stalled")
             tasks.create_task(self._adopting(), name="recoverer:adopt")
+            tasks.create_task(self._starting(), name="recoverer:starting")
 
     async def _every(self, interval_s: float, visit: Callable[[list[Consumer]], Coroutine[None, None, None]]) -> None:
         """Visit every queue's consumers once per interval, a few at a time, evenly spread.
@@ -90,9 +105,39 @@ class Recoverer:
         except StoreError as exc:
             log.debug("recoverer.stalled_failed", queue=consumer.queue, error=exc.message)
             return
+        self._tell(consumer, stalled)
+
+    def _tell(self, consumer: Consumer, stalled: list[bytes]) -> None:
         for job_id in stalled:
             self._measures.stalled(consumer.queue)
             log.warning("job.stalled", queue=consumer.queue, job_id=job_id.decode(errors="replace"))
+
+    async def _starting(self) -> None:
+        """Look for abandoned jobs in the queues of consumers that have started, a few at a time."""
+        while True:
+            await self._woken.wait()
+            queues = list(self._started)[:_GROUP]
+            if not queues:
+                self._woken.clear()
+                continue
+            async with asyncio.TaskGroup() as tasks:
+                for queue in queues:
+                    tasks.create_task(self._abandoned(*self._started.pop(queue)))
+
+    async def _abandoned(self, consumer: Consumer, again: bool) -> None:
+        if consumer.stopped:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            abandoned, locked_s = await consumer.store.recover_abandoned()
+        except StoreError as exc:
+            log.debug("recoverer.abandoned_failed", queue=consumer.queue, error=exc.message)
+            loop.call_later(_RETRY_S, lambda: self.started(consumer, again=again))
+            return
+        self._tell(consumer, abandoned)
+        if again and locked_s > 0:
+            wait_s = min(locked_s, self._policy.lock_s) + _MOMENT_S
+            loop.call_later(wait_s, lambda: self.started(consumer, again=False))
 
     async def _adopting(self) -> None:
         while True:

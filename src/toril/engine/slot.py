@@ -14,8 +14,8 @@ class Slot:
     Only an attempt may be broken off: a job that is being taken or settled is left to finish doing so.
 
     A token that an endpoint goes on with is `spent`: the next job gets another one, so that the endpoint cannot settle
-    what it has lost, should the job come to this slot again. A `dismissed` slot waits for no endpoint. The worker of a
-    `stalled` slot vanished while it worked.
+    what it has lost, should the job come to this slot again. A `dismissed` slot begins nothing more, and waits for no
+    endpoint that settles later. The worker of a `stalled` slot vanished while it worked.
     """
 
     __slots__ = ("attempting", "dismissed", "doubtful", "lease", "spent", "stalled", "stir", "task", "token")

@@ -104,6 +104,7 @@ class Supervisor:
         consumer = self._make(destination, slots)
         self._running[destination.queue] = consumer
         consumer.look()
+        self.recoverer.started(consumer)
         log.info("consumer.started", queue=destination.queue, slots=slots)
 
     def pause(self, destination: Destination) -> None:
@@ -135,6 +136,7 @@ class Supervisor:
             consumer.stop()
         else:
             consumer.look()
+            self.recoverer.started(consumer)
 
     async def unseat(self, consumer: Consumer, *, stalled: bool) -> None:
         """Give the jobs of a socket that is gone back to waiting at once, without spending an attempt.

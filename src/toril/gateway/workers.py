@@ -10,7 +10,7 @@ from toril.core.access import Right
 from toril.core.actions import Nothing, read_action
 from toril.core.egress import Egress
 from toril.core.errors import InvalidRequest, WorkerNotFound
-from toril.core.ports.work import RecentAttempts, WorkerRegistry
+from toril.core.ports.work import RecentAttempts, WorkerChanges, WorkerRegistry
 from toril.core.queue_name import NameRules
 from toril.core.worker import check_origin, read_worker, shown_worker, stored_url, worker_state
 from toril.gateway import shapes, wire
@@ -32,12 +32,13 @@ _PAUSE = About((DONE,), body=Nothing, body_required=False, errors=(WorkerNotFoun
 
 
 class WorkerRoutes:
-    """Writes the fleet's registry; every instance, this one included, follows it."""
+    """Writes the fleet's registry, which every instance follows; this process has done so when it answers."""
 
     def __init__(
         self,
         registry: WorkerRegistry,
         attempts: RecentAttempts,
+        changes: WorkerChanges,
         *,
         names: NameRules,
         egress: Egress,
@@ -45,6 +46,7 @@ class WorkerRoutes:
     ) -> None:
         self._registry = registry
         self._attempts = attempts
+        self._changes = changes
         self._names = names
         self._egress = egress
         self._max_body_bytes = max_body_bytes
@@ -72,6 +74,7 @@ class WorkerRoutes:
         request.demand(Right.WORKERS_MANAGE, worker.queue)
         check_origin(worker.endpoint, self._egress)
         await self._registry.put(worker.queue, document)
+        await self._changes.catch_up(worker.queue)
         return wire.OK
 
     async def all(self, request: Request) -> Answer:
@@ -92,9 +95,13 @@ class WorkerRoutes:
         return wire.json_answer(_encode({queue: stored_url(document) for queue, document in seen.items()}))
 
     async def remove(self, request: Request) -> Answer:
-        """Remove a queue's worker; jobs in flight end."""
+        """Remove a queue's worker; jobs in flight end.
+
+        No job begins here after the answer.
+        """
         if not await self._registry.remove(request.segment(1)):
             raise WorkerNotFound
+        await self._changes.catch_up(request.segment(1))
         return wire.OK
 
     async def one(self, request: Request) -> Answer:
@@ -108,7 +115,10 @@ class WorkerRoutes:
         return wire.json_answer(b'%b,"recent":%b}' % (_encode(shown)[:-1], recent))
 
     async def pause(self, request: Request) -> Answer:
-        """Let the worker take no more jobs, in the whole fleet; those in flight end."""
+        """Let the worker take no more jobs, in the whole fleet; those in flight end.
+
+        No job begins here after the answer.
+        """
         return await self._pause(request, paused=True)
 
     async def resume(self, request: Request) -> Answer:
@@ -119,4 +129,5 @@ class WorkerRoutes:
         read_action(await request.body(self._max_body_bytes), Nothing)
         if not await self._registry.pause(request.segment(1), paused=paused):
             raise WorkerNotFound
+        await self._changes.catch_up(request.segment(1))
         return wire.NO_CONTENT

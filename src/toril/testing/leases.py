@@ -272,6 +272,18 @@ class FakeLeaseStore:
 
         return await self._call("recover_stalled", step)
 
+    async def recover_abandoned(self) -> tuple[list[bytes], float]:
+        """Put jobs that are active without a lock back to waiting at once; and how long the others' locks hold."""
+        found: list[bytes] = []
+        for _ in range(2):
+            if any(self._lapsed(job_id) for job_id in self.active):
+                found += await self.recover_stalled()
+
+        def step() -> tuple[list[bytes], float]:
+            return found, max([0.0, *(until_s - self._now() for _, until_s in self.active.values())])
+
+        return await self._call("recover_abandoned", step)
+
     async def adopt(self, tokens: Iterable[bytes]) -> list[Lease]:
         """Find active jobs locked by these tokens."""
         wanted = set(tokens)

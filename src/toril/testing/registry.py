@@ -18,7 +18,7 @@ class FakeRegistry:
         follow_s: how long `changed_since` waits.
     """
 
-    def __init__(self, *, max_len: int = 100, follow_s: float = 5.0) -> None:
+    def __init__(self, *, max_len: int = 100, follow_s: float = 3.0) -> None:
         self.documents: dict[str, bytes] = {}
         self.paused_queues: set[str] = set()
         self._max_len = max_len

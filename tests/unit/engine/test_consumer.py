@@ -376,6 +376,50 @@ async def test_a_stopped_consumer_leases_nothing_more(clock: FakeClock) -> None:
         assert made.store.active == {}
 
 
+async def test_a_lease_that_is_on_its_way_to_a_stopped_consumer_is_given_back(clock: FakeClock) -> None:
+    async with bench(clock) as made:
+        made.endpoints.open()
+        made.store.add("1")
+        made.store.hold_answers()
+        made.consumer.look()
+        await made.until(lambda: b"1" in made.store.active)
+        made.consumer.stop()
+        made.store.let_answers_go()
+        await made.consumer.drained()
+        assert (made.store.released, made.attempted) == ([b"1"], [])
+        assert list(made.store.waiting) == [b"1"]
+
+
+async def test_a_lease_that_comes_with_a_settling_to_a_stopped_consumer_is_given_back(clock: FakeClock) -> None:
+    async with bench(clock) as made:
+        for job_id in ("1", "2"):
+            made.store.add(job_id)
+        made.consumer.look()
+        await made.until(lambda: made.outbound.in_flight == 1)
+        made.store.hold_answers()
+        made.endpoints.open()
+        await made.until(lambda: b"2" in made.store.active)
+        made.consumer.stop()
+        made.store.let_answers_go()
+        await made.consumer.drained()
+        assert (made.store.completed.keys(), made.store.released) == ({b"1"}, [b"2"])
+        assert made.attempted == [b"1"]
+
+
+async def test_a_job_of_a_scheduler_that_is_about_to_begin_at_a_stopped_consumer_is_given_back(
+    clock: FakeClock,
+) -> None:
+    async with bench(clock) as made:
+        made.endpoints.open()
+        made.store.add("1", fields={b"rjk": b"nightly"})
+        made.store.answer_after_s = lambda: 0.1
+        made.consumer.look()
+        await made.until(lambda: made.store.scheduled)
+        made.consumer.stop()
+        await made.consumer.drained()
+        assert (made.store.released, made.attempted) == ([b"1"], [])
+
+
 async def test_a_stopped_consumer_forgets_what_it_had_planned(clock: FakeClock) -> None:
     async with bench(clock) as made:
         made.store.add("1", delay_s=10.0)
@@ -534,7 +578,7 @@ async def test_an_adopted_lease_is_worked_on(clock: FakeClock) -> None:
         assert made.consumer.in_doubt == {}
 
 
-async def test_an_adopted_lease_of_a_stopped_consumer_is_finished(clock: FakeClock) -> None:
+async def test_an_adopted_lease_of_a_stopped_consumer_is_given_back(clock: FakeClock) -> None:
     async with bench(clock) as made:
         made.endpoints.open()
         made.store.add("1")
@@ -545,7 +589,7 @@ async def test_an_adopted_lease_of_a_stopped_consumer_is_finished(clock: FakeClo
         (lease,) = await made.store.adopt(list(made.consumer.in_doubt))
         made.consumer.adopt(lease)
         await made.consumer.drained()
-        assert made.store.completed.keys() == {b"1"}
+        assert (made.store.released, made.attempted) == ([b"1"], [])
         assert all(pool.closed for pool in made.outbound.pools)
 
 

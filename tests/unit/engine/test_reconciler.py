@@ -1,8 +1,9 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import pytest
 from structlog.testing import capture_logs
 
 from tests.unit.engine.support import Desk, turns
@@ -281,6 +282,70 @@ async def test_a_worker_that_is_removed_and_registered_again_runs(clock: FakeClo
         await made.registry.put("a", b"a http://a")
         await turns()
         assert made.running == {"a": "http://a"}
+
+
+async def test_a_worker_that_is_removed_has_stopped_when_it_has_caught_up(clock: FakeClock) -> None:
+    async with following(Following()) as made:
+        made.registry.documents = {"a": b"a http://1"}
+        await made.reconciler.catch_up("a")
+        assert made.running == {"a": "http://1"}
+        made.registry.change_silently("a", b"a http://2")
+        await made.reconciler.catch_up("a")
+        assert made.running == {"a": "http://2"}
+        made.registry.paused_queues.add("a")
+        await made.reconciler.catch_up("a")
+        assert made.running == {}
+        made.registry.change_silently("a", None)
+        await made.reconciler.catch_up("a")
+        assert made.ledger.orders[-1] == ("stop", "a")
+        await made.reconciler.catch_up("never-there")
+
+
+async def test_what_was_read_before_a_removal_does_not_start_the_worker_after_it(clock: FakeClock) -> None:
+    made = Following()
+    reading = asyncio.Event()
+    go_on = asyncio.Event()
+    some = made.registry.some
+
+    async def slow(queues: Sequence[str]) -> dict[str, bytes]:
+        found = await some(queues)
+        if not reading.is_set():
+            reading.set()
+            await go_on.wait()
+        return found
+
+    made.registry.some = slow  # type: ignore[method-assign]
+    async with following(made), asyncio.TaskGroup() as tasks:
+        await made.registry.put("a", b"a http://a")
+        await reading.wait()  # its announcement is being acted by
+        await made.registry.remove("a")
+        caught_up = tasks.create_task(made.reconciler.catch_up("a"))
+        await turns()
+        go_on.set()
+        await caught_up
+        assert made.running == {}
+        made.ledger.orders.clear()
+        await turns()
+        assert made.ledger.orders == []
+
+
+@pytest.mark.parametrize("announced_s", [[0.01 * n for n in range(480)], [1.4, 2.8], [1.4, 1.5], [3.9], [4.4], []])
+async def test_a_document_removed_without_an_announcement_is_noticed_within_five_seconds(
+    clock: FakeClock, announced_s: list[float]
+) -> None:
+    made = Following()
+    made.registry.documents = {"a": b"a http://a"}
+    async with following(made):
+        assert made.running == {"a": "http://a"}
+        made.registry.change_silently("a", None)
+        passed_s = 0.0
+        # Others are busy: each announcement begins another wait for the next one.
+        for number, at_s in enumerate(announced_s):
+            await asyncio.sleep(at_s - passed_s)
+            passed_s = at_s
+            await made.registry.put("other", b"other http://%d" % (number % 2))
+        await asyncio.sleep(4.9 - passed_s)
+        assert "a" not in made.running
 
 
 LOST = ["Redis has lost the registered workers; they are being put back"]

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from structlog.testing import capture_logs
 
 from tests.unit.engine.support import LOCK_S, POLICY, Bench, bench
+from toril.core.lease import Lease
 from toril.engine.consumer import Consumer
 from toril.engine.recoverer import Recoverer
 from toril.testing import FakeClock, FakePresence
@@ -99,6 +100,71 @@ async def test_a_job_whose_worker_died_goes_back_to_waiting(clock: FakeClock) ->
             await asyncio.sleep(LOCK_S + 2 * POLICY.stalled_interval_s + 1)
         assert made.store.completed.keys() == {b"1"}
         assert [line["job_id"] for line in logs if line["event"] == "job.stalled"] == ["1"]
+        running.cancel()
+
+
+async def test_an_abandoned_job_goes_back_at_once_when_a_consumer_starts(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.endpoints.open()
+        made.store.add("1")
+        await made.store.take(b"dead:1")
+        made.store.lapse(b"1")
+        sweeping = recoverer(made)
+        running = tasks.create_task(sweeping.run())
+        with capture_logs() as logs:
+            sweeping.started(made.consumer)
+            await made.until(lambda: made.store.completed)
+        assert made.store.jobs[b"1"][b"stc"] == b"1"
+        assert [line["job_id"] for line in logs if line["event"] == "job.stalled"] == ["1"]
+        running.cancel()
+
+
+async def test_what_is_locked_when_a_consumer_starts_goes_back_when_the_lock_has_run_out(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.endpoints.open()
+        made.store.add("1")
+        await made.store.take(b"dead:1")
+        sweeping = recoverer(made)
+        running = tasks.create_task(sweeping.run())
+        sweeping.started(made.consumer)
+        await asyncio.sleep(LOCK_S - 1)
+        assert made.store.completed == {}
+        with capture_logs():
+            await asyncio.sleep(2)
+        assert made.store.completed.keys() == {b"1"}
+        running.cancel()
+
+
+async def test_a_job_of_a_live_worker_stays_where_it_is_when_a_consumer_starts(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.store.add("1")
+        lease = await made.store.take(b"alive:1")
+        assert isinstance(lease, Lease)
+        sweeping = recoverer(made)
+        running = tasks.create_task(sweeping.run())
+        sweeping.started(made.consumer)
+        for _ in range(10):
+            await asyncio.sleep(LOCK_S / 3)
+            assert await made.store.extend([lease]) == set()
+        assert list(made.store.active) == [b"1"]
+        assert made.store.calls.count("recover_abandoned") == 2
+        running.cancel()
+
+
+async def test_abandoned_jobs_are_looked_for_again_while_redis_is_away(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.endpoints.open()
+        made.store.add("1")
+        await made.store.take(b"dead:1")
+        made.store.lapse(b"1")
+        made.store.break_next("recover_abandoned", carried_out=False, times=3)
+        made.store.break_next("recover_stalled", carried_out=False, times=1)
+        sweeping = recoverer(made)
+        running = tasks.create_task(sweeping.run())
+        with capture_logs():
+            sweeping.started(made.consumer)
+            await asyncio.sleep(5)
+        assert made.store.completed.keys() == {b"1"}
         running.cancel()
 
 

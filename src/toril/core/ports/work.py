@@ -84,6 +84,17 @@ class WorkerRegistry(Protocol):
         ...
 
 
+class WorkerChanges(Protocol):
+    """What this process makes of the registered workers."""
+
+    async def catch_up(self, queue: str) -> None:
+        """Do now what is registered for this queue, without waiting for its announcement.
+
+        Where its worker is gone, paused or another one, no job begins here for the one that was once this has returned.
+        """
+        ...
+
+
 class RecentAttempts(Protocol):
     """The last attempts of each registered worker, known to the whole fleet."""
 
@@ -155,6 +166,14 @@ class LeaseStore(Protocol):
 
     async def recover_stalled(self) -> list[bytes]:
         """Put jobs without a lock back to waiting (BullMQ's stalled check); returns their ids."""
+        ...
+
+    async def recover_abandoned(self) -> tuple[list[bytes], float]:
+        """Put jobs that are active without a lock back to waiting at once, seen by a stalled check before or not.
+
+        Returns their ids, and for how many seconds the longest lock of the others holds: 0 where there are none. No job
+        that has a lock is touched.
+        """
         ...
 
     async def adopt(self, tokens: Iterable[bytes]) -> list[Lease]:
