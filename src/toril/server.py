@@ -1,7 +1,9 @@
 """Serves one instance over HTTP until a signal says stop. Called by `toril.cli`.
 
-SIGTERM and SIGINT: new work is refused and nothing more is leased at once; jobs in flight have the grace period
-to end, and their workers can report on them meanwhile; what is left is given back. A second signal ends it now.
+SIGTERM: `/ready` says so at once, and for `shutdown.delay` all else goes on as before, so that balancers can look
+elsewhere (`toril.gateway.departure`). Then new work is refused and nothing more is leased; jobs in flight have the
+grace period to end, and their workers can report on them meanwhile; what is left is given back. SIGINT: the same
+without the delay. A second signal ends it now.
 SIGHUP: the configuration is read again, as far as that goes without a restart.
 """
 
@@ -29,7 +31,7 @@ from toril.descriptors import Descriptors, available, raise_limit
 from toril.gateway.refusals import Refusals
 from toril.gateway.routing import RouteTable
 from toril.lingering_close import LingeringSocketProtocol
-from toril.proxied_http import ProxiedProtocol, Tunnels
+from toril.proxied_http import Leaving, ProxiedProtocol, Tunnels
 
 log = structlog.get_logger(__name__)
 
@@ -98,12 +100,13 @@ class _Server(uvicorn.Server):
 class Front(Struct, frozen=True, kw_only=True):
     """What the server has to know of an application beside ASGI.
 
-    `tunnels` says which WebSockets are only passed on, `proxies` whether there are upstreams, and `refusal` what is
-    answered to requests that never reach the application.
+    `tunnels` says which WebSockets are only passed on, `proxies` whether there are upstreams, `refusal` what is
+    answered to requests that never reach the application, and `leaving` whether the instance has begun to go.
     """
 
     tunnels: Tunnels = lambda _: False
     proxies: bool = False
+    leaving: Leaving = lambda: False
     refusal: Refusal = Refusals(RouteTable(()))
     max_message_bytes: int = 2**20
     connections: ConnectionPolicy = ConnectionPolicy()
@@ -115,7 +118,12 @@ async def listening(app: ASGIApp, sock: socket.socket, front: Front = Front()) -
     """Answer HTTP and WebSockets on a socket for the length of a block."""
     sweep = ConnectionSweep(front.connections, front.descriptors)
     protocol = partial(
-        ProxiedProtocol, tunnels=front.tunnels, proxies=front.proxies, sweep=sweep, refusal=front.refusal
+        ProxiedProtocol,
+        tunnels=front.tunnels,
+        leaving=front.leaving,
+        proxies=front.proxies,
+        sweep=sweep,
+        refusal=front.refusal,
     )
     server = _Server(
         uvicorn.Config(
@@ -166,7 +174,7 @@ async def serve(
             child of several, and its parent passes SIGHUP on to all of them.
     """
     raise_limit()
-    stop = asyncio.Event()
+    stop = _Stop()
     if lifeline is not None:
         asyncio.get_running_loop().add_reader(lifeline, _orphaned, lifeline, stop)
     with _signals(stop, config):
@@ -177,6 +185,7 @@ async def serve(
             front = Front(
                 tunnels=instance.tunnels,
                 proxies=instance.proxies,
+                leaving=lambda: instance.departure.begun,
                 refusal=instance.refusal,
                 max_message_bytes=settings.gateway.max_body_bytes,
                 connections=settings.connections,
@@ -192,16 +201,31 @@ async def serve(
                 log.info("listening", url=url_of(sock), redis=str(settings.redis), pid=os.getpid())
                 if started is not None:
                     started(instance)
-                await stop.wait()
-                log.info("shutdown.began", grace_s=settings.engine.grace_s)
+                await stop.asked.wait()
+                departure = instance.departure
+                departure.begin(at_once=stop.at_once)
+                log.info("shutdown.began", delay_s=departure.left_s(), grace_s=settings.engine.grace_s)
+                await departure.over()
+                log.info("shutdown.refusing")
                 await instance.drain()
     log.info("shutdown.done")
 
 
-def _orphaned(lifeline: int, stop: asyncio.Event) -> None:
+class _Stop:
+    """Whether the process was told to end. `at_once`: by somebody at a terminal, or by the end of its parent, and no
+    balancer waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.at_once = False
+
+
+def _orphaned(lifeline: int, stop: _Stop) -> None:
     asyncio.get_running_loop().remove_reader(lifeline)
     log.warning("shutdown.orphaned", hint="the parent process is gone")
-    stop.set()
+    stop.at_once = True
+    stop.asked.set()
 
 
 def _tell_parent(parent: int) -> None:
@@ -210,13 +234,14 @@ def _tell_parent(parent: int) -> None:
 
 
 @contextmanager
-def _signals(stop: asyncio.Event, config: ConfigFile | None) -> Iterator[None]:
+def _signals(stop: _Stop, config: ConfigFile | None) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def handle(number: int) -> None:
-        if stop.is_set():
+        if stop.asked.is_set():
             os._exit(128 + number)
-        stop.set()
+        stop.at_once = number == signal.SIGINT
+        stop.asked.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle, number)

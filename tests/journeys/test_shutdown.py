@@ -1,13 +1,16 @@
-"""SIGTERM: stop accepting, stop leasing, finish what is in flight, give back the rest, exit 0."""
+"""SIGTERM: `/ready` first; then stop accepting, stop leasing, finish what is in flight, give back the rest, exit 0."""
 
+import json
 import signal
 import time
+from functools import partial
 
 import httpx
 import pytest
 
 from tests.support.endpoint import Answer, Call, Endpoint, StartEndpoint, hang, reply_json
 from tests.support.gateway import TOKEN, job
+from tests.support.sockets import socket_to
 from tests.support.toril import StartToril, TorilProcess
 from tests.support.valkey import StartValkey
 from tests.support.waiting import eventually
@@ -221,6 +224,56 @@ def test_every_job_that_was_answered_during_the_shutdown_is_there(
     stored = valkey.client().llen("bull:burst:wait")
     # The last request may have been stored without the answer getting through.
     assert stored in {answers.count(200), answers.count(200) + 1}
+
+
+@PROCESSES
+def test_in_the_delay_only_readiness_says_that_it_goes(
+    start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint, args: tuple[str, ...]
+) -> None:
+    """All else is served as before, new sockets, long polls and pushed jobs too; each answer ends its connection."""
+    toril = start_toril(start_valkey(), args=args, env={"TORIL_SHUTDOWN_DELAY": "60s"})
+    endpoint = start_endpoint(lambda _: reply_json("as before"))
+    toril.gateway.register("served", endpoint.url)
+    toril.gateway.finished("served", toril.gateway.add_one("served"))
+    commands = partial(socket_to, toril.url, "/ws/queues/served")
+    with commands() as old, toril.client.stream("GET", "/queues/served/events") as events:
+        toril.send(signal.SIGTERM)
+        for _ in range(len(args) + 1):
+            eventually(lambda: toril.status("/ready") == 503, what="readiness to say so")
+        assert httpx.get(toril.url + "/ready").json() == {"status": "not ready", "reasons": ["shutting down"]}
+        answer = toril.client.post("/queues/served/jobs", json=[job()])
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        result = toril.client.get("/queues/served/jobs/2/result?wait=20", timeout=30)
+        assert (result.status_code, result.json()) == (200, "as before")
+        assert next(line for line in events.iter_lines() if line.startswith("event:"))
+        assert old.command("getJobCounts")["ok"]["completed"] == 2
+        with commands() as new:
+            assert new.command("getJobCounts")["ok"]["completed"] == 2
+        assert toril.status("/health") == 200
+    assert toril.terminate().took_s <= 15, "a second signal does not wait for the delay"
+
+
+def test_after_the_delay_requests_are_refused(
+    start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint
+) -> None:
+    toril = start_toril(start_valkey(), env={"TORIL_SHUTDOWN_DELAY": "300ms", "TORIL_GRACE": "60s"})
+    endpoint = start_endpoint(lambda _: hang())
+    toril.gateway.register("refused", endpoint.url, timeout=60_000)
+    toril.gateway.add_one("refused")
+    endpoint.wait_for_calls(1)
+    toril.send(signal.SIGTERM)
+    eventually(lambda: _ask(toril, "/queues/refused/jobs", [job()], TOKEN).status_code == 503, what="a refusal")
+    events = [json.loads(line)["event"] for line in toril.log().splitlines() if '"shutdown.' in line]
+    assert events == ["shutdown.began", "shutdown.refusing"]
+    toril.terminate()
+
+
+def test_who_only_works_and_who_is_told_at_a_terminal_wait_for_no_balancer(
+    start_valkey: StartValkey, start_toril: StartToril
+) -> None:
+    valkey, env = start_valkey(), {"TORIL_SHUTDOWN_DELAY": "60s"}
+    assert start_toril(valkey, env=env, args=("--role", "worker")).terminate().code == 0
+    assert start_toril(valkey, env=env).interrupt().code == 0
 
 
 def _add_until_it_hangs_up(toril: TorilProcess) -> list[int]:

@@ -91,7 +91,7 @@ def test_a_request_that_passes_by_the_queue_has_no_header_that_was_a_trailer(pro
 
 @pytest.fixture
 def behind_haproxy(proxq: Proxq, tmp_path: Path) -> Iterator[int]:
-    with haproxy(tmp_path, proxq.port, ["http-request del-header x-auth-user"]) as port:
+    with haproxy(tmp_path, proxq.port, rules=["http-request del-header x-auth-user"]) as port:
         yield port
 
 

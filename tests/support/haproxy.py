@@ -11,8 +11,10 @@ from tests.support.waiting import eventually
 
 
 @contextmanager
-def haproxy(folder: Path, server_port: int, rules: Sequence[str] = ()) -> Iterator[int]:
-    """HAProxy before a server on loopback, with these lines in its backend; the port that it listens on."""
+def haproxy(folder: Path, *server_ports: int, rules: Sequence[str] = (), options: str = "") -> Iterator[int]:
+    """HAProxy before servers on loopback, with these lines in its backend and these options of each server; the port
+    that it listens on.
+    """
     need("haproxy")
     port = free_port()
     lines = [
@@ -29,7 +31,7 @@ def haproxy(folder: Path, server_port: int, rules: Sequence[str] = ()) -> Iterat
         "  default_backend back",
         "backend back",
         *(f"  {rule}" for rule in rules),
-        f"  server toril 127.0.0.1:{server_port}",
+        *(f"  server toril-{number} 127.0.0.1:{each} {options}" for number, each in enumerate(server_ports)),
         "",
     ]
     config = folder / "haproxy.cfg"

@@ -69,6 +69,8 @@ class TorilProcess:
             "TORIL_LOG_FORMAT": "json",
             # On a busy machine a healthy Redis may take longer than the default: tests of that limit set it themselves.
             "TORIL_REDIS_COMMAND_TIMEOUT": "10s",
+            # No balancer is in front of it, and hundreds of them are ended.
+            "TORIL_SHUTDOWN_DELAY": "0",
         }
         self._env = {name: value for name, value in (base | dict(env or {})).items() if value is not None}
         self._command = [sys.executable, "-m", "toril", *command, "--port", str(self.port), *args]

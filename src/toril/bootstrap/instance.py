@@ -63,6 +63,7 @@ from toril.engine.supervisor import Supervisor
 from toril.gateway.admission import Admission
 from toril.gateway.app import Gateway
 from toril.gateway.auth import Tokens
+from toril.gateway.departure import Departure
 from toril.gateway.docs import DocsRoutes
 from toril.gateway.metrics import MetricsRoutes
 from toril.gateway.openapi import Served
@@ -109,6 +110,8 @@ class Instance:
             settings.gateway.max_queue_name_length,
             settings.store.queue_prefix if settings.redis.cluster else None,
         )
+        # Balancers look for who answers requests; who only works has none to serve meanwhile.
+        self.departure = Departure(settings.shutdown.delay_s if settings.role.answers else 0.0, settings.metrics.folder)
         self._meter = PrometheusMeter(settings.metrics.max_queues, time.time, settings.metrics.folder, engine.process)
         self._instance_id = instance_id = str(uuid.uuid4())
         self._store = store = Store(settings, tasks, self._meter, instance_id, self._break_off)
@@ -294,7 +297,7 @@ class Instance:
 
     async def faults(self) -> list[str]:
         """What keeps this instance from moving work; empty when it is ready."""
-        if self.gateway.draining:
+        if self.departure.begun or self.gateway.draining:
             return ["shutting down"]
         try:
             async with asyncio.timeout(_READY_S):
@@ -379,7 +382,7 @@ class Instance:
 
     def _gateway(self) -> Gateway:
         routes = [
-            *OpsRoutes(__version__, self.faults, self.warnings).routes(),
+            *OpsRoutes(__version__, self.faults, self.warnings, self.departure.told).routes(),
             *ReloadRoutes(self._reloading).routes(),
             *MetricsRoutes(self._exposition).routes(),
         ]

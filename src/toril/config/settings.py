@@ -200,6 +200,7 @@ SETTINGS = (
     Setting("head_timeout", "connections.head_timeout_s", duration(0.1), ("TORIL_HEAD_TIMEOUT",)),
     Setting("body_timeout", "connections.body_timeout_s", duration(0.1), ("TORIL_BODY_TIMEOUT",)),
     Setting("idle_timeout", "connections.idle_timeout_s", duration(0.1), ("TORIL_IDLE_TIMEOUT",)),
+    Setting("shutdown.delay", "shutdown.delay_s", duration(0.0), ("TORIL_SHUTDOWN_DELAY",)),
     Setting("workers.hash", "store.worker_hash", text, ("WORKER_METADATA_KEY",)),
     Setting("workers.stream", "store.worker_stream", text, ("WORKER_METADATA_STREAM",)),
     Setting(

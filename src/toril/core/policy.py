@@ -100,6 +100,12 @@ class ConnectionPolicy(Struct, frozen=True, kw_only=True):
     idle_timeout_s: float = 75.0
 
 
+class ShutdownPolicy(Struct, frozen=True, kw_only=True):
+    """For how long requests are served after SIGTERM, while `/ready` is 503 already; see `toril.gateway.departure`."""
+
+    delay_s: float = 5.0
+
+
 class EgressPolicy(Struct, frozen=True, kw_only=True):
     """Where requests to what callers register may go; `toril.core.egress` says what the policies and lists mean."""
 
@@ -166,6 +172,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     engine: EnginePolicy = field(default_factory=EnginePolicy)
     gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
     connections: ConnectionPolicy = field(default_factory=ConnectionPolicy)
+    shutdown: ShutdownPolicy = field(default_factory=ShutdownPolicy)
     egress: EgressPolicy = field(default_factory=EgressPolicy)
     targets: tuple[TargetSpec, ...] = ()
     ledger: LedgerPolicy = field(default_factory=LedgerPolicy)

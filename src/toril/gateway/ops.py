@@ -25,6 +25,7 @@ class OpsRoutes:
         version: toril's own.
         faults: what keeps this instance from moving work; empty when it is ready.
         warnings: what an operator has to look at all the same.
+        told: called with the address of a caller that is told that this instance is not ready.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class OpsRoutes:
         version: str,
         faults: Callable[[], Awaitable[list[str]]],
         warnings: Callable[[], list[str]] = list,
+        told: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._banner = f"toril {version}, wire-compatible with BullMQ Proxy (c) Taskforce.sh Inc. v1.5.3\n".encode()
         self._version = version
         self._faults = faults
         self._warnings = warnings
+        self._told = told
 
     def routes(self) -> list[Route]:
         """The routes of this module."""
@@ -60,5 +63,6 @@ class OpsRoutes:
         warnings = self._warnings()
         more = {"warnings": warnings} if warnings else {}
         if faults:
+            self._told(request.address)
             return wire.json_answer(_encode({"status": "not ready", "reasons": faults, **more}), 503)
         return wire.json_answer(_encode({"status": "ready", **more}))

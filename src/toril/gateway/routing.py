@@ -135,6 +135,12 @@ class Request:
         """The first value of a header, by its lower-case name."""
         return next((value for key, value in self.scope["headers"] if key == name), None)
 
+    @property
+    def address(self) -> str:
+        """Where the caller's connection comes from; empty where that is not known."""
+        client = self.scope.get("client")
+        return client[0] if client else ""
+
     async def hung_up(self) -> None:
         """Wait until the caller is gone. Only once the body has been read."""
         while (await self._receive())["type"] != "http.disconnect":

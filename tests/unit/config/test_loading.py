@@ -348,6 +348,7 @@ VALUES = [
     4096,
     "text",
     "5s",
+    "90s",
     "1",
     True,
     False,

@@ -8,7 +8,6 @@ import kubernetes_validate
 import pytest
 
 from tests.unit.deploy.manifests import KUBERNETES, ROOT, built, containers, documents, role_of, settings
-from toril.core.durations import parse_duration_s
 from toril.core.policy import Settings
 from toril.gateway.ops import OpsRoutes
 from toril.gateway.routing import Access
@@ -167,11 +166,10 @@ def test_pods_may_do_nothing_that_toril_does_not_need(shape: list[dict[str, Any]
 def test_jobs_in_flight_may_end_before_a_pod_is_killed(shape: list[dict[str, Any]], tmp_path: Path) -> None:
     (config,) = of_kind(shape, "ConfigMap")
     for container, pod, _ in containers(shape):
-        grace_s = configured(config, container, pod, tmp_path).engine.grace_s
-        command, pause = container["lifecycle"]["preStop"]["exec"]["command"]
-        assert command == "sleep"
-        wanted_s = parse_duration_s(f"{pause}s") + grace_s + BEHIND_GRACE_S
+        settings = configured(config, container, pod, tmp_path)
+        wanted_s = 2 * settings.shutdown.delay_s + settings.engine.grace_s + BEHIND_GRACE_S
         assert pod["terminationGracePeriodSeconds"] >= wanted_s
+        assert "lifecycle" not in container, "nothing has to be waited for before SIGTERM"
 
 
 def test_images_are_pinned(shape: list[dict[str, Any]]) -> None:
