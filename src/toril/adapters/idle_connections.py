@@ -2,7 +2,9 @@
 
 A kept connection is used again only while nothing speaks against it: it is not old, has not been idle for long, and the
 other side has neither closed it nor said anything on it. A request that is written to a connection which is closed in
-that moment may have been heard, so it is lost (`docs/decisions/0002`): hence the care.
+that moment may have been heard, so it is lost (`docs/decisions/0002`): hence the care. A server that closes at once
+after the first answer on a connection, without saying so in it, has none of its connections kept for a while: over such
+connections one request in a hundred is written before the end of the connection can be seen.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ IDLE_S = 4.0
 OLDEST_S = 60.0
 """How long a connection is used: a name that leads elsewhere by then is followed although traffic never stops."""
 
+_AT_ONCE_S = 0.25
+_UNKEPT_S = 10.0
+
 _KEEP_ALIVE = b"keep-alive"
 _TIMEOUT = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
@@ -27,12 +32,14 @@ _TIMEOUT = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 class KeptConnection(asyncio.Protocol):
     """A connection that may carry one exchange after the other."""
 
-    __slots__ = ("_poll", "_transport", "made_at", "usable_until")
+    __slots__ = ("_poll", "_transport", "exchanges", "idle_since", "made_at", "usable_until")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._transport: asyncio.Transport | None = None
         self._poll: select.poll | None = None
         self.made_at = loop.time()
+        self.exchanges = 0
+        self.idle_since = 0.0
         self.usable_until = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -67,13 +74,15 @@ Connection = TypeVar("Connection", bound=KeptConnection)
 class IdleConnections(Generic[Connection]):
     """What the pools have in common: as many connections as there are requests under way, the idle ones waiting."""
 
-    __slots__ = ("_closed", "_idle", "_loop", "_sweep")
+    __slots__ = ("_closed", "_idle", "_kept_from", "_loop", "_sweep")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._idle: list[Connection] = []
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
+        # Before this, none is kept.
+        self._kept_from = 0.0
 
     def close(self) -> None:
         """Let idle connections go; those in use end with their request."""
@@ -88,8 +97,10 @@ class IdleConnections(Generic[Connection]):
     def give_back(self, connection: Connection, headers: Iterable[Header]) -> None:
         """Keep a connection whose exchange is over and that may carry another one; `headers` are the answer's."""
         now = self._loop.time()
+        connection.exchanges += 1
+        connection.idle_since = now
         connection.usable_until = until = min(now + idle_s(headers), connection.made_at + OLDEST_S)
-        if self._closed or until <= now:
+        if self._closed or until <= now or now < self._kept_from:
             connection.abort()
             return
         self._idle.append(connection)
@@ -100,8 +111,11 @@ class IdleConnections(Generic[Connection]):
         now = self._loop.time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable_until > now and connection.is_silent():
-                return connection
+            if connection.usable_until > now:
+                if connection.is_silent():
+                    return connection
+                if connection.exchanges == 1 and now - connection.idle_since < _AT_ONCE_S:
+                    self._kept_from = now + _UNKEPT_S
             connection.abort()
         return None
 
