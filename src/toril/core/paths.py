@@ -1,8 +1,9 @@
 """Paths that a caller names and toril joins to a URL of the operator's: which of them lead out of it.
 
 Servers differ in what they take for a dot segment (RFC 3986 section 3.3). Here every spelling counts that a known
-server reads as one: `..`, percent-encoded in any case (`%2e.`), with path parameters behind it (`..;x`), with blanks or
-control characters beside it (`..%20`), and between backslashes or encoded separators (`..\\`, `..%2f`, `..%5c`).
+server reads as one: `..`, percent-encoded in any case (`%2e.`), with path parameters behind it (`..;x`), where a server
+lets the path end (`..#`, `..%3f`), with blanks or control characters beside it (`..%20`), and between backslashes or
+encoded separators (`..\\`, `..%2f`, `..%5c`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import re
 from urllib.parse import unquote_to_bytes
 
 _SEPARATORS = re.compile(rb"[/\\]")
+# What a name ends at: path parameters, or the path itself. A raw `?` has been cut off before; who decodes first sees
+# an encoded one.
+_ENDS = re.compile(rb"[;#?]")
 _BLANKS = bytes(range(0x21)) + b"\x7f"
 _UP, _HERE = b"..", b"."
 
@@ -46,6 +50,6 @@ def climbs_out(target: bytes) -> bool:
 
 
 def _parts(segment: bytes) -> list[bytes]:
-    """Return the segments that a server may see in one, decoded, without path parameters and blanks."""
+    """Return the names that a server may see in a segment, decoded, up to where they end, without blanks."""
     decoded = unquote_to_bytes(segment) if b"%" in segment else segment
-    return [part.partition(b";")[0].strip(_BLANKS) for part in _SEPARATORS.split(decoded)]
+    return [_ENDS.split(part, 1)[0].strip(_BLANKS) for part in _SEPARATORS.split(decoded)]

@@ -11,9 +11,9 @@ from toril.core.paths import climbs_out, has_dot_segments
 
 UPS = [
     b"..", b"%2e%2e", b"%2E%2e", b".%2e", b"%2E.", b"..;", b"..;x=1", b"%2e%2e;x", b"..%3bx", b"..%20", b"..%00",
-    b"..%09",
+    b"..%09", b"..#", b"%2e%2e#x", b"..;#", b"..%23", b"..%3f", b"..%3Fx",
 ]  # fmt: skip
-NO_UPS = [b"...", b"..a", b"a..", b"a;..", b"%252e%252e", b"a", b"..=", b"%", b"%2", b"%zz"]
+NO_UPS = [b"...", b"..a", b"a..", b"a;..", b"%252e%252e", b"a", b"..=", b"a#..", b"#..", b"%", b"%2", b"%zz"]
 
 
 @pytest.mark.parametrize("up", UPS)
