@@ -97,6 +97,8 @@ async def settled(replies: Sequence[asyncio.Future[Reply]]) -> list[Reply]:
     """Wait for every reply, then raise the first error among them. No reply is left unread."""
     if not replies:
         return []
+    if len(replies) == 1:  # half of what `asyncio.wait` takes
+        return [await replies[0]]
     try:
         await asyncio.wait(replies)
     except asyncio.CancelledError:
