@@ -94,11 +94,32 @@ def test_a_database_that_is_not_there_at_the_start_is_named_and_waited_for(
     toril = start_toril(valkey, "/health", args=arguments(tmp_path, postgres.url(name)))
     eventually(lambda: '"ledger.unavailable"' in toril.log(), timeout_s=PATIENCE_S)
     (line,) = [line for line in toril.log().splitlines() if '"ledger.unavailable"' in line]
+    reasons = ["the ledger cannot be used: its database does not exist"]
+    eventually(lambda: toril.client.get("/ready").json()["reasons"] == reasons, timeout_s=PATIENCE_S)
     assert f'database \\"{name}\\" does not exist' in line
     assert Door(toril.gateway).post({"target": "billing"}).status_code == 503
     postgres.psql(f"CREATE DATABASE {name}")
     eventually(lambda: toril.status("/ready") == 200, timeout_s=PATIENCE_S)
     assert "janitor.failed" not in toril.log()
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [
+        ("REVOKE INSERT ON toril_attempts FROM {role}", "PostgreSQL refuses for want of rights"),
+        ("REVOKE UPDATE ON toril_deliveries FROM {role}", "PostgreSQL refuses for want of rights"),
+        ("ALTER TABLE toril_labels RENAME TO elsewhere", "its tables are not there"),
+        ("ALTER TABLE toril_deliveries RENAME lease_until TO elsewhere", "its tables are not those of this toril"),
+    ],
+)
+def test_ready_says_what_is_missing_of_any_table(
+    tmp_path: Path, valkey: ValkeyProcess, postgres: PostgresProcess, start_toril: StartToril, missing: str, reason: str
+) -> None:
+    role = Role(postgres)
+    toril = start_toril(valkey, args=arguments(tmp_path, role.url), env={"QUEUE_PREFIX": f"test-{role.name}"})
+    postgres.psql(missing.format(role=role.name), role.name)
+    reasons = [f"the ledger cannot be used: {reason}"]
+    eventually(lambda: toril.client.get("/ready").json().get("reasons") == reasons, timeout_s=PATIENCE_S)
 
 
 @pytest.mark.parametrize("command", ["serve", "recover"])

@@ -22,6 +22,7 @@ from tests.support.waiting import eventually
 # A server that logs one of these has a bug, whatever else the test looks at.
 _COMPLAINTS = re.compile(
     r"was never retrieved|was never awaited|Exception in ASGI application|ASGI callable returned without"
+    r"|Resetting connection with an active transaction"
     r"|Fatal error on transport|Task was destroyed but it is pending|SyntaxError|Unhandled exception"
 )
 

@@ -9,7 +9,7 @@ start. Nothing ever depends on a session, so nothing is reset when a connection 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -39,14 +39,26 @@ class PostgresConnections:
         self._most = most
         self._lost = lost
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._why = LedgerUnavailable(
+            "The ledger has not been reached yet, so nothing was written. Try again.",
+            reason="it has not been reached yet",
+        )
         self.pooled = False
         """Whether a pooler is in between."""
 
     async def open(self, prepare: Callable[[Any], Awaitable[None]]) -> None:
         """Connect, see what is at the other end, and prepare it in a transaction; may be called again if that fails.
+        Until it goes well, what kept it from that is what all else here raises.
 
         Raises `StoreRefused` where the URL itself can never work.
         """
+        try:
+            await self._open(prepare)
+        except LedgerUnavailable as exc:
+            self._why = exc
+            raise
+
+    async def _open(self, prepare: Callable[[Any], Awaitable[None]]) -> None:
         with _readable(), translated():
             self.pooled = await _behind_a_pooler(self._url)
             pool = await asyncpg.create_pool(
@@ -102,19 +114,19 @@ class PostgresConnections:
     async def _begun(self, beginning: str) -> AsyncIterator[Any]:
         async with self._connection() as connection:
             await connection.execute(beginning)
-            yield connection
-            await connection.execute("COMMIT")
+            try:
+                yield connection
+                await connection.execute("COMMIT")
+            except BaseException:
+                await _roll_back(connection)
+                raise
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
         if self._pool is None:
-            raise LedgerUnavailable(
-                "The ledger has not been reached yet, so nothing was written. Try again.",
-                reason="it has not been reached yet",
-            )
+            raise LedgerUnavailable(self._why.message, reason=self._why.reason)
         try:
             with translated():
-                # A transaction that is still open is rolled back when its connection is given back.
                 async with self._pool.acquire(timeout=_CONNECT_S) as connection:
                     yield connection
         except LedgerUnavailable:
@@ -142,6 +154,13 @@ async def _behind_a_pooler(url: str) -> bool:
         return bool(process_id != connection.get_server_pid())
     finally:
         connection.terminate()
+
+
+async def _roll_back(connection: Any) -> None:
+    """End a transaction that came to nothing; asyncpg would do so itself, but logs it as a fault of the program."""
+    if not connection.is_closed() and connection.is_in_transaction():
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            await connection.execute("ROLLBACK", timeout=_CONNECT_S)
 
 
 async def _nothing(connection: Any) -> None:

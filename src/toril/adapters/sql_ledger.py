@@ -133,6 +133,17 @@ _TARGETS = (
 )
 
 _CHECK = "UPDATE toril_ledger SET checked_at = $1, filler = $2"
+_UNCHANGED = ", ".join(f"{column} = {column}" for column in (*CHANGING, "response", "response_blob"))
+_NONE = "WHERE 1 = 0"
+# They change nothing, and are refused where a table or a right is missing that a delivery needs on its way.
+_CHECK_ALL = (
+    f"INSERT INTO toril_deliveries ({NEW}) SELECT {NEW} FROM toril_deliveries {_NONE}",
+    f"UPDATE toril_deliveries SET {_UNCHANGED} {_NONE}",
+    f"INSERT INTO toril_transitions SELECT * FROM toril_transitions {_NONE}",
+    f"""INSERT INTO toril_attempts SELECT * FROM toril_attempts {_NONE}
+        ON CONFLICT (job_id, number) DO UPDATE SET error = excluded.error""",
+    f"INSERT INTO toril_labels SELECT * FROM toril_labels {_NONE}",
+)
 _FILLER_BYTES = 64 * 1024
 _TRUSTED_S = 0.5
 """For how long a write that went well stands for the next one."""
@@ -328,13 +339,13 @@ class SqlLedger(ABC):
 
     async def check(self) -> None:
         """As `LedgerReader.check`: a row is written, and a larger one after a write that failed, since a full disk may
-        have room for a few bytes.
+        have room for a few bytes. All tables are asked whether they could be written to.
         """
         now = time.monotonic()
         if not self._failing and now < self._trusted_until:
             return
         filler = os.urandom(_FILLER_BYTES) if self._failing else None
-        await self._execute((_CHECK, (time.time(), filler)))
+        await self._execute((_CHECK, (time.time(), filler)), *((sql, ()) for sql in _CHECK_ALL))
         self._failing, self._trusted_until = False, now + _TRUSTED_S
 
     @contextmanager
