@@ -101,6 +101,7 @@ class QueuedSubmissions:
 
         Raises:
             IdempotencyMismatch: that is the job of another request.
+            StoreUnavailable: each time another job had the key, and was gone again.
         """
         free: KeyEntry | None = None
         for _ in range(_MOST_CLAIMS):
@@ -118,7 +119,9 @@ class QueuedSubmissions:
                     raise IdempotencyMismatch
                 return entry
             free = entry
-        raise StoreUnavailable("The job of an idempotency key fails as often as it is made")
+        if job is not None and entry.digest == digest:
+            return entry  # it has failed, but it was made since this request came, so it is this one's job, too
+        raise StoreUnavailable("The job of an idempotency key is gone as often as it is made")
 
     async def _store(self, submission: Submission, job_id: str) -> None:
         recorded = RecordedRequest(

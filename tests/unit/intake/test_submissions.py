@@ -102,7 +102,8 @@ async def test_a_job_that_was_stored_before_its_claimant_crashed_is_not_stored_a
     assert world.added == ["one"]
 
 
-async def test_a_key_whose_jobs_fail_without_end_is_given_up() -> None:
+async def submitted_among_others(*, kept: bool) -> str:
+    """Submit while others with the same key make jobs that fail at once, and that are known afterwards, or not."""
     world = World()
     await world.submit("one")
     (name,) = world.entries
@@ -110,8 +111,18 @@ async def test_a_key_whose_jobs_fail_without_end_is_given_up() -> None:
     world.jobs["one"] = "failed"
 
     def fail() -> None:
-        world.entries[name] = KeyEntry(f"job-{next(taken)}", digest, settled=True)
+        job_id = f"job-{next(taken)}"
+        world.entries[name] = KeyEntry(job_id, digest, settled=True)
+        world.jobs |= {job_id: "failed"} if kept else {}
 
     world.between = fail
+    return await world.submit("two")
+
+
+async def test_where_jobs_of_a_key_fail_as_often_as_they_are_made_the_last_one_is_the_answer() -> None:
+    assert (await submitted_among_others(kept=True)).startswith("job-")
+
+
+async def test_a_key_whose_jobs_are_gone_as_often_as_they_are_made_is_given_up() -> None:
     with pytest.raises(StoreUnavailable):
-        await world.submit("two")
+        await submitted_among_others(kept=False)
