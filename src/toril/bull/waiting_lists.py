@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import re
 
-# How many jobs one call moves from list to list at most, which takes Redis about 5 ms. One list of the two is usually
-# short or empty, so more than this are left only where both are longer.
-_MOST = 5000
+# How many jobs one call moves from list to list at most, which takes Redis 1.5 ms (5 ms with ids of a kilobyte). One list is
+# usually short or empty, so more than this are left only where both are longer.
+_MOST = 1500
+# How many of them one command moves: Lua can hand over only so many arguments.
+_AT_ONCE = 500
 
 # standing(wait): `wait` is the key of a queue's list. Returns the key of the list in which a job is to wait now.
 #
@@ -35,14 +37,24 @@ local function standing(wait)
   if aside == 0 and not string.find(meta[2] or '', '^bullmq:5%%.') then return wait end
   local waiting = call('LLEN', wait)
   if waiting > aside and aside <= %(most)d then
-    for _ = 1, aside do call('RPUSH', wait, call('LPOP', paused)) end
+    for first = 0, aside - 1, %(at_once)d do
+      call('RPUSH', wait, unpack(call('LRANGE', paused, first, first + %(at_once)d - 1)))
+    end
     call('RENAME', wait, paused)
   else
-    for _ = 1, math.min(waiting, %(most)d) do call('RPOPLPUSH', wait, paused) end
+    local left = math.min(waiting, %(most)d)
+    while left > 0 do
+      local jobs = call('LRANGE', wait, -math.min(left, %(at_once)d), -1)
+      local reversed = {}
+      for i = #jobs, 1, -1 do reversed[#reversed + 1] = jobs[i] end
+      call('LPUSH', paused, unpack(reversed))
+      call('LTRIM', wait, 0, -#jobs - 1)
+      left = left - #jobs
+    end
   end
   return paused
 end
-""" % {b"most": _MOST}
+""" % {b"most": _MOST, b"at_once": _AT_ONCE}
 
 # KEYS[1] wait, KEYS[2] meta, KEYS[3] active, KEYS[4] marker. Applies the rule to a queue to which nothing is added.
 # Leaves a marker where jobs may start: a BullMQ 5 that resumes leaves none for those in `wait`.

@@ -43,6 +43,17 @@ async def test_what_waits_goes_behind_what_bullmq_5_has_set_aside(
     assert lists(store, world.queue) == {"wait": [], "paused": wait + paused}
 
 
+async def test_one_call_moves_so_few_jobs_that_redis_serves_others_soon(world: RealWorld, store: redis.Redis) -> None:
+    """1,500 take it a millisecond or two; so does an add that finds such lists."""
+    for name in ("wait", "paused"):
+        store.rpush(f"bull:{world.queue}:{name}", *range(6_000))
+    store.hset(f"bull:{world.queue}:meta", mapping={"paused": 1, "version": "bullmq:5.81.5"})
+    assert await world.scripts.run(world.keys.prefix, *world.scripts.looking_after(world.keys.prefix)) == 2
+    assert store.llen(f"bull:{world.queue}:wait") == 4_500
+    await world.add("job")
+    assert (store.llen(f"bull:{world.queue}:wait"), store.llen(f"bull:{world.queue}:paused")) == (3_000, 9_001)
+
+
 @pytest.mark.parametrize("version", ["bullmq:6.7.0", "bullmq:3.4.4", "bullmq:15.0.0", ""])
 async def test_without_bullmq_5_jobs_stay_where_newer_versions_have_them(
     world: RealWorld, store: redis.Redis, version: str
