@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import re
 
-# How many jobs one call moves from list to list at most, which takes Redis 1.5 ms (5 ms with ids of a kilobyte). One list is
-# usually short or empty, so more than this are left only where both are longer.
+# How many jobs one call moves from list to list at most, which takes Redis 1.5 ms (5 ms with ids of a kilobyte). One
+# list is usually short or empty, so more than this are left only where both are longer.
 _MOST = 1500
 # How many of them one command moves: Lua can hand over only so many arguments.
 _AT_ONCE = 500
