@@ -18,7 +18,7 @@ from toril.bull.scripts import Scripts
 from toril.bull.wire import ReplyError, fields_of, pack
 from toril.core.errors import InvalidRequest, JobRefused
 from toril.core.repeat import Due, Repeat, RepeatFault, options_of, read_repeat
-from toril.core.scheduler import NOT_STORED, SchedulerSpec, StoredScheduler
+from toril.core.scheduler import SchedulerSpec, StoredScheduler, hash_fault
 from toril.core.stored_job import Fields
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -148,10 +148,7 @@ class Schedulers:
         )
         if score is None or _job_id(scheduler, int(float(score))) != job_id:
             return False, None
-        name, made = known
-        if name is None:
-            return True, NOT_STORED
-        return True, None if made is None or made.removeprefix(b"-").isdigit() else "iterationCount is not a number"
+        return True, hash_fault(*known)
 
     async def _update(self, keys: QueueKeys, job_id: bytes, fields: Fields) -> None:
         scheduler_id = fields[b"rjk"].decode(errors="replace")

@@ -19,6 +19,7 @@ from toril.core.zones import read_zone
 
 MAX_ID_LENGTH = 200
 NOT_STORED = "what the scheduler is to make is not stored"
+NOT_COUNTED = "iterationCount is not a number"
 
 
 class Template(Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,7 +99,14 @@ class StoredScheduler(Struct, frozen=True):
             read_repeat(options, self.id)
         except RepeatFault as exc:
             return str(exc)
-        return None if b"name" in self.fields else NOT_STORED
+        return hash_fault(self.fields.get(b"name"), self.fields.get(b"ic"))
+
+
+def hash_fault(name: bytes | None, made: bytes | None) -> str | None:
+    """Return at what BullMQ's script would fail half way: by the name that is stored, and how many jobs were made."""
+    if name is None:
+        return NOT_STORED
+    return None if made is None or made.removeprefix(b"-").isdigit() else NOT_COUNTED
 
 
 _SPEC = msgspec.json.Decoder(SchedulerSpec)
