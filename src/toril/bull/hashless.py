@@ -1,8 +1,9 @@
 """A job whose hash is gone is no job: nothing is left of its name, its data and its options.
 
 BullMQ's scripts would lease it all the same, and make a hash that holds nothing but when it was leased. The id gets
-into a list when something removes the hash alone, or puts a part of a key there for an id. In toril's leasing scripts
-it leaves the list in the same step, before it has a lock, counts for a limit or is announced.
+into a list when something removes the hash alone, or puts a part of a key there for an id: then the key may be a list or
+a text, which stays. In toril's leasing scripts the id leaves the list in the same step, before it has a lock, counts for a
+limit or is announced.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ _PREPARE = b"""  local jobKey = keyPrefix .. jobId
   -- Check if we need to perform rate limiting.
 """
 _PASS_OVER = b"""  local jobKey = keyPrefix .. jobId
-  if rcall("HEXISTS", jobKey, "name") == 0 and rcall("HEXISTS", jobKey, "data") == 0 then
+  local named = redis.pcall("HEXISTS", jobKey, "name")
+  local isOther = type(named) == "table"
+  if isOther or (named == 0 and rcall("HEXISTS", jobKey, "data") == 0) then
     rcall("LREM", keyPrefix .. "active", 1, jobId)
-    rcall("DEL", jobKey)
+    if not isOther then rcall("DEL", jobKey) end
     addBaseMarkerIfNeeded(markerKey, false)
     return {0, jobId, 0, 0}
   end

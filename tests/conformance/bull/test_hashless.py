@@ -37,6 +37,18 @@ async def test_nothing_of_it_is_left_and_the_log_names_it(world: RealWorld, stor
     assert (await taken(world.store)).fields[b"data"] == b'{"n":1}'
 
 
+async def test_a_key_of_another_kind_is_no_job_either_and_stays(world: RealWorld, store: redis.Redis) -> None:
+    await world.add("a")
+    await world.add("b")
+    await world.lose_hash(b"a")
+    store.rpush(f"bull:{world.queue}:a", "a line")
+    with capture_logs() as logs:
+        assert (await taken(world.store)).job_id == b"b"
+    assert [log["job_id"] for log in logs] == ["a"]
+    assert store.lrange(f"bull:{world.queue}:active", 0, -1) == ["b"]
+    assert store.lrange(f"bull:{world.queue}:a", 0, -1) == ["a line"]
+
+
 @pytest.mark.parametrize("opts", [{"priority": 3}, {"delay": 60_000}, {"delay": 60_000, "priority": 3}], ids=json.dumps)
 async def test_it_does_not_matter_where_it_waits(world: RealWorld, store: redis.Redis, opts: dict[str, int]) -> None:
     await world.add("a", opts=opts)
