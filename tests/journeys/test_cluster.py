@@ -2,20 +2,24 @@
 
 import base64
 import json
-from collections.abc import Callable
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self
 
+import httpx
 import pytest
-import redis
 from redis.crc import key_slot
 
+from tests.support.cluster import SLOTS, SlotMove, home_of, start_nodes
 from tests.support.endpoint import Endpoint, hang, respond
-from tests.support.ports import free_port
+from tests.support.gateway import PLAIN, TOKEN
 from tests.support.proxq import Backend, Proxq, StartProxq
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
 
-SLOTS = 16384
 ENVIRONMENT = {
     "REDIS_CLUSTER": "true",
     "WORKER_METADATA_KEY": "{bmqp}:w:meta",
@@ -30,20 +34,7 @@ StartToril = Callable[..., TorilProcess]
 @pytest.fixture
 def nodes(start_valkey: StartValkey) -> list[ValkeyProcess]:
     """Three masters that share the slots evenly."""
-    started = [
-        start_valkey(config={"cluster-enabled": "yes", "cluster-node-timeout": 2000, "cluster-port": free_port()})
-        for _ in range(3)
-    ]
-    first, *others = [node.client() for node in started]
-    for number, client in enumerate((first, *others)):
-        client.execute_command("CLUSTER", "ADDSLOTSRANGE", SLOTS * number // 3, SLOTS * (number + 1) // 3 - 1)
-    for node in started[1:]:
-        bus = int(node.client().config_get("cluster-port")["cluster-port"])
-        first.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
-    for client in (first, *others):
-        eventually(lambda client=client: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
-    eventually(lambda: all(len(client.execute_command("CLUSTER SLOTS")) == 3 for client in (first, *others)))
-    return started
+    return start_nodes(start_valkey, 3)
 
 
 def test_jobs_of_queues_on_every_node_are_pushed_and_completed(
@@ -71,29 +62,101 @@ def test_a_queue_whose_slot_moves_to_another_node_goes_on(
     queue = "{moving}"
     toril.gateway.register(queue, endpoint.url, removeOnComplete={"count": 1})
     toril.gateway.finished(queue, toril.gateway.add_one(queue))
-    slot = key_slot(b"moving")
-    clients = [node.client() for node in nodes]
-    home = slot * 3 // SLOTS
-    target = (home + 1) % 3
-    _migrate(clients[home], clients[target], nodes[target].port, slot)
-    target_id = clients[target].execute_command("CLUSTER MYID")
-    for client in (clients[target], clients[home], *clients):
-        client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+    move = move_of(nodes, "moving").begin().move().end()
 
     one = toril.gateway.add_one(queue, {"after": "the move"})
     assert toril.gateway.finished(queue, one)["returnvalue"] == {"done": True}
     several = toril.gateway.add(queue, {"name": "a", "data": 1}, {"name": "b", "data": 2})
     assert toril.gateway.finished(queue, several[1]["id"])["returnvalue"] == {"done": True}
-    assert clients[target].exists(f"bull:{queue}:meta")
+    assert move.keys_left() == []
 
 
-def _migrate(source: redis.Redis, target: redis.Redis, port: int, slot: int) -> None:
-    """Move every key of a slot, as `redis-cli --cluster reshard` does."""
-    source_id, target_id = (client.execute_command("CLUSTER MYID") for client in (source, target))
-    target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
-    source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
-    while keys := source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
-        source.execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *keys)
+class Load:
+    """Threads that add jobs to some queues and lease those of one, for as long as a block lasts."""
+
+    def __init__(self, url: str, queues: Iterable[str], pulled: str) -> None:
+        self.added: dict[str, list[str]] = {queue: [] for queue in queues}
+        self.refused = dict.fromkeys(self.added, 0)
+        self.done: list[str] = []
+        self._url = url
+        self._pulled = pulled
+        self._over = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._threads = ThreadPoolExecutor(len(self.added) + 1)
+        self._work = [self._threads.submit(self._add, queue) for queue in self.added]
+        self._work.append(self._threads.submit(self._pull))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        with self._threads:
+            for one in self._work:
+                one.result(60)
+
+    def goes_on(self, *queues: str, count: int = 20) -> None:
+        """Wait until so many more jobs have been added to each of these queues."""
+        wanted = {queue: len(self.added[queue]) + count for queue in queues}
+        eventually(lambda: all(len(self.added[queue]) >= most for queue, most in wanted.items()), timeout_s=20)
+
+    def _client(self) -> httpx.Client:
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        return httpx.Client(base_url=self._url, headers=headers, timeout=20, trust_env=False, verify=PLAIN)
+
+    def _add(self, queue: str) -> None:
+        with self._client() as http:
+            while not self._over.is_set():
+                answer = http.post(f"/queues/{queue}/jobs", json=[{"name": "n", "data": queue}])
+                assert answer.status_code in (200, 503), answer.text
+                if answer.status_code == 200:
+                    self.added[queue].append(answer.json()[0]["id"])
+                else:
+                    self.refused[queue] += 1
+
+    def _pull(self) -> None:
+        with self._client() as http:
+            while not (self._over.is_set() and len(self.done) >= len(self.added[self._pulled])):
+                leased = http.post(f"/queues/{self._pulled}/lease", json={"count": 5, "wait_ms": 200})
+                assert leased.status_code in (200, 503), leased.text
+                for one in leased.json()["jobs"] if leased.status_code == 200 else ():
+                    self._complete(http, one["job"]["id"], one["token"])
+
+    def _complete(self, http: httpx.Client, job_id: str, token: str) -> None:
+        path, headers = f"/queues/{self._pulled}/jobs/{job_id}/complete", {"authorization": f"Bearer {token}"}
+        while (answer := http.post(path, json={"returnvalue": 1}, headers=headers)).status_code == 503:
+            pass
+        assert answer.status_code == 204, answer.text
+        self.done.append(job_id)
+
+
+def test_no_job_is_lost_or_done_twice_while_its_slot_is_moved_under_load(
+    nodes: list[ValkeyProcess], start_toril: StartToril, endpoint: Endpoint
+) -> None:
+    toril = start_toril(nodes[0], env=ENVIRONMENT)
+    moving, staying, pulled = "{moving}", "{staying}", "{moving}pulled"
+    for queue in (moving, staying):
+        toril.gateway.register(queue, endpoint.url, concurrency=5)
+    with Load(toril.url, (moving, staying, pulled), pulled) as load:
+        load.goes_on(*load.added)
+        move = move_of(nodes, "moving").begin()
+        for _ in range(20):  # some of the keys are here and some there, for a while
+            move.move(*move.keys_left()[:30])
+            load.goes_on(staying, count=1)
+        move.move().end()
+        load.goes_on(*load.added)
+    assert load.refused[staying] == 0
+    assert sorted(load.done) == sorted(load.added[pulled]), "each was completed once"
+    for queue in (moving, staying):
+        toril.gateway.wait_for_counts(queue, completed=len(load.added[queue]), waiting=0, active=0, timeout_s=30)
+    calls = Counter(call.json["job"]["data"] for call in endpoint.calls)
+    assert calls == {queue: len(load.added[queue]) for queue in (moving, staying)}
+
+
+def move_of(nodes: list[ValkeyProcess], tag: str) -> SlotMove:
+    """The move of a tag's slot to the next master."""
+    slot = key_slot(tag.encode())
+    home = home_of(slot, len(nodes))
+    return SlotMove(nodes, slot, home, (home + 1) % len(nodes))
 
 
 def test_the_async_proxy_works_with_all_it_keeps_in_redis(

@@ -65,8 +65,9 @@ while place <= #ARGV do
 end
 """
 
-# KEYS: the delivery's hash, the key of its idempotency key (or the hash again). ARGV: the id, "1" if there is such a
-# key, then commands, each behind its number of words. Returns "new", "again" or the id that has the key.
+# KEYS: the delivery's hash, the key of its idempotency key (or the hash again), then the commands' keys. ARGV: the id,
+# "1" if there is such a key, then commands, each behind its number of words. Returns "new", "again" or the id that has
+# the key. All keys are named, so that a cluster runs nothing while some of them are on their way to another node.
 _ACCEPT = (
     """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 'again' end
@@ -80,8 +81,8 @@ end
     + "return 'new'"
 )
 
-# KEYS: the delivery's hash. ARGV: the seq that it is to have now, then commands as above. Returns 1, or 0: it has
-# another.
+# KEYS: the delivery's hash, then the commands' keys. ARGV: the seq that it is to have now, then commands as above.
+# Returns 1, or 0: it has another.
 _CHANGE = "if redis.call('HGET', KEYS[1], 'v') ~= ARGV[1] then return 0 end" + _RUN.replace("FIRST", "1") + "return 1"
 
 # KEYS: hashes. ARGV: fields. Returns what HMGET does, of each.
@@ -264,7 +265,7 @@ class RedisLedger:
                 commands.append(["DEL", self._key(one.target, one.idempotency_key)])
             commands += [["ZREM", key, one.job_id] for key, _ in self._places(one)]
             commands += [["ZREM", self._ids(target), one.job_id] for target in (None, one.target)]
-            await self._eval(_CHANGE, [self._row(one.job_id)], str(one.seq), *_flat(commands))
+            await self._eval(_CHANGE, [self._row(one.job_id), *_keys_of(commands)], str(one.seq), *_flat(commands))
 
     async def targets(self) -> list[str]:
         """As `LedgerUpkeep.targets`."""
@@ -286,7 +287,7 @@ class RedisLedger:
         ]
         while True:
             arguments = (new.job_id, "0" if key is None else "1", *_flat(commands))
-            there = (await self._eval(_ACCEPT, [row, key or row], *arguments)).decode()
+            there = (await self._eval(_ACCEPT, [row, key or row, *_keys_of(commands)], *arguments)).decode()
             if there == "new":
                 return Accepted(delivery)
             job_id = new.job_id if there == "again" else there
@@ -310,7 +311,7 @@ class RedisLedger:
             decided = decide(change, now)
             if isinstance(decided, Decision):
                 commands = self._commands(now, decided)
-                if not await self._eval(_CHANGE, [row], str(now.seq), *_flat(commands)):
+                if not await self._eval(_CHANGE, [row, *_keys_of(commands)], str(now.seq), *_flat(commands)):
                     continue  # somebody else was first: decide anew
             return decided, unpack_envelope(found[1]) if envelope_needed(change, decided) else None
 
@@ -407,6 +408,12 @@ def _attempt_words(key: str, one: Attempt, now: Delivery) -> Words:
 
 def _words(*words: Word) -> Words:
     return words
+
+
+def _keys_of(commands: Sequence[Words]) -> list[str]:
+    """The keys of commands, each once: of DEL what follows it, of all others the next word."""
+    named = (command[1:] if command[0] == "DEL" else command[1:2] for command in commands)
+    return list(dict.fromkeys(str(key) for keys in named for key in keys))
 
 
 def _flat(commands: Sequence[Words]) -> Words:

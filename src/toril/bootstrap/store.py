@@ -25,6 +25,7 @@ from toril.bull.inspector import Inspector
 from toril.bull.job_actions import JobActions
 from toril.bull.leased_queues import LeasedQueueSet
 from toril.bull.leases import LeaseBook
+from toril.bull.links import FollowingLink, KeyPlace
 from toril.bull.markers import Markers
 from toril.bull.paused_lists import PausedLists
 from toril.bull.presence import PresenceConnections
@@ -32,9 +33,9 @@ from toril.bull.producer import Producer
 from toril.bull.schedulers import Schedulers
 from toril.bull.scripts import Scripts
 from toril.bull.settled_news import SettledNewsLists
-from toril.bull.wire import SlotMoved, Wire
+from toril.bull.wire import Wire
 from toril.core.errors import StoreRefused, StoreUnavailable
-from toril.core.policy import RedisAddress, Settings
+from toril.core.policy import Settings
 from toril.core.ports.shared import Meter
 
 log = structlog.get_logger(__name__)
@@ -81,9 +82,8 @@ class Store:
         # What may be large is read over another connection than the one on which leases are renewed.
         self._large_reads = _links(settings, tasks, _nothing, meter, "toril:reading")
         self.reading = Scripts(self._large_reads)
-        self.following = Link(
-            self._registry_address, store, name="toril:registry", patience_s=_FOLLOW_PATIENCE_S, meter=meter
-        )
+        place = KeyPlace(self.links, store.worker_stream.encode())
+        self.following = FollowingLink(place, store, name="toril:registry", patience_s=_FOLLOW_PATIENCE_S, meter=meter)
         self.scripts = Scripts(self.links)
         self.registry = RedisRegistry(self._registry_command, self.following.call, store)
         self.attempts = RedisAttempts(self.near_key, prefix)
@@ -137,11 +137,7 @@ class Store:
     async def near_key(self, *args: str | bytes | int | float) -> Any:
         """A command on the node of its key: the first one of an EVAL, or what stands behind the command's name."""
         key = str(args[3] if args[0] in ("EVAL", "EVALSHA") else args[1]).encode()
-        try:
-            return await self.links.of(key).call(*args)
-        except SlotMoved:  # nothing ran
-            await self.links.refresh()
-            return await self.links.of(key).call(*args)
+        return await self.links.of(key).call(*args)
 
     async def _prepare(self, wire: Wire) -> None:
         await self.scripts.load(wire)
@@ -160,9 +156,6 @@ class Store:
     async def _time(self) -> Any:
         """Redis' time; in a cluster always that of the same key's node."""
         return await self.links.of(f"{self.prefix}:toril:clock".encode()).call("TIME")
-
-    def _registry_address(self) -> RedisAddress:
-        return self.links.of(self._settings.store.worker_stream.encode()).address
 
     async def _registry_command(self, *args: str | bytes | int | float) -> Any:
         return await self.links.of(self._settings.store.worker_hash.encode()).call(*args)

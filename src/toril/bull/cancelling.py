@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 
-from toril.bull.connection import Link, Links
 from toril.bull.keys import QueueKeys
+from toril.bull.links import FollowingLink, KeyPlace, Links
 from toril.bull.scripts import Scripts, refused
-from toril.bull.wire import ReplyError, SlotMoved, pack
+from toril.bull.wire import ReplyError, pack
 from toril.core.errors import StoreError
 from toril.core.policy import StorePolicy
 
@@ -47,9 +46,8 @@ class Cancelling:
         self._prefix = policy.queue_prefix
         self._stream = f"{policy.queue_prefix}:{STREAM}".encode()
         self._break_off = break_off
-        self._following = Link(
-            lambda: links.of(self._stream).address, policy, name="toril:cancelled", patience_s=_BLOCK_MS / 1000 + 5
-        )
+        place = KeyPlace(links, self._stream)
+        self._following = FollowingLink(place, policy, name="toril:cancelled", patience_s=_BLOCK_MS / 1000 + 5)
 
     async def cancel(self, queue: str, job_id: str) -> bool:
         """Remove a job whatever state it is in; False where there is none."""
@@ -62,11 +60,12 @@ class Cancelling:
             script.packed(keys.keys(job_id, "repeat"), job_id, "0", keys.prefix),
         ]
         self._scripts.touched.add(keys.prefix)
-        existed, _, _, removed = await self._transaction(keys.prefix, commands)
+        link = self._links.of(keys.prefix)
+        existed, _, _, removed = await link.transaction(commands)
         if isinstance(removed, ReplyError) and removed.message.startswith("NOSCRIPT"):
             # Redis has forgotten it, and only it: what ran before it can run again.
-            await self._links.of(keys.prefix).call("SCRIPT", "LOAD", script.text)
-            existed, _, _, removed = await self._transaction(keys.prefix, commands)
+            await link.call("SCRIPT", "LOAD", script.text)
+            existed, _, _, removed = await link.transaction(commands)
         if isinstance(removed, StoreError):
             raise removed
         if not existed:
@@ -75,13 +74,6 @@ class Cancelling:
             raise refused(-3, job_id.encode())
         await self._announce(queue, job_id)
         return True
-
-    async def _transaction(self, key: bytes, commands: list[bytes]) -> list[Any]:
-        try:
-            return await self._links.of(key).transaction(commands)
-        except SlotMoved:  # said while queueing, so nothing ran
-            await self._links.refresh()
-            return await self._links.of(key).transaction(commands)
 
     async def _announce(self, queue: str, job_id: str) -> None:
         self._break_off(queue, job_id.encode())

@@ -8,7 +8,8 @@ prefix or the queue's name has a hash tag: `{bull}` or `{orders}`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Coroutine, Iterable
 from functools import lru_cache
 from itertools import count
 from typing import Any
@@ -18,6 +19,8 @@ import structlog
 from redis.crc import key_slot
 
 from toril.bull.connection import PROBE, Link, Prepare
+from toril.bull.slot_link import SlotLink
+from toril.bull.wire import SlotElsewhere
 from toril.core.errors import StoreError, StoreUnavailable
 from toril.core.metrics import UNMETERED
 from toril.core.policy import RedisAddress, StorePolicy
@@ -28,6 +31,19 @@ log = structlog.get_logger(__name__)
 _REFRESH_S = 30.0
 _RETRY_S = 0.25
 _LEAST_BETWEEN_S = 0.1
+_LINGER_S = 30.0
+"""How long a node without slots stays connected: commands to it may be under way, or a slot on its way to it."""
+
+
+Address = tuple[str, int]
+
+
+class _Node(msgspec.Struct):
+    """A connection to a node, and when it was last known to be needed (the event loop's time)."""
+
+    link: Link
+    task: asyncio.Task[None]
+    needed_at: float
 
 
 class ClusterLinks:
@@ -51,18 +67,43 @@ class ClusterLinks:
         self._policy = policy
         self._tasks = tasks
         self._prepare = prepare
-        self._nodes: dict[tuple[str, int], tuple[Link, asyncio.Task[None]]] = {}
+        self._nodes: dict[Address, _Node] = {}
         self._ranges: list[tuple[int, int, Link]] = []
+        self._ways: dict[int, SlotLink] = {}
         self._asked_at = 0.0
         self._asking = asyncio.Lock()
 
-    def of(self, key: bytes) -> Link:
-        """The connection to the master that has this key."""
-        slot = key_slot(key)
+    @property
+    def command_timeout_s(self) -> float:
+        """How long a command may take."""
+        return self._policy.command_timeout_s
+
+    def of(self, key: bytes) -> SlotLink:
+        """The way to the master that has this key."""
+        slot = int(key_slot(key))
+        way = self._ways.get(slot)
+        if way is None:
+            way = self._ways[slot] = SlotLink(self, slot)
+        return way
+
+    def address_of(self, key: bytes) -> RedisAddress:
+        """The address of the master that has this key."""
+        return self.owner(int(key_slot(key))).address
+
+    def owner(self, slot: int) -> Link:
+        """The connection to the master that has a slot."""
         for first, last, link in self._ranges:
             if first <= slot <= last:
                 return link
         raise StoreUnavailable(f"no node of the Redis Cluster at {self._seed} is known to have slot {slot}")
+
+    def named(self, fault: SlotElsewhere, by: Link) -> Link:
+        """The connection to the node that another one has named; it may have no slots yet."""
+        return self._node((fault.host or by.address.host, fault.port)).link
+
+    def start(self, work: Coroutine[None, None, None]) -> None:
+        """Run something for as long as the connections are there."""
+        self._tasks.create_task(work)
 
     def group(self, key: bytes) -> int:
         """The key's slot."""
@@ -98,8 +139,11 @@ class ClusterLinks:
     def _troubled(self) -> bool:
         return not self._ranges or any(not link.is_up for _, _, link in self._ranges)
 
-    async def refresh(self) -> None:
-        """Read the map from any node that answers; once for all who ask meanwhile, ten times a second at most."""
+    async def refresh(self, told: SlotElsewhere | None = None) -> None:
+        """Read the map from any node that answers; once for all who ask meanwhile, ten times a second at most.
+
+        The node that was `told` of is asked first: others hear of a moved slot later.
+        """
         loop = asyncio.get_running_loop()
         called_at = loop.time()
         async with self._asking:
@@ -107,10 +151,16 @@ class ClusterLinks:
                 return
             await asyncio.sleep(self._asked_at + _LEAST_BETWEEN_S - loop.time())
             self._asked_at = loop.time()
-            self._take(await self._slots())
+            self._take(await self._slots(told))
 
-    async def _slots(self) -> list[tuple[int, int, tuple[str, int]]]:
-        for link, _ in list(self._nodes.values()):
+    async def _slots(self, told: SlotElsewhere | None) -> list[tuple[int, int, Address]]:
+        links = [node.link for node in self._nodes.values()]
+        if told is not None and told.host:
+            first = self._node((told.host, told.port)).link
+            with contextlib.suppress(StoreUnavailable):
+                await first.up()
+            links = [first, *links]
+        for link in links:
             if link.is_up:
                 try:
                     return _masters(await link.call("CLUSTER", "SLOTS"), link.address.host)
@@ -124,20 +174,24 @@ class ClusterLinks:
         finally:
             task.cancel()
 
-    def _take(self, slots: Iterable[tuple[int, int, tuple[str, int]]]) -> None:
-        slots = list(slots)
-        wanted = {address for _, _, address in slots}
-        for address in wanted - self._nodes.keys():
-            self._nodes[address] = self._open(address)
-        for address in self._nodes.keys() - wanted:
-            self._nodes.pop(address)[1].cancel()
-        self._ranges = [(first, last, self._nodes[address][0]) for first, last, address in slots]
+    def _take(self, slots: Iterable[tuple[int, int, Address]]) -> None:
+        self._ranges = [(first, last, self._node(address).link) for first, last, address in slots]
+        before = asyncio.get_running_loop().time() - _LINGER_S
+        for address in [address for address, node in self._nodes.items() if node.needed_at < before]:
+            self._nodes.pop(address).task.cancel()
 
-    def _open(self, address: tuple[str, int]) -> tuple[Link, asyncio.Task[None]]:
-        host, port = address
-        node = msgspec.structs.replace(self._seed, host=host, port=port, path=None, db=0)
-        link = Link(node, self._policy, prepare=self._prepare, meter=self._meter)
-        return link, self._tasks.create_task(link.run(), name=f"redis:{host}:{port}")
+    def _node(self, address: Address) -> _Node:
+        """A node, connected from its first use until it has not been needed for a while."""
+        now = asyncio.get_running_loop().time()
+        node = self._nodes.get(address)
+        if node is None:
+            host, port = address
+            where = msgspec.structs.replace(self._seed, host=host, port=port, path=None, db=0)
+            link = Link(where, self._policy, prepare=self._prepare, meter=self._meter)
+            task = self._tasks.create_task(link.run(), name=f"redis:{host}:{port}")
+            node = self._nodes[address] = _Node(link, task, now)
+        node.needed_at = now
+        return node
 
 
 @lru_cache(1024)
@@ -146,6 +200,6 @@ def _key_in(first: int, last: int) -> str:
     return next(key for key in (f"{PROBE}:{number}" for number in count()) if first <= key_slot(key.encode()) <= last)
 
 
-def _masters(reply: list[Any], asked: str) -> list[tuple[int, int, tuple[str, int]]]:
-    """Slot ranges and their masters, from `CLUSTER SLOTS`. An empty host means the one that was asked."""
-    return [(first, last, (master[0].decode() or asked, master[1])) for first, last, master, *_ in reply]
+def _masters(reply: list[Any], asked: str) -> list[tuple[int, int, Address]]:
+    """Slot ranges and their masters, from `CLUSTER SLOTS`. No host, or an empty one, means the one that was asked."""
+    return [(first, last, ((master[0] or b"").decode() or asked, master[1])) for first, last, master, *_ in reply]

@@ -14,12 +14,11 @@ import contextlib
 import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Protocol
 
 import hiredis
 import structlog
 
-from toril.bull.wire import Argument, Reply, Wire, as_error, pack
+from toril.bull.wire import Argument, Reply, SlotElsewhere, Wire, as_error, pack
 from toril.core.errors import StoreError, StoreRefused, StoreTimeout, StoreUnavailable
 from toril.core.metrics import REDIS_RECONNECTS, UNMETERED
 from toril.core.policy import RedisAddress, StorePolicy
@@ -33,38 +32,6 @@ log = structlog.get_logger(__name__)
 PROBE = "toril:writable"
 """The key that is written to see whether Redis takes writes."""
 _PROBE_MS = 1000
-
-
-class Links(Protocol):
-    """Connections to one server, or to the nodes of a cluster."""
-
-    def of(self, key: bytes) -> Link:
-        """The connection to the node that has this key.
-
-        Raises:
-            StoreUnavailable: which node that is, is not known yet.
-        """
-        ...
-
-    def group(self, key: bytes) -> int:
-        """Keys of one group can be named in one command: a cluster's slot, or 0 on one server."""
-        ...
-
-    def all(self) -> list[Link]:
-        """The connections to every node that has keys."""
-        ...
-
-    async def refresh(self) -> None:
-        """Learn anew which node has which keys."""
-        ...
-
-    async def check(self) -> None:
-        """Raise `StoreUnavailable` unless every server answers."""
-        ...
-
-    async def check_writable(self) -> None:
-        """Raise `StoreError` unless every server takes a write."""
-        ...
 
 
 class Link:
@@ -112,6 +79,10 @@ class Link:
         """The connection to the node that has this key: on one server, always this one."""
         return self
 
+    def address_of(self, key: bytes) -> RedisAddress:
+        """The address of the node that has this key: on one server, always this one."""
+        return self.address
+
     def group(self, key: bytes) -> int:
         """On one server, every key may stand beside every other."""
         return 0
@@ -125,7 +96,7 @@ class Link:
         """The connections to every node: this one."""
         return [self]
 
-    async def refresh(self) -> None:
+    async def refresh(self, told: SlotElsewhere | None = None) -> None:
         """Learn anew which node has which keys: there is only one."""
 
     async def check(self) -> None:
@@ -208,6 +179,16 @@ class Link:
         if self._wire is None:
             await self.up()
         return await self.send(pack(*args))
+
+    async def run_script(self, packed: bytes) -> Reply:
+        """Send one packed call of a script and wait for its reply, first for a connection if there is none."""
+        if self._wire is None:
+            await self.up()
+        return await self.send(packed)
+
+    def leave(self, packed: bytes) -> None:
+        """Send one packed command before whatever is sent next; its reply is not looked at."""
+        self.send_many(packed, 1, 0)
 
     async def pipeline(self, commands: Sequence[bytes]) -> list[Reply]:
         """Send packed commands as one piece and wait for all replies; the first error reply is raised."""

@@ -15,9 +15,9 @@ from typing import Any
 
 import structlog
 
-from toril.bull.connection import Link, Links
 from toril.bull.keys import QueueKeys
-from toril.bull.wire import SlotMoved, Wire, pack
+from toril.bull.links import FollowingLink, KeyLink, KeyPlace, Links
+from toril.bull.wire import Wire, pack
 from toril.core.errors import StoreError, StoreRefused
 from toril.core.event import GAP, Event, Position, position_of
 from toril.core.metrics import UNMETERED
@@ -254,7 +254,7 @@ class _Feed:
         # All there was: from here on it comes from what is kept.
         return events, max(floor, events[-1].position if events else position)
 
-    async def _trimmed_behind(self, link: Link, position: Position) -> bool:
+    async def _trimmed_behind(self, link: KeyLink, position: Position) -> bool:
         """Whether the stream has held entries behind a position that it does not hold any more."""
         try:
             flat = await link.call("XINFO", "STREAM", self.key)
@@ -277,8 +277,8 @@ class _Reader:
         self._reading: frozenset[bytes] = frozenset()
         self._changed = asyncio.Event()
         self._client_id = 0
-        self._link = Link(
-            lambda: streams.links.of(key).address,
+        self._link = FollowingLink(
+            KeyPlace(streams.links, key),
             streams.policy,
             name="toril:events",
             prepare=self._prepare,
@@ -315,8 +315,6 @@ class _Reader:
             try:
                 await self._link.up(60)
                 await self._read()
-            except SlotMoved:
-                await self._moved()
             except StoreError as exc:
                 log.debug("events.read_failed", error=exc.message)
                 await asyncio.sleep(_AGAIN_S)
@@ -333,13 +331,6 @@ class _Reader:
         reply = await self._link.call("XREAD", "COUNT", batch, "BLOCK", _BLOCK_MS, "STREAMS", *feeds, *positions)
         for key, entries in reply or ():
             await feeds[key].take(entries)
-
-    async def _moved(self) -> None:
-        try:
-            await self._streams.links.refresh()
-        except StoreError as exc:
-            log.debug("events.refresh_failed", error=exc.message)
-        self._link.reconnect("the keys have moved to another node")
 
     async def _interrupt(self) -> None:
         """When a queue joins while the connection is blocked, make it block again with the new stream too."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
-from toril.bull.connection import Link
 from toril.bull.keys import LISTS, STORED_AS, QueueKeys
 from toril.bull.large_reads import Jobs, LargeReads
+from toril.bull.links import KeyLink
 from toril.bull.scripts import Scripts
 from toril.bull.wire import fields_of, pack
 from toril.core.stored_job import Fields, read_options
@@ -32,7 +32,7 @@ class Inspector:
     def _keys(self, queue: str) -> QueueKeys:
         return QueueKeys(self._prefix, queue)
 
-    def _link(self, keys: QueueKeys) -> Link:
+    def _link(self, keys: QueueKeys) -> KeyLink:
         return self._scripts.links.of(keys.prefix)
 
     async def get(self, queue: str, job_id: str) -> Fields | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from toril.bull.connection import Links
+from toril.bull.links import Links
 
 # Behind the end of the last lease its queue is looked after for as long.
 _AFTER_MS = 15_000

@@ -18,9 +18,9 @@ from collections.abc import Callable
 
 import structlog
 
-from toril.bull.connection import Link, Links
 from toril.bull.keys import QueueKeys
-from toril.bull.wire import ReplyError, SlotMoved, Wire, pack
+from toril.bull.links import FollowingLink, KeyPlace, Links
+from toril.bull.wire import ReplyError, Wire, pack
 from toril.core.errors import ConnectionLost, StoreError, StoreTimeout
 from toril.core.metrics import UNMETERED
 from toril.core.policy import StorePolicy
@@ -110,10 +110,10 @@ class Markers:
         """The marker key of a queue."""
         return QueueKeys(self._policy.queue_prefix, queue).key("marker")
 
-    def open(self, lane: _Lane, key: bytes) -> Link:
+    def open(self, lane: _Lane, key: bytes) -> FollowingLink:
         """A connection for a lane, to the node that has its keys; its tasks run as long as the process does."""
-        link = Link(
-            lambda: self._links.of(key).address,
+        link = FollowingLink(
+            KeyPlace(self._links, key),
             self._policy,
             name=f"toril:{lane.name}",
             prepare=lane.prepare,
@@ -127,14 +127,6 @@ class Markers:
     async def unblock(self, key: bytes, client_id: int) -> bool:
         """Make a lane's blocking call return; False when it was not blocked (yet)."""
         return bool(await self._links.of(key).call("CLIENT", "UNBLOCK", client_id))
-
-    async def moved(self, link: Link) -> None:
-        """A lane's keys are on another node now: learn which, and connect there."""
-        try:
-            await self._links.refresh()
-        except StoreError as exc:
-            log.debug("markers.refresh_failed", error=exc.message)
-        link.reconnect("the keys have moved to another node")
 
     def put_back(self, queue: str, at_s: float) -> None:
         """Leave a marker for whoever waits next. Where Redis is away the recoverer's polls find the job."""
@@ -163,7 +155,7 @@ class _Lane:
         self._waiting: dict[bytes, tuple[str, Wake]] = {}
         self._keys: dict[str, bytes] = {}
         self._changed = asyncio.Event()
-        self._link: Link | None = None
+        self._link: FollowingLink | None = None
         self._client_id = 0
         self._refusal = ""
         # The keys of the blocking call under way; a key that is in _waiting and not here is not waited for yet.
@@ -192,7 +184,7 @@ class _Lane:
         """Learn the connection's id on each new connection: unblocking needs it."""
         self._client_id = int(await wire.call("CLIENT", "ID"))
 
-    async def run(self, link: Link) -> None:
+    async def run(self, link: FollowingLink) -> None:
         """Wait, wake, wait again, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._interrupt(), name=f"markers:{self.name}:interrupt")
@@ -203,8 +195,6 @@ class _Lane:
                 try:
                     await link.up(60)
                     await self._wait_once(link)
-                except SlotMoved:
-                    await self._markers.moved(link)
                 except ReplyError as exc:
                     if not await self._expel(link, exc):
                         await self._refused(exc)
@@ -231,7 +221,7 @@ class _Lane:
             log.error("markers.refused", lane=self.name, error=refusal.message)
         await asyncio.sleep(_REFUSED_S)
 
-    async def _expel(self, link: Link, refusal: ReplyError) -> bool:
+    async def _expel(self, link: FollowingLink, refusal: ReplyError) -> bool:
         """Redis refused the call: a key in it may be no marker; False where all are.
 
         The queue of one that is none is left to the recoverer's polls.
@@ -251,7 +241,7 @@ class _Lane:
         await asyncio.sleep(_BETWEEN_S)
         return expelled
 
-    async def _wait_once(self, link: Link) -> None:
+    async def _wait_once(self, link: FollowingLink) -> None:
         keys = list(self._waiting)
         if not keys:
             return  # the last queue left while the connection was being made

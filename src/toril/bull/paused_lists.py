@@ -19,8 +19,7 @@ from collections.abc import Sequence
 import structlog
 
 from toril.bull.scripts import Scripts
-from toril.bull.wire import Reply
-from toril.core.errors import StoreError, StoreRefused, StoreUnavailable
+from toril.core.errors import StoreError, StoreRefused
 
 log = structlog.get_logger(__name__)
 
@@ -54,27 +53,13 @@ class PausedLists:
 
     async def _look_after(self, queues: Sequence[bytes]) -> None:
         """Look after some queues at once: their calls leave in one write."""
-        asked: dict[bytes, asyncio.Future[Reply]] = {}
-        for queue in queues:
-            try:
-                asked[queue] = self._scripts.links.of(queue).send(self._scripts.looking_after(queue)[1])
-            except StoreUnavailable:
-                self._scripts.touched.add(queue)
-        if not asked:
-            return
-        try:
-            await asyncio.wait(asked.values())
-        except asyncio.CancelledError:
-            for reply in asked.values():
-                reply.cancel()
-            raise
-        for queue, reply in asked.items():
-            await self._note(queue, reply)
+        async with asyncio.TaskGroup() as tasks:
+            for queue in queues:
+                tasks.create_task(self._look(queue))
 
-    async def _note(self, queue: bytes, reply: asyncio.Future[Reply]) -> None:
+    async def _look(self, queue: bytes) -> None:
         try:
-            # Here, after an error, a script that Redis has forgotten is loaded, and a moved key is found.
-            found = _MORE if reply.exception() else reply.result()
+            found = _MORE
             while found == _MORE:
                 found = await self._scripts.run(queue, *self._scripts.looking_after(queue))
         except StoreRefused as exc:  # keys of another kind: not BullMQ's

@@ -59,7 +59,7 @@ class Producer:
         link = self._scripts.links.of(known.prefix)
         await link.up()
         # It leaves in one write with the add that follows; nobody needs its reply.
-        link.send_many(pack("HSETNX", known.meta, "version", self._version), 1, 0)
+        link.leave(pack("HSETNX", known.meta, "version", self._version))
         self._queues[queue] = known
         if len(self._queues) > self._cache:
             self._queues.popitem(last=False)

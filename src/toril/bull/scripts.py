@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from toril.bull.connection import Links
 from toril.bull.hashless import passing_over_hashless
 from toril.bull.holds import HOLD, LET_GO, obeying_holds
 from toril.bull.keys import QueueKeys
+from toril.bull.links import Links
 from toril.bull.waiting_lists import LOOK_AFTER, STANDING, guarded
-from toril.bull.wire import ReplyError, SlotMoved, Wire, pack
+from toril.bull.wire import ReplyError, Wire, pack
 from toril.core.errors import JobRefused, LeaseLost, StoreRefused
 
 # What the scripts return below zero (bullmq/error_code.py).
@@ -135,24 +135,18 @@ class Scripts:
     async def run(self, key: bytes, script: Script, packed: bytes) -> Any:
         """Call a script that was packed with its `head`, on the node that has `key`.
 
-        It is called again where Redis said that nothing ran: the script is forgotten (a failover, SCRIPT FLUSH), or
-        the key has moved to another node of the cluster.
+        It is called again where Redis said that nothing ran, since the script is forgotten (a failover, SCRIPT FLUSH).
         """
         if script.moves:
             self.touched.add(key)
         link = self.links.of(key)
-        if not link.is_up:
-            await link.up()
         try:
-            return await link.send(packed)
+            return await link.run_script(packed)
         except ReplyError as exc:
             if not exc.message.startswith("NOSCRIPT"):
                 raise
-        except SlotMoved:
-            await self.links.refresh()
-            link = self.links.of(key)
         await link.call("SCRIPT", "LOAD", script.text)
-        return await link.send(packed)
+        return await link.run_script(packed)
 
     def looking_after(self, prefix: bytes) -> tuple[Script, bytes]:
         """The call of `look_after` for the queue of this prefix."""
@@ -165,11 +159,7 @@ class Scripts:
 
     async def read(self, key: bytes, *commands: bytes) -> list[Any]:
         """Send packed commands that write nothing to the node that has `key`; their replies."""
-        try:
-            return await self.links.of(key).pipeline(commands)
-        except SlotMoved:
-            await self.links.refresh()
-            return await self.links.of(key).pipeline(commands)
+        return await self.links.of(key).pipeline(commands)
 
     async def transaction(self, key: bytes, calls: Sequence[tuple[Script, bytes]]) -> list[Any]:
         """Call several scripts as one MULTI/EXEC; error replies come back in place, as exceptions.
@@ -182,20 +172,13 @@ class Scripts:
         if any(script.moves for script in scripts):
             self.touched.add(key)
         if len(scripts) > 1:
-            return await self._transaction(key, _taught(calls))
-        replies = await self._transaction(key, [packed for _, packed in calls])
+            return await self.links.of(key).transaction(_taught(calls))
+        replies = await self.links.of(key).transaction([packed for _, packed in calls])
         if not any(isinstance(reply, ReplyError) and reply.message.startswith("NOSCRIPT") for reply in replies):
             return replies
         for script in scripts:
             await self.links.of(key).call("SCRIPT", "LOAD", script.text)
-        return await self._transaction(key, [packed for _, packed in calls])
-
-    async def _transaction(self, key: bytes, commands: list[bytes]) -> list[Any]:
-        try:
-            return await self.links.of(key).transaction(commands)
-        except SlotMoved:  # said while queueing, so nothing ran
-            await self.links.refresh()
-            return await self.links.of(key).transaction(commands)
+        return await self.links.of(key).transaction([packed for _, packed in calls])
 
 
 def _is_call(packed: bytes) -> bool:

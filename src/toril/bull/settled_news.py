@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from toril.bull.connection import Link, Links
+from toril.bull.links import FollowingLink, KeyPlace, Links
 from toril.bull.wire import pack
 from toril.core.errors import StoreError
 from toril.core.policy import StorePolicy
@@ -26,9 +26,8 @@ class SettledNewsLists:
     def __init__(self, links: Links, policy: StorePolicy, instance_id: str) -> None:
         self._links = links
         self._key = _key(instance_id.encode())
-        self._following = Link(
-            lambda: links.of(self._key).address, policy, name="toril:settled", patience_s=_PATIENCE_S
-        )
+        place = KeyPlace(links, self._key)
+        self._following = FollowingLink(place, policy, name="toril:settled", patience_s=_PATIENCE_S)
 
     async def tell(self, instance: bytes, queue: str, job_id: bytes) -> None:
         """Tell an instance."""

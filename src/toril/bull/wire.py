@@ -30,7 +30,6 @@ _PASSING = (
     "BUSY",
     "MASTERDOWN",
     "CLUSTERDOWN",
-    "TRYAGAIN",
     "READONLY",
     "OOM",
     "MISCONF",
@@ -38,7 +37,9 @@ _PASSING = (
 )
 # After a failover the old master answers READONLY: the address has to be looked up again.
 _RECONNECT = ("READONLY", "MASTERDOWN")
-_MOVED = ("MOVED", "ASK ")
+_ELSEWHERE = re.compile(r"(MOVED|ASK) \d+ (\S*):(\d+)")
+# A script has run into a key that was on its way; what it did before that stands.
+_NOT_HERE = "access a non local key in a cluster node"
 # Redis 6 puts the reply to a script's own command behind where that stands; from 7 on that comes last, as here.
 _IN_SCRIPT = re.compile(
     r"ERR Error running script \(call to (f_\w+)\): (@\S+?:\d+): (?:@?\w+: ?\d+: )?-?(.+)", re.DOTALL
@@ -56,8 +57,28 @@ class ReplyError(StoreRefused):
     """An error reply from Redis; the message is Redis' own."""
 
 
-class SlotMoved(StoreUnavailable):
-    """The key is on another node of the Redis Cluster now. Nothing was written; try again."""
+class SlotElsewhere(StoreUnavailable):
+    """The command belongs on another node of the Redis Cluster. Nothing was written; try again.
+
+    `host` is empty where it is that of the node that said so.
+    """
+
+    def __init__(self, message: str, host: str = "", port: int = 0) -> None:
+        super().__init__(message)
+        self.host = host
+        self.port = port
+
+
+class SlotMoved(SlotElsewhere):
+    """The key's slot is another node's now (`MOVED`)."""
+
+
+class KeyMigrated(SlotElsewhere):
+    """The key's slot is on its way to another node, and the key is not here any longer, or not yet (`ASK`)."""
+
+
+class KeysApart(CannotServe):
+    """The keys' slot is on its way, and some of the keys are here and others are not (`TRYAGAIN`)."""
 
 
 def pack(*args: Argument) -> bytes:
@@ -86,8 +107,15 @@ def fields_of(flat: Sequence[Any]) -> dict[bytes, bytes]:
 def as_error(text: str) -> StoreError:
     """The error reply of Redis as one of ours."""
     text = reply_text(text)
-    if text.startswith(_MOVED):
-        return SlotMoved(f"The key is on another node of the Redis Cluster now: {text}")
+    if found := _ELSEWHERE.match(text):
+        kind, host, port = found.groups()
+        if kind == "MOVED":
+            return SlotMoved(f"The key is on another node of the Redis Cluster now: {text}", host, int(port))
+        return KeyMigrated(f"The key is on its way to another node of the Redis Cluster: {text}", host, int(port))
+    if text.startswith("TRYAGAIN"):
+        return KeysApart(f"The keys are on their way to another node of the Redis Cluster: {text}")
+    if _NOT_HERE in text:
+        return ConnectionLost(f"A key is on its way to another node of the Redis Cluster; what ran is unknown: {text}")
     if text.startswith(_PASSING):
         return CannotServe(f"Redis cannot serve now: {text}")
     return ReplyError(text)

@@ -20,7 +20,7 @@ from tests.support.ports import free_port
 from tests.support.valkey import ValkeyProcess
 from toril.bull.connection import Link, linked
 from toril.bull.scripts import Scripts
-from toril.bull.wire import ReplyError, Wire, as_error, pack
+from toril.bull.wire import KeyMigrated, KeysApart, ReplyError, SlotMoved, Wire, as_error, pack
 from toril.core.errors import CannotServe, ConnectionLost, StoreError, StoreRefused, StoreTimeout, StoreUnavailable
 from toril.core.policy import RedisAddress
 
@@ -157,6 +157,14 @@ async def test_giving_up_a_pipeline_leaves_nothing_unread(valkey: ValkeyProcess,
         ("MISCONF Redis is configured to save RDB snapshots", CannotServe),
         ("NOREPLICAS Not enough good replicas to write.", CannotServe),
         ("CLUSTERDOWN The cluster is down", CannotServe),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", KeysApart),
+        ("MOVED 3999 127.0.0.1:6381", SlotMoved),
+        ("MOVED 3999 :6381", SlotMoved),
+        ("ASK 3999 ::1:6381", KeyMigrated),
+        (
+            "ERR Script attempted to access a non local key in a cluster node script: f_1, on @user_script:24.",
+            ConnectionLost,
+        ),
         ("ERR nonsense", ReplyError),
         ("WRONGTYPE Operation against a key", ReplyError),
         ("NOSCRIPT No matching script.", ReplyError),
