@@ -9,7 +9,7 @@ import binascii
 import re
 from base64 import b64decode
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -37,6 +37,9 @@ MAX_LABEL_NAME = 100
 MAX_LABEL_VALUE = 500
 MAX_DELAY_S = 10 * 365 * 86400.0
 """Ten years: BullMQ cannot tell moments apart that are much further away."""
+
+MAX_AHEAD_S = 3653 * 86400.0
+"""Ten years of the calendar, with three leap days."""
 
 _OURS = ("toril-", "webhook-")
 _MAX_SHOWN = 200
@@ -164,6 +167,13 @@ def check_key(key: str, field: str) -> None:
         raise InvalidEnvelope(f"An idempotency key is 1 to {MAX_KEY} visible ASCII characters", field=field)
 
 
+def check_times(submission: Submission, now_s: float) -> None:
+    """Refuse times that are so far away that queues and calendars do not hold them."""
+    for field, at_s in (("not_before", submission.not_before_s), ("deadline", submission.deadline_s)):
+        if at_s is not None and at_s > now_s + MAX_AHEAD_S:
+            raise InvalidEnvelope(f"{field} must be within ten years", field=field)
+
+
 def check_own_header(submission: Submission, own: str | None) -> None:
     """Refuse the header that the target's own auth sets."""
     if own is not None and any(name.lower() == own.lower() for name, _ in submission.headers):
@@ -195,11 +205,11 @@ def unsendable(delivery: Delivery, envelope: Envelope) -> str | None:
 
 
 def moment_s(text: str, field: str) -> float:
-    """An RFC 3339 time with a zone, as seconds since the epoch."""
+    """An RFC 3339 time with a zone, as seconds since the epoch. In UTC, too, its year is 1 to 9999."""
     try:
         if not _TIME.match(text):
             raise ValueError(text)
-        return datetime.fromisoformat(text.upper()).timestamp()
+        return datetime.fromisoformat(text.upper()).astimezone(UTC).timestamp()
     except (ValueError, OverflowError):
         raise InvalidEnvelope(
             f"{field} must be a time with its zone, such as 2027-01-01T00:00:00Z", field=field
@@ -251,6 +261,8 @@ def _headers(given: dict[str, str | list[str]]) -> tuple[tuple[str, str], ...]:
     headers = []
     for name, values in given.items():
         _check_header_name(name)
+        if name.lower() == "expect":
+            raise InvalidEnvelope("The header Expect may not be set: a body is sent at once", field="headers")
         for value in (values,) if isinstance(values, str) else values:
             _check_header(name, value)
             headers.append((name, value))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
+
+from toril.core import moments
 
 Status = Literal["queued", "running", "completed", "failed"]
 
@@ -84,8 +85,7 @@ class ProxiedJob(Struct, frozen=True, kw_only=True):
         if self.status == "failed":
             shown.error = self.error or "the request failed"
         if self.status == "completed":
-            at = datetime.fromtimestamp(self.finished_at_ms // 1000, UTC)
-            shown.completedAt = at.strftime("%Y-%m-%dT%H:%M:%SZ")
+            shown.completedAt = moments.shown(self.finished_at_ms // 1000, "seconds")
         return msgspec.json.encode(shown)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -14,6 +13,7 @@ from toril.core.delivery import Attempt, Delivery, RecordedResponse, is_job_id
 from toril.core.enqueue import moment_s
 from toril.core.errors import InvalidEnvelope, InvalidRequest
 from toril.core.lifecycle import Status, Transition
+from toril.core.moments import shown
 from toril.core.ports.ledger import Filter, History
 from toril.core.redaction import headers_without_secrets
 from toril.gateway.routing import Answer
@@ -29,9 +29,7 @@ encode = msgspec.json.Encoder().encode
 
 def moment(at_s: float | None) -> str | None:
     """A time as RFC 3339, in UTC, to the millisecond."""
-    if at_s is None:
-        return None
-    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if at_s is None else shown(at_s)
 
 
 def brief(one: Delivery) -> dict[str, str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
+from toril.core import moments
 from toril.core.access import Right
 from toril.core.breaker import Breaker
 from toril.core.delivery import queue_of
@@ -208,5 +208,4 @@ def statuses(found: frozenset[int]) -> list[int | str]:
 
 def _breaker(breaker: Breaker, failures: int) -> BreakerShape:
     at_s = breaker.opened_at_s
-    opened_at = None if at_s is None else datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")
-    return BreakerShape(breaker.state.value, None if opened_at is None else opened_at.replace("+00:00", "Z"), failures)
+    return BreakerShape(breaker.state.value, None if at_s is None else moments.shown(at_s), failures)

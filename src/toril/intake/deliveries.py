@@ -33,7 +33,7 @@ from toril.core.delivery import (
     queue_of,
 )
 from toril.core.delivery_job import job_of
-from toril.core.enqueue import Submission, check_own_header
+from toril.core.enqueue import Submission, check_own_header, check_times
 from toril.core.errors import (
     IdempotencyMismatch,
     JobNotFound,
@@ -266,6 +266,7 @@ class Deliveries:
             raise UnknownTarget
         check_own_header(submission, target.auth.own_header)
         at_s = self._now()
+        check_times(submission, at_s)
         job_id = new_job_id(at_s, self._entropy(10))
         content: Inline | Stored | None = None
         if submission.body is not None:

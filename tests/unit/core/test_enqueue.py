@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toril.core.enqueue import NOT_ALLOWED, Submission, check_own_header, moment_s, read_batch, read_envelope
+from toril.core import moments
+from toril.core.enqueue import (
+    NOT_ALLOWED,
+    Submission,
+    check_own_header,
+    check_times,
+    moment_s,
+    read_batch,
+    read_envelope,
+)
 from toril.core.errors import EnvelopeTooLarge, InvalidEnvelope
 
 NOW_S = 1_700_000_000.0
@@ -96,6 +105,13 @@ def test_everything_else_may_be_given() -> None:
         ({"target": "b", "deadline": "soon"}, "deadline"),
         ({"target": "b", "deadline": "2027-13-01T00:00:00Z"}, "deadline"),
         ({"target": "b", "deadline": 1}, "deadline"),
+        ({"target": "b", "deadline": "9999-12-31T23:59:59-14:00"}, "deadline"),
+        ({"target": "b", "not_before": "0001-01-01T00:00:00+14:00"}, "not_before"),
+        ({"target": "b", "not_before": "2016-12-31T23:59:60Z"}, "not_before"),
+        ({"target": "b", "not_before": "2027-01-01T00:00:00+24:00"}, "not_before"),
+        ({"target": "b", "not_before": "\uff12027-01-01T00:00:00Z"}, "not_before"),
+        ({"target": "b", "delay_ms": 10**400}, "delay_ms"),
+        ({"target": "b", "headers": {"Expect": "100-continue"}}, "headers"),
         ({"target": "b", "priority": -1}, "priority"),
         ({"target": "b", "priority": 2097153}, "priority"),
         ({"target": "b", "priority": True}, "priority"),
@@ -197,8 +213,21 @@ def test_the_header_that_the_target_sets_itself_is_refused() -> None:
 
 
 def test_times_may_be_written_as_rfc_3339_has_it() -> None:
-    for text in ("2027-01-01T00:00:00Z", "2027-01-01t01:00:00.000+01:00", "2026-12-31 23:59:59.999999999z"):
+    for text in (
+        "2027-01-01T00:00:00Z", "2027-01-01t01:00:00.000+01:00", "2026-12-31 23:59:59.999999999z",
+        "2027-01-01T00:00:00." + 30 * "0" + "Z", "2026-12-31T10:00:00-14:00",
+    ):  # fmt: skip
         assert round(moment_s(text, "deadline")) == 1798761600
+
+
+def test_times_are_within_ten_years() -> None:
+    for field in ("not_before", "deadline"):
+        check_times(read({"target": "b", field: moments.shown(NOW_S + 3652 * 86400)}), NOW_S)
+        check_times(read({"target": "b", field: "0001-01-01T00:00:00Z"}), NOW_S)
+        for late in (moments.shown(NOW_S + 3654 * 86400), "9999-12-31T23:59:59Z"):
+            with pytest.raises(InvalidEnvelope) as caught:
+                check_times(read({"target": "b", field: late}), NOW_S)
+            assert caught.value.field == field
 
 
 @given(st.text(max_size=8))

@@ -6,13 +6,13 @@ other one, however that ends: completed, failed or cancelled.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, Literal, assert_never
 from urllib.parse import quote, urlsplit
 
 import msgspec
 from msgspec import Struct
 
+from toril.core import moments
 from toril.core.destinations.base import Chance, OutboundRequest
 from toril.core.errors import InvalidRequest
 from toril.core.failed_attempt import attempt_failed
@@ -129,7 +129,7 @@ def callback_request(
         ended_s = end.finished_at_ms // 1000
     else:
         data, ended_s = {"id": order.job, "status": end}, int(now_s)
-    at = datetime.fromtimestamp(ended_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    at = moments.shown(ended_s, "seconds")
     body = msgspec.json.encode({"type": f"job.{data['status']}", "timestamp": at, "data": data})
     parts = urlsplit(order.url)
     path = quote(parts.path or "/", safe=_URL_SAFE)
