@@ -1,7 +1,7 @@
 """Takes deliveries in: spill a large body → commit to the ledger → put its job into the target's queue.
 
 The ledger's row claims the idempotency key. From the commit on the delivery is toril's: should the queue not be there
-just then, `toril.engine.redelivery` puts the job in later, and adding the same job again is harmless. Called by
+just then, `toril.engine.ledger_recoverer` puts the job in later, and adding the same job again is harmless. Called by
 `toril.gateway.deliveries` and `toril.gateway.dead_letters`.
 """
 

@@ -2,7 +2,7 @@
 
     from toril_client.proxq import openai_client
 
-    client = openai_client("http://127.0.0.1:8080/v1", api_key="sk-…")      # an ordinary openai.OpenAI
+    client = openai_client("http://127.0.0.1:8080/v1", api_key="sk-your-key")      # an ordinary openai.OpenAI
 
 or, for a client that is put together by hand,
 
