@@ -41,6 +41,7 @@ def test_jobs_of_queues_on_every_node_are_pushed_and_completed(
     nodes: list[ValkeyProcess], start_toril: StartToril, endpoint: Endpoint
 ) -> None:
     toril = start_toril(nodes[0], env=ENVIRONMENT)
+    assert "redis.connect_failed" not in toril.log(), "it connects to nodes when it knows them"
     queues = [f"{{q{number}}}" for number in range(12)]
     homes = {key_slot(f"bull:{queue}:wait".encode()) * 3 // SLOTS for queue in queues}
     assert homes == {0, 1, 2}

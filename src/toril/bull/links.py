@@ -12,7 +12,8 @@ from typing import Protocol
 from msgspec import Struct
 
 from toril.bull.connection import Link, Prepare
-from toril.bull.wire import Argument, Reply, SlotElsewhere, SlotMoved
+from toril.bull.wire import Argument, Reply, SlotElsewhere, SlotMoved, Wire
+from toril.core.errors import StoreUnavailable
 from toril.core.metrics import UNMETERED
 from toril.core.policy import RedisAddress, StorePolicy
 from toril.core.ports.shared import Meter
@@ -132,6 +133,7 @@ class FollowingLink(Link):
             meter=meter,
         )
         self._links = place.links
+        self._key = place.key
 
     async def call(self, *args: Argument) -> Reply:
         """Send one command and wait for its reply. When the key has moved, this raises, and connects to its node."""
@@ -141,3 +143,10 @@ class FollowingLink(Link):
             await self._links.refresh(exc)
             self.reconnect("the keys have moved to another node")
             raise
+
+    async def _connect(self) -> Wire:
+        try:
+            self._links.address_of(self._key)
+        except StoreUnavailable:  # as at the start, when the map of a cluster has yet to be read
+            await self._links.refresh()
+        return await super()._connect()
