@@ -234,6 +234,18 @@ def retrying(both: Both) -> None:
     assert both.refused("POST", f"jobs/{job_id}/retry").json()["state"] == "completed"
     both.ask("POST", f"jobs/{job_id}/retry", {"state": "completed"})
     assert both.state(job_id) == "waiting"
+    made, started = (both.of_job(job_id, name) for name in ("attemptsMade", "attemptsStarted"))
+    assert (made, started) == (2, 2)
+    for reset, left in (({}, (3, 3)), ({"resetAttemptsMade": True}, (0, 4)), ({"resetAttemptsStarted": True}, (1, 0))):
+        both.end("fail", {"reason": "no ink"})
+        both.ask("POST", f"jobs/{job_id}/retry", reset)
+        assert (both.of_job(job_id, "attemptsMade"), both.of_job(job_id, "attemptsStarted")) == left
+        ours = both.ask("GET", f"jobs/{job_id}")
+        assert (ours["attemptsMade"], ours["attemptsStarted"]) == left
+    both.end("fail", {"reason": "no ink"})
+    both.of_job(job_id, "retry", "failed", {"resetAttemptsMade": True, "resetAttemptsStarted": True})
+    assert both.of_job(job_id, "attemptsMade") == both.of_job(job_id, "attemptsStarted") == 0
+    assert both.refused("POST", f"jobs/{job_id}/retry", {"resetAttemptsMade": 1}).json()["field"] == "resetAttemptsMade"
 
 
 @jobs.of("waitUntilFinished")

@@ -59,6 +59,17 @@ def cleaning(both: Both) -> None:
         assert both.ask("POST", "clean", {"state": state})["ids"] == [ids[state]]
         assert both.state(ids[state]) == "unknown"
     assert both.of_queue("getJobCounts", "active", "waiting-children") == {"active": 1, "waiting-children": 1}
+    assert both.ask("POST", "clean", {"state": "waiting-children", "grace": 600_000})["ids"] == []
+    children = both.ask("GET", f"jobs/{ids['waiting-children']}?expand=dependencies")["dependencies"]["unprocessed"]
+    assert both.ask("POST", "clean", {"state": "waiting-children"})["ids"] == [ids["waiting-children"]]
+    assert both.state(ids["waiting-children"]) == "unknown"
+    assert both.store.keys(f"bull:{both.queue}:{ids['waiting-children']}*") == []
+    # Its children stay, as with every parent that is cleaned; they end without one.
+    (_, other, child) = children[0].split(":")
+    (held,) = both.ask("POST", f"/queues/{other}/lease")["jobs"]
+    both.ask("POST", f"/queues/{other}/jobs/{child}/complete", {}, held["token"])
+    assert both.node.queue(other, "getJobState", child) == "completed"
+    assert both.store.keys(f"bull:{both.queue}:{ids['waiting-children']}*") == []
 
 
 @queue.of("drain")
@@ -116,7 +127,7 @@ def jobs_of_a_state(both: Both, method: str) -> None:
     state = method.removeprefix("get").replace("Children", "-children").lower()
     assert ids_of(both.of_queue(method)) == {ids[state]}
     assert ids_of(both.command("getJobs", state)) == {ids[state]}
-    if state not in {"prioritized", "waiting-children"}:
+    if state != "prioritized":
         assert ids_of(both.ask("GET", f"jobs?statuses={state}")["jobs"]) == {ids[state]}
 
 

@@ -11,6 +11,7 @@ from toril.bull.flows import Flows
 from toril.bull.inspector import Inspector
 from toril.bull.job_actions import JobActions
 from toril.bull.upkeep import Upkeep
+from toril.core.actions import RetryJob
 from toril.core.flow import AddedJob, FlowJob
 from toril.core.job import JobOptions
 from toril.core.lease import Lease
@@ -207,7 +208,7 @@ async def retrying_a_failed_job(world: RealWorld) -> AsyncGenerator[None]:
     await world.add("job")
     await world.store.fail(await taken(world.store), _FAILED, fetch_next=False)
     yield
-    await actions(world).retry(world.queue, "job", "failed")
+    await actions(world).retry(world.queue, "job", RetryJob())
 
 
 @operation

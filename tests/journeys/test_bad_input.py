@@ -460,7 +460,7 @@ class TestPages:
             ("statuses=waiting,lost,found", "Invalid status: lost"),
             ("statuses=Waiting", "Invalid status: Waiting"),
             ("statuses=prioritized", "Invalid status: prioritized"),
-            ("statuses=waiting-children", "Invalid status: waiting-children"),
+            ("statuses=waiting_children", "Invalid status: waiting_children"),
         ],
     )
     def test_a_bad_page_is_refused(self, toril: TorilProcess, query: str, text: str) -> None:

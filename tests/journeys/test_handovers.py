@@ -181,6 +181,20 @@ class TestTheLease:
         assert end(gateway, queue, call, "complete")[0] == 204
         assert gateway.finished(queue, job_id)["stalledCounter"] == 0
 
+    def test_one_that_is_extended_without_a_length_is_the_endpoints_for_as_long_again(
+        self, gateway: Gateway, other: TorilProcess, endpoint: Endpoint, queue: str, store: redis.Redis
+    ) -> None:
+        endpoint.behaviour = lambda _: later(600_000)
+        gateway.register(queue, endpoint.url)
+        job_id = gateway.add_one(queue)
+        (call,) = endpoint.wait_for_calls(1)
+        lock = f"bull:{queue}:{job_id}:lock"
+        eventually(lambda: store.pttl(lock) > 500_000, what="the job to be handed over")
+        assert end(other.gateway, queue, call, "extend", lock_ms=50_000)[0] == 204
+        assert store.pttl(lock) <= 50_000
+        assert end(other.gateway, queue, call, "extend")[0] == 204
+        assert store.pttl(lock) > 590_000
+
 
 class TestGoingDown:
     """A module's worth of servers of their own."""

@@ -367,6 +367,34 @@ class TestLapsing:
         assert end(gateway, queue, held, "complete") == 204
         assert stored(gateway, queue, job_id)["stalledCounter"] == 0
 
+    @pytest.mark.parametrize("batch", [False, True])
+    @pytest.mark.parametrize("lock_ms", [5_000, 30_000, 600_000])
+    def test_an_extended_lease_is_as_long_again_where_nothing_is_said(
+        self, gateway: Gateway, store: redis.Redis, queue: str, lock_ms: int, batch: bool
+    ) -> None:
+        def extend(held: dict[str, Any], body: dict[str, Any]) -> None:
+            item = {"id": held["job"]["id"], "token": held["token"], "action": "extend", **body}
+            if batch:
+                answer = gateway.http.post(f"/queues/{queue}/settle", json={"jobs": [item]})
+                assert answer.json()["results"] == [{"id": item["id"], "status": 204}]
+            else:
+                assert end(gateway, queue, held, "extend", body) == 204
+
+        job_id = gateway.add_one(queue)
+        lock = f"bull:{queue}:{job_id}:lock"
+        (held,) = lease(gateway, queue, lock_ms=lock_ms)
+        for change in (
+            {"lock_ms": 2_000},
+            {"lock_ms": 86_400_000},
+        ):  # what was asked for once is no length of the lease
+            extend(held, change)
+            extend(held, {})
+            assert lock_ms - 2_000 < store.pttl(lock) <= lock_ms
+        assert end(gateway, queue, held, "release") == 204
+        (again,) = lease(gateway, queue)
+        extend(again, {})
+        assert 28_000 < store.pttl(lock) <= 30_000
+
     def test_it_is_brought_back_by_another_instance_too(
         self, start_valkey: Callable[..., ValkeyProcess], start_toril: Callable[..., TorilProcess]
     ) -> None:

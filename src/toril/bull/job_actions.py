@@ -11,7 +11,7 @@ from typing import Any
 from toril.bull.keys import QueueKeys
 from toril.bull.scripts import Scripts
 from toril.bull.wire import fields_of, pack
-from toril.core.actions import Dependencies
+from toril.core.actions import Dependencies, RetryJob
 from toril.core.errors import JobNotFound, JobRefused
 from toril.core.stored_job import read_options
 
@@ -57,12 +57,13 @@ class JobActions:
             state = await self.state(queue, job_id)
             raise JobRefused("The job or one of its children is being worked on", state=state)
 
-    async def retry(self, queue: str, job_id: str, state: str) -> None:
+    async def retry(self, queue: str, job_id: str, asked: RetryJob) -> None:
         """Move a finished job back to waiting.
 
         Raises:
             JobRefused: it is not in that state.
         """
+        state = asked.state
         keys = self._keys(queue)
         options = await self._scripts.links.of(keys.prefix).call("HGET", keys.key(job_id), "opts")
         lifo = options is not None and read_options(options).lifo
@@ -74,8 +75,8 @@ class JobActions:
             "RPUSH" if lifo else "LPUSH",
             "failedReason" if state == "failed" else "returnvalue",
             state,
-            "0",
-            "0",
+            "01"[asked.resetAttemptsMade],
+            "01"[asked.resetAttemptsStarted],
         )
         await self._done(queue, job_id, reply, f"Only a {state} job can be retried so")
 

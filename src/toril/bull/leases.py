@@ -22,7 +22,7 @@ from toril.bull.scripts import Script, Scripts, refused
 from toril.bull.wire import fields_of, pack
 from toril.core.destinations.base import LeaseRules
 from toril.core.errors import LeaseLost, StoreError, WrongLockToken
-from toril.core.lease import NOTHING, Lease, Next, NoJob
+from toril.core.lease import LENGTH_FIELD, NOTHING, Lease, Next, NoJob
 from toril.core.stored_job import Fields, Keep, StoredOptions, read_options
 from toril.core.verdict import Complete, Fail, Retry, Snooze
 
@@ -53,17 +53,26 @@ _SCRIPT_KEYS = (
     "pc",
 )
 
+# KEYS[1] lock, KEYS[2] the job's hash; ARGV[1] token, ARGV[2] how long (milliseconds). Notes how long the lease is, if
+# the lock is this token's. Returns 0, or -1 when it is another's or nobody's.
+_NOTE_LENGTH = b"""
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HSET', KEYS[2], '%b', ARGV[2] .. ':' .. ARGV[1]) end
+return 0
+""" % LENGTH_FIELD.encode()
 # In one step, since the holder may ask for longer at any moment: that must not be taken from it.
-# KEYS[1] lock, KEYS[2] stalled; ARGV[1] token, ARGV[2] how long (milliseconds), ARGV[3] what is longer than this the
-# holder has asked for, ARGV[4] job id. Returns for how long the lock holds, or -1 when it is another's or nobody's.
+# KEYS[1] lock, KEYS[2] the job's hash, KEYS[3] stalled; ARGV[1] token, ARGV[2] how long (milliseconds), ARGV[3] what is
+# longer than this the holder has asked for, ARGV[4] job id. Returns for how long the lock holds, or -1 when it is
+# another's or nobody's.
 _HAND_OVER = b"""
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HSET', KEYS[2], '%b', ARGV[2] .. ':' .. ARGV[1]) end
 local left = redis.call('PTTL', KEYS[1])
 if left > tonumber(ARGV[3]) then return left end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-redis.call('SREM', KEYS[2], ARGV[4])
+redis.call('SREM', KEYS[3], ARGV[4])
 return tonumber(ARGV[2])
-"""
+""" % LENGTH_FIELD.encode()
 # Sets the count to what it is for this lease, so that a call whose answer got lost can be made again.
 # KEYS[1] lock, KEYS[2] the job's hash, KEYS[3] events; ARGV[1] token, ARGV[2] the new count, ARGV[3] job id. Returns 0,
 # or BullMQ's -2 (there is no lock) or -6 (it is another worker's).
@@ -117,7 +126,8 @@ class LeaseBook:
         self.stalled_ms = stalled_ms
         self.now = now
         self.options = OptionsCache()
-        self.hand_over = Script("handOver-2.lua", _HAND_OVER)
+        self.hand_over = Script("handOver-3.lua", _HAND_OVER)
+        self.note_length = Script("noteLength-2.lua", _NOTE_LENGTH)
         self.count_stall = Script("countStall-3.lua", _COUNT_STALL)
 
     def of(self, queue: str, rules: LeaseRules, lock_ms: int | None = None, worker: str | None = None) -> Leases:
@@ -128,14 +138,14 @@ class LeaseBook:
 class Leases:
     """Leases and settles the jobs of one queue. Holds no connection and no state of jobs."""
 
-    __slots__ = ("_book", "_heads", "_keys", "_limiter", "_lock_ms", "_rules", "_worker", "queue")
+    __slots__ = ("_book", "_heads", "_keys", "_limiter", "_rules", "_worker", "lock_ms", "queue")
 
     def __init__(self, book: LeaseBook, queue: str, rules: LeaseRules, lock_ms: int, worker: str | None) -> None:
         self._book = book
         self._rules = rules
         self._keys = QueueKeys(book.prefix, queue)
         self._heads: _Heads | None = None
-        self._lock_ms = lock_ms
+        self.lock_ms = lock_ms
         self._worker = worker
         self._limiter = (
             None if rules.limiter is None else {"max": rules.limiter.max, "duration": rules.limiter.duration}
@@ -151,7 +161,7 @@ class Leases:
     def _head(self) -> _Heads:
         # Built at the first lease: a thousand idle workers keep a thousand of these small.
         if self._heads is None:
-            self._heads = _Heads(self._keys, self._book.scripts, self._limiter, self._lock_ms, self._worker)
+            self._heads = _Heads(self._keys, self._book.scripts, self._limiter, self.lock_ms, self._worker)
         return self._heads
 
     async def take(self, token: bytes) -> Next:
@@ -265,15 +275,23 @@ class Leases:
         head = scripts.extend_locks.head(keys.keys("stalled"), 4)
         tokens = _pack_texts([lease.token for lease in leases])
         ids = _pack_texts([lease.job_id for lease in leases])
-        arguments = pack(keys.prefix, tokens, ids, self._lock_ms)
+        arguments = pack(keys.prefix, tokens, ids, self.lock_ms)
         return set(await self._run(scripts.extend_locks, head + _without_count(arguments)))
 
     async def hand_over(self, lease: Lease, lock_ms: int) -> float | None:
         """Let the lock last for `lock_ms` from now, or as long as its holder has asked for meanwhile."""
         keys, script = self._keys, self._book.hand_over
-        names = (keys.key(lease.job_id + b":lock"), keys.key("stalled"))
-        reply = await self._run(script, script.packed(names, lease.token, lock_ms, self._lock_ms, lease.job_id))
+        names = (keys.key(lease.job_id + b":lock"), keys.key(lease.job_id), keys.key("stalled"))
+        reply = await self._run(script, script.packed(names, lease.token, lock_ms, self.lock_ms, lease.job_id))
         return None if reply < 0 else reply / 1000
+
+    async def note_length(self, lease: Lease) -> None:
+        """Let `held` know how long this lease is, where that is another time than usual."""
+        if self.lock_ms == self._book.lock_ms:
+            return
+        keys, script = self._keys, self._book.note_length
+        names = (keys.key(lease.job_id + b":lock"), keys.key(lease.job_id))
+        await self._run(script, script.packed(names, lease.token, self.lock_ms))
 
     async def left_s(self, lease: Lease) -> float | None:
         """For how long the lock holds yet; None when it is not ours any more."""

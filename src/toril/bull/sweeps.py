@@ -30,6 +30,7 @@ _LISTS = frozenset({"wait", "paused", "active"})
 _TIMES = {
     "delayed": ("processedOn", "timestamp"),
     "prioritized": ("timestamp",),
+    "waiting-children": ("timestamp",),
     "wait": ("finishedOn", "processedOn", "timestamp"),
     "paused": ("finishedOn", "processedOn", "timestamp"),
     "active": ("finishedOn", "processedOn", "timestamp"),

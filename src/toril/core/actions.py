@@ -38,7 +38,9 @@ class Clean(_Asked, frozen=True):
 
     grace: Count = 0
     limit: Count = 0
-    state: Literal["completed", "failed", "waiting", "wait", "active", "paused", "delayed", "prioritized"] = "completed"
+    state: Literal[
+        "completed", "failed", "waiting", "wait", "active", "paused", "delayed", "prioritized", "waiting-children"
+    ] = "completed"
 
     @property
     def stored_state(self) -> str:
@@ -99,9 +101,11 @@ class Hold(_Asked, frozen=True):
 
 
 class RetryJob(_Asked, frozen=True):
-    """Move this finished job back to waiting."""
+    """Move this finished job back to waiting; its count of attempts made, or started, begins anew if asked to."""
 
     state: Literal["failed", "completed"] = "failed"
+    resetAttemptsMade: bool = False  # noqa: N815 - BullMQ's spelling
+    resetAttemptsStarted: bool = False  # noqa: N815
 
 
 class ChangePriority(_Asked, frozen=True):

@@ -9,6 +9,8 @@ from toril.core.stored_job import Fields, StoredOptions, render
 MIN_LOCK_MS = 1000
 MAX_LOCK_MS = 24 * 3600 * 1000
 """How long a lease may be that its holder renews by itself."""
+LENGTH_FIELD = "toril:lease"
+"""A field of a job's hash: how long its lease is, where that is another time than usual, and whose: `600000:TOKEN`."""
 
 
 class Lease(Struct, eq=False, kw_only=True):
@@ -34,6 +36,12 @@ class Lease(Struct, eq=False, kw_only=True):
     def attempt(self) -> int:
         """The number of the attempt under way, 1-based."""
         return self.attempts_made + 1
+
+    @property
+    def length_ms(self) -> int | None:
+        """How long the lease was made for; None where that is the usual time."""
+        length, _, token = self.fields.get(LENGTH_FIELD.encode(), b"").partition(b":")
+        return int(length) if length.isdigit() and token == self.token else None
 
 
 def held_job(qualified: bytes, lease: Lease) -> bytes:

@@ -55,9 +55,9 @@ class Failed(Struct, frozen=True, forbid_unknown_fields=True, tag_field="action"
 
 
 class Extended(Struct, frozen=True, forbid_unknown_fields=True, tag_field="action", tag="extend"):
-    """It takes longer: the lease ends `lock_ms` from now."""
+    """It takes longer: the lease ends `lock_ms` from now; where that is not said, as long as it was made for."""
 
-    lock_ms: LockMs = 30_000
+    lock_ms: LockMs | None = None
 
 
 class Released(Struct, frozen=True, forbid_unknown_fields=True, tag_field="action", tag="release"):

@@ -176,6 +176,7 @@ class Pulls:
                 return found
             try:
                 if await self._may_be_given(store, found):
+                    await self._note_length(store, found)
                     self._measures.began((_KIND, found.queue), found)
                     return found
             except JobRefused as exc:
@@ -183,6 +184,13 @@ class Pulls:
                 log.warning(
                     "pull.refused", queue=found.queue, job_id=found.job_id.decode(errors="replace"), error=exc.message
                 )
+
+    async def _note_length(self, store: PullStore, lease: Lease) -> None:
+        """Remember how long the lease is, for an extension that does not say. The job is leased without that, too."""
+        try:
+            await store.note_length(lease)
+        except StoreError as exc:
+            log.debug("pull.length_unknown", queue=lease.queue, error=exc.message)
 
     async def _may_be_given(self, store: PullStore, lease: Lease) -> bool:
         """Produce the job's next iteration, and settle the job where it is not to be worked on; False then."""
@@ -215,6 +223,8 @@ class Pulls:
                 raise
             # Whoever never had it must not learn whether there is such a job, or such a queue: BullMQ's word for both.
             raise LeaseLost(state="unknown") from None
+        if lock_ms is None and isinstance(action, Extended):
+            store = self._stores.of(queue, self._rules(queue), lease.length_ms)
         verdict = action.verdict(lease, self._chance) if isinstance(action, Finished | Failed) else None
         tried = False
         while True:
@@ -238,7 +248,7 @@ class Pulls:
     async def _write(self, store: PullStore, lease: Lease, action: Action, verdict: Settlement | None) -> None:
         match action, verdict:
             case Extended(), _:
-                await self._leased.note(lease.queue, self._now() + action.lock_ms / 1000)
+                await self._leased.note(lease.queue, self._now() + store.lock_ms / 1000)
                 if await store.extend([lease]):
                     raise LeaseLost
             case Released(), _:

@@ -70,7 +70,7 @@ class JobActionRoutes:
     async def retry(self, request: Request) -> Answer:
         """Move a finished job back to waiting."""
         asked = read_action(await request.body(_MAX_BODY_BYTES), RetryJob)
-        await self._control.retry(*job_of(request, self._names), asked.state)
+        await self._control.retry(*job_of(request, self._names), asked)
         return wire.NO_CONTENT
 
     async def promote(self, request: Request) -> Answer:

@@ -19,7 +19,7 @@ from toril.gateway.idempotency_key import refuse_key
 from toril.gateway.large_answers import answered, array_of_jobs, page_of_jobs
 from toril.gateway.routing import Access, Answer, Request, Route, Stream
 
-STATUSES = ("waiting", "active", "completed", "failed", "delayed")
+STATUSES = ("waiting", "active", "completed", "failed", "delayed", "waiting-children")
 DEFAULT_STATUSES = STATUSES[:4]
 MAX_LENGTH = 100
 WINDOW = (

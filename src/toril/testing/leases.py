@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreUnavailable
-from toril.core.lease import NOTHING, Lease, Next, NoJob
+from toril.core.lease import LENGTH_FIELD, NOTHING, Lease, Next, NoJob
 from toril.core.limiter import Limiter
 from toril.core.ports.shared import Now
 from toril.core.ports.work import LeaseStore
@@ -242,6 +242,7 @@ class FakeLeaseStore:
         def step() -> float | None:
             if not self._holds(lease):
                 return None
+            self.jobs[lease.job_id][LENGTH_FIELD.encode()] = b"%d:%b" % (lock_ms, lease.token)
             if self.active[lease.job_id][1] <= self._now() + self._lock_s:
                 self.active[lease.job_id] = (lease.token, self._now() + lock_ms / 1000)
             return self.active[lease.job_id][1] - self._now()

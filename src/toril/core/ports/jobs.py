@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from toril.core.actions import Dependencies
+from toril.core.actions import Dependencies, RetryJob
 from toril.core.event import Event, Position
 from toril.core.flow import AddedJob, Depth, FlowJob, FlowTree
 from toril.core.job import JobSpec
@@ -106,7 +106,7 @@ class JobControl(Protocol):
         """Remove the job, with its children if asked to."""
         ...
 
-    async def retry(self, queue: str, job_id: str, state: str) -> None:
+    async def retry(self, queue: str, job_id: str, asked: RetryJob) -> None:
         """Move a finished job back to waiting."""
         ...
 

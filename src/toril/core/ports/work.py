@@ -156,7 +156,8 @@ class LeaseStore(Protocol):
     async def hand_over(self, lease: Lease, lock_ms: int) -> float | None:
         """Let the lock last for `lock_ms` from now, or as long as its holder has asked for meanwhile.
 
-        Returns how many seconds that is, or None when the lock is not ours any more.
+        Returns how many seconds that is, or None when the lock is not ours any more. What `held` returns then has
+        `lock_ms` as the lease's length.
         """
         ...
 
@@ -195,6 +196,15 @@ class PullStore(LeaseStore, Protocol):
     @property
     def queue(self) -> str:
         """The queue whose jobs it leases."""
+        ...
+
+    @property
+    def lock_ms(self) -> int:
+        """How long its leases are."""
+        ...
+
+    async def note_length(self, lease: Lease) -> None:
+        """Let `held` know how long this lease is. Idempotent; does nothing where the lock is not ours any more."""
         ...
 
     async def held(self, job_id: bytes, token: bytes) -> Lease:
