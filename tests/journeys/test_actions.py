@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from tests.support.gateway import Gateway, job
+from tests.support.waiting import eventually
 
 KNOWN_ONLY = [
     ("GET", ""),
@@ -78,6 +79,31 @@ class TestListing:
         assert [one["name"] for one in seen] == names
         assert [one["paused"] for one in seen] == [True, False, False, False, False]
         assert all(one["counts"]["waiting"] == 1 for one in seen)
+
+    def test_a_queue_is_listed_whatever_made_it_and_not_when_it_is_gone(
+        self, gateway: Gateway, queue: str, store: redis.Redis
+    ) -> None:
+        def listed() -> list[str]:
+            page = gateway.http.get("/queues", params={"match": f"{queue}*", "limit": 1000}).json()
+            assert page["next_cursor"] is None
+            return [one["name"] for one in page["queues"]]
+
+        http = gateway.http
+        http.post(f"/queues/{queue}-1/pause")
+        http.put(f"/queues/{queue}-2/concurrency", json={"concurrency": 1})
+        http.put(f"/queues/{queue}-3/rate-limit", json={"max": 1, "duration": 1})
+        http.put(f"/queues/{queue}-4/schedulers/x", json={"every": 3_600_000})
+        http.post("/flows", json={"name": "a", "queueName": f"{queue}-5"})
+        gateway.add(f"{queue}-6", job())
+        names = [f"{queue}-{number}" for number in range(1, 7)]
+        assert listed() == names
+        store.delete(f"bull:{names[0]}:meta")  # as when another program obliterates it
+        http.post(f"/queues/{names[5]}/obliterate", json={"force": True})
+        assert listed() == names[1:5]
+        gateway.add(names[5], job())
+        assert listed() == names[1:]
+        store.hset(f"bull:{queue}-by-others:meta", "version", "bullmq:6.7.0")
+        eventually(lambda: listed() == [*names[1:], f"{queue}-by-others"], timeout_s=30, what="it to show")
 
     @pytest.mark.parametrize(
         ("query", "field"),

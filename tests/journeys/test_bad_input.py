@@ -65,8 +65,9 @@ def _everything(store: redis.Redis) -> dict[str, Any]:
         "zset": lambda key: store.zrange(key, 0, -1, withscores=True),
         "stream": store.xrange,
     }
-    # What /ready probes with goes by itself, at any moment.
-    return {key: readers[store.type(key)](key) for key in store.keys("*") if key != "toril:writable"}
+    # What toril does by itself at any moment: /ready probes, and the names of queues are brought in line.
+    keys = [key for key in store.keys("*") if not key.startswith(("toril:writable", "toril:queues"))]
+    return {key: readers[store.type(key)](key) for key in keys}
 
 
 def refused(answer: httpx.Response | raw.RawAnswer, status: int, text: str | None = None) -> None:

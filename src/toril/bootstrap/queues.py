@@ -48,7 +48,7 @@ class Queues(Struct, frozen=True):
             *QueueRoutes(
                 producer, inspector, names=names, prefix=prefix, max_body_bytes=limit, now=store.clock
             ).routes(),
-            *QueueActionRoutes(control, inspector, names=names, forget=producer.forget).routes(),
+            *QueueActionRoutes(control, store.queue_names, names=names, forget=producer.forget).routes(),
             *UpkeepRoutes(Upkeep(store.scripts, prefix), control, family, names=names).routes(),
             *JobActionRoutes(actions, family, names=names, max_body_bytes=limit).routes(),
             *FlowRoutes(store.flows, names=names, prefix=prefix, max_body_bytes=limit, now=store.clock).routes(),

@@ -30,6 +30,7 @@ from toril.bull.markers import Markers
 from toril.bull.paused_lists import PausedLists
 from toril.bull.presence import PresenceConnections
 from toril.bull.producer import Producer
+from toril.bull.queue_names import QueueNames
 from toril.bull.schedulers import Schedulers
 from toril.bull.scripts import Scripts
 from toril.bull.settled_news import SettledNewsLists
@@ -93,8 +94,10 @@ class Store:
         self._paused_lists = PausedLists(self.scripts)
         self.inspector = Inspector(self.scripts, prefix, self.reading)
         self.job_actions = JobActions(self.scripts, prefix, self.clock, self.reading)
-        self.control = Control(self.scripts, self.inspector, prefix, self.clock)
-        self.schedulers = Schedulers(self.scripts, prefix, lambda: int(self.clock() * 1000))
+        self.queue_names = QueueNames(self.links, prefix)
+        noting = self.queue_names.note
+        self.control = Control(self.scripts, self.inspector, prefix, self.clock, noting)
+        self.schedulers = Schedulers(self.scripts, prefix, lambda: int(self.clock() * 1000), noting)
         self.leases = LeaseBook(
             self.scripts,
             self.schedulers,
@@ -106,7 +109,9 @@ class Store:
         )
         self.leased = LeasedQueueSet(self.links, prefix, self.clock)
         self.settled_news = SettledNewsLists(self.links, store, instance_id)
-        self.producer = Producer(self.scripts, prefix, f"bullmq:{installed('bullmq')}", cache=store.queue_cache_size)
+        self.producer = Producer(
+            self.scripts, prefix, f"bullmq:{installed('bullmq')}", cache=store.queue_cache_size, noting=noting
+        )
         self.flows = Flows(self.scripts, self.producer, self.inspector, self.job_actions, prefix)
         self.cancelling = Cancelling(self.links, self.scripts, store, break_off)
 
@@ -119,6 +124,7 @@ class Store:
             ("markers", self.markers.run()),
             ("presence", self.presence.run()),
             ("paused-lists", self._paused_lists.run()),
+            ("queue-names", self.queue_names.run()),
             ("attempts", self.attempts.run()),
         ]
 

@@ -1,4 +1,4 @@
-"""A queue as a whole: list, pause, resume, drain, clean, obliterate, retry, promote, limits, metrics; who works on it.
+"""A queue as a whole: pause, resume, drain, clean, obliterate, retry, promote, limits, metrics; who works on it.
 
 Where BullMQ has a script it is called as Node's `Queue` calls it, in batches, so that no call blocks Redis for long.
 Called by `toril.gateway`.
@@ -6,6 +6,7 @@ Called by `toril.gateway`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,8 +16,8 @@ from toril.bull.keys import QueueKeys
 from toril.bull.scripts import Script, Scripts
 from toril.bull.sweeps import Sweeps
 from toril.bull.wire import ReplyError, pack
-from toril.core.actions import STATES, Metrics, QueueState, RateLimitState
-from toril.core.errors import JobRefused
+from toril.core.actions import STATES, Metrics, QueueState, QueueSummary, RateLimitState
+from toril.core.errors import JobRefused, unwrapped
 
 # The script moves 7,000 jobs a call out of a `paused` list that BullMQ 5 has left; this is more than Redis holds.
 _MOST_RESUMES = 100_000
@@ -24,14 +25,24 @@ _MOST_RESUMES = 100_000
 _MORE = 2
 # So that a call takes about 2 ms of Redis.
 _BATCH = 250
-_SCAN_COUNT = 2000
 _END_OF_TIME = "1.7976931348623157e+308"
 
 
 class Control:
-    """Answers and does what BullMQ's Queue does for a whole queue."""
+    """Answers and does what BullMQ's Queue does for a whole queue.
 
-    def __init__(self, scripts: Scripts, inspector: Inspector, prefix: str, now: Callable[[], float]) -> None:
+    `noting` is told of each queue that something is set for: it may be new.
+    """
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        inspector: Inspector,
+        prefix: str,
+        now: Callable[[], float],
+        noting: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._noting = noting
         self._scripts = scripts
         self._sweeps = Sweeps(scripts, prefix)
         self._inspector = inspector
@@ -47,28 +58,25 @@ class Control:
     async def _pipeline(self, keys: QueueKeys, *commands: bytes) -> list[Any]:
         return await self._scripts.links.of(keys.prefix).pipeline(commands)
 
-    async def names(self) -> list[str]:
-        """The names of all queues, in order. Reads every key name there is: BullMQ keeps no list of its queues."""
-        escaped = "".join(f"\\{sign}" if sign in "*?[]^\\" else sign for sign in self._prefix)
-        before, behind = len(self._prefix) + 1, -len(":meta")
-        found: set[str] = set()
-        for link in self._scripts.links.all():
-            cursor = b"0"
-            while True:
-                cursor, keys = await link.call("SCAN", cursor, "MATCH", f"{escaped}:*:meta", "COUNT", _SCAN_COUNT)
-                for key in keys:
-                    name = key.decode(errors="replace")[before:behind]
-                    # `bull:orders:repeat:meta` is the scheduler `meta` of the queue `orders`.
-                    if ":" not in name:
-                        found.add(name)
-                if cursor == b"0":
-                    break
-        return sorted(found)
-
     async def exists(self, queue: str) -> bool:
         """Whether anybody has ever used this queue."""
         keys = self._keys(queue)
         return bool(await self._call(keys, "EXISTS", keys.key("meta")))
+
+    async def summaries(self, queues: Sequence[str]) -> list[QueueSummary]:
+        """Return those of these queues that are there, as they are now."""
+        with unwrapped():
+            async with asyncio.TaskGroup() as tasks:
+                looking = [tasks.create_task(self._summary(queue)) for queue in queues]
+        return [found for task in looking if (found := task.result()) is not None]
+
+    async def _summary(self, queue: str) -> QueueSummary | None:
+        keys = self._keys(queue)
+        meta = keys.key("meta")
+        exists, paused = await self._pipeline(keys, pack("EXISTS", meta), pack("HEXISTS", meta, "paused"))
+        if not exists:
+            return None
+        return QueueSummary(queue, dict(await self._inspector.counts(queue, STATES)), bool(paused))
 
     async def paused(self, queue: str) -> bool:
         """Whether the queue is paused."""
@@ -102,6 +110,7 @@ class Control:
         prefix = self._keys(queue).prefix
         calls = [self._pausing(queue, "wait", "paused", "paused"), self._scripts.looking_after(prefix)]
         _checked(await self._scripts.transaction(prefix, calls))
+        self._noting(queue)
 
     async def resume(self, queue: str) -> None:
         """Let workers take jobs again; jobs that BullMQ 5 has set aside come back.
@@ -194,6 +203,7 @@ class Control:
             await self._call(keys, "HDEL", keys.key("meta"), "concurrency")
         else:
             await self._call(keys, "HSET", keys.key("meta"), "concurrency", most)
+            self._noting(queue)
         await self._wake(keys)
 
     async def rate_limit(self, queue: str) -> RateLimitState:
@@ -211,6 +221,7 @@ class Control:
             await self._call(keys, "HDEL", keys.key("meta"), "max", "duration")
         else:
             await self._call(keys, "HSET", keys.key("meta"), "max", limit[0], "duration", limit[1])
+            self._noting(queue)
         await self._wake(keys)
 
     async def hold(self, queue: str, for_ms: int) -> None:

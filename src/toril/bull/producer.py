@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,9 +24,17 @@ _ARGUMENTS = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 
 
 class Producer:
-    """Adds jobs to any queue. Keeps what it knows of the last `cache` queues."""
+    """Adds jobs to any queue. Keeps what it knows of the last `cache` queues, and tells `noting` of each new one."""
 
-    def __init__(self, scripts: Scripts, prefix: str, version: str, cache: int = 1000) -> None:
+    def __init__(
+        self,
+        scripts: Scripts,
+        prefix: str,
+        version: str,
+        cache: int = 1000,
+        noting: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._noting = noting
         self._scripts = scripts
         self._prefix = prefix
         self._version = version
@@ -60,6 +68,7 @@ class Producer:
         await link.up()
         # It leaves in one write with the add that follows; nobody needs its reply.
         link.leave(pack("HSETNX", known.meta, "version", self._version))
+        self._noting(queue)
         self._queues[queue] = known
         if len(self._queues) > self._cache:
             self._queues.popitem(last=False)

@@ -28,9 +28,19 @@ log = structlog.get_logger(__name__)
 
 
 class Schedulers:
-    """Sets and reads job schedulers, and produces next iterations, for any queue."""
+    """Sets and reads job schedulers, and produces next iterations, for any queue.
 
-    def __init__(self, scripts: Scripts, prefix: str, now_ms: Callable[[], int]) -> None:
+    `noting` is told of each queue that a scheduler is set for: it may be new.
+    """
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        prefix: str,
+        now_ms: Callable[[], int],
+        noting: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._noting = noting
         self._scripts = scripts
         self._prefix = prefix
         self._now_ms = now_ms
@@ -72,6 +82,7 @@ class Schedulers:
         )
         if isinstance(reply, int):
             raise JobRefused("A job of this scheduler is in the way: one that is waiting, active or finished")
+        self._noting(queue)
 
     async def get(self, queue: str, scheduler_id: str) -> StoredScheduler | None:
         """A scheduler; None where there is none."""

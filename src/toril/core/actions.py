@@ -154,6 +154,14 @@ _SPLIT = (
 )
 
 
+class QueueSummary(Struct, frozen=True):
+    """A queue in a list of queues."""
+
+    name: str
+    counts: dict[str, int]
+    paused: bool
+
+
 class QueueState(Struct, frozen=True):
     """A queue as it is now. `split` says that jobs wait in two lists, which only a resume brings together."""
 

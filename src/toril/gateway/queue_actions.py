@@ -14,7 +14,6 @@ from msgspec import Meta
 
 from toril.core.access import Right
 from toril.core.actions import (
-    STATES,
     Asked,
     Clean,
     Concurrency,
@@ -24,12 +23,12 @@ from toril.core.actions import (
     Nothing,
     Obliterate,
     PromoteJobs,
+    QueueSummary,
     RetryJobs,
     read_action,
 )
 from toril.core.errors import InvalidRequest, JobRefused, QueueNotFound, TorilError
-from toril.core.ports.jobs import JobReader
-from toril.core.ports.queues import QueueControl
+from toril.core.ports.queues import QueueControl, QueueNames
 from toril.core.queue_name import NameRules
 from toril.gateway import shapes, wire
 from toril.gateway.description import DONE, About, Parameter, Reply
@@ -38,6 +37,8 @@ from toril.gateway.routing import Access, Answer, Handler, Request, Route
 MAX_LIMIT = 1000
 MAX_POINTS = 10_000
 _MAX_BODY_BYTES = 64 * 1024
+_PAGE = 1000
+_AT_ONCE = 50
 _encode = msgspec.json.Encoder().encode
 
 
@@ -74,10 +75,10 @@ class QueueActionRoutes:
     """What BullMQ's Queue does, over HTTP. `forget` is told of queues that are gone."""
 
     def __init__(
-        self, control: QueueControl, reader: JobReader, *, names: NameRules, forget: Callable[[str], None]
+        self, control: QueueControl, known: QueueNames, *, names: NameRules, forget: Callable[[str], None]
     ) -> None:
         self._control = control
-        self._reader = reader
+        self._known_names = known
         self._names = names
         self._forget = forget
 
@@ -170,21 +171,29 @@ class QueueActionRoutes:
         limit = _whole(query, "limit", 100, MAX_LIMIT)
         after = _decoded(query.get("cursor", ""))
         matches = pattern(translate(query.get("match") or "*")).match
-        seen = [
-            name
-            for name in await self._control.names()
-            if name > after and matches(name) and request.caller.may(Right.QUEUES_READ, name)
-        ]
-        queues = [
-            {
-                "name": name,
-                "counts": await self._reader.counts(name, STATES),
-                "paused": await self._control.paused(name),
-            }
-            for name in seen[:limit]
-        ]
-        more = len(seen) > limit
-        return _json({"queues": queues, "next_cursor": _encoded(seen[limit - 1]) if more else None})
+
+        def visible(name: str) -> bool:
+            return matches(name) is not None and request.caller.may(Right.QUEUES_READ, name)
+
+        # One more than asked for says whether there are more.
+        found = await self._next(after, limit + 1, visible)
+        shown, more = found[:limit], len(found) > limit
+        return _json({"queues": shown, "next_cursor": _encoded(shown[-1].name) if more else None})
+
+    async def _next(self, after: str, most: int, visible: Callable[[str], bool]) -> list[QueueSummary]:
+        """Return the next queues behind this name that are there and visible: `most`, or a few more, if there are."""
+        found: list[QueueSummary] = []
+        at_once = min(most, _AT_ONCE)
+        while True:
+            names = await self._known_names.page(after, _PAGE)
+            wanted = [name for name in names if visible(name)]
+            for first in range(0, len(wanted), at_once):
+                found += await self._control.summaries(wanted[first : first + at_once])
+                if len(found) >= most:
+                    return found
+            if len(names) < _PAGE:
+                return found
+            after = names[-1]
 
     async def one(self, request: Request) -> Answer:
         """A queue as it is now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from toril.core.actions import Metrics, QueueState, RateLimitState
+from toril.core.actions import Metrics, QueueState, QueueSummary, RateLimitState
 
 
 class QueueHolds(Protocol):
@@ -20,11 +20,19 @@ class QueueHolds(Protocol):
         ...
 
 
+class QueueNames(Protocol):
+    """The names of all queues that there are, and of some that are gone."""
+
+    async def page(self, after: str, most: int) -> list[str]:
+        """Return the next names behind this one, in order, `most` at most: fewer where there are no more."""
+        ...
+
+
 class QueueControl(Protocol):
     """Reads and changes a queue as a whole, as BullMQ's Queue does."""
 
-    async def names(self) -> list[str]:
-        """The names of all queues, in order."""
+    async def summaries(self, queues: Sequence[str]) -> list[QueueSummary]:
+        """Return those of these queues that are there, as they are now, in their order."""
         ...
 
     async def exists(self, queue: str) -> bool:
