@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +86,22 @@ TEXTS: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("body", "text"), TEXTS, ids=[text for _, text in TEXTS])
 def test_a_fault_is_named_in_bullmq_proxys_words(body: Any, text: str) -> None:
     assert fault_of(body).message == text
+
+
+OWN_TEXTS = re.findall(
+    r"^\| `(.*)` \| `(.*)` \|$",
+    (Path(__file__).parents[3] / "docs" / "wire.md").read_text().partition("### Texts of toril's own")[2],
+    re.MULTILINE,
+)
+
+
+def test_the_documented_texts_of_torils_own_are_many() -> None:
+    assert len(OWN_TEXTS) >= 15
+
+
+@pytest.mark.parametrize(("body", "text"), OWN_TEXTS, ids=[text for _, text in OWN_TEXTS])
+def test_a_text_of_torils_own_is_the_documented_one(body: str, text: str) -> None:
+    assert fault_of(body.encode()).message == text
 
 
 @pytest.mark.parametrize(
