@@ -105,6 +105,16 @@ class TestListing:
         store.hset(f"bull:{queue}-by-others:meta", "version", "bullmq:6.7.0")
         eventually(lambda: listed() == [*names[1:], f"{queue}-by-others"], timeout_s=30, what="it to show")
 
+    def test_keys_that_are_not_bullmqs_spoil_no_list(self, gateway: Gateway, queue: str, store: redis.Redis) -> None:
+        gateway.http.post(f"/queues/{queue}-a/pause")
+        gateway.http.post(f"/queues/{queue}-b/pause")
+        for key in ("a:meta", "b:completed"):
+            store.delete(f"bull:{queue}-{key}")
+            store.set(f"bull:{queue}-{key}", "another program's")
+        gateway.add(f"{queue}-c", job())
+        page = gateway.http.get("/queues", params={"match": f"{queue}-*"}).json()
+        assert [one["name"] for one in page["queues"]] == [f"{queue}-c"]
+
     @pytest.mark.parametrize(
         ("query", "field"),
         [({"limit": 0}, "limit"), ({"limit": 1001}, "limit"), ({"limit": "x"}, "limit"), ({"cursor": "?"}, "cursor")],

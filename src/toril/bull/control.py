@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import structlog
+
 from toril.bull.holds import HELD
 from toril.bull.inspector import Inspector
 from toril.bull.keys import QueueKeys
@@ -17,7 +19,7 @@ from toril.bull.scripts import Script, Scripts
 from toril.bull.sweeps import Sweeps
 from toril.bull.wire import ReplyError, pack
 from toril.core.actions import STATES, Metrics, QueueState, QueueSummary, RateLimitState
-from toril.core.errors import JobRefused, unwrapped
+from toril.core.errors import JobRefused, StoreRefused, unwrapped
 
 # The script moves 7,000 jobs a call out of a `paused` list that BullMQ 5 has left; this is more than Redis holds.
 _MOST_RESUMES = 100_000
@@ -26,6 +28,8 @@ _MORE = 2
 # So that a call takes about 2 ms of Redis.
 _BATCH = 250
 _END_OF_TIME = "1.7976931348623157e+308"
+
+log = structlog.get_logger(__name__)
 
 
 class Control:
@@ -73,10 +77,16 @@ class Control:
     async def _summary(self, queue: str) -> QueueSummary | None:
         keys = self._keys(queue)
         meta = keys.key("meta")
-        exists, paused = await self._pipeline(keys, pack("EXISTS", meta), pack("HEXISTS", meta, "paused"))
-        if not exists:
+        try:
+            exists, paused = await self._pipeline(keys, pack("EXISTS", meta), pack("HEXISTS", meta, "paused"))
+            counts = await self._inspector.counts(queue, STATES) if exists else {}
+        except StoreRefused as exc:
+            if not exc.message.startswith("WRONGTYPE"):
+                raise
+            # They are not BullMQ's keys, and keep no other queue from being listed.
+            log.debug("queues.not_shown", queue=queue, error=exc.message)
             return None
-        return QueueSummary(queue, dict(await self._inspector.counts(queue, STATES)), bool(paused))
+        return QueueSummary(queue, dict(counts), bool(paused)) if exists else None
 
     async def paused(self, queue: str) -> bool:
         """Whether the queue is paused."""
