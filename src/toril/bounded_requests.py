@@ -124,8 +124,8 @@ class BoundedProtocol(GatheringProtocol, Watched):
             except httptools.HttpParserUpgrade as upgrade:
                 self.on_upgrade(piece[upgrade.args[0] :] + data[end:])
                 return
-            except httptools.HttpParserError:
-                self.send_400_response("Invalid HTTP request received.")
+            except httptools.HttpParserError as exc:
+                self.parser_failed(exc)
                 return
             if self._refused or self.transport.is_closing():
                 return
@@ -219,14 +219,18 @@ class BoundedProtocol(GatheringProtocol, Watched):
         self.in_head = True
         try:
             self.parser.feed_data(head)
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserError as exc:
+            self.parser_failed(exc)
             return
         self._walk(rest, 0)
 
     def _new_parser(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def parser_failed(self, error: httptools.HttpParserError) -> None:
+        """Called where what comes cannot be parsed."""
+        raise NotImplementedError
 
     def on_upgrade(self, rest: bytes) -> None:
         """Called where the head asks for another protocol, with what has come behind it."""

@@ -2,10 +2,12 @@
 
 - A WebSocket's handshake can become a tunnel (the extension `toril.tunnel`): answered with 101, the connection is bytes
   both ways, through the same `receive` and `send`.
-- An answer can be cut off so that the client can tell (`toril.response.cut_off`).
+- An answer can be cut off so that the client can tell (`toril.response.cut_off`). It can have its own reason phrase
+  (`toril.reason`), and heads below 200 before it (`toril.response.early`), which an HTTP/1.0 client does not get.
 - The scope has what `toril.gateway.exact` wants: the target as it was sent, and this cycle.
 - Once the instance has begun to go, each answer closes its connection.
 - A 304 may say how long what it stands for is, and an HTTP/1.0 client gets no chunks.
+- A request with none or two `Host` is refused with 400, one in another transfer coding than `chunked` with 501.
 - What cannot be parsed, such as a method that nobody knows, is answered in the words of the async proxy where there is
   one, and never into the middle of another answer.
 - Another `Upgrade` than to a WebSocket is not taken up, and then the request's body is still its body; uvicorn's parser
@@ -19,21 +21,22 @@ import socket
 import struct
 import sys
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import httptools
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from websockets.exceptions import SecurityError
 
 from toril.adapters.httptools_streams import keep_alive
 from toril.bounded_requests import BoundedProtocol, rendered
-from toril.core.errors import HeadTooLarge
-from toril.core.headers import is_websocket_upgrade
-from toril.core.streaming import BODILESS
-from toril.gateway.exact import CYCLE, TARGET, origin_form
+from toril.core.errors import HeadTooLarge, TorilError
+from toril.core.headers import Header, is_websocket_upgrade
+from toril.core.inbound_head import head_fault
+from toril.core.streaming import BODILESS, StreamHead
+from toril.gateway.exact import CYCLE, EARLY, REASON, TARGET, origin_form
 from toril.gateway.passthrough import CUT_OFF, TUNNEL
 from toril.gateway.routing import Answer
 from toril.gateway.sourced import own_error
@@ -56,9 +59,12 @@ class ProxiedProtocol(BoundedProtocol):
         self._leaving = leaving
         self._proxies = proxies
 
-    def send_400_response(self, msg: str) -> None:
-        """Called where the parser fails."""
-        self._refuse_as_wrong(in_body=not self.in_head)
+    def parser_failed(self, error: httptools.HttpParserError) -> None:
+        """Called where the parser fails, or is ended by what is raised in `on_headers_complete`."""
+        if isinstance(error.__context__, TorilError):
+            self.refuse(error.__context__)
+        else:
+            self._refuse_as_wrong(in_body=not self.in_head)
 
     def _refuse_as_wrong(self, *, in_body: bool) -> None:
         if self._proxies:
@@ -73,6 +79,9 @@ class ProxiedProtocol(BoundedProtocol):
         self.head_ended()
         self.scope["method"] = self.parser.get_method().decode("ascii")
         version = self.parser.get_http_version()
+        fault = head_fault(self.headers, version)
+        if fault is not None:
+            raise fault  # ends the parser; `parser_failed` has it from there
         if version != "1.1":
             self.scope["http_version"] = version
         if not self.parser.should_upgrade():  # else `data_received` learns of it once all of the head has come
@@ -197,6 +206,8 @@ class _Cycle(RequestResponseCycle):
             await self._start(cast("dict[str, Any]", message))
         elif kind == CUT_OFF:
             self._cut_off()
+        elif kind == EARLY:
+            await self._pass_early(cast("dict[str, Any]", message)["head"])
         elif self._switched:
             await self._pass_on(cast("dict[str, Any]", message))
         else:
@@ -218,16 +229,28 @@ class _Cycle(RequestResponseCycle):
             self._until_close = True
             self.chunked_encoding = False
             self.expected_content_length = sys.maxsize
+        reason = message.get(REASON)
+        if reason is not None and reason != _REASONS.get(status):
+            self.transport = cast(asyncio.Transport, _OtherReason(self.transport, status, reason))
         await super().send(cast(ASGISendEvent, message))
+        if isinstance(self.transport, _OtherReason):
+            self.transport = self.transport.transport
         if status in BODILESS:
             self.expected_content_length = 0
+
+    async def _pass_early(self, head: StreamHead) -> None:
+        if self.scope["http_version"] != "1.1" or self.response_started:
+            return
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if not self.disconnected:
+            self.transport.write(_rendered_head(head.status, head.reason, head.headers))
 
     def _switch(self, message: dict[str, Any]) -> None:
         if self.disconnected:
             return
         self.response_started = self._switched = True
-        lines = [b"%b: %b\r\n" % pair for pair in message["headers"]]
-        self.transport.write(b"".join([b"HTTP/1.1 101 Switching Protocols\r\n", *lines, b"\r\n"]))
+        self.transport.write(_rendered_head(101, message[REASON], message["headers"]))
         keep_alive(self.transport)
         self.message_event.set()
 
@@ -253,3 +276,29 @@ class _Cycle(RequestResponseCycle):
                 self.transport.abort()
             else:
                 self.transport.close()
+
+
+# As uvicorn has them, which knows no others.
+_REASONS = {status: line[len(b"HTTP/1.1 200 ") : -2] for status, line in STATUS_LINE.items()}
+
+
+class _OtherReason:
+    """A transport on which an answer that uvicorn begins has another reason phrase."""
+
+    def __init__(self, transport: asyncio.Transport, status: int, reason: bytes) -> None:
+        self.transport = transport
+        self._before = STATUS_LINE[status]
+        self._line = b"HTTP/1.1 %d %b\r\n" % (status, reason)
+
+    def write(self, data: bytes) -> None:
+        """Part of asyncio.Transport."""
+        is_head = data.startswith(self._before)
+        self.transport.write(self._line + data[len(self._before) :] if is_head else data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+
+def _rendered_head(status: int, reason: bytes, headers: Iterable[Header]) -> bytes:
+    lines = [b"%b: %b\r\n" % pair for pair in headers]
+    return b"".join([b"HTTP/1.1 %d %b\r\n" % (status, reason), *lines, b"\r\n"])

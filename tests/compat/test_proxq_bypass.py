@@ -44,7 +44,8 @@ def test_a_path_that_the_filter_names_is_passed_through(proxq: Proxq, backend: B
     (call,) = backend.calls(path)
     assert (call.target, call.body) == (f"/base/auth{path}%2Fx?q=1+2", b"body")
     assert [value for name, value in call.headers if name.lower() == "x-a"] == ["1", "2"]
-    assert call.header("host") == f"127.0.0.1:{proxq.port}"
+    assert call.header("host") == f"127.0.0.1:{backend.endpoint.port}"
+    assert call.header("x-forwarded-host") == f"127.0.0.1:{proxq.port}"
     assert call.header("x-forwarded-for") == "127.0.0.1"
 
 

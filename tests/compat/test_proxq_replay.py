@@ -1,6 +1,7 @@
 """What the client gets (wire/proxq.md, "Replay"): the upstream's answer as it came, and nothing of our own."""
 
 import gzip
+import socket
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -74,6 +75,34 @@ def test_head_of_a_content_has_its_headers_alone(proxq: Proxq, backend: Backend)
     proxq.is_in(job_id, "completed")
     head = proxq.content(job_id, "HEAD")
     assert (head.headers, head.body) == ((("x-up", "1"), ("content-length", "4")), b"")
+
+
+def test_the_answer_to_head_without_a_length_is_replayed_without_one(proxq: Proxq, backend: Backend) -> None:
+    path = backend.path(Answer((b"HTTP/1.1 200 OK\r\nx-a: 1\r\n\r\n",)))
+    waited = proxq.send("HEAD", path, [("prefer", "wait=20")])
+    assert (waited.status, waited.headers) == (200, (("x-a", "1"),))
+    accepted = proxq.send("HEAD", path)
+    job_id = (accepted.value("location") or "").rpartition("/")[2]
+    proxq.is_in(job_id, "completed")
+    assert proxq.content(job_id, "HEAD").headers == (("x-a", "1"),)
+    # A GET of it has an empty body, and says so.
+    assert proxq.content(job_id).headers == (("x-a", "1"), ("content-length", "0"))
+
+
+@pytest.mark.parametrize("line", [b"200 Fine by me", b"299 Odd", b"404 R\xe9sum\xe9", b"500 "])
+def test_the_reason_phrase_is_the_upstreams(proxq: Proxq, backend: Backend, line: bytes) -> None:
+    path = backend.path(Answer((b"HTTP/1.1 %b\r\ncontent-length: 0\r\n\r\n" % line,)))
+    job_id = proxq.submit("GET", path)
+    proxq.is_in(job_id, "completed")
+    with socket.create_connection(("127.0.0.1", proxq.port), timeout=30) as connection:
+        connection.sendall(f"GET /my/jobs/{job_id}/content HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        assert connection.recv(65_536).partition(b"\r\n")[0] == b"HTTP/1.1 " + line
+
+
+def test_an_answer_in_another_transfer_coding_fails_with_the_reason(proxq: Proxq, backend: Backend) -> None:
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n"
+    job_id = proxq.submit("GET", backend.path(Answer((head, b"3\r\n\x1f\x8b\x08\r\n0\r\n\r\n"))))
+    assert "transfer coding gzip, chunked" in proxq.is_in(job_id, "failed")["error"]
 
 
 def test_a_chunked_answer_is_stored_whole(proxq: Proxq, backend: Backend) -> None:

@@ -228,6 +228,28 @@ def test_what_cannot_be_parsed_is_a_bad_request(proxq: Proxq, head: bytes) -> No
     assert answer.json == {"code": "BAD_REQUEST", "message": "Bad Request"}
 
 
+@pytest.mark.parametrize(
+    ("lines", "status", "message"),
+    [
+        (b"", 400, "There is no Host"),
+        (b"host: a\r\nhost: b\r\n", 400, "There is more than one Host"),
+        (b"host: a b\r\n", 400, "Host is no host with or without a port"),
+        (b"host: a\r\ntransfer-encoding: gzip, chunked\r\n", 501, "Not Implemented"),
+    ],
+)
+@pytest.mark.parametrize("target", [b"/api/x", b"/__jobs/x", b"/__toril/queues"])
+def test_a_host_that_is_not_one_and_an_unknown_transfer_coding_are_refused_at_each_door(
+    proxq: Proxq, target: bytes, lines: bytes, status: int, message: str
+) -> None:
+    answer = exchange(proxq.port, b"POST " + target + b" HTTP/1.1\r\n" + lines + b"\r\n")
+    is_torils = target.startswith(b"/__toril")
+    assert (answer.status, answer.is_ours) == (status, not is_torils)
+    if not is_torils:
+        assert answer.json["message"] == message
+    elif status == 400:
+        assert message in answer.body.decode()
+
+
 def test_what_cannot_be_parsed_gets_no_answer_in_the_middle_of_another_one(proxq: Proxq, backend: Backend) -> None:
     path = backend.path(respond(200, "X", [], b"whole").after(0.3))
     with socket.create_connection(("127.0.0.1", proxq.port), timeout=30) as connection:

@@ -25,8 +25,9 @@ from toril.core.blob import StreamedBody
 from toril.core.destinations.base import OutboundRequest
 from toril.core.egress import Egress
 from toril.core.errors import StoreError
-from toril.core.headers import ANSWER_HEAD_BYTES, CHUNK_LINE_BYTES, Header
-from toril.core.outcome import BODY_UNREADABLE, Answered, CutOff, Outcome, TimedOut
+from toril.core.headers import ANSWER_HEAD_BYTES, CHUNK_LINE_BYTES, FRAMED_BY, Header, foreign_coding
+from toril.core.outcome import BODY_UNREADABLE, FOREIGN_CODING, Answered, CutOff, Outcome, TimedOut, coding_refused
+from toril.core.streaming import BODILESS
 
 # More pieces of a body than this in one read are joined: a piece of two bytes takes 43 of memory.
 _MOST_PIECES = 16
@@ -256,8 +257,7 @@ class _Connection(KeptConnection):
             self._end(CutOff("ECONNRESET", "The connection was closed before the answer was whole", self._elapsed_s()))
 
     def _ends_with_connection(self) -> bool:
-        framed = (b"content-length", b"transfer-encoding")
-        return not any(name.lower() in framed for name, _ in self._headers)
+        return not any(name.lower() in FRAMED_BY for name, _ in self._headers)
 
     def on_message_begin(self) -> None:
         """Called by the parser."""
@@ -280,10 +280,15 @@ class _Connection(KeptConnection):
     def on_headers_complete(self) -> None:
         """Called by the parser."""
         self._ended_headers = True
+        status = self._parser.get_status_code()
         if self._line_bytes > self._max_head_bytes:
             self._too_large()
-        elif self._head_only and self._parser.get_status_code() >= 200:
+        elif status < 100:
+            self._cut_off("ERR_HTTP", f"The answer has the status {status}")
+        elif self._head_only and status >= 200:
             self._finish()  # the parser would wait for a body, so this connection can carry no other exchange
+        elif status >= 200 and status not in BODILESS and (coding := foreign_coding(self._headers)) is not None:
+            self._cut_off(FOREIGN_CODING, coding_refused(coding))
 
     def on_chunk_header(self) -> None:
         """Called by the parser for the line before each chunk."""

@@ -19,8 +19,8 @@ import httptools
 
 from toril.adapters.connecting import Connector, Network
 from toril.adapters.idle_connections import IdleConnections, KeptConnection
-from toril.core.headers import ANSWER_HEAD_BYTES, CHUNK_LINE_BYTES, Header
-from toril.core.outcome import ConnectFailed, CutOff, TimedOut
+from toril.core.headers import ANSWER_HEAD_BYTES, CHUNK_LINE_BYTES, FRAMED_BY, Header, foreign_coding
+from toril.core.outcome import FOREIGN_CODING, ConnectFailed, CutOff, TimedOut, coding_refused
 from toril.core.streaming import BODILESS, StreamHead, StreamRequest
 
 _HIGH_WATER_BYTES = 256 * 1024
@@ -184,6 +184,7 @@ class _Connection(KeptConnection):
         self.raw = False
         self.reusable = False
         self._in_head = False
+        self._reason = b""
         self._headers: list[Header] = []
         # What has come that is no body, all heads together: as its lines end, and as bytes whether or not they do.
         self._line_bytes = 0
@@ -401,10 +402,12 @@ class _Connection(KeptConnection):
             self._cut_off("ERR_HTTP", "There are two answers to one request")
             return
         self._in_head = True
+        self._reason = b""
         self._headers = []
 
     def on_status(self, status: bytes) -> None:
-        """Called by the parser, perhaps piece by piece. The reason phrase is not passed on."""
+        """Called by the parser, perhaps piece by piece."""
+        self._reason += status
         self._line_bytes += len(status)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -424,21 +427,24 @@ class _Connection(KeptConnection):
             return
         status = self._parser.get_status_code()
         self._final = status >= 200 or status == 101
-        framing = [(name.lower(), value) for name, value in self._headers]
-        coding = [value.lower() for name, value in framing if name == b"transfer-encoding"]
-        if coding and coding != [b"chunked"]:
-            self._cut_off("ERR_HTTP", f"The answer is in a transfer coding that nobody asked for: {coding}")
+        if not 100 <= status <= 599:
+            self._cut_off("ERR_HTTP", f"The answer has the status {status}, which cannot be passed on")
             return
+        head = StreamHead(status, self._headers, self._reason)
         if not self._final:
-            self._heads.append(StreamHead(status, self._headers))
+            self._heads.append(head)
             return
         if self._bodiless or status in BODILESS:
             self._bodiless = True
             self.reusable = self._parser.should_keep_alive()
             self._ended = True
         else:
-            self._framed = bool(coding) or any(name == b"content-length" for name, _ in framing)
-        self._heads.append(StreamHead(status, self._headers))
+            coding = foreign_coding(self._headers)
+            if coding is not None:
+                self._cut_off(FOREIGN_CODING, coding_refused(coding))
+                return
+            self._framed = any(name.lower() in FRAMED_BY for name, _ in self._headers)
+        self._heads.append(head)
 
     def on_chunk_header(self) -> None:
         """Called by the parser for the line before each chunk."""

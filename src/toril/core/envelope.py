@@ -177,7 +177,7 @@ def decode_response(stored: bytes) -> RecordedResponse:
         raise ValueError("it is nested too deeply") from exc
     if not 200 <= found.status <= 599:
         raise ValueError(f"its status {found.status} cannot be sent")
-    if _CONTROL.search(found.reason):
+    if _CONTROL.search(found.reason) or not _is_latin(found.reason):
         raise ValueError("its reason holds characters that cannot be sent")
     if found.blob is not None and not is_reference(found.blob):
         raise ValueError("its body is not where toril puts bodies")

@@ -16,6 +16,7 @@
     │   └── EnvelopeTooLarge        413  envelope_too_large
     ├── RequestTimeout              408  request_timeout
     ├── HeadTooLarge                431  head_too_large
+    ├── UnknownTransferCoding       501  unknown_transfer_coding
     ├── StoreError                  500  store_error
     │   ├── StoreUnavailable        503  store_unavailable
     │   │   ├── ConnectionLost      503  store_unavailable
@@ -171,6 +172,13 @@ class HeadTooLarge(TorilError):
 
     code = "head_too_large"
     status = 431
+
+
+class UnknownTransferCoding(TorilError):
+    """A body may come chunked, and in no other transfer coding; its own coding is said by Content-Encoding"""
+
+    code = "unknown_transfer_coding"
+    status = 501
 
 
 class StoreError(TorilError):

@@ -10,6 +10,9 @@ Header = tuple[bytes, bytes]
 FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding", b"keep-alive", b"te", b"upgrade"})
 """Headers that describe this connection's framing: the client that writes the request sets them itself."""
 
+FRAMED_BY = (b"content-length", b"transfer-encoding")
+"""Either of them says where a body ends; without both, it ends with its connection."""
+
 HOP_BY_HOP = frozenset(
     {
         b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
@@ -89,6 +92,15 @@ def connection_options(headers: Iterable[Header]) -> set[bytes]:
         for part in value.lower().split(b",")
         if (option := part.strip())
     }
+
+
+def foreign_coding(headers: Iterable[Header]) -> bytes | None:
+    """Return the transfer codings of a message where they are not `chunked` alone, the only one that is undone here.
+
+    `Transfer-Encoding` ends at this connection, so a body in another one would go on without its label.
+    """
+    codings = [value.lower() for name, value in headers if len(name) == 17 and name.lower() == b"transfer-encoding"]
+    return None if not codings or codings == [b"chunked"] else b", ".join(codings)
 
 
 def is_websocket_upgrade(headers: Sequence[Header]) -> bool:

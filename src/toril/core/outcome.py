@@ -14,6 +14,10 @@ BODY_UNREADABLE = "ERR_BODY"
 """The code of an attempt that was cut off because its own body could not be read to the end."""
 
 
+FOREIGN_CODING = "ERR_TRANSFER_CODING"
+"""The code of an answer whose body is in a transfer coding that is not undone here: it could not be passed on."""
+
+
 class Answered(Struct):
     """The receiver sent a whole response. Header names are as sent; `reason` may be empty.
 
@@ -81,6 +85,11 @@ class Replied(Struct):
     result: bytes
     error: WorkerError | None
     duration_s: float
+
+
+def coding_refused(coding: bytes) -> str:
+    """Return what is wrong with an answer in this transfer coding."""
+    return f"The answer's body is in the transfer coding {coding[:100].decode('latin-1')}, where only chunked is read"
 
 
 Outcome = Answered | TimedOut | ConnectFailed | CutOff | Replied

@@ -19,6 +19,9 @@ REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 """Methods of requests that may be sent a second time within an attempt, where they have no body."""
 
 
+_MADE_ANEW = frozenset({b"content-length", b"host"})
+
+
 class StreamRequest(Struct, frozen=True, kw_only=True):
     """A request without its body. `head` is the request line and headers without framing and without the empty line.
 
@@ -44,10 +47,11 @@ class StreamRequest(Struct, frozen=True, kw_only=True):
 
 
 class StreamHead(Struct, frozen=True):
-    """How an answer begins: status and headers as sent. A status below 200 is not the last one."""
+    """How an answer begins: status, headers and reason phrase as sent. A status below 200 is not the last one."""
 
     status: int
     headers: list[Header]
+    reason: bytes = b""
 
 
 class Inbound(Struct, frozen=True, kw_only=True):
@@ -64,23 +68,19 @@ def direct_request(inbound: Inbound, target: bytes, host: bytes, *, upgrade: boo
 
     Args:
         target: path and query at the upstream.
-        host: the upstream's, for a client that names none.
+        host: the upstream's. The client's is in `X-Forwarded-Host`.
         upgrade: let the upstream switch to a WebSocket.
     """
     length: int | None = None
-    chunked = named = False
+    chunked = False
     for name, value in inbound.headers:
         if name == b"content-length":
             length = int(value)
         elif name == b"transfer-encoding":
             chunked = True
-        elif name == b"host":
-            named = True
-    lines = [b"%b %b HTTP/1.1\r\n" % (inbound.method, target)]
-    if not named:
-        lines.append(b"host: %b\r\n" % host)
+    lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (inbound.method, target, host)]
     kept = with_forwarding(end_to_end(inbound.headers), inbound.peer, inbound.scheme)
-    lines.extend(b"%b: %b\r\n" % pair for pair in kept if pair[0] != b"content-length")
+    lines.extend(b"%b: %b\r\n" % pair for pair in kept if pair[0] not in _MADE_ANEW)
     if upgrade:
         lines.append(b"connection: Upgrade\r\nupgrade: websocket\r\n")
     return StreamRequest(

@@ -10,6 +10,10 @@ from starlette.types import Scope
 
 TARGET = "toril.target"
 CYCLE = "toril.cycle"
+REASON = "toril.reason"
+"""A key of ours in the message that begins an answer: its reason phrase, as bytes that are a header's value."""
+EARLY = "toril.response.early"
+"""An ASGI message of ours: pass this head (`head`, a `StreamHead` below 200) on, before the answer that is to come."""
 
 
 def raw_target(scope: Scope) -> bytes:

@@ -52,7 +52,8 @@ _ERRORS = """\
 **Errors.** Routes that BullMQ Proxy has answer in plain text, in its words; all others with problem details (RFC 9457).
 The header `toril-code` has a stable code on both. They are checked in this order: route, token, right, validity. What
 matches no route, by its path or its method, is answered `404` in plain text. A request whose head is too large is
-answered `431` before any of this, and one that does not come whole in time `408`; then the connection is closed."""
+answered `431` before any of this, one that does not come whole in time `408`, one without exactly one `Host` `400`, and
+one in another transfer coding than `chunked` `501`; then the connection is closed."""
 _SOCKETS = """\
 **Sockets** stand among the paths under `/ws`. OpenAPI has no words for what goes over them: `x-websocket` has the
 schemas of the messages, one JSON text each."""

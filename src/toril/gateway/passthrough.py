@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from toril.core.headers import end_to_end
+from toril.core.headers import end_to_end, is_header_value
 from toril.core.outcome import ConnectFailed, CutOff, TimedOut
 from toril.core.ports.calls import Exchange, StreamOutbound, StreamOutboundPool
 from toril.core.streaming import Inbound, StreamHead, direct_request
 from toril.core.upstream import Upstream
-from toril.gateway.exact import add_nothing
+from toril.gateway.exact import CYCLE, EARLY, REASON, add_nothing
 from toril.gateway.sourced import own_error, send_own
 
 log = structlog.get_logger(__name__)
@@ -64,6 +65,7 @@ class Passthrough:
         expects = request.has_body and any(name == b"expect" for name, _ in inbound.headers)
         add_nothing(scope)
         passage = _Passage(exchange, receive, send, upstream, bodiless=not request.has_body, expects=expects)
+        passage.passes_early = CYCLE in scope
         try:
             with self._counted(passage):
                 failure = await passage.run(upgrade=upgrade)
@@ -118,6 +120,8 @@ class _Passage:
         self._wanted = not bodiless
         self._whole = bodiless
         self._gone = False
+        # Whether our own server serves this, and so knows EARLY.
+        self.passes_early = False
         self._asked = asyncio.Event()
         if not expects:
             self._asked.set()
@@ -157,8 +161,10 @@ class _Passage:
         patience_s = self._upstream.timeout_s
         head = await self._exchange.head(patience_s)
         while isinstance(head, StreamHead) and head.status < 200 and head.status != 101:
-            if head.status == 100:
+            if head.status == 100:  # whether that is passed on is for our own server to say
                 self._asked.set()
+            elif self.passes_early and not self._gone:
+                await self._send({"type": EARLY, "head": _passed_on(head)})
             head = await self._exchange.head(patience_s)
         if self._gone:
             return None
@@ -169,12 +175,13 @@ class _Passage:
                 return CutOff("ERR_HTTP", "It switches protocols unasked", 0.0)
             await self._tunnel(head)
             return None
-        headers = end_to_end(head.headers)
+        start = _start(_passed_on(head))
+        headers = start["headers"]
         if not self._asked.is_set():
             # The client may send its body all the same or keep it: what comes next could be either.
             headers.append((b"connection", b"close"))
             upload.cancel()
-        await self._send({"type": "http.response.start", "status": head.status, "headers": headers})
+        await self._send(start)
         events = any(name.lower() == b"content-type" and b"event-stream" in value.lower() for name, value in headers)
         await self._pass_back(None if events else patience_s)
         return None
@@ -182,8 +189,9 @@ class _Passage:
     async def _tunnel(self, head: StreamHead) -> None:
         """Both sides speak something else from here on."""
         protocol = next((value for name, value in head.headers if name.lower() == b"upgrade"), b"websocket")
-        headers = [*end_to_end(head.headers), (b"connection", b"Upgrade"), (b"upgrade", protocol)]
-        await self._send({"type": "http.response.start", "status": 101, "headers": headers})
+        start = _start(_passed_on(head))
+        start["headers"] += [(b"connection", b"Upgrade"), (b"upgrade", protocol)]
+        await self._send(start)
         self._wanted = True
         await self._pass_back(None)
 
@@ -200,6 +208,18 @@ class _Passage:
                 return
             over = exchange.over
             await self._send({"type": "http.response.body", "body": piece, "more_body": not over})
+
+
+def _passed_on(head: StreamHead) -> StreamHead:
+    """Return what a client gets of a head."""
+    headers = end_to_end(head.headers)
+    if head.status < 200:  # RFC 9110 8.6
+        headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
+    return StreamHead(head.status, headers, head.reason if is_header_value(head.reason) else b"")
+
+
+def _start(head: StreamHead) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": head.status, "headers": head.headers, REASON: head.reason}
 
 
 def _reason(failure: Failure) -> str:

@@ -22,6 +22,7 @@ from toril.core.errors import (
     StoreUnavailable,
     TooManyConnections,
     TorilError,
+    UnknownTransferCoding,
 )
 from toril.gateway.routing import Answer
 
@@ -54,7 +55,7 @@ def _answer(error: TorilError) -> Answer:
             return Answer(error.status, PLAIN, _away(error), (retry_after,))
         close = ((b"connection", b"close"),) if isinstance(error, ShuttingDown) else ()
         return Answer(error.status, PLAIN, error.message.encode(), (retry_after, *close))
-    if error.status >= 500:
+    if error.status >= 500 and not isinstance(error, UnknownTransferCoding):  # that is the caller's doing
         log.error("request.failed", error=error.message, code=error.code)
         return Answer(error.status, PLAIN, b"Internal error: " + error.code.encode())
     if error.status == 413:

@@ -39,7 +39,7 @@ _AWAY = Reply(
     307,
     headers=(Parameter("Location", str, "Where the upstream is", required=True),),
 )
-_REFUSALS = (400, 408, 413, 422, 431, 500, 502, 503, 504)
+_REFUSALS = (400, 408, 413, 422, 431, 500, 501, 502, 503, 504)
 
 
 def described(gateway: Served, door: ProxyDoor) -> Served:

@@ -4,7 +4,7 @@ the form of the door that they are for, as far as that is known by then.
 
 from __future__ import annotations
 
-from toril.core.errors import TorilError
+from toril.core.errors import InvalidRequest, TorilError
 from toril.gateway.exact import origin_form
 from toril.gateway.problems import problem
 from toril.gateway.proxy import ProxyDoor
@@ -30,7 +30,8 @@ class Refusals:
         if self._door is not None:
             below = self._door.below_api(path)
             if below is None:
-                return own_error(error.status, *_retry_after(error))
+                detail = error.message if isinstance(error, InvalidRequest) and error.field is not None else None
+                return own_error(error.status, *_retry_after(error), detail=detail)
             path = below
         route = self._table.match(method, path.split(b"/"))
         return problem(error, own=route is not None and route.own)

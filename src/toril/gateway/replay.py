@@ -16,7 +16,7 @@ from toril.core.envelope import RecordedResponse
 from toril.core.errors import BlobLost, BlobsUnavailable
 from toril.core.headers import Header, end_to_end
 from toril.core.ports.proxy import Bodies
-from toril.gateway.exact import add_nothing
+from toril.gateway.exact import REASON, add_nothing
 from toril.gateway.sourced import own_error, send_own
 
 log = structlog.get_logger(__name__)
@@ -55,17 +55,19 @@ async def _send_pieces(first: bytes, pieces: AsyncIterator[bytes], send: Send) -
 async def _begin(response: RecordedResponse, size: int, *, is_head: bool, scope: Scope, send: Send) -> None:
     add_nothing(scope)
     headers = sent_headers(response, size, is_head=is_head)
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    reason = response.reason.encode("latin-1")
+    await send({"type": "http.response.start", "status": response.status, "headers": headers, REASON: reason})
 
 
 def sent_headers(response: RecordedResponse, size: int, *, is_head: bool) -> list[Header]:
     """The headers that go out with a body of this size: the upstream's, with a length that is true.
 
-    A HEAD's answer keeps the length that the upstream gave, because it says how long the body would be.
+    A HEAD's answer keeps the length that the upstream gave, because it says how long the body would be. Where it gave
+    none, there is one only if there is a body here to count.
     """
     headers = end_to_end(response.headers)
     lengths = [pair for pair in headers if pair[0].lower() == b"content-length"]
-    if response.status == 304 or (is_head and lengths):
+    if response.status == 304 or (is_head and (lengths or not size)):
         return headers  # a length in it is that of what it stands for
     if response.status == 204:  # no length where there can be no content (RFC 9110 8.6)
         return [pair for pair in headers if pair[0].lower() != b"content-length"]

@@ -40,7 +40,8 @@ ERRORS = {
     400: OwnError(
         "BAD_REQUEST",
         "Bad Request",
-        "a header for toril does not say what it should, or the path leads out of the upstream's own path",
+        "a header for toril does not say what it should, the path leads out of the upstream's own path, or there is "
+        "not one sound `Host`",
     ),
     404: OwnError("NOT_FOUND", "Not found", "there is no such job, or it has no answer yet"),
     408: OwnError("REQUEST_TIMEOUT", "Request Timeout", "the request did not come whole in time"),
@@ -54,7 +55,12 @@ ERRORS = {
         "the request's head, or what stands around the chunks of its body, is larger than `max_head_bytes`",
     ),
     500: OwnError("INTERNAL_SERVER_ERROR", "Internal Server Error", "Redis is not there, or a fault of toril's"),
-    502: OwnError("BAD_GATEWAY", "Bad Gateway", "past the queue: the upstream cannot be reached, or hangs up"),
+    501: OwnError("NOT_IMPLEMENTED", "Not Implemented", "the body is in another transfer coding than `chunked`"),
+    502: OwnError(
+        "BAD_GATEWAY",
+        "Bad Gateway",
+        "past the queue: the upstream cannot be reached, hangs up, or answers what cannot be passed on",
+    ),
     503: OwnError("SERVICE_UNAVAILABLE", "Service Unavailable", "toril shuts down"),
     504: OwnError("GATEWAY_TIMEOUT", "Gateway Timeout", "past the queue: the upstream says nothing in time"),
 }

@@ -68,6 +68,32 @@ async def test_what_comes_behind_an_answer_without_a_body_is_no_header(status: b
     assert headers_of(found) == [(b"x-one", b"1")]
 
 
+# What its body is in
+
+
+@pytest.mark.parametrize(
+    "coding",
+    [
+        b"transfer-encoding: gzip, chunked\r\n",
+        b"Transfer-Encoding: GZIP\r\nTransfer-Encoding: chunked\r\n",
+        b"transfer-encoding: identity\r\n",
+    ],
+)
+async def test_a_body_in_a_coding_that_is_not_undone_is_cut_off_with_the_reason(coding: bytes) -> None:
+    packed = b"HTTP/1.1 200 OK\r\n" + coding + b"\r\n"
+    found = await outcome_of(packed, b"3\r\n\x1f\x8b\x08\r\n0\r\n\r\n")
+    assert isinstance(found, CutOff)
+    assert found.code == "ERR_TRANSFER_CODING"
+    assert found.detail.startswith("The answer's body is in the transfer coding ")
+    assert isinstance(await outcome_of(packed, head_only=True), Answered)
+
+
+async def test_a_status_below_100_is_no_answer() -> None:
+    found = await outcome_of(b"HTTP/1.1 099 Odd\r\ncontent-length: 0\r\n\r\n")
+    assert isinstance(found, CutOff)
+    assert found.detail == "The answer has the status 99"
+
+
 # How much may come that is no body
 
 MANY = 64

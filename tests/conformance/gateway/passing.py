@@ -52,8 +52,10 @@ class Client:
         return b"".join([part async for part in _chunks(self.reader)])
 
     async def answer(self) -> "Answer":
-        """A whole answer of known length."""
+        """A whole answer of known length, without the heads below 200 before it."""
         status, headers = await self.head()
+        while status < 200:
+            status, headers = await self.head()
         sizes = [int(value) for name, value in headers if name.lower() == "content-length"]
         body = await self.exactly(sizes[0]) if sizes and status not in {204, 304} else b""
         return Answer(status, headers, body)
@@ -82,6 +84,7 @@ class Passing:
     """The server."""
 
     port: int
+    upstream_port: int
     passthrough: Passthrough
     stack: AsyncExitStack
 
@@ -144,7 +147,7 @@ async def passing(
     sock = bind("127.0.0.1", 0)
     front = Front(tunnels=lambda _: True, connections=connections or ConnectionPolicy())
     async with AsyncExitStack() as stack, listening(app, sock, front):
-        yield Passing(sock.getsockname()[1], passthrough, stack)
+        yield Passing(sock.getsockname()[1], port, passthrough, stack)
         await stack.aclose()
         await passthrough.drain(0)
 

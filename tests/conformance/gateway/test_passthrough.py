@@ -19,6 +19,7 @@ Seen = list[tuple[Head, bytes]]
 async def test_a_request_arrives_as_it_was_sent_but_for_hop_by_hop_headers() -> None:
     seen: Seen = []
     async with serving(answering(OK, seen=seen)) as port, passing(port) as server:
+        host = f"127.0.0.1:{port}"
         answer = await server.ask(
             b"PURGE //a/./b/../%2F%2f;p=1?q=%20+;&&=%zz HTTP/1.1\r\nHost: client.example\r\nX-One: 1\r\nx-one: 2\r\n"
             b"Connection: keep-alive, X-Named\r\nConnection: x-other\r\nX-Named: secret\r\nX-Other: 1\r\n"
@@ -29,7 +30,7 @@ async def test_a_request_arrives_as_it_was_sent_but_for_hop_by_hop_headers() -> 
     head, body = seen[0]
     assert (head.method, head.target, body) == ("PURGE", "//a/./b/../%2F%2f;p=1?q=%20+;&&=%zz", b"")
     assert head.headers == (
-        ("host", "client.example"),
+        ("host", host),
         ("x-one", "1"),
         ("x-one", "2"),
         ("user-agent", ""),
@@ -239,7 +240,9 @@ async def test_100_continue_is_the_upstreams_to_say() -> None:
     async with serving(serve) as port, passing(port) as server:
         client = await server.client()
         await client.say(request % b"/yes")
-        assert await client.head() == (100, [])
+        # Which of the two comes first means nothing.
+        early = [await client.head(), await client.head()]
+        assert sorted(early) == [(100, []), (103, [("link", "x")])]
         await client.say(b"body")
         assert (await client.answer()).body == b"ok"
         client = await server.client()

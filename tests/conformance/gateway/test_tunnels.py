@@ -54,7 +54,8 @@ async def test_texts_and_bytes_come_back_and_the_handshake_arrives_as_it_was_sen
         assert await socket.recv() == b"\0\xff"
     assert seen[0].path == "/a%2Fb?c=%20+d"
     assert seen[0].headers["x-one"] == "1"
-    assert seen[0].headers["host"] == f"127.0.0.1:{server.port}"
+    assert seen[0].headers["host"] == f"127.0.0.1:{server.upstream_port}"
+    assert seen[0].headers["x-forwarded-host"] == f"127.0.0.1:{server.port}"
     assert seen[0].headers["x-forwarded-for"] == "127.0.0.1"
 
 

@@ -47,6 +47,13 @@ def test_a_response_comes_back_as_it_was_recorded(
     assert decode_response(encode_response(response)) == response
 
 
+def test_a_stored_reason_that_no_status_line_can_hold_is_refused() -> None:
+    for reason in ("a\r\nb", "\u0107"):
+        stored = msgspec.json.encode({"status": 200, "reason": reason, "headers": []})
+        with pytest.raises(ValueError, match="reason"):
+            decode_response(stored)
+
+
 def test_a_text_is_stored_as_text_and_bytes_as_base64() -> None:
     text = msgspec.json.decode(
         encode_request(RecordedRequest(method="POST", target="/", headers=[], body="grüß".encode()))

@@ -29,6 +29,13 @@ def test_a_length_that_is_not_true_or_not_there_is_made() -> None:
 def test_the_answer_to_head_says_how_long_the_body_would_be() -> None:
     assert headers_of(200, [(b"Content-Length", b"9")], 0, is_head=True) == [(b"Content-Length", b"9")]
     assert headers_of(200, [(b"Content-Length", b"9")], 0) == [(b"content-length", b"0")]
+    assert headers_of(200, [(b"A", b"1")], 3, is_head=True) == [(b"A", b"1"), (b"content-length", b"3")]
+
+
+def test_the_answer_to_head_without_a_length_gets_none() -> None:
+    assert headers_of(200, [(b"A", b"1")], 0, is_head=True) == [(b"A", b"1")]
+    assert headers_of(200, [(b"Transfer-Encoding", b"chunked")], 0, is_head=True) == []
+    assert headers_of(200, [(b"A", b"1")], 0) == [(b"A", b"1"), (b"content-length", b"0")]
 
 
 def test_where_there_can_be_no_content_no_length_is_made() -> None:

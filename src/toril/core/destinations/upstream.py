@@ -14,6 +14,7 @@ from msgspec import Struct
 from toril.core.caching import cache_key
 from toril.core.destinations.base import Chance, OutboundRequest
 from toril.core.envelope import RecordedResponse, decode_request, encode_response
+from toril.core.headers import is_header_value
 from toril.core.lease import Lease
 from toril.core.limiter import Limiter
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
@@ -128,6 +129,8 @@ class UpstreamDestination:
                 return Fail(outcome.detail, f"Error: {outcome.detail}")
             case CutOff(code="EBLOBS"):
                 reason = f"the upstream's answer could not be kept: {outcome.detail}"
+            case CutOff(code="ERR_TRANSFER_CODING"):
+                reason = f"the upstream's answer cannot be given back: {outcome.detail}"
             case CutOff():
                 reason = f"the upstream's answer was cut off: {outcome.code}"
             case Replied():
@@ -150,7 +153,7 @@ class UpstreamDestination:
         size = len(answer.body) if answer.blob is None else answer.blob.size_bytes
         recorded = RecordedResponse(
             status=answer.status,
-            reason=answer.reason,
+            reason=answer.reason if is_header_value(answer.reason.encode("latin-1")) else "",
             headers=answer.headers,
             body=answer.body,
             blob=answer.blob,

@@ -7,7 +7,7 @@ from toril.core.blob import reference
 from toril.core.destinations.upstream import UpstreamDestination, UpstreamRules
 from toril.core.envelope import RecordedRequest, decode_response, encode_request
 from toril.core.lease import Lease
-from toril.core.outcome import ConnectFailed, CutOff, Outcome, TimedOut
+from toril.core.outcome import ConnectFailed, CutOff, Outcome, TimedOut, coding_refused
 from toril.core.stored_job import Keep, read_options
 from toril.core.upstream import Upstream
 from toril.core.verdict import Complete, Fail, Retry, Verdict
@@ -105,6 +105,22 @@ def test_any_answer_completes_and_is_kept_beside_a_summary(status: int) -> None:
     assert (recorded.status, recorded.reason, recorded.headers, recorded.body) == (
         status, "Why", [(b"A", b"1"), (b"a", b"2")], b"\xff",
     )  # fmt: skip
+
+
+def test_a_reason_phrase_that_cannot_be_sent_again_is_not_kept() -> None:
+    for reason, kept in (("R\xe9sum\xe9", "R\xe9sum\xe9"), ("a\x01b", ""), ("", "")):
+        verdict = judged(answered(200, reason=reason))
+        assert isinstance(verdict, Complete)
+        assert decode_response(verdict.fields[1]).reason == kept
+
+
+def test_an_answer_in_another_coding_fails_with_the_coding() -> None:
+    failed = judged(CutOff("ERR_TRANSFER_CODING", coding_refused(b"gzip, chunked"), 0.1))
+    assert isinstance(failed, Fail)
+    assert failed.reason == (
+        "the upstream's answer cannot be given back: The answer's body is in the transfer coding gzip, chunked, where "
+        "only chunked is read"
+    )
 
 
 def test_of_a_body_that_is_elsewhere_the_reference_is_kept() -> None:
