@@ -1,9 +1,9 @@
 """A job whose hash is gone is no job: nothing is left of its name, its data and its options.
 
 BullMQ's scripts would lease it all the same, and make a hash that holds nothing but when it was leased. The id gets
-into a list when something removes the hash alone, or puts a part of a key there for an id: then the key may be a list or
-a text, which stays. In toril's leasing scripts the id leaves the list in the same step, before it has a lock, counts for a
-limit or is announced.
+into a list when something removes the hash alone, or puts a part of a key there for an id: then the key may be a list
+or a text, which stays. In toril's leasing scripts the id leaves the list in the same step, before it has a lock, counts
+for a limit or is announced.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from typing import Any
 
 import structlog
 
-from toril.bull.connection import Links
 from toril.bull.keys import QueueKeys
+from toril.bull.links import Links
 from toril.bull.wire import pack
 from toril.core.errors import StoreError, StoreUnavailable
 
@@ -45,7 +45,7 @@ class QueueNames:
     def note(self, queue: str) -> None:
         """Remember a queue that may be new. Not waited for: what gets lost is found with the queues of others."""
         try:
-            self._links.of(self._key).send_many(pack("ZADD", self._key, 0, queue), 1, 0)
+            self._links.of(self._key).leave(pack("ZADD", self._key, 0, queue))
         except StoreUnavailable as exc:
             log.debug("queues.not_noted", queue=queue, error=exc.message)
 
