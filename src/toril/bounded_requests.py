@@ -26,6 +26,7 @@ from toril.connection_sweep import ConnectionSweep, Spare, Watched
 from toril.core.errors import HeadTooLarge, RequestTimeout, TooManyConnections, TorilError
 from toril.gateway.routing import Answer
 from toril.gathered_writes import GatheringProtocol
+from toril.peer_address import unmapped
 
 Refusal = Callable[[str, bytes, TorilError], Answer]
 """The answer to a request with this method and target that is refused before the application has it."""
@@ -79,6 +80,7 @@ class BoundedProtocol(GatheringProtocol, Watched):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Part of asyncio.Protocol."""
         super().connection_made(transport)
+        self.client, self.server = unmapped(self.client), unmapped(self.server)
         self._since = self._sweep.now
         if len(self.connections) > self._sweep.most and not self._sweep.make_room(self.connections, self):
             self.refuse(TooManyConnections())

@@ -15,10 +15,14 @@ which may be never; here that has a moment.
 
 from __future__ import annotations
 
+import asyncio
+
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
+
+from toril.peer_address import unmapped
 
 _LINGER_S = 5.0
 _FIN_TEXT = 0x81  # RFC 6455 5.2: the whole message in one frame, and it is text
@@ -39,6 +43,11 @@ class LingeringSocketProtocol(WebSocketsSansIOProtocol):
     """One WebSocket connection."""
 
     _until = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of asyncio.Protocol."""
+        super().connection_made(transport)
+        self.client, self.server = unmapped(self.client), unmapped(self.server)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report a connection that was lost without a close frame as 1006."""

@@ -102,6 +102,8 @@ class ProxiedProtocol(BoundedProtocol):
             self.aside = self._begin(tunnel=True).feed
             if rest:
                 self.aside(rest)
+        elif self.scope["method"] != "GET":  # a handshake is a GET (RFC 6455 4.1): this is a request like any other
+            self._begin_anew(rest)
         else:
             self.handle_websocket_upgrade()
             self._take_back_if_unread()

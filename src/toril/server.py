@@ -10,6 +10,7 @@ SIGHUP: the configuration is read again, as far as that goes without a restart.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -40,18 +41,34 @@ _CLOSE_S = 3.0
 _NOTICE_S = 1.0
 _PING_S = 20.0
 _BACKLOG = 2048
+_EVERY_IPV4 = "0.0.0.0"  # noqa: S104 - what `::` means where there is no IPv6
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
+    """A listening socket. `::` is every address of both families; where the machine has no IPv6, every IPv4 address.
 
     Raises:
         OSError: the address cannot be bound.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    listening = _bind_every(port) if host == "::" else _bind(host, port)
     listening.setblocking(False)
     return listening
+
+
+def _bind_every(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("::", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True)
+    except ValueError:  # no IPv6 in Python or in the kernel: it cannot do both
+        return _bind(_EVERY_IPV4, port)
+    except OSError as exc:
+        if exc.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+        return _bind(_EVERY_IPV4, port)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
 def why_not_bound(exc: OSError) -> str:

@@ -114,7 +114,9 @@ class TestLettingIn:
         assert (caught.value.response.status_code, caught.value.response.body) == (401, b"Unauthorized")
 
     @pytest.mark.parametrize("kind", ["", "/process/1", "/events"])
-    @pytest.mark.parametrize("value", ["Bearer", "Bearer ", "Bearer wrong", TOKEN, f"bearer {TOKEN}", f"Basic {TOKEN}"])
+    @pytest.mark.parametrize(
+        "value", ["Bearer", "Bearer ", "Bearer wrong", TOKEN, f"bearer  {TOKEN}", f"Basic {TOKEN}"]
+    )
     def test_a_wrong_header_is_401_before_the_handshake(
         self, toril: TorilProcess, queue: str, kind: str, value: str
     ) -> None:

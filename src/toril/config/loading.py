@@ -181,7 +181,7 @@ def _assemble(given: dict[str, Any]) -> Settings:
     proxied = "upstreams" in given
     listen = given.pop("listenAddress", ("127.0.0.1", 8080) if proxied else None)
     if listen is not None:
-        given = {"host": listen[0] or "0.0.0.0", "port": listen[1]} | given  # noqa: S104 - `:8080` says so
+        given = {"host": listen[0] or "::", "port": listen[1]} | given  # `:8080` is both families, as in Go
     redis = given.pop("redis.addr", None)
     if redis is not None:
         given = {"redis.host": redis[0] or "127.0.0.1", "redis.port": redis[1]} | given

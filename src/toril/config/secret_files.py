@@ -39,7 +39,7 @@ class SecretFiles:
         self.vanished: set[Path] = set()
 
     def read(self, file: Path) -> str:
-        """What the file holds, or held when it was last there, without the white space around it.
+        """What the file holds, or held when it was last there, without the white space around it and a byte order mark.
 
         Raises:
             ValueError: it cannot be read, or is no text. Says nothing of what is in it.
@@ -48,7 +48,7 @@ class SecretFiles:
         self.seen[file] = state_of(file)
         try:
             with file.open("rb") as opened:
-                text = opened.read(MAX_BYTES).decode().strip()
+                text = opened.read(MAX_BYTES).decode("utf-8-sig").strip()
         except OSError as exc:
             if file not in self._before:
                 raise ValueError(f"the file {file} cannot be read: {exc.strerror}") from exc

@@ -23,7 +23,7 @@ def read_yaml(file: Path) -> Any:
         ValueError: it cannot be read; the text says where and why, and repeats no value of the file.
     """
     try:
-        return yaml.load(file.read_text(), _Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(file.read_text("utf-8-sig"), _Loader)  # noqa: S506 - a SafeLoader
     except (OSError, UnicodeDecodeError) as exc:
         raise ValueError(f"{file} cannot be read: {exc}") from exc
     except _KeyFault as exc:

@@ -12,6 +12,7 @@
     │   ├── SchedulerNotFound       404  scheduler_not_found
     │   ├── WorkerNotFound          404  worker_not_found
     │   └── UnknownTarget           404  unknown_target
+    ├── MethodNotAllowed            405  method_not_allowed
     ├── PayloadTooLarge             413  payload_too_large
     │   └── EnvelopeTooLarge        413  envelope_too_large
     ├── RequestTimeout              408  request_timeout
@@ -145,6 +146,17 @@ class UnknownTarget(NotFound):
     """No target has this name"""
 
     code = "unknown_target"
+
+
+class MethodNotAllowed(TorilError):
+    """This path has no such method; `Allow` names those that it has"""
+
+    code = "method_not_allowed"
+    status = 405
+
+    def __init__(self, message: str | None = None, *, allowed: str = "") -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class PayloadTooLarge(TorilError):

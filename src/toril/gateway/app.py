@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from toril.core.errors import NotFound, ShuttingDown, TorilError, unwrapped
+from toril.core.errors import MethodNotAllowed, NotFound, ShuttingDown, TorilError, unwrapped
 from toril.core.metrics import ACCEPT_SECONDS, OPEN_SOCKETS, OPEN_STREAMS, REQUEST_SECONDS, UNMETERED
 from toril.core.ports.shared import Meter
 from toril.gateway.admission import Admission
@@ -27,6 +27,8 @@ from toril.gateway.sockets.socket import NOT_ALLOWED, TRY_AGAIN, Socket
 log = structlog.get_logger(__name__)
 
 _NOT_FOUND = problem(NotFound())
+_SERVER = [b"*"]
+"""The target of a request that asks about the server as a whole (RFC 9110 9.3.7)."""
 _REASON = 40
 """How many characters of a message are a close reason: UTF-8 may make three bytes of each, of 123 (RFC 6455 5.5)."""
 
@@ -77,20 +79,39 @@ class Gateway:
         if route is None:
             labels = (method_label(scope["method"]), NO_ROUTE, "4xx")
             self._meter.observe(REQUEST_SECONDS, labels, perf_counter() - began)
-            await _send(_NOT_FOUND, send)
+            await _send(self._unrouted(scope["method"], segments), send, scope["method"])
             return
         request = Request(scope, receive, segments)
         answer = await self._answer(request, route)
         took_s = perf_counter() - began
         if isinstance(answer, Stream):
             self._meter.observe(REQUEST_SECONDS, (route.method, route.template, "2xx"), took_s)
-            await self._stream(answer, request, route, receive, send)
+            if scope["method"] == "HEAD":
+                await answer.parts.aclose()
+                await send_stream_head(answer.content_type, send)
+            else:
+                await self._stream(answer, request, route, receive, send)
             return
         self._meter.observe(REQUEST_SECONDS, (route.method, route.template, CLASSES[answer.status]), took_s)
         if route.door and answer.status < 300:
             self._meter.observe(ACCEPT_SECONDS, (route.door,), took_s)
         self._audit.request(request, route, answer.status)
-        await _send(answer, send)
+        await _send(answer, send, scope["method"])
+
+    def _unrouted(self, method: str, segments: list[bytes]) -> Answer:
+        """The answer to a request that has no route.
+
+        At a path that BullMQ Proxy has, also where toril has more methods there, a wrong method is 404 as it is with
+        that; at paths of our own it is 405.
+        """
+        routes = self.table.routes if segments == _SERVER else self.table.at(segments)
+        methods = {route.method for route in routes}
+        allowed = ", ".join(sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())))
+        if routes and method == "OPTIONS":
+            return Answer(204, b"", b"", ((b"allow", allowed.encode()),))
+        if routes and all(route.own for route in routes):
+            return problem(MethodNotAllowed(allowed=allowed), own=True)
+        return _NOT_FOUND
 
     async def _stream(self, stream: Stream, request: Request, route: Route, receive: Receive, send: Send) -> None:
         revoked = asyncio.Event()
@@ -173,9 +194,9 @@ class Gateway:
             self._meter.count(OPEN_SOCKETS, (template,), -1.0)
 
 
-async def _send(answer: Answer, send: Send) -> None:
+async def _send(answer: Answer, send: Send, method: str) -> None:
     await send({"type": "http.response.start", "status": answer.status, "headers": _headers(answer)})
-    await send({"type": "http.response.body", "body": answer.body})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.body})
 
 
 async def send_stream(

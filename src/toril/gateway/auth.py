@@ -17,19 +17,21 @@ from toril.core.errors import Unauthorized
 from toril.core.ports.shared import Now
 
 _SCHEME = b"Bearer "
+_LOWER_SCHEME = b"bearer "
 SUBPROTOCOL = "toril"
 _TOKEN_SUBPROTOCOL = "toril.bearer."  # noqa: S105 - what stands before a token
 
 
 def bearer(authorization: bytes | None) -> bytes:
-    """The token of an `Authorization: Bearer <token>` header, exactly so written.
+    """The token of an `Authorization: Bearer <token>` header: the scheme in any case (RFC 9110 11.1), and one space.
 
     Raises:
         Unauthorized: there is none.
     """
-    if authorization is None or not authorization.startswith(_SCHEME) or len(authorization) == len(_SCHEME):
+    size = len(_SCHEME)
+    if authorization is None or len(authorization) == size or authorization[:size].lower() != _LOWER_SCHEME:
         raise Unauthorized
-    return authorization[len(_SCHEME) :]
+    return authorization[size:]
 
 
 def fingerprint(authorization: bytes | None) -> bytes:

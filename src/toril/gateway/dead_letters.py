@@ -101,7 +101,7 @@ class DeadLetterRoutes:
     async def replay(self, request: Request) -> Answer:
         """Replay some, or with `dry_run` say which those would be."""
         target = await self._target(request)
-        ask = _decoded(await request.body(_BODY_BYTES))
+        ask = _decoded(await request.json(_BODY_BYTES))
         found = await self._found(target, ask)
         replayed: list[str] = []
         if not ask.dry_run:

@@ -205,7 +205,7 @@ class DeliveryRoutes:
     async def _body(self, request: Request) -> bytes:
         try:
             # Base64 makes a third more of a body, and JSON's escapes may double a text.
-            return await request.body(2 * self._max_body_bytes() + 2**20)
+            return await request.json(2 * self._max_body_bytes() + 2**20)
         except PayloadTooLarge as exc:
             raise EnvelopeTooLarge(exc.message) from exc
 

@@ -62,7 +62,7 @@ class FlowRoutes:
     async def add(self, request: Request) -> Answer:
         """Add a tree of jobs, or a list of them, all or none."""
         refuse_key(request.scope["headers"], "jobs with an opts.jobId are added once")
-        jobs, many = read_flows(await request.body(self._max_body_bytes))
+        jobs, many = read_flows(await request.json(self._max_body_bytes))
         for queue in sorted({name for job in jobs for name in job.queues()}):
             request.demand(Right.JOBS_ADD, queue)
             self._names.check(queue)

@@ -69,33 +69,33 @@ class JobActionRoutes:
 
     async def retry(self, request: Request) -> Answer:
         """Move a finished job back to waiting."""
-        asked = read_action(await request.body(_MAX_BODY_BYTES), RetryJob)
+        asked = read_action(await request.json(_MAX_BODY_BYTES), RetryJob)
         await self._control.retry(*job_of(request, self._names), asked)
         return wire.NO_CONTENT
 
     async def promote(self, request: Request) -> Answer:
         """Let a delayed job wait no longer."""
-        read_action(await request.body(_MAX_BODY_BYTES), Nothing)
+        read_action(await request.json(_MAX_BODY_BYTES), Nothing)
         await self._control.promote(*job_of(request, self._names))
         return wire.NO_CONTENT
 
     async def data(self, request: Request) -> Answer:
         """Replace the job's data: the body, byte for byte."""
         queue, job_id = job_of(request, self._names)
-        data = await request.body(self._max_body_bytes)
+        data = await request.json(self._max_body_bytes)
         decode_json(data, msgspec.Raw)
         await self._control.update_data(queue, job_id, data)
         return wire.NO_CONTENT
 
     async def priority(self, request: Request) -> Answer:
         """Give the job another priority."""
-        asked = read_action(await request.body(_MAX_BODY_BYTES), ChangePriority)
+        asked = read_action(await request.json(_MAX_BODY_BYTES), ChangePriority)
         await self._control.change_priority(*job_of(request, self._names), asked.priority, lifo=asked.lifo)
         return wire.NO_CONTENT
 
     async def delay(self, request: Request) -> Answer:
         """Let a delayed job wait so long from now."""
-        asked = read_action(await request.body(_MAX_BODY_BYTES), ChangeDelay)
+        asked = read_action(await request.json(_MAX_BODY_BYTES), ChangeDelay)
         await self._control.change_delay(*job_of(request, self._names), asked.delay)
         return wire.NO_CONTENT
 

@@ -88,7 +88,7 @@ class JobRoutes:
     async def progress(self, request: Request) -> Answer:
         """Store the whole JSON body as the job's progress."""
         queue, job_id = await self._held(request)
-        body = await request.body(self._max_body_bytes)
+        body = await request.json(self._max_body_bytes)
         decode_json(body)
         if not await self._reporter.progress(queue, job_id, body.strip()):
             raise JobNotFound
@@ -97,7 +97,7 @@ class JobRoutes:
     async def log(self, request: Request) -> Answer:
         """Append a line to the job's log: a JSON string, or `{"log": "…"}`."""
         queue, job_id = await self._held(request)
-        line = decode_json(await request.body(self._max_body_bytes))
+        line = decode_json(await request.json(self._max_body_bytes))
         if isinstance(line, dict) and set(line) == {"log"}:
             line = line["log"]
         if not isinstance(line, str):

@@ -85,7 +85,7 @@ class LeaseRoutes:
         """Jobs with their lock tokens, as an endpoint is sent them; as soon as there is one."""
         queue = request.queue
         self._names.check(queue)
-        pull = self._pulls.begin(queue, read_ask(await request.body(_MAX_BODY_BYTES)))
+        pull = self._pulls.begin(queue, read_ask(await request.json(_MAX_BODY_BYTES)))
         with unwrapped():
             async with asyncio.TaskGroup() as tasks:
                 listening = tasks.create_task(_hang_up(request, pull.hang_up))
@@ -102,7 +102,7 @@ class LeaseRoutes:
         self._names.check(queue)
         if not is_job_id(job_id):
             raise JobNotFound
-        action = read_action(name, await request.body(self._max_body_bytes))
+        action = read_action(name, await request.json(self._max_body_bytes))
         await self._pulls.settle(queue, job_id, token, action)
         return wire.NO_CONTENT
 
@@ -110,7 +110,7 @@ class LeaseRoutes:
         """The same for several jobs; the results are in their order, and one bad item spoils nothing."""
         queue = request.queue
         self._names.check(queue)
-        items = read_batch(await request.body(self._max_body_bytes))
+        items = read_batch(await request.json(self._max_body_bytes))
         results: list[dict[str, object]] = []
         for first in range(0, len(items), _AT_ONCE):
             async with asyncio.TaskGroup() as tasks:

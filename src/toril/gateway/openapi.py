@@ -41,9 +41,9 @@ _PLACES = {
 }
 _GATEWAY = "An HTTP gateway over BullMQ queues."
 _TOKENS = """\
-**Tokens.** `Authorization: Bearer <token>`, exactly so written. What a route needs stands with it: an API token with a
-right on the queue that the path names, or the lock token that came with a job. The answer to a token that has not the
-right is the same whether or not the queue exists. The rights are {rights}.
+**Tokens.** `Authorization: Bearer <token>`, the scheme in any case. What a route needs stands with it: an API token
+with a right on the queue that the path names, or the lock token that came with a job. The answer to a token that has
+not the right is the same whether or not the queue exists. The rights are {rights}.
 
 Without the right `payloads:read` a token sees `(hidden)` in place of callers' secrets: the headers `authorization`,
 `proxy-authorization`, `cookie` and `set-cookie` of proxied requests, envelopes and answers, wherever they are shown.

@@ -45,8 +45,8 @@ class OpsRoutes:
         """The routes of this module."""
         return [
             Route("GET", "/", Access.OPEN, self.banner, about=_BANNER),
-            Route("GET", "/health", Access.OPEN, self.health, about=_HEALTH),
-            Route("GET", "/ready", Access.OPEN, self.ready, about=_READY),
+            Route("GET", "/health", Access.OPEN, self.health, own=True, about=_HEALTH),
+            Route("GET", "/ready", Access.OPEN, self.ready, own=True, about=_READY),
         ]
 
     async def banner(self, request: Request) -> Answer:

@@ -16,6 +16,7 @@ from toril.core.errors import (
     ConnectionLost,
     LedgerElsewhere,
     LedgerUnavailable,
+    MethodNotAllowed,
     RateLimited,
     ShuttingDown,
     StoreTimeout,
@@ -30,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 PLAIN = b"text/plain;charset=utf-8"
 PROBLEM = b"application/problem+json"
+_CHALLENGE = ((b"www-authenticate", b"Bearer"),)  # RFC 9110 11.6.1: every 401 has one
 _AWAY = b"Redis is not available, try again"
 _REFUSES = b"Redis cannot serve now (it is full, read-only or busy), try again"
 _BODIES = b"The store of large bodies is not available, try again"
@@ -55,6 +57,10 @@ def _answer(error: TorilError) -> Answer:
             return Answer(error.status, PLAIN, _away(error), (retry_after,))
         close = ((b"connection", b"close"),) if isinstance(error, ShuttingDown) else ()
         return Answer(error.status, PLAIN, error.message.encode(), (retry_after, *close))
+    if isinstance(error, MethodNotAllowed):
+        return Answer(405, PLAIN, error.message.encode(), ((b"allow", error.allowed.encode()),))
+    if error.status == 401:
+        return Answer(401, PLAIN, error.message.encode(errors="replace"), _CHALLENGE)
     if error.status >= 500 and not isinstance(error, UnknownTransferCoding):  # that is the caller's doing
         log.error("request.failed", error=error.message, code=error.code)
         return Answer(error.status, PLAIN, b"Internal error: " + error.code.encode())

@@ -296,7 +296,7 @@ class QueueActionRoutes:
 
 
 async def _read(request: Request, kind: type[Asked]) -> Asked:
-    return read_action(await request.body(_MAX_BODY_BYTES), kind)
+    return read_action(await request.json(_MAX_BODY_BYTES), kind)
 
 
 def _json(value: object) -> Answer:

@@ -87,7 +87,7 @@ class QueueRoutes:
         """Add the jobs in the body, several of them all or none."""
         queue = self._queue(request)
         refuse_key(request.scope["headers"], "a job with an opts.jobId is added once")
-        jobs = decode_jobs(await request.body(self._max_body_bytes))
+        jobs = decode_jobs(await request.json(self._max_body_bytes))
         now_ms = int(self._now() * 1000)
         ids = await self._producer.add(queue, jobs, now_ms)
         qualified, hide = wire.qualified(self._prefix, queue), request.hides(queue)

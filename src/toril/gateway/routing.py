@@ -8,6 +8,7 @@ after matching. Starlette's router matches the decoded path, and costs 4 µs a r
 from __future__ import annotations
 
 import enum
+from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
 from urllib.parse import parse_qsl
@@ -146,6 +147,14 @@ class Request:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
+    async def json(self, limit_bytes: int) -> bytes:
+        """The whole body, which is to be JSON; what marks its byte order is no part of that (RFC 8259 8.1).
+
+        Raises:
+            PayloadTooLarge: it is larger than the limit; reading stopped there.
+        """
+        return (await self.body(limit_bytes)).removeprefix(BOM_UTF8)
+
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body.
 
@@ -257,7 +266,7 @@ AnyRoute = TypeVar("AnyRoute", Route, SocketRoute)
 
 
 class RouteTable(Generic[AnyRoute]):
-    """All routes. A path that matches none, also by its method, is not there."""
+    """All routes, by method and path."""
 
     def __init__(self, routes: Iterable[AnyRoute]) -> None:
         self.routes: list[AnyRoute] = list(routes)
@@ -265,12 +274,15 @@ class RouteTable(Generic[AnyRoute]):
         for route in self.routes:
             parts = tuple(None if part.startswith("{") else part.encode() for part in route.template.split("/"))
             self._by_shape.setdefault((route.method, len(parts)), []).append((parts, route))
+        self._methods = list(dict.fromkeys(route.method for route in self.routes))
         # Where a path says what it says literally, that route comes before one with a placeholder there.
         for shapes in self._by_shape.values():
             shapes.sort(key=lambda shape: [part is None for part in shape[0]])
 
     def match(self, method: str, segments: list[bytes]) -> AnyRoute | None:
-        """The route of a method and the raw path split at `/`."""
+        """The route of a method and the raw path split at `/`. What answers GET answers HEAD (RFC 9110 9.3.2)."""
+        if method == "HEAD":
+            method = "GET"
         for parts, route in self._by_shape.get((method, len(segments)), ()):
             for part, segment in zip(parts, segments, strict=True):
                 if part != segment and (part is not None or not segment):
@@ -278,3 +290,8 @@ class RouteTable(Generic[AnyRoute]):
             else:
                 return route
         return None
+
+    def at(self, segments: list[bytes]) -> list[AnyRoute]:
+        """The routes of all methods at the raw path split at `/`."""
+        found = (self.match(method, segments) for method in self._methods)
+        return [route for route in found if route is not None]

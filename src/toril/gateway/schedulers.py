@@ -53,7 +53,7 @@ class SchedulerRoutes:
     async def put(self, request: Request) -> Answer:
         """Set a scheduler, in place of the one that was."""
         queue, scheduler_id = self._scheduler(request)
-        spec = read_scheduler(await request.body(self._max_body_bytes))
+        spec = read_scheduler(await request.json(self._max_body_bytes))
         await self._schedulers.put(queue, scheduler_id, spec)
         return await self.get(request)
 

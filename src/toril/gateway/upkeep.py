@@ -88,13 +88,13 @@ class UpkeepRoutes:
 
     async def trim_events(self, request: Request) -> Answer:
         """Keep only the newest events of the queue."""
-        asked = read_action(await request.body(_MAX_BODY_BYTES), TrimEvents)
+        asked = read_action(await request.json(_MAX_BODY_BYTES), TrimEvents)
         removed = await self._upkeep.trim_events(await self._known(request), asked.maxLength)
         return wire.json_answer(_encode({"removed": removed}))
 
     async def remove_orphans(self, request: Request) -> Answer:
         """Remove jobs that are in no state, so that no worker finds them; or let them wait again."""
-        asked = read_action(await request.body(_MAX_BODY_BYTES), RemoveOrphans)
+        asked = read_action(await request.json(_MAX_BODY_BYTES), RemoveOrphans)
         queue = await self._known(request)
         if asked.restore:
             restored = await self._upkeep.restore_orphans(queue, asked.limit)
@@ -134,7 +134,7 @@ class UpkeepRoutes:
 
     async def detach(self, request: Request) -> Answer:
         """Let the job's parent wait for it no longer."""
-        read_action(await request.body(_MAX_BODY_BYTES), Nothing)
+        read_action(await request.json(_MAX_BODY_BYTES), Nothing)
         return wire.json_answer(_encode({"detached": await self._upkeep.detach(*job_of(request, self._names))}))
 
 

@@ -69,7 +69,7 @@ class WorkerRoutes:
 
     async def register(self, request: Request) -> Answer:
         """Register an endpoint as the worker of a queue, in place of the one that was."""
-        document = await request.body(self._max_body_bytes)
+        document = await request.json(self._max_body_bytes)
         worker = read_worker(document, self._names)
         request.demand(Right.WORKERS_MANAGE, worker.queue)
         check_origin(worker.endpoint, self._egress)
@@ -126,7 +126,7 @@ class WorkerRoutes:
         return await self._pause(request, paused=False)
 
     async def _pause(self, request: Request, *, paused: bool) -> Answer:
-        read_action(await request.body(self._max_body_bytes), Nothing)
+        read_action(await request.json(self._max_body_bytes), Nothing)
         if not await self._registry.pause(request.segment(1), paused=paused):
             raise WorkerNotFound
         await self._changes.catch_up(request.segment(1))

@@ -123,7 +123,7 @@ def test_a_threshold_of_zero_means_that_no_body_is_too_large_for_the_queue(tmp_p
 def test_a_proxy_listens_on_this_machine_only_until_told_otherwise(tmp_path: Path) -> None:
     document = {"upstreams": [API]}
     assert (read(tmp_path, document).host, read(tmp_path, document).port) == ("127.0.0.1", 8080)
-    assert read(tmp_path, document | {"listenAddress": ":81"}).host == "0.0.0.0"
+    assert read(tmp_path, document | {"listenAddress": ":81"}).host == "::"
     assert read(tmp_path, document | {"listenAddress": "[::1]:81"}).host == "::1"
     assert read(tmp_path, document | {"listenAddress": ":81"}, {"PORT": "82"}).port == 82
 

@@ -15,6 +15,13 @@ def test_a_token_is_all_behind_bearer_and_one_space(token: bytes) -> None:
     assert bearer(b"Bearer " + token) == token
 
 
+@pytest.mark.parametrize("scheme", [b"bearer", b"BEARER", b"bEaReR"])
+def test_the_scheme_is_read_in_any_case(scheme: bytes) -> None:
+    assert bearer(scheme + b" aB") == b"aB"
+    Tokens(("aB",)).check(scheme + b" aB")
+    check_lock(scheme + b" aB", b"aB")
+
+
 @pytest.mark.parametrize(
     "authorization",
     [
@@ -22,8 +29,9 @@ def test_a_token_is_all_behind_bearer_and_one_space(token: bytes) -> None:
         b"",
         b"Bearer",
         b"Bearer ",
-        b"bearer a",
-        b"BEARER a",
+        b"bearer",
+        b"BEARER ",
+        b"bearera",
         b"Basic a",
         b"a",
         b" Bearer a",

@@ -43,6 +43,7 @@ def found(method: str, path: bytes) -> str | None:
         ("GET", b"/queues/a%2Fb/jobs", "/queues/{queue}/jobs"),
         ("GET", b"/queues/%/jobs", "/queues/{queue}/jobs"),
         ("DELETE", b"/workers/queues", "/workers/{queue}"),
+        ("HEAD", b"/health", "/health"),
     ],
 )
 def test_a_route_is_found_by_its_raw_path(method: str, path: bytes, template: str) -> None:
@@ -58,7 +59,6 @@ def test_a_route_is_found_by_its_raw_path(method: str, path: bytes, template: st
         ("GET", b"/Health"),
         ("GET", b"/heal%74h"),
         ("POST", b"/health"),
-        ("HEAD", b"/health"),
         ("get", b"/health"),
         ("GET", b"/queues//jobs"),
         ("GET", b"/queues/orders/jobs/"),

@@ -7,6 +7,7 @@ Sending to a socket that is gone does nothing: whoever reads from it learns of t
 from __future__ import annotations
 
 import contextlib
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,7 @@ class Socket:
         self._send = send
 
     async def receive(self) -> bytes | None:
-        """The next message, text or binary alike; None when the socket is closed."""
+        """The next message, text or binary alike, without a byte order mark; None when the socket is closed."""
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
             code = message["code"]
@@ -52,9 +53,9 @@ class Socket:
             return None
         text: str | None = message.get("text")
         if text is not None:
-            return text.encode(errors="surrogatepass")
+            return text.encode(errors="surrogatepass").removeprefix(BOM_UTF8)
         data: bytes = message.get("bytes") or b""
-        return data
+        return data.removeprefix(BOM_UTF8)
 
     async def send(self, text: bytes) -> None:
         """Send one JSON text."""
