@@ -50,7 +50,10 @@ def toril(folder: Path, valkey: ValkeyProcess, endpoint: Endpoint) -> Iterator[T
     auth = {"scheme": "header", "header": "X-Key", "secret_file": str(folder / "key")}
     file = configuration(
         folder / "toril.yaml",
-        {"seen-billing": {"url": endpoint.url, "auth": auth}},
+        {
+            "seen-billing": {"url": endpoint.url, "auth": auth},
+            "seen-plain": {"url": endpoint.url, "auth": {"scheme": "passthrough"}},
+        },
         ledger={"url": f"sqlite:///{folder / 'ledger.sqlite3'}"},
         tokens=[
             token("blind", EVERYTHING_ELSE),
@@ -80,7 +83,7 @@ def finished(toril: TorilProcess, queue: str, job_id: str) -> None:
 @pytest.fixture(scope="module")
 def delivery(toril: TorilProcess) -> str:
     door = Door(toril.gateway)
-    job_id = door.enqueue("seen-billing", headers={"authorization": f"Bearer {SECRET}", "cookie": SECRET}, body=1)
+    job_id = door.enqueue("seen-billing", headers={"cookie": SECRET}, body=1)
     assert door.job(job_id, wait=30)["status"] == "delivered"
     return job_id
 
@@ -154,6 +157,13 @@ def test_what_is_hidden_says_so_and_all_else_is_there(toril: TorilProcess, queue
     headers = ask(toril.url, "blind-secret", "GET", f"/jobs/{delivery}").json()["response"]["headers"]
     assert (headers["Set-Cookie"], headers["X-Key"], headers["X-A"]) == (HIDDEN, HIDDEN, "1")
     assert ask(toril.url, "blind-secret", "GET", f"/jobs/{delivery}/response").text == "done"
+
+
+def test_an_authorization_that_passes_through_reaches_the_target(toril: TorilProcess, endpoint: Endpoint) -> None:
+    given = "Bearer pass3d-on"
+    job_id = Door(toril.gateway).enqueue("seen-plain", headers={"authorization": given}, body=1)
+    assert given not in ask(toril.url, "blind-secret", "GET", f"/jobs/{job_id}?wait=30").text
+    assert given in [call.header("authorization") for call in endpoint.calls]
 
 
 @pytest.mark.parametrize("name", ["sighted", "all", "reader"])

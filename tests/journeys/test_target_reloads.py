@@ -222,6 +222,7 @@ def test_a_secret_that_vanishes_is_still_sent_and_a_missing_new_one_is_a_fault(p
 WAITS: dict[str, tuple[Callable[[Place], dict[str, Any]], str]] = {
     "timeout": (lambda place: place.billing(timeout={"total": "1s"}), "targets.billing.timeout"),
     "breaker": (lambda place: place.billing(breaker={"failures": 1}), "targets.billing.breaker"),
+    "breaker off": (lambda place: place.billing(breaker="off"), "targets.billing.breaker"),
     "concurrency": (lambda place: place.billing(concurrency=1), "targets.billing.concurrency"),
     "url": (lambda place: place.billing(url=f"http://127.0.0.1:{free_port()}/"), "targets.billing.url"),
     "auth scheme": (lambda place: place.billing(auth={"scheme": "none"}), "targets.billing.auth"),

@@ -57,7 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, valkey: ValkeyProcess) -> It
     folder = tmp_path_factory.mktemp("targets")
     (folder / "bearer").write_text(SECRET)
     (folder / "signing").write_text("whsec_" + base64.b64encode(KEY).decode())
-    names = ("billing", "signed", "flaky", "once", "hanging", "single", "broken", "limited")
+    names = ("billing", "signed", "flaky", "once", "hanging", "single", "broken", "limited", "stubborn")
     endpoints = {name: Endpoint().__enter__() for name in names}
     targets: dict[str, Any] = {
         "billing": {"url": endpoints["billing"].at("/api"), "retry": QUICK, "breaker": NEVER_OPEN},
@@ -80,6 +80,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, valkey: ValkeyProcess) -> It
             "retry": QUICK | {"max_attempts": 1000},
             "breaker": {"failures": 2, "window": "10m", "open_for": "1h"},
         },
+        "stubborn": {"url": endpoints["stubborn"].at("/"), "retry": QUICK | {"max_attempts": 12}, "breaker": "off"},
         "limited": {"url": endpoints["limited"].at("/"), "rate_limit": {"max": 2, "per": "500ms"}},
     }
     file = configuration(
@@ -284,6 +285,31 @@ def test_an_open_breaker_sends_nothing_and_spends_no_attempt(place: Place) -> No
     assert {place.door.job(job_id)["attempts_made"] for job_id in late} == {0}
 
 
+def test_a_target_whose_breaker_is_off_is_tried_whatever_it_answers(place: Place) -> None:
+    answers = iter([*[respond(503)] * 10, respond(200)])
+    place.endpoints["stubborn"].behaviour = lambda _: next(answers)
+    found = place.ended(place.door.enqueue("stubborn"))
+    # Ten failures in a row would have opened it twice over.
+    assert (found["status"], found["attempts_made"]) == ("delivered", 11)
+    shown = place.target("stubborn")
+    assert shown["breaker"] == {"state": "off", "opened_at": None, "failures": 0}
+    assert shown["config"]["breaker"] == "off"
+
+
+# What says who we are
+
+
+@pytest.mark.parametrize("target", ["billing", "signed"])
+@pytest.mark.parametrize("name", ["authorization", "Authorization"])
+def test_an_envelope_brings_no_authorization_to_a_target_that_does_not_pass_it_on(
+    place: Place, target: str, name: str
+) -> None:
+    envelope = {"target": target, "headers": {name: "Bearer mine"}}
+    answer = place.toril.client.post("/enqueue", json=envelope)
+    assert (answer.status_code, answer.json()["field"]) == (400, "headers")
+    assert name in answer.json()["detail"]
+
+
 # `/targets`
 
 
@@ -291,7 +317,7 @@ def test_targets_are_shown_with_their_configuration_and_without_secrets(place: P
     answer = place.toril.client.get("/targets")
     assert answer.status_code == 200
     names = [target["name"] for target in answer.json()["targets"]]
-    expected = ["billing", "broken", "flaky", "hanging", "limited", "once", "refusing", "signed", "single"]
+    expected = ["billing", "broken", "flaky", "hanging", "limited", "once", "refusing", "signed", "single", "stubborn"]
     assert sorted(names) == expected
     assert answer.json()["pending_rollout"] == []
     assert SECRET not in answer.text

@@ -117,7 +117,10 @@ def _retry(target: Section) -> RetryPolicy:
     return policy
 
 
-def _breaker(target: Section) -> BreakerPolicy:
+def _breaker(target: Section) -> BreakerPolicy | None:
+    # YAML makes `false` of a plain `off`.
+    if target.read("breaker", lambda value: value is False or value == "off", default=False):
+        return None
     section = target.section("breaker", ("failures", "window", "open_for", "half_open_probes"))
     default = BreakerPolicy()
     if section is None:

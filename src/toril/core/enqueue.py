@@ -21,7 +21,7 @@ from toril.core.errors import EnvelopeTooLarge, InvalidEnvelope
 from toril.core.headers import is_header_name, is_header_value
 from toril.core.packed import UNREADABLE
 from toril.core.paths import has_dot_segments
-from toril.core.target import NOT_ALLOWED
+from toril.core.target import NOT_ALLOWED, TargetAuth
 
 MAX_PRIORITY = 2**21
 MAX_BATCH = 1000
@@ -174,10 +174,19 @@ def check_times(submission: Submission, now_s: float) -> None:
             raise InvalidEnvelope(f"{field} must be within ten years", field=field)
 
 
-def check_own_header(submission: Submission, own: str | None) -> None:
-    """Refuse the header that the target's own auth sets."""
-    if own is not None and any(name.lower() == own.lower() for name, _ in submission.headers):
-        raise InvalidEnvelope(f"The header {own} is set by the target's own auth", field="headers")
+def check_reserved(submission: Submission, auth: TargetAuth) -> None:
+    """Refuse the headers that say who we are, where the target's auth says that itself, or says nothing."""
+    reserved = auth.reserved
+    for name, _ in submission.headers:
+        if name.lower() not in reserved:
+            continue
+        if auth.own_header is not None and name.lower() == auth.own_header.lower():
+            raise InvalidEnvelope(f"The header {name} is set by the target's own auth", field="headers")
+        raise InvalidEnvelope(
+            f"The header {name} is sent on by targets with auth: {{scheme: passthrough}} only; this one's scheme is "
+            f"{auth.scheme}",
+            field="headers",
+        )
 
 
 def unsendable(delivery: Delivery, envelope: Envelope) -> str | None:

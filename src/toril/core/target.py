@@ -68,7 +68,7 @@ class BreakerPolicy(Struct, frozen=True, kw_only=True):
 class TargetAuth(Struct, frozen=True, kw_only=True):
     """Who we say we are. `secret` was read from `secret_file`: a token, `user:password`, or the header's value.
 
-    `passthrough` sends the authorization that the envelope brings.
+    `passthrough` sends the authorization that the envelope brings; no other scheme does.
     """
 
     scheme: AuthScheme = "none"
@@ -86,6 +86,13 @@ class TargetAuth(Struct, frozen=True, kw_only=True):
                 return self.header
             case _:
                 return None
+
+    @property
+    def reserved(self) -> frozenset[str]:
+        """The headers, in lower case, that no envelope may bring."""
+        if self.scheme == "passthrough":
+            return frozenset()
+        return frozenset({"authorization", (self.own_header or "authorization").lower()})
 
     def __repr__(self) -> str:
         return f"TargetAuth(scheme={self.scheme!r}, header={self.header!r}, secret_file={self.secret_file!r})"
@@ -107,7 +114,10 @@ class Retention(Struct, frozen=True, kw_only=True):
 
 
 class TargetSpec(Struct, frozen=True, kw_only=True):
-    """A named receiver of deliveries. Its name is the boundary of idempotency, its queue is its own."""
+    """A named receiver of deliveries. Its name is the boundary of idempotency, its queue is its own.
+
+    A `breaker` of None is off: whatever comes of attempts, the next one is made.
+    """
 
     name: str
     url: str
@@ -115,7 +125,7 @@ class TargetSpec(Struct, frozen=True, kw_only=True):
     concurrency: int = 20
     rate_limit: RateLimit | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    breaker: BreakerPolicy | None = field(default_factory=BreakerPolicy)
     auth: TargetAuth = field(default_factory=TargetAuth)
     signing: Signing | None = None
     retention: Retention = field(default_factory=Retention)

@@ -15,6 +15,7 @@ from toril.core.outcome import Outcome
 from toril.core.ports.calls import Breakers
 from toril.core.ports.queues import QueueHolds
 from toril.core.ports.shared import Now
+from toril.core.target import BreakerPolicy
 from toril.engine.settler import Settler
 
 log = structlog.get_logger(__name__)
@@ -24,7 +25,7 @@ class BreakerGate:
     """One target's breaker, as one process sees it.
 
     Args:
-        target: whose it is; its policy is read anew each time.
+        target: whose it is; its policy is read anew each time. One whose breaker is off always passes.
         breakers: the fleet's breakers.
         holds: holds the target's queue.
         settler: its patience while Redis is away.
@@ -45,10 +46,11 @@ class BreakerGate:
     async def admit(self, probe: str) -> Admission:
         """Whether an attempt may be made now; as a probe it is known by this id. Raises `StoreError`."""
         spec = self._target.spec
+        policy = spec.breaker
+        if policy is None:
+            return Go()
         probe_for_s = spec.timeout.total_s + self._grace_s
-        admission = await self._settler.patiently(
-            lambda: self._breakers.admit(spec.name, spec.breaker, probe, probe_for_s)
-        )
+        admission = await self._settler.patiently(lambda: self._breakers.admit(spec.name, policy, probe, probe_for_s))
         match admission:
             case Wait(for_s=for_s):
                 await self._hold(for_s)
@@ -60,13 +62,16 @@ class BreakerGate:
     async def tell(self, probe: str, outcome: Outcome, *, as_probe: bool) -> None:
         """What came of an attempt. Good ones cost nothing while the breaker is closed."""
         spec = self._target.spec
+        policy = spec.breaker
+        if policy is None:
+            return
         try:
             if speaks_against(outcome):
-                breaker = await self._breakers.failed(spec.name, spec.breaker, probe if as_probe else None)
+                breaker = await self._breakers.failed(spec.name, policy, probe if as_probe else None)
                 if breaker.state is BreakerState.OPEN:
-                    await self._opened(breaker)
+                    await self._opened(breaker, policy)
             elif as_probe:
-                breaker = await self._breakers.passed(spec.name, spec.breaker, probe)
+                breaker = await self._breakers.passed(spec.name, policy, probe)
                 if breaker.state is BreakerState.CLOSED:
                     log.info("breaker.closed", target=spec.name)
                     await self._holds.let_go(self._target.queue)
@@ -77,17 +82,19 @@ class BreakerGate:
     async def leave(self, probe: str) -> None:
         """A probe was broken off: somebody else may find out."""
         spec = self._target.spec
+        if spec.breaker is None:
+            return
         try:
             await self._breakers.left(spec.name, spec.breaker, probe)
         except StoreError as exc:
             log.debug("breaker.not_told", target=spec.name, error=exc.message)
 
-    async def _opened(self, breaker: Breaker) -> None:
+    async def _opened(self, breaker: Breaker, policy: BreakerPolicy) -> None:
         spec = self._target.spec
         since_s = max(0.0, self._now() - (breaker.opened_at_s or 0.0))
         if since_s < 1.0:
-            log.warning("breaker.open", target=spec.name, failures=len(breaker.failures), for_s=spec.breaker.open_for_s)
-        await self._hold(spec.breaker.open_for_s - since_s)
+            log.warning("breaker.open", target=spec.name, failures=len(breaker.failures), for_s=policy.open_for_s)
+        await self._hold(policy.open_for_s - since_s)
 
     async def _hold(self, for_s: float) -> None:
         if for_s > 0:

@@ -20,7 +20,7 @@ from toril.core.ports.ledger import Depth
 from toril.core.ports.queues import QueueControl
 from toril.core.ports.shared import Now
 from toril.core.rollout import Reloads
-from toril.core.target import TargetSpec
+from toril.core.target import BreakerPolicy, TargetSpec
 from toril.gateway import wire
 from toril.gateway.description import DONE, About, Reply
 from toril.gateway.routing import Access, Answer, Handler, Request, Route
@@ -35,11 +35,14 @@ class Depths(Protocol):
 
 
 class BreakerShape(Struct):
-    """A target's circuit breaker; `failures` are those that count now."""
+    """A target's circuit breaker: `closed`, `open`, `half_open`, or `off`; `failures` are those that count now."""
 
     state: str
     opened_at: str | None
     failures: int
+
+
+_NO_BREAKER = BreakerShape("off", None, 0)
 
 
 class DepthShape(Struct):
@@ -144,12 +147,14 @@ class TargetRoutes:
     async def _shape(self, spec: TargetSpec) -> TargetShape:
         sights, queue = self._sights, queue_of(spec.name)
         depth = await sights.depths.depth(spec.name)
-        breaker, failures = await sights.breakers.read(spec.name, spec.breaker)
+        breaker = _NO_BREAKER
+        if spec.breaker is not None:
+            breaker = _breaker(*await sights.breakers.read(spec.name, spec.breaker))
         counts = await sights.reader.counts(queue, ["active"])
         return TargetShape(
             name=spec.name,
             config=shown(spec),
-            breaker=_breaker(breaker, failures),
+            breaker=breaker,
             depth=DepthShape(depth.queued, depth.dispatching, depth.retrying),
             oldest_age_s=None if depth.oldest_s is None else round(max(0.0, sights.now() - depth.oldest_s), 3),
             in_flight=counts["active"],
@@ -175,12 +180,7 @@ def shown(spec: TargetSpec) -> dict[str, Any]:
             "retry_on": statuses(spec.retry.retry_on),
             "fail_on": statuses(spec.retry.fail_on),
         },
-        "breaker": {
-            "failures": spec.breaker.failures,
-            "window": duration_text(spec.breaker.window_s),
-            "open_for": duration_text(spec.breaker.open_for_s),
-            "half_open_probes": spec.breaker.half_open_probes,
-        },
+        "breaker": "off" if spec.breaker is None else _policy(spec.breaker),
         "auth": {"scheme": spec.auth.scheme},
         "retention": {
             "delivered": duration_text(spec.retention.delivered_s),
@@ -197,6 +197,15 @@ def shown(spec: TargetSpec) -> dict[str, Any]:
     if spec.signing is not None:
         config["signing"] = {"secret_file": spec.signing.secret_file, "secrets": len(spec.signing.secrets)}
     return config
+
+
+def _policy(policy: BreakerPolicy) -> dict[str, Any]:
+    return {
+        "failures": policy.failures,
+        "window": duration_text(policy.window_s),
+        "open_for": duration_text(policy.open_for_s),
+        "half_open_probes": policy.half_open_probes,
+    }
 
 
 def statuses(found: frozenset[int]) -> list[int | str]:

@@ -33,7 +33,7 @@ from toril.core.delivery import (
     queue_of,
 )
 from toril.core.delivery_job import job_of
-from toril.core.enqueue import Submission, check_own_header, check_times
+from toril.core.enqueue import Submission, check_reserved, check_times
 from toril.core.errors import (
     IdempotencyMismatch,
     JobNotFound,
@@ -264,7 +264,7 @@ class Deliveries:
         target = self._targets(submission.target)
         if target is None:
             raise UnknownTarget
-        check_own_header(submission, target.auth.own_header)
+        check_reserved(submission, target.auth)
         at_s = self._now()
         check_times(submission, at_s)
         job_id = new_job_id(at_s, self._entropy(10))

@@ -71,6 +71,7 @@ APPLIES = {
 WAITS = {
     "timeout": (billing(timeout=Timeouts(total_s=1.0)), "targets.billing.timeout"),
     "breaker": (billing(breaker=BreakerPolicy(failures=1)), "targets.billing.breaker"),
+    "breaker: off": (billing(breaker=None), "targets.billing.breaker"),
     "concurrency": (billing(concurrency=1), "targets.billing.concurrency"),
     "url": (billing(url="https://other.internal"), "targets.billing.url"),
     "auth scheme": (billing(auth=TargetAuth(scheme="basic", secret="a:b")), "targets.billing.auth"),

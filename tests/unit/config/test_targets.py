@@ -166,6 +166,18 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
     assert len(faults_of({name: {"url": URL}})) == 1
 
 
+@pytest.mark.parametrize("off", ["off", False])
+def test_a_breaker_can_be_off(off: Any) -> None:
+    assert read(breaker=off).breaker is None
+    assert read().breaker == BreakerPolicy()
+
+
+@pytest.mark.parametrize("wrong", ["on", True, 0, [], None])
+def test_a_breaker_that_is_neither_off_nor_a_mapping_is_refused(wrong: Any) -> None:
+    (fault,) = faults_of({"billing": {"url": URL, "breaker": wrong}})
+    assert fault.startswith("billing.breaker: it must be a mapping")
+
+
 @pytest.mark.parametrize(
     ("auth", "header"),
     [

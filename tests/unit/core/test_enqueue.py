@@ -12,13 +12,14 @@ from toril.core import moments
 from toril.core.enqueue import (
     NOT_ALLOWED,
     Submission,
-    check_own_header,
+    check_reserved,
     check_times,
     moment_s,
     read_batch,
     read_envelope,
 )
 from toril.core.errors import EnvelopeTooLarge, InvalidEnvelope
+from toril.core.target import AuthScheme, TargetAuth
 
 NOW_S = 1_700_000_000.0
 
@@ -204,12 +205,23 @@ def test_what_is_no_batch_or_too_large_a_one_is_refused_whole(text: bytes) -> No
 
 
 def test_the_header_that_the_target_sets_itself_is_refused() -> None:
-    submission = read({"target": "b", "headers": {"X-Api-Key": "k"}})
-    check_own_header(submission, None)
-    check_own_header(submission, "authorization")
-    with pytest.raises(InvalidEnvelope) as caught:
-        check_own_header(submission, "x-api-key")
+    submission = read({"target": "b", "headers": {"X-Api-Key": "k", "cookie": "c"}})
+    check_reserved(submission, TargetAuth())
+    check_reserved(submission, TargetAuth(scheme="bearer"))
+    with pytest.raises(InvalidEnvelope, match="X-Api-Key is set by the target's own auth") as caught:
+        check_reserved(submission, TargetAuth(scheme="header", header="x-API-key"))
     assert caught.value.field == "headers"
+
+
+@pytest.mark.parametrize("name", ["authorization", "Authorization", "AUTHORIZATION"])
+def test_an_authorization_is_refused_by_every_scheme_but_passthrough(name: str) -> None:
+    submission = read({"target": "b", "headers": {name: "Bearer k"}})
+    check_reserved(submission, TargetAuth(scheme="passthrough"))
+    others: tuple[AuthScheme, ...] = ("none", "bearer", "basic", "header")
+    for scheme in others:
+        with pytest.raises(InvalidEnvelope, match=name) as caught:
+            check_reserved(submission, TargetAuth(scheme=scheme, header="X-Key" if scheme == "header" else None))
+        assert caught.value.field == "headers"
 
 
 def test_times_may_be_written_as_rfc_3339_has_it() -> None:

@@ -458,6 +458,16 @@ async def test_enough_failures_open_the_breaker_and_hold_the_queue(room: Room) -
     assert room.holds.held == {QUEUE: 15_000}
 
 
+async def test_a_target_without_a_breaker_is_always_tried_and_never_held(clock: FakeClock) -> None:
+    room = Room(clock, replace(SPEC, breaker=None))
+    await fail(room, "1", "2", "3", "4")
+    room.endpoints.open(answered(200))
+    await room.accept("5")
+    await room.work()
+    assert room.statuses("5")[-1] == "delivered"
+    assert (room.breakers.asked, room.breakers.breakers, room.holds.held) == (0, {}, {})
+
+
 async def test_while_it_is_open_a_job_is_given_back_and_spends_no_attempt(room: Room) -> None:
     await fail(room, "1", "2")
     room.clock.jump(5)

@@ -20,6 +20,7 @@ from toril.testing import FakeBreakers, FakeClock, FakeLedger
 SECRET = "hunter2-the-secret"
 BILLING = TargetSpec(name="billing", url="http://billing.internal", breaker=BreakerPolicy(failures=1))
 EMAIL = TargetSpec(name="email", url="http://email.internal")
+PLAIN = TargetSpec(name="plain", url="http://plain.internal", breaker=None)
 
 
 class Reloads:
@@ -63,7 +64,7 @@ class Place:
         self.ledger, self.breakers, self.queues = FakeLedger(), FakeBreakers(clock), Queues()
         queues: Any = self.queues
         self.routes = TargetRoutes(
-            Sights(lambda: [BILLING, EMAIL], Reloads(), self.ledger, self.breakers, queues, queues, clock)
+            Sights(lambda: [BILLING, EMAIL, PLAIN], Reloads(), self.ledger, self.breakers, queues, queues, clock)
         )
 
     async def get(self, path: str, caller: Caller | None = None) -> Any:
@@ -108,9 +109,15 @@ async def test_nothing_is_known_of_a_target_without_work(place: Place) -> None:
     )
 
 
+async def test_a_breaker_that_is_off_is_shown_as_off(place: Place) -> None:
+    found = await place.get("/targets/plain")
+    assert found["breaker"] == {"state": "off", "opened_at": None, "failures": 0}
+    assert found["config"]["breaker"] == "off"
+
+
 async def test_the_list_has_every_target_that_the_caller_may_see(place: Place) -> None:
     found = await place.get("/targets")
-    assert [target["name"] for target in found["targets"]] == ["billing", "email"]
+    assert [target["name"] for target in found["targets"]] == ["billing", "email", "plain"]
     assert found["pending_rollout"] == ["targets.billing.url", "targets.email.timeout", "ledger"]
     found = await place.get("/targets", Caller("some", queues=["em*"]))
     assert [target["name"] for target in found["targets"]] == ["email"]

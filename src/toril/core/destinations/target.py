@@ -90,11 +90,9 @@ class Target:
         """
         entry = _entry(lease)
         delivery, envelope, body = entry.begun.delivery, entry.begun.envelope, entry.body
-        own = self.spec.auth.own_header
+        reserved = self.spec.auth.reserved
         headers = [
-            (name.encode(), value.encode("latin-1"))
-            for name, value in envelope.headers
-            if own is None or name.lower() != own.lower()
+            (name.encode(), value.encode("latin-1")) for name, value in envelope.headers if name.lower() not in reserved
         ]
         key = delivery.idempotency_key or delivery.job_id
         headers += [

@@ -75,6 +75,13 @@ def test_the_envelope_s_request_is_made_and_nothing_is_added_but_what_the_wire_s
     assert (request.body, request.timeout_s, request.framed, request.head_only) == (b"body", 30.0, True, False)
 
 
+def test_an_authorization_of_the_envelope_is_sent_by_passthrough_alone() -> None:
+    envelope = Envelope(headers=(("Authorization", "Bearer caller's"), ("Cookie", "a=b")))
+    for scheme, sent in (("passthrough", "Bearer caller's"), ("none", None)):
+        found = headers(target(auth=TargetAuth(scheme=scheme)).request(lease(envelope)))
+        assert (found.get("Authorization"), found["Cookie"]) == (sent, "a=b")
+
+
 def test_no_body_is_no_framing() -> None:
     request = target().request(lease(Envelope(method="GET"), None))
     assert "content-length" not in headers(request)
