@@ -6,8 +6,8 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-import redis.asyncio
 
+from tests.conformance.bull.links import address_of, up
 from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
 from toril.adapters.memory_cache import MemoryCache
@@ -25,8 +25,8 @@ Make = Callable[[float], AnswerCache]
 
 @pytest.fixture
 async def command(valkey: ValkeyProcess) -> AsyncIterator[Command]:
-    async with redis.asyncio.Redis(port=valkey.port) as client:
-        yield client.execute_command
+    async with up(address_of(valkey)) as link:
+        yield link.call
 
 
 @pytest.fixture(params=["memory", "redis", "spilled"])

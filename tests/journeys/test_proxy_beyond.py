@@ -187,7 +187,7 @@ def test_a_key_whose_claimant_died_is_not_blocked(
     first = proxq.submit("POST", f"/api{path}", key, b"body")
     proxq.is_in(first, "completed")
     remove(store, first)
-    entries = list(store.scan_iter("*:idempotency:*", count=10_000))
+    entries = list(store.scan_iter("bull:toril:idempotency:*", count=10_000))
     (entry,) = [name for name in entries if store.get(name).startswith(first)]
     store.set(entry, store.get(entry).replace("settled", "pending"), keepttl=True)
     if not same:

@@ -43,9 +43,16 @@ _TIMES = {
 _RULES = b"""
 local prefix = ARGV[1]
 local o = cmsgpack.unpack(ARGV[2])
-local began = os.clock()
+-- Redis 6 has no os.clock; its TIME goes on while a script runs, which that of later versions does not.
+local has_clock, clock = pcall(function() return os.clock end)
+local function seconds()
+  if has_clock then return clock() end
+  local now = redis.call('TIME')
+  return now[1] + now[2] / 1000000
+end
+local began = seconds()
 local function enough(removed)
-  return (o.limit and removed >= o.limit) or (os.clock() - began) * 1000 >= o.budget
+  return (o.limit and removed >= o.limit) or (seconds() - began) * 1000 >= o.budget
 end
 local function removable(id)
   local jobKey = prefix .. id
