@@ -86,7 +86,11 @@ class Proxy:
         head_bytes, network = engine.max_response_head_bytes, shared.network
         queues = [queue_name(policy.queue, upstream.prefix) for upstream in policy.upstreams]
         # BullMQ counts in whole seconds; what is a little too long is made exact by whoever reads a job.
-        rules = UpstreamRules(Keep(age=int(policy.retention_s) + 1), cached=policy.cache.mode != "none")
+        rules = UpstreamRules(
+            Keep(age=int(policy.retention_s) + 1),
+            cached=policy.cache.mode != "none",
+            max_head_bytes=2 * settings.connections.max_head_bytes,
+        )
         self.destinations: list[UpstreamDestination | CallbackDestination] = [
             UpstreamDestination(upstream, queue, policy.concurrency, rules, shared.store.clock)
             for upstream, queue in zip(policy.upstreams, queues, strict=True)

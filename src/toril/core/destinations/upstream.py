@@ -42,6 +42,8 @@ class UpstreamRules(Struct, frozen=True):
     limiter: Limiter | None = None
     # Whether equal requests may share an answer.
     cached: bool = False
+    # What a request's head may have at most: all that a client may send, and what toril tells of the client beside it.
+    max_head_bytes: int = 128 * 1024
     # A gateway that is killed again and again loses no request: BullMQ's limit is for jobs that kill their worker.
     max_stalled_count: int = 1_000
 
@@ -89,17 +91,22 @@ class UpstreamDestination:
         """How long ended jobs stay."""
         return self._rules
 
+    def _unsendable(self, lease: Lease, why: str) -> OutboundRequest:
+        fault = f"the job holds no recorded request that can be sent: {why}"
+        return OutboundRequest(b"", b"", self.upstream.timeout_s, lease.job_id, fault=fault)
+
     def request(self, lease: Lease) -> OutboundRequest:
         """Return the recorded request with the upstream's `Host`, or one with a fault where the job holds none."""
         try:
             recorded = decode_request(lease.fields.get(b"data", b""))
         except ValueError as exc:
-            fault = f"the job holds no recorded request that can be sent: {exc}"
-            return OutboundRequest(b"", b"", self.upstream.timeout_s, lease.job_id, fault=fault)
+            return self._unsendable(lease, str(exc))
         method = recorded.method.encode("ascii")
         target = self.upstream.forwarded(recorded.target.encode("latin-1"))
         line = b"%b %b%b" % (method, target, self._host)
         head = line + b"".join([b"%b: %b\r\n" % pair for pair in recorded.headers])
+        if len(head) > self._rules.max_head_bytes:
+            return self._unsendable(lease, f"its head has more than {self._rules.max_head_bytes} bytes")
         key = ""
         if self._rules.cached:
             url = self.upstream.origin.encode() + target
