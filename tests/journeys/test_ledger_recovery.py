@@ -74,6 +74,16 @@ def test_a_redis_that_is_flushed_under_a_running_toril_gets_its_jobs_back(
     eventually(lambda: waiting(valkey) == [job_id] or door.job(job_id)["attempts"], timeout_s=PATIENCE_S)
 
 
+def test_a_loss_of_redis_is_noticed_long_before_the_next_comparison(
+    file: Path, start_valkey: StartValkey, start_toril: StartToril
+) -> None:
+    valkey = start_valkey()
+    door = Door(start_toril(valkey, args=configured(file, NEVER)).gateway)
+    ids = sorted(door.enqueue("billing", **LATER) for _ in range(3))
+    valkey.client().flushall()
+    eventually(lambda: waiting(valkey) == ids, timeout_s=PATIENCE_S, what="the jobs to be back")
+
+
 def test_what_is_accepted_while_redis_is_away_is_queued_when_it_is_back(
     file: Path, start_valkey: StartValkey, start_toril: StartToril
 ) -> None:

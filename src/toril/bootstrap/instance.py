@@ -163,6 +163,8 @@ class Instance:
             most_queues=settings.metrics.max_queues,
         )
         self._delivery = self._wire_delivery() if settings.targets else None
+        if self._delivery is not None:
+            self._reconciler.on_lost(self._delivery.recoverer.soon)
         self._targets = None if self._delivery is None else self._wire_targets(self._delivery)
         self.gateway = self._gateway()
         self._proxy = self._wire_proxy() if settings.proxy.upstreams else None

@@ -53,6 +53,7 @@ class Reconciler:
         self._others = 0
         self._looked_at = 0.0
         self._lost = False
+        self._listeners: list[Callable[[], None]] = []
         # Queues whose document cannot run.
         self._unfit: set[str] = set()
         # Held from reading documents to acting by them: what was read before a change is not acted by after it.
@@ -75,6 +76,10 @@ class Reconciler:
     async def catch_up(self, queue: str) -> None:
         """Do now what is registered for this queue, without waiting for its announcement."""
         await self._read_and_apply([queue])
+
+    def on_lost(self, listener: Callable[[], None]) -> None:
+        """Call this when Redis has lost its data, registered workers or not."""
+        self._listeners.append(listener)
 
     def missed(self) -> None:
         """Announcements may have been missed: compare everything."""
@@ -140,7 +145,11 @@ class Reconciler:
     def _notice(self, state: RegistryState) -> None:
         """Remember and log it if this is not the registry that was there before."""
         before = self._state
-        if self._lost or before is None or not self._running or (state.mark == before.mark and not state.behind):
+        if self._lost or before is None or (state.mark == before.mark and not state.behind):
+            return
+        for listener in self._listeners:
+            listener()
+        if not self._running:
             return
         self._lost = True
         log.error(
