@@ -27,7 +27,7 @@ KNOWN_ONLY = [
 BAD_BODIES = [
     ("POST", "/pause", {"x": 1}, "x"),
     ("POST", "/drain", {"delayed": 1}, "delayed"),
-    ("POST", "/clean", {"state": "waiting-children"}, "state"),
+    ("POST", "/clean", {"state": "waiting-parents"}, "state"),
     ("POST", "/clean", {"limit": -1}, "limit"),
     ("POST", "/obliterate", {"force": "yes"}, "force"),
     ("POST", "/retry", {"count": 0}, "count"),

@@ -20,7 +20,7 @@ from tests.support.deliveries import Door, configuration
 from tests.support.endpoint import Endpoint
 from tests.support.proxied import READY, Proxied
 from tests.support.toril import TorilProcess
-from tests.support.valkey import ValkeyProcess
+from tests.support.valkey import StartValkey, ValkeyProcess
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lowers another process's limit by prlimit(2)")
@@ -51,7 +51,7 @@ def complaints(toril: TorilProcess) -> list[dict[str, Any]]:
 def test_pushed_jobs_and_deliveries_spend_no_attempt(
     start_toril: Callable[..., TorilProcess],
     start_endpoint: Callable[..., Endpoint],
-    valkey: ValkeyProcess,
+    start_valkey: StartValkey,
     tmp_path: Path,
     queue: str,
 ) -> None:
@@ -67,7 +67,8 @@ def test_pushed_jobs_and_deliveries_spend_no_attempt(
         },
         ledger={"url": f"sqlite:///{tmp_path}/ledger.sqlite3"},
     )
-    toril = start_toril(valkey, args=["--config", str(file)])
+    # A Valkey of its own: on a shared one, another toril would work for the registered worker, too.
+    toril = start_toril(start_valkey(), args=["--config", str(file)])
     door = Door(toril.gateway)
     toril.gateway.register(queue, worker.url)
     began = time.monotonic()

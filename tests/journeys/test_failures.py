@@ -209,7 +209,7 @@ class TestReasons:
         assert done["returnvalue"] is None
         assert endpoint.url in done["stacktrace"][0]
 
-    @pytest.mark.parametrize("body", [b"{oops", b"", b"\xff\xfe", b"NaN", b'{"a": 1} trailing'])
+    @pytest.mark.parametrize("body", [b"{oops", b" ", b"\xff\xfe", b"NaN", b'{"a": 1} trailing'])
     def test_malformed_json_fails_the_job_with_the_parser_s_words(
         self, gateway: Gateway, endpoint: Endpoint, queue: str, body: bytes
     ) -> None:

@@ -42,6 +42,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def valkey(folder: Path) -> Iterator[ValkeyProcess]:
+    """A Valkey of these tests' own: on another one's, the target may have another ledger."""
+    with ValkeyProcess(folder / "valkey") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def toril(folder: Path, valkey: ValkeyProcess, backend: Backend) -> Iterator[TorilProcess]:
     config = Proxied(
         folder,

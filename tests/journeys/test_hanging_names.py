@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.support.endpoint import Endpoint
 from tests.support.gateway import job
 from tests.support.toril import TorilProcess
-from tests.support.valkey import ValkeyProcess
+from tests.support.valkey import StartValkey
 from tests.support.waiting import eventually
 
 HANGING = """
@@ -33,13 +33,14 @@ def looked_up(toril: TorilProcess) -> list[str]:
 
 def test_names_that_hang_hold_up_no_other_host(
     start_toril: Callable[..., TorilProcess],
-    valkey: ValkeyProcess,
+    start_valkey: StartValkey,
     tmp_path: Path,
     endpoint: Endpoint,
     new_queue: Callable[[], str],
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(HANGING)
-    toril = start_toril(valkey, env={"PYTHONPATH": str(tmp_path), "TORIL_CONNECT_TIMEOUT": "5s"})
+    # A Valkey of its own: on a shared one, another toril would work for the registered workers, too.
+    toril = start_toril(start_valkey(), env={"PYTHONPATH": str(tmp_path), "TORIL_CONNECT_TIMEOUT": "5s"})
     hanging = [new_queue() for _ in range(20)]
     for number, queue in enumerate(hanging):
         toril.gateway.register(queue, f"http://hang-{number}.test/", concurrency=10, timeout=60_000)
