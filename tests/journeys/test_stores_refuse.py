@@ -1,7 +1,8 @@
-"""Redis is gone, silent, full or read-only: each route of the document says so, and none answers 500."""
+"""Redis or the ledger is gone, silent, full or read-only: each route of the document says so, and none answers 500."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import yaml
 from tests.support.endpoint import Answer, Call, Endpoint, reply_json
 from tests.support.gateway import TOKEN, job
 from tests.support.minimal import minimal
+from tests.support.postgres import PostgresProcess
 from tests.support.redis62 import redis_6_2
 from tests.support.toril import StartToril, TorilProcess
-from tests.support.valkey import ValkeyProcess
+from tests.support.valkey import StartValkey, ValkeyProcess
 from tests.support.waiting import eventually
 
 QUEUE, TARGET = "orders", "billing"
@@ -182,6 +184,43 @@ def test_no_route_answers_500_while_redis_cannot_serve(
     eventually(lambda: toril.status("/ready") == 200, timeout_s=30, what="toril to be ready again")
     assert toril.client.post("/queues/after/jobs", json=[job()]).status_code == 200
     assert "request.crashed" not in toril.log()
+
+
+def stopped(ledger: PostgresProcess) -> AbstractContextManager[None]:
+    ledger.stop(immediately=True)
+    return nullcontext()
+
+
+def refusing_writes(ledger: PostgresProcess) -> AbstractContextManager[None]:
+    ledger.psql("ALTER SYSTEM SET default_transaction_read_only = on")
+    ledger.psql("SELECT pg_reload_conf()")
+    return nullcontext()
+
+
+def closed(ledger: PostgresProcess) -> AbstractContextManager[None]:
+    ledger.psql("ALTER DATABASE deliveries WITH ALLOW_CONNECTIONS false")
+    ledger.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'deliveries'")
+    return nullcontext()
+
+
+@pytest.mark.parametrize("fault", [stopped, PostgresProcess.frozen, refusing_writes, closed])
+def test_no_route_answers_500_while_the_ledger_cannot_serve(
+    start_valkey: StartValkey,
+    start_toril: StartToril,
+    config: Callable[[str], list[str]],
+    fault: Callable[[PostgresProcess], AbstractContextManager[None]],
+) -> None:
+    with PostgresProcess() as ledger:
+        ledger.psql("CREATE DATABASE deliveries")
+        toril = start_toril(start_valkey(), args=config(ledger.url("deliveries")), env=QUICK)
+        calls = Calls(toril)
+        with fault(ledger):
+            answers = calls.answers()
+        assert told(answers) == {}
+        assert answers["GET /ready"].status_code == 503
+        assert answers["POST /enqueue"].status_code == 503
+        assert "retry-after" in answers["POST /enqueue"].headers
+        assert "request.crashed" not in toril.log()
 
 
 def test_a_job_in_flight_while_redis_is_full_is_done_once(
