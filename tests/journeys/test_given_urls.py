@@ -86,12 +86,13 @@ def submitted(toril: TorilProcess, **headers: str) -> str:
 def test_the_location_of_an_envelope_leads_to_its_job_and_no_token_to_the_upstream(
     toril: TorilProcess, backend: Backend
 ) -> None:
+    before = len(backend.endpoint.calls)  # of other tests, which may send a token on purpose
     accepted = httpx.post(f"{toril.url}/own/api/enqueue", json=ENVELOPE, headers=AUTHORIZATION, trust_env=False)
     location = accepted.headers["location"]
     assert location == f"/own/api/jobs/{accepted.json()['job_id']}"
     found = httpx.get(f"{toril.url}{location}", headers=AUTHORIZATION, trust_env=False)
     assert (found.status_code, found.json()["job_id"]) == (200, accepted.json()["job_id"])
-    assert not [call for call in backend.endpoint.calls if TOKEN in str(call.headers)]
+    assert not [call for call in backend.endpoint.calls[before:] if TOKEN in str(call.headers)]
 
 
 @pytest.mark.parametrize(("given", "cut"), [("/gw", "/gw"), ("/gw/", "/gw"), ("/a/b-c/d%20e", "/a/b-c/d%20e")])
