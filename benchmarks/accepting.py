@@ -70,7 +70,7 @@ def _measure(stack: ExitStack, mode: str, connections: int, seconds: float) -> N
     url = {"postgres": database, "sqlite": f"sqlite:///{folder}/ledger.sqlite3", "none": "none"}[mode]
     config = folder / "toril.yaml"
     config.write_text(yaml.safe_dump({"targets": {"sink": {"url": "http://127.0.0.1:9"}}, "ledger": {"url": url}}))
-    command = f"{{python}} -m toril serve --host 127.0.0.1 --port {{port}} --config {config}"
+    command = f"{{python}} -m toril serve --processes 1 --host 127.0.0.1 --port {{port}} --config {config}"
     target = start_target(stack, "toril", command, start_valkey(stack), TOKEN)
     request = Request("POST", f"{target.url}/enqueue", TOKEN, json.dumps(ENVELOPE).encode())
     load(request, connections, 1.0)

@@ -55,14 +55,14 @@ def main() -> None:
     arguments = parser.parse_args()
     http: Any = "httptools"
     if arguments.gathered:
-        from toril.gathered_writes import GatheringProtocol  # noqa: PLC0415 - the plain one does without toril
+        from toril.server.gathered_writes import GatheringProtocol  # noqa: PLC0415 - the plain one does without toril
 
         http = GatheringProtocol
     uvicorn.run(
         app,
         host="127.0.0.1",
         port=arguments.port,
-        # As in toril.server: a setting that differs here would be measured as if it were toril's doing.
+        # As in toril.server.server: a setting that differs here would be measured as if it were toril's doing.
         loop="uvloop",
         http=http,
         ws="none",

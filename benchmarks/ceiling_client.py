@@ -54,15 +54,15 @@ async def post_all(post: Callable[[], Awaitable[int]], concurrency: int, seconds
 
 async def toril_posts(url: str, body: bytes, concurrency: int, seconds: float) -> float:
     """Through the adapter that toril's push workers use."""
-    from toril.adapters.httptools_outbound import HttptoolsOutbound  # noqa: PLC0415 - only this client needs it
-    from toril.core.destinations.base import OutboundRequest  # noqa: PLC0415
-    from toril.core.headers import request_head  # noqa: PLC0415
+    from toril.core.destination import OutboundRequest  # noqa: PLC0415
+    from toril.core.http.headers import request_head  # noqa: PLC0415
     from toril.core.outcome import Answered  # noqa: PLC0415
+    from toril.http_client.client import HttpClient  # noqa: PLC0415 - only this client needs it
 
     parts = urllib.parse.urlsplit(url)
     headers = [(b"content-type", b"application/json")]
     head = request_head(b"POST", parts.path.encode(), parts.netloc.encode(), headers)
-    pool = HttptoolsOutbound(connect_timeout_s=TIMEOUT_S, max_response_bytes=1 << 20).pool(url)
+    pool = HttpClient(connect_timeout_s=TIMEOUT_S, max_response_bytes=1 << 20).pool(url)
 
     async def post() -> int:
         outcome = await pool.send(OutboundRequest(head, body, TIMEOUT_S))

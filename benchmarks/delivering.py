@@ -57,7 +57,7 @@ class Calls:
 
 @contextmanager
 def hanging() -> Iterator[str]:
-    """The address of somebody who takes connections and never answers."""
+    """The address of a server that accepts connections and never answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)
@@ -65,7 +65,7 @@ def hanging() -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port without a server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -73,7 +73,7 @@ def free_port() -> int:
 
 
 def start(stack: ExitStack, targets: dict[str, Any], ledger: str) -> Target:
-    """A toril with these targets, and a Valkey of its own."""
+    """A toril with these targets and its own Valkey."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="toril-bench-")))
     url = f"sqlite:///{folder}/ledger.sqlite3" if ledger == "sqlite" else ledger
     (folder / "toril.yaml").write_text(msgspec.yaml.encode({"targets": targets, "ledger": {"url": url}}).decode())

@@ -2,6 +2,7 @@
 
     python -m benchmarks.loss                      10,000 envelopes, some three minutes
     python -m benchmarks.loss --envelopes 1000     the short version, which CI runs too
+    python -m benchmarks.loss --alone              over PostgreSQL alone (`redis: none`), which crashes three times
 
 Two gateways and two workers (`toril serve --role …`) on a Valkey that writes every command to disk and a PostgreSQL as
 the ledger. While envelopes are posted, members of the fleet are killed with `kill -9` at random and started again,
@@ -10,7 +11,8 @@ repeats an envelope under its idempotency key until it is answered 202 or 200. I
 
 - every envelope that was accepted has reached the target at least once (2xx), and how many came more than once is told;
 - no key was accepted under two ids;
-- every history in the ledger is gapless and legal by the table of `toril.core.lifecycle`, and ends in `delivered`.
+- every history in the ledger is gapless and legal by the table of `toril.delivery.rules.lifecycle`, and ends in
+`delivered`.
 
 It exits with 1 when one of these does not hold. What it starts it stops, by pid.
 """
@@ -35,7 +37,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 from tests.support.ports import free_port
@@ -43,7 +45,7 @@ from tests.support.postgres import PostgresProcess
 from tests.support.valkey import ValkeyProcess
 
 from benchmarks.loss_receiver import Receiver
-from toril.core.lifecycle import Status, Transition, faults
+from toril.delivery.rules.lifecycle import Status, Transition, faults
 
 TOKEN = "loss-test"
 TARGET = "target"
@@ -107,7 +109,7 @@ class Member:
         self.log = folder / f"{role}-{number}.log"
         self._environment = environment
         self._command = [
-            sys.executable, "-m", "toril", "serve", "--host", "127.0.0.1", "--port", str(self.port),
+            sys.executable, "-m", "toril", "serve", "--processes", "1", "--host", "127.0.0.1", "--port", str(self.port),
             "--config", str(config), "--role", role,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
@@ -271,8 +273,9 @@ class Callers:
 class Fleet:
     """Everything that runs, and everything that is done to it."""
 
-    def __init__(self, folder: Path, receiver: Receiver, seed: int) -> None:
+    def __init__(self, folder: Path, receiver: Receiver, seed: int, *, alone: bool = False) -> None:
         self.random = random.Random(seed)
+        self.alone = alone
         self.valkey = ValkeyProcess(folder / "valkey", aof=True)
         self.postgres = PostgresProcess()
         self._folder = folder
@@ -285,13 +288,14 @@ class Fleet:
         with contextlib.ExitStack() as stack:
             stack.callback(self.postgres.close)
             self.postgres.start()
-            stack.enter_context(self.valkey)
+            if not self.alone:
+                stack.enter_context(self.valkey)
             config = self._folder / "toril.yaml"
             config.write_text(yaml.safe_dump(self._configuration(self.postgres.database())))
             environment = {
                 "PATH": os.environ.get("PATH", ""),
                 "HOME": os.environ.get("HOME", "/"),
-                "REDIS_URL": self.valkey.url,
+                "REDIS_URL": "redis://127.0.0.1:9" if self.alone else self.valkey.url,
                 "AUTH_TOKENS": TOKEN,
                 "TORIL_LOG_FORMAT": "json",
                 "TORIL_LOG_LEVEL": "warning",
@@ -318,6 +322,16 @@ class Fleet:
         member.start()
         return f"{member.role} killed"
 
+    def disasters(self) -> list[tuple[float, Callable[[], str]]]:
+        """What happens to the stores, and when: at which share of what is to be accepted."""
+        if self.alone:
+            return [(share, self.restart_postgres) for share in (_REDIS_RESTART, _REDIS_FLUSH, _POSTGRES_RESTART)]
+        return [
+            (_REDIS_RESTART, self.restart_redis),
+            (_REDIS_FLUSH, self.flush_redis),
+            (_POSTGRES_RESTART, self.restart_postgres),
+        ]
+
     def restart_redis(self) -> str:
         self.valkey.kill()
         time.sleep(0.5)
@@ -334,6 +348,7 @@ class Fleet:
 
     def _configuration(self, ledger: str) -> dict[str, Any]:
         return {
+            **({"redis": "none"} if self.alone else {}),
             "ledger": {"url": ledger},
             "engine": {"lock": "3s", "stalled_interval": "1s", "poll_interval": "1s"},
             "delivery": {"lease": "2s", "recover_every": "1s"},
@@ -364,9 +379,16 @@ def until(fact: Callable[[], Any], patience_s: float, what: str) -> None:
 
 
 def run(
-    envelopes: int, *, kills: int, per_s: float, seed: int, patience_s: float, say: Callable[[str], None] = print
+    envelopes: int,
+    *,
+    kills: int,
+    per_s: float,
+    seed: int,
+    patience_s: float,
+    alone: bool = False,
+    say: Callable[[str], None] = print,
 ) -> Account:
-    """The whole test. `per_s` paces the posts, so that what happens meanwhile happens meanwhile.
+    """The whole test, with `alone` without Redis. `per_s` paces the posts, so that what happens meanwhile does so.
 
     Raises:
         TimeoutError: something did not come about within `patience_s` after the last post. The logs are kept then.
@@ -374,7 +396,7 @@ def run(
     folder = Path(tempfile.mkdtemp(prefix="toril-loss-"))
     account = Account(envelopes)
     with Receiver() as receiver:
-        fleet = Fleet(folder, receiver, seed)
+        fleet = Fleet(folder, receiver, seed, alone=alone)
         try:
             with fleet.running():
                 _trouble(fleet, account, kills, per_s, say)
@@ -397,14 +419,10 @@ def _trouble(fleet: Fleet, account: Account, kills: int, per_s: float, say: Call
         callers.mine().post(number)
 
     # By what is accepted, not by the clock: on a machine that is slow to start processes, a fleet that is killed once
-    # a second accepts nothing any more.
+    # a second accepts nothing.
     shares = [fleet.random.uniform(0.02, 1.0) for _ in range(kills - _KILLS_IN_THE_END)] + [1.0] * _KILLS_IN_THE_END
     planned: list[tuple[float, Callable[[], str]]] = [(share, fleet.kill_one) for share in shares]
-    planned += [
-        (_REDIS_RESTART, fleet.restart_redis),
-        (_REDIS_FLUSH, fleet.flush_redis),
-        (_POSTGRES_RESTART, fleet.restart_postgres),
-    ]
+    planned += fleet.disasters()
     planned.sort(key=lambda plan: plan[0])
     with callers.pool() as pool:
         posting = [pool.submit(post, number) for number in range(account.envelopes)]
@@ -447,23 +465,52 @@ def _settle(fleet: Fleet, account: Account, receiver: Receiver, patience_s: floa
     account.calls = receiver.calls
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Post envelopes while everything dies, and account for every id.")
-    parser.add_argument("--envelopes", type=int, default=10_000, metavar="N")
-    parser.add_argument("--kills", type=int, default=60, metavar="N", help="of gateways and workers (default 60)")
-    parser.add_argument("--per-s", type=float, default=100.0, metavar="RATE", help="posts a second (default 100)")
+class Outcome(Protocol):
+    """What came of a loss test."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything is as it should be."""
+        ...
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        ...
+
+
+def command(description: str, run: Callable[..., Outcome], what: str, *, count: int, kills: int, per_s: float) -> int:
+    """Run a loss test with the options of the command line, which has these defaults; returns the exit status."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(f"--{what}", type=int, default=count, metavar="N", dest="count")
+    parser.add_argument(
+        "--kills", type=int, default=kills, metavar="N", help="of gateways and workers (default %(default)s)"
+    )
+    parser.add_argument(
+        "--per-s", type=float, default=per_s, metavar="RATE", help=f"{what} a second (default %(default)g)"
+    )
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31), help="repeats the chances")
     parser.add_argument("--patience", type=float, default=120.0, metavar="SECONDS")
+    parser.add_argument("--alone", action="store_true", help="over PostgreSQL alone, without Redis")
     options = parser.parse_args()
     print(f"seed {options.seed}")
     # As a time limit ends it: what was started is stopped then too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     account = run(
-        options.envelopes, kills=options.kills, per_s=options.per_s, seed=options.seed, patience_s=options.patience
+        options.count,
+        kills=options.kills,
+        per_s=options.per_s,
+        seed=options.seed,
+        patience_s=options.patience,
+        alone=options.alone,
     )
     print("\n".join(account.lines()))
     print("passed" if account.passed else "FAILED")
     return 0 if account.passed else 1
+
+
+def main() -> int:
+    text = "Post envelopes while everything dies, and account for every id."
+    return command(text, run, "envelopes", count=10_000, kills=60, per_s=100.0)
 
 
 if __name__ == "__main__":

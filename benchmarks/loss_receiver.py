@@ -1,4 +1,4 @@
-"""The target of the loss test: counts every request by its idempotency key, in a thread of its own."""
+"""The target of the loss test: counts every request by its idempotency key, in a separate thread."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Contender:
 class Scenario:
     """What is measured, for whom, and which figure ratios are made of (none: no ratios).
 
-    Runs of `warm_up_s` come first and are thrown away, so that nobody is measured cold. `once` scenarios run
+    Runs of `warm_up_s` come first and are thrown away, so that no target is measured cold. `once` scenarios run
     once, before all others: memory that load has left behind in a process would hide what workers take.
     """
 

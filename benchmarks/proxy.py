@@ -3,7 +3,7 @@
     python -m benchmarks.proxy [--seconds 5] [--rounds 3] [--start 'NAME=COMMAND']...
 
 A target is a command that serves proxq's configuration file: `{config}` is its path, which says where to listen; by
-default toril itself. Each has a database of its own of one embedded Valkey. Beside the figures stand what this machine
+default toril itself. Each has a separate database of one embedded Valkey. Beside the figures stand what this machine
 can do at best in the same round: a raw ASGI app, an HTTP client alone, and the upstream asked directly.
 """
 
@@ -33,7 +33,7 @@ from benchmarks.procfs import cpu_s, threads
 from benchmarks.servers import start_asgi, start_valkey, toril_gathers_writes
 from benchmarks.streams import StreamServer
 
-TORIL = "toril={python} -m toril serve --config {config}"
+TORIL = "toril={python} -m toril serve --processes 1 --config {config}"
 _CONCURRENCY = 100
 _MB = 2**20
 _QUIET_S = 60.0
@@ -234,7 +234,7 @@ def client_alone(endpoint: Endpoint, seconds: float) -> float:
 
 
 def start(stack: ExitStack, name: str, command: str, db: int, redis: str, urls: tuple[str, str]) -> Target:
-    """Start a target with a configuration of its own."""
+    """Start a target with its own configuration."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -65,7 +65,7 @@ def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="[NAME=]URL",
-        help="the Redis of all targets, or of one; started servers get a database of their own on it",
+        help="the Redis of all targets, or of one; started servers get separate databases on it",
     )
     who.add_argument("--pid", action="append", default=[], metavar="NAME=PID", help="a target's process, for its CPU")
     what = parser.add_argument_group("what is measured")
@@ -148,7 +148,7 @@ def refuse_shared_workers(targets: Sequence[Target]) -> None:
                         if other is not target and probe in others.workers():
                             raise UsageError(
                                 f"{target.name} and {other.name} share their workers, so push would measure "
-                                "both at once: give each a Redis database of its own"
+                                "both at once: give each a separate Redis database"
                             )
             finally:
                 wire.unregister(probe)

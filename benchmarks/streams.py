@@ -1,7 +1,7 @@
 """The upstream of what passes through: answers `GET …/N` with N bytes, swallows what it is posted; and of slow calls:
 what is posted to `/slow/N` is answered after N seconds.
 
-Runs in a process of its own, written so that one core moves a gigabyte a second or more.
+Runs in a separate process, written so that one core moves a gigabyte a second or more.
 
     python -m benchmarks.streams
 """

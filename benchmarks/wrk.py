@@ -1,4 +1,4 @@
-"""HTTP load from wrk, a compiled generator in a process of its own."""
+"""HTTP load from wrk, a compiled generator in a separate process."""
 
 from __future__ import annotations
 

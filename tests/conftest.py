@@ -1,10 +1,12 @@
 """Fixtures shared by all tests: real servers, started once where tests can share them."""
 
+import gc
 import os
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import redis
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.support import failure_report
+from tests.support.dev import StartDev, starting_dev
 from tests.support.endpoint import Behaviour, Endpoint
 from tests.support.gateway import Gateway
 from tests.support.pgbouncer import NoPgBouncer, PgBouncer
@@ -25,19 +29,29 @@ from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 
 _ONE_PROCESS = ("tests/clients/", "tests/compat/")
-_TORILS = pytest.StashKey[list[TorilProcess]]()
-_LOG_OFFSETS = pytest.StashKey[dict[Path, int]]()
+_SLOW_WEIGHT = 100
+"""How many others take about as long as a test that is marked slow."""
+_WEIGHTS = {"chromium": 20, "start_toril": 10, "start_proxq": 10, "start_dev": 10}
+"""How many others take about as long as a test with one of these fixtures: a page, or a server of the test's own."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_TORILS] = []
+    config.pluginmanager.register(failure_report)
+    config.option.loadscopereorder = False  # pytest_collection_modifyitems has put them in order
     # The same examples in every CI run: what they find depends on the change, not on chance. Elsewhere they explore,
     # from a seed that is printed.
     hypothesis.settings.register_profile("ci", derandomize=True, print_blob=True)
+    hypothesis.settings.register_profile("fast", max_examples=15)
     if os.environ.get("CI"):
         hypothesis.settings.load_profile("ci")
     elif config.getoption("--hypothesis-seed", None) is None:
         config.option.hypothesis_seed = str(secrets.randbelow(2**32))
+
+
+def pytest_collection_finish() -> None:
+    """Take the 10,000 collected tests out of sight of the garbage collector: walking them cost 0.2 s each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -46,50 +60,53 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"examples: --hypothesis-seed={seed}" if seed is not None else "examples: derandomised (CI)"
 
 
-class _Together(LoadScopeScheduling):
-    """With several processes, tests of one file stay together, since they share servers.
+def _scope(nodeid: str) -> str:
+    """Return which tests run in one process: those of a file, since they share servers.
 
     So do all tests of the clients and all beside other programs, which install packages that only one process may.
     """
+    file = nodeid.partition("::")[0]
+    return next((folder for folder in _ONE_PROCESS if file.startswith(folder)), file)
 
+
+def _weight(item: pytest.Item) -> int:
+    """Return about how long a test takes, in tests that only ask a server that is there already."""
+    if item.get_closest_marker("slow"):
+        return _SLOW_WEIGHT
+    fixtures: Sequence[str] = getattr(item, "fixturenames", ())
+    return max((_WEIGHTS.get(name, 1) for name in fixtures), default=1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several processes, start with what takes longest, so that none works on alone at the end."""
+    if not hasattr(config, "workerinput"):
+        return
+    weights: Counter[str] = Counter()
+    for item in items:
+        weights[_scope(item.nodeid)] += _weight(item)
+    for folder in _ONE_PROCESS:
+        weights[folder] *= _SLOW_WEIGHT
+    items.sort(key=lambda item: -weights[_scope(item.nodeid)])
+
+
+class _ByScope(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return next((folder for folder in _ONE_PROCESS if file.startswith(folder)), file)
+        return _scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     """Which process runs which tests."""
-    return _Together(config, log)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
-    """Remember how long each server's log was before the test."""
-    torils = item.config.stash[_TORILS]
-    item.stash[_LOG_OFFSETS] = {toril.log_path: len(toril.log()) for toril in torils}
-    return (yield)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
-    """Show what the servers printed during a failed test."""
-    report = yield
-    if report.failed:
-        offsets = item.stash.get(_LOG_OFFSETS, {})
-        for toril in item.config.stash[_TORILS]:
-            printed = toril.log()[offsets.get(toril.log_path, 0) :]
-            report.sections.append((f"toril on port {toril.port}", printed[-8000:]))
-    return report
+    return _ByScope(config, log)
 
 
 def _watched(request: pytest.FixtureRequest, toril: TorilProcess) -> TorilProcess:
-    request.config.stash[_TORILS].append(toril)
+    failure_report.watch(request.config, toril)
     return toril
 
 
 def _retire(request: pytest.FixtureRequest, toril: TorilProcess) -> None:
     toril.close()
-    request.config.stash[_TORILS].remove(toril)
+    failure_report.unwatch(request.config, toril)
     assert toril.complaints() == []
 
 
@@ -184,6 +201,13 @@ def start_toril(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Call
         yield start
 
 
+@pytest.fixture
+def start_dev(tmp_path: Path) -> Iterator[StartDev]:
+    """Starts `toril dev` with a configuration file's text."""
+    with starting_dev(tmp_path) as start:
+        yield start
+
+
 @pytest.fixture(scope="session")
 def backend() -> Iterator[Backend]:
     """The upstream that proxied tests share; they keep apart by paths."""
@@ -250,7 +274,7 @@ def endpoint(start_endpoint: Callable[..., Endpoint]) -> Endpoint:
 
 @pytest.fixture
 def new_queue(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
-    """Makes queue names nobody else uses; their workers on the shared toril go with the test."""
+    """Makes queue names no other test uses; their workers on the shared toril go with the test."""
     names: list[str] = []
     shared = request.getfixturevalue("toril") if "toril" in request.fixturenames else None
 
@@ -266,7 +290,7 @@ def new_queue(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
 
 @pytest.fixture
 def queue(new_queue: Callable[[], str]) -> str:
-    """A queue name nobody else uses."""
+    """A queue name no other test uses."""
     return new_queue()
 
 

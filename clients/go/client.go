@@ -9,6 +9,7 @@ package toril
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -67,7 +68,9 @@ type call struct {
 	method, path string
 	query        url.Values
 	body         []byte
+	header       http.Header
 	once         bool
+	timeout      time.Duration // of one try; 0 means callTimeout
 }
 
 type answer struct {
@@ -95,7 +98,7 @@ func (c *Client) send(ctx context.Context, call call) (answer, error) {
 }
 
 func (c *Client) try(ctx context.Context, call call) (answer, *Error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(call.timeout, callTimeout))
 	defer cancel()
 	address := c.url + call.path
 	if call.query != nil {
@@ -106,6 +109,9 @@ func (c *Client) try(ctx context.Context, call call) (answer, *Error) {
 		return answer{}, &Error{Code: "invalid_request", Message: err.Error(), cause: err}
 	}
 	request.Header = c.header()
+	for name, values := range call.header {
+		request.Header[name] = values
+	}
 	if call.body != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}

@@ -63,7 +63,7 @@ func (s Status) MarshalJSON() ([]byte, error) {
 	return json.Marshal(int(s))
 }
 
-// Limiter lets Max jobs start per Duration, over all workers of the queue.
+// Limiter lets Max jobs of a queue or a group start per Duration, over all workers of the queue.
 type Limiter struct {
 	Max      int
 	Duration time.Duration

@@ -27,6 +27,8 @@ type JobOptions struct {
 	Delay time.Duration
 	// Priority from 1 (first) to 2097151; 0 is none, which goes before all of them.
 	Priority int
+	// Group is the group that the job belongs to, if any.
+	Group *GroupOption
 	// LIFO puts the job at the front of the queue.
 	LIFO bool
 	// Deduplication drops the job while another with the same id is there. Adding such a job is not repeated when the
@@ -96,6 +98,7 @@ type optionsJSON struct {
 	Backoff          *backoffJSON       `json:"backoff,omitempty"`
 	Delay            int64              `json:"delay,omitempty"`
 	Priority         int                `json:"priority,omitempty"`
+	Group            *GroupOption       `json:"group,omitempty"`
 	LIFO             bool               `json:"lifo,omitempty"`
 	Deduplication    *deduplicationJSON `json:"deduplication,omitempty"`
 	RemoveOnComplete *keepJSON          `json:"removeOnComplete,omitempty"`
@@ -120,6 +123,7 @@ func (j NewJob[T]) wire() jobJSON[T] {
 		Attempts:         given.Attempts,
 		Delay:            atLeastOne(given.Delay, time.Millisecond),
 		Priority:         given.Priority,
+		Group:            given.Group,
 		LIFO:             given.LIFO,
 		RemoveOnComplete: given.RemoveOnComplete.wire(),
 		RemoveOnFail:     given.RemoveOnFail.wire(),

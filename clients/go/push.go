@@ -1,6 +1,7 @@
 package toril
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,26 +23,27 @@ type pushedJSON[T any] struct {
 // request holds no such job: answer it with 400.
 //
 // Given the secrets (whsec_…) that the endpoint was registered with, it takes only what toril signed with one of them
-// within the last five minutes. Else the [Error] has the code unauthorized: answer it with 401.
+// within the last five minutes. Else the [Error] has the code unauthorized: answer it with 401. It reads the whole body: put
+// [http.MaxBytesReader] around that. A body over the limit has the code payload_too_large: answer it with 413.
 func (q *Queue[T, R]) ReadPushed(request *http.Request, secrets ...string) (*Task[T], error) {
 	keys, err := readSecrets(secrets)
 	if err != nil {
 		return nil, err
 	}
-	task, fault := q.readPushed(request, keys)
+	body, err := io.ReadAll(request.Body)
+	if err != nil {
+		return nil, unreadable(err)
+	}
+	task, fault := q.readPushed(request.Header, body, keys)
 	if fault != nil {
 		return nil, fault
 	}
 	return task, nil
 }
 
-func (q *Queue[T, R]) readPushed(request *http.Request, keys [][]byte) (*Task[T], *Error) {
-	body, err := io.ReadAll(request.Body)
-	if err != nil {
-		return nil, notPushed(err)
-	}
+func (q *Queue[T, R]) readPushed(header http.Header, body []byte, keys [][]byte) (*Task[T], *Error) {
 	if len(keys) > 0 {
-		if fault := verify(request.Header, body, keys, time.Now()); fault != nil {
+		if fault := verify(header, body, keys, time.Now()); fault != nil {
 			return nil, fault
 		}
 	}
@@ -86,14 +88,45 @@ func notPushed(err error) *Error {
 // [Unrecoverable] is told to the client's toril, and its text is the failedReason.
 //
 // Given the secrets (whsec_…) that the endpoint was registered with, it answers with 401 what toril did not sign with one
-// of them within the last five minutes. It panics when a secret is none.
+// of them within the last five minutes. It panics when a secret is none. A body over [MaxBody] is answered with 413.
 func (q *Queue[T, R]) Handler(work Func[T, R], secrets ...string) http.Handler {
-	keys, err := readSecrets(secrets)
+	return q.HandlerWith(work, HandlerOptions{Secrets: secrets})
+}
+
+// MaxBody is the largest request that a handler reads, where nothing else is said. toril takes jobs of up to 10 MiB by
+// default; the rest is room for what it sends with a job.
+const MaxBody = 16 << 20
+
+// HandlerOptions are those of [Queue.HandlerWith].
+type HandlerOptions struct {
+	// Secrets (whsec_…) are those that the endpoint was registered with. Without any, every caller is taken.
+	Secrets []string
+	// MaxBody is how many bytes of a request are read; a larger one is answered with 413. 0 means [MaxBody].
+	MaxBody int64
+}
+
+// HandlerWith is [Queue.Handler] with options. It takes POST, PUT and PATCH, and answers others with 405.
+func (q *Queue[T, R]) HandlerWith(work Func[T, R], options HandlerOptions) http.Handler {
+	keys, err := readSecrets(options.Secrets)
 	if err != nil {
 		panic(err)
 	}
+	limit := cmp.Or(options.MaxBody, MaxBody)
 	return http.HandlerFunc(func(answer http.ResponseWriter, request *http.Request) {
-		task, fault := q.readPushed(request, keys)
+		switch request.Method {
+		case http.MethodPost, http.MethodPut, http.MethodPatch:
+		default:
+			answer.Header().Set("Allow", "POST, PUT, PATCH")
+			http.Error(answer, "jobs are pushed with POST, PUT or PATCH", http.StatusMethodNotAllowed)
+			return
+		}
+		body, err := readBody(answer, request, limit)
+		if err != nil {
+			fault := unreadable(err)
+			http.Error(answer, fault.Error(), fault.Status)
+			return
+		}
+		task, fault := q.readPushed(request.Header, body, keys)
 		if fault != nil {
 			http.Error(answer, fault.Error(), fault.Status)
 			return
@@ -109,4 +142,22 @@ func (q *Queue[T, R]) Handler(work Func[T, R], secrets ...string) http.Handler {
 		}
 		q.answerError(answer, request, task, err)
 	})
+}
+
+// readBody reads no byte of a body that says that it is too large.
+func readBody(answer http.ResponseWriter, request *http.Request, limit int64) ([]byte, error) {
+	if request.ContentLength > limit {
+		answer.Header().Set("Connection", "close")
+		return nil, &http.MaxBytesError{Limit: limit}
+	}
+	return io.ReadAll(http.MaxBytesReader(answer, request.Body, limit))
+}
+
+func unreadable(err error) *Error {
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		message := fmt.Sprintf("the body is larger than %d bytes", large.Limit)
+		return &Error{"payload_too_large", message, http.StatusRequestEntityTooLarge, err}
+	}
+	return notPushed(err)
 }

@@ -95,3 +95,45 @@ func TestAResultThatIsNoJSONFailsThePush(t *testing.T) {
 	text, _ := io.ReadAll(answer.Body)
 	equal(t, strings.Contains(string(text), "unsupported type"), true)
 }
+
+func TestABodyOverTheLimitIsRefusedAndFailsItsJob(t *testing.T) {
+	queue, ctx := newQueue[string, string](t), within(t)
+	echo := func(_ context.Context, task *toril.Task[string]) (string, error) { return task.Data, nil }
+	server := httptest.NewServer(queue.HandlerWith(echo, toril.HandlerOptions{MaxBody: 5000}))
+	defer server.Close()
+	if err := queue.Register(ctx, toril.Endpoint{URL: server.URL, Timeout: patience}); err != nil {
+		t.Fatal(err)
+	}
+	fits := must(queue.Add(ctx, "n", "fits", nil))(t)
+	equal(t, must(queue.Wait(ctx, fits.ID))(t), "fits")
+	large := must(queue.Add(ctx, "n", strings.Repeat("x", 5000), nil))(t)
+	_, err := queue.Wait(ctx, large.ID)
+	var failure *toril.JobFailedError
+	equal(t, errors.As(err, &failure) && failure.Reason == "Request Entity Too Large", true)
+	trace := must(queue.Get(ctx, large.ID))(t).Stacktrace[0]
+	equal(t, strings.Contains(trace, "the body is larger than 5000 bytes"), true)
+	// Without a length it is read up to the limit.
+	endless := io.MultiReader(strings.NewReader(strings.Repeat("x", 5001)))
+	response := must(http.Post(server.URL, "", endless))(t)
+	response.Body.Close()
+	equal(t, response.StatusCode, http.StatusRequestEntityTooLarge)
+	if err := queue.Unregister(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOtherMethodsThanThoseOfWorkersAreRefused(t *testing.T) {
+	queue := toril.NewQueue[int, int](toril.NewClient("http://127.0.0.1:9", "secret"), "orders")
+	answer := httptest.NewRecorder()
+	queue.Handler(nil).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/", nil))
+	equal(t, answer.Code, http.StatusMethodNotAllowed)
+	equal(t, answer.Header().Get("Allow"), "POST, PUT, PATCH")
+}
+
+func TestReadPushedSaysThatABodyIsTooLarge(t *testing.T) {
+	queue := toril.NewQueue[int, int](toril.NewClient("http://127.0.0.1:9", "secret"), "orders")
+	request := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("too much"))
+	request.Body = http.MaxBytesReader(nil, request.Body, 3)
+	_, err := queue.ReadPushed(request)
+	wantCode(t, err, "payload_too_large", http.StatusRequestEntityTooLarge)
+}

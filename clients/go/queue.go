@@ -102,11 +102,7 @@ type page[T any] struct {
 func (q *Queue[T, R]) page(ctx context.Context, start, length int, states []State) (page[T], error) {
 	query := url.Values{"start": {strconv.Itoa(start)}, "length": {strconv.Itoa(length)}}
 	if len(states) > 0 {
-		names := make([]string, len(states))
-		for i, state := range states {
-			names[i] = string(state)
-		}
-		query.Set("statuses", strings.Join(names, ","))
+		query.Set("statuses", joined(states))
 	}
 	return read[page[T]](q.get(ctx, q.path("jobs"), query))
 }
@@ -144,4 +140,12 @@ func (q *Queue[T, R]) get(ctx context.Context, path string, query url.Values) (a
 
 func (q *Queue[T, R]) path(parts ...string) string {
 	return path("queues", q.name) + path(parts...)
+}
+
+func joined(states []State) string {
+	names := make([]string, len(states))
+	for i, state := range states {
+		names[i] = string(state)
+	}
+	return strings.Join(names, ",")
 }

@@ -1,7 +1,7 @@
 """toril: an HTTP gateway over BullMQ queues.
 
 Anything that speaks HTTP or WebSocket can add jobs, work on them, or become asynchronous, without a Redis
-client and without Node. Start at `toril.bootstrap`, which wires the rooms together.
+client and without Node. Start at `toril.instance`, which wires the rooms together.
 """
 
 from importlib.metadata import version

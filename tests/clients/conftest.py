@@ -2,10 +2,12 @@
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.clients.doors import Doors, opened
 from tests.clients.toolchains import GO_INSTALLED, PACKAGE, GoTool, find_chromium, run
 from tests.support.toolchains import missing, need
 
@@ -46,3 +48,10 @@ def go() -> GoTool:
     if program is None:
         missing("go")
     return GoTool(program)
+
+
+@pytest.fixture(scope="session")
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    """A toril with all doors, for the tests of all clients."""
+    with opened(tmp_path_factory.mktemp("doors")) as doors:
+        yield doors

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.clients.doors import Doors
 from tests.clients.toolchains import COMPILING_S, GO_FOLDER, GoTool
 from tests.clients.webhooks import SECRET
 from tests.support.gateway import TOKEN, job
@@ -42,22 +43,23 @@ def working(
 
 
 @pytest.mark.timeout(COMPILING_S)
-def test_it_is_formatted_and_vetted(go: GoTool) -> None:
+def test_the_go_client_is_formatted_and_vetted(go: GoTool) -> None:
     assert go.run("gofmt", "-l", ".") == ""
     go.run("go", "vet", *go.flags, "./...")
 
 
 @pytest.mark.timeout(COMPILING_S)
-def test_its_own_tests_pass_against_a_real_toril(go: GoTool, toril: TorilProcess) -> None:
+def test_the_go_clients_own_tests_pass_against_a_real_toril(go: GoTool, toril: TorilProcess, doors: Doors) -> None:
     printed = go.run(
-        "go", "test", "-count=1", "-vet=off", "-v", "-parallel=8", *go.flags, ".", TORIL=toril.url, TOKEN=TOKEN
-    )
+        "go", "test", "-count=1", "-vet=off", "-v", "-parallel=8", *go.flags, ".",
+        TORIL=toril.url, **doors.env,
+    )  # fmt: skip
     assert "--- PASS: TestTheWholeJourney" in printed
     assert "--- SKIP" not in printed
 
 
 @pytest.mark.timeout(COMPILING_S)
-def test_the_examples_of_the_readme_do_what_it_says(
+def test_the_examples_in_the_readme_do_what_the_readme_says(
     examples: Path, toril: TorilProcess, queue: str, tmp_path: Path
 ) -> None:
     readme = (GO_FOLDER / "README.md").read_text()

@@ -134,7 +134,7 @@ def test_a_timeout_cancels_the_job(start_endpoint: Callable[..., Endpoint]) -> N
     assert [call.target for call in original.asked if call.method == "DELETE"] == ["/__jobs/j-1"]
 
 
-async def test_giving_up_cancels_the_job(start_endpoint: Callable[..., Endpoint]) -> None:
+async def test_cancelling_the_call_cancels_the_job(start_endpoint: Callable[..., Endpoint]) -> None:
     original = Original([{"status": "running"}])
     server = start_endpoint(original)
     async with async_openai_client(server.at("/v1"), api_key="sk-1", max_retries=0) as client:
@@ -148,7 +148,9 @@ async def test_giving_up_cancels_the_job(start_endpoint: Callable[..., Endpoint]
     assert original.count("DELETE") == 1
 
 
-def test_an_answer_without_the_source_is_the_answer(start_endpoint: Callable[..., Endpoint]) -> None:
+def test_an_answer_without_the_proxq_source_header_is_returned_directly(
+    start_endpoint: Callable[..., Endpoint],
+) -> None:
     """Also a 202 of the upstream's own."""
     server = start_endpoint(lambda _: reply_json(completion("direct"), 202, "Accepted"))
     with openai_client(server.at("/v1"), api_key="sk-1", max_retries=0) as client:
@@ -156,7 +158,7 @@ def test_an_answer_without_the_source_is_the_answer(start_endpoint: Callable[...
     assert len(server.calls) == 1
 
 
-def test_a_refusal_of_the_proxys_own_is_the_answer(start_endpoint: Callable[..., Endpoint]) -> None:
+def test_a_refusal_by_the_proxy_raises_an_api_status_error(start_endpoint: Callable[..., Endpoint]) -> None:
     body = b'{"code":"PAYLOAD_TOO_LARGE","message":"Payload Too Large"}'
     server = start_endpoint(lambda _: respond(413, "No", [("x-proxq-source", "proxq")], body))
     with (
@@ -167,7 +169,7 @@ def test_a_refusal_of_the_proxys_own_is_the_answer(start_endpoint: Callable[...,
     assert raised.value.status_code == 413
 
 
-def test_it_works_with_plain_httpx_too(start_endpoint: Callable[..., Endpoint]) -> None:
+def test_the_transport_works_with_a_plain_httpx_client(start_endpoint: Callable[..., Endpoint]) -> None:
     original = Original([{"status": "completed"}], content=respond(418, "Teapot", [("x-a", "b")], b"short"))
     server = start_endpoint(original)
     with httpx.Client(transport=ProxqTransport(server.at("/__jobs"))) as client:
@@ -175,7 +177,7 @@ def test_it_works_with_plain_httpx_too(start_endpoint: Callable[..., Endpoint]) 
     assert (answered.status_code, answered.content, answered.headers["x-a"]) == (418, b"short", "b")
 
 
-async def test_it_works_with_plain_httpx_in_async_code_too(start_endpoint: Callable[..., Endpoint]) -> None:
+async def test_the_transport_works_with_a_plain_async_httpx_client(start_endpoint: Callable[..., Endpoint]) -> None:
     original = Original([{"status": "completed"}], content=respond(418, "Teapot", [("x-a", "b")], b"short"))
     server = start_endpoint(original)
     async with httpx.AsyncClient(transport=AsyncProxqTransport()) as client:
@@ -223,7 +225,7 @@ def test_a_packed_answer_is_unpacked_by_the_sdk(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize(("status", "kind"), [("429", openai.RateLimitError), ("500", openai.InternalServerError)])
-def test_errors_come_as_the_upstream_gave_them(
+def test_upstream_errors_reach_the_sdk_unchanged(
     client: openai.OpenAI, status: str, kind: type[openai.APIStatusError]
 ) -> None:
     with pytest.raises(kind) as raised:
@@ -232,7 +234,7 @@ def test_errors_come_as_the_upstream_gave_them(
     assert raised.value.body == {"message": f"no: {status}", "type": "t", "param": None, "code": "c"}
 
 
-def test_errors_are_retried_by_the_sdk_as_ever(proxied: TorilProcess, backend: Endpoint) -> None:
+def test_the_sdk_retries_upstream_errors_as_usual(proxied: TorilProcess, backend: Endpoint) -> None:
     seen = len(backend.calls)
     with (
         openai_client(proxied.url + "/v1", api_key="sk-1", max_retries=1) as client,
@@ -242,7 +244,7 @@ def test_errors_are_retried_by_the_sdk_as_ever(proxied: TorilProcess, backend: E
     assert len(backend.calls) == seen + 2
 
 
-def test_the_wrong_key_is_the_upstreams_to_refuse(proxied: TorilProcess) -> None:
+def test_a_wrong_api_key_is_refused_by_the_upstream(proxied: TorilProcess) -> None:
     with openai_client(proxied.url + "/v1", api_key="sk-2") as client, pytest.raises(openai.AuthenticationError):
         ask(client, "hello")
 
@@ -256,7 +258,7 @@ def test_a_stream_comes_piece_by_piece(client: openai.OpenAI) -> None:
     assert [part.choices[0].delta.content for part in ask(client, "hello", stream=True)] == ["a", "b"]
 
 
-async def test_the_async_client_does_the_same_many_at_once(proxied: TorilProcess) -> None:
+async def test_the_async_client_completes_many_requests_at_once(proxied: TorilProcess) -> None:
     async with async_openai_client(proxied.url + "/v1", api_key="sk-1", max_retries=0) as client:
 
         async def say(text: str) -> str | None:
@@ -305,7 +307,7 @@ def test_the_typescript_client_through_toril(package: Path, proxied: TorilProces
 
 
 @pytest.mark.timeout(COMPILING_S)
-def test_what_proxqs_own_go_client_does_works(go: GoTool, proxied: TorilProcess, tmp_path: Path) -> None:
+def test_requests_of_proxqs_own_go_client_work(go: GoTool, proxied: TorilProcess, tmp_path: Path) -> None:
     """Its RoundTripper, rebuilt on net/http: it branches on nothing but the source header."""
     program = tmp_path / "roundtrip"
     go.run("go", "build", *go.flags, "-o", str(program), str(Path(__file__).with_name("roundtrip.go")))

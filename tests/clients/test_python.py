@@ -43,7 +43,7 @@ async def working(worker: Worker) -> AsyncIterator[Worker]:
         await asyncio.wait_for(running, 10)
 
 
-async def test_the_whole_journey(toril: TorilProcess, queue: str) -> None:
+async def test_a_worker_and_its_caller_see_500_jobs_through_to_their_results(toril: TorilProcess, queue: str) -> None:
     """500 jobs over a socket, ten at a time, with progress, a failing one, events, and results waited for."""
     most = running = 0
     together = asyncio.Event()  # the first ten jobs wait for one another: no matter of speed
@@ -128,7 +128,7 @@ async def test_a_server_restart_in_the_middle_of_2000_jobs(
         assert (await client.counts("orders"))["failed"] == 0
 
 
-async def test_a_worker_says_how_a_job_goes_on(toril: TorilProcess, queue: str) -> None:
+async def test_a_worker_decides_whether_and_when_a_job_is_retried(toril: TorilProcess, queue: str) -> None:
     calls: Counter[str] = Counter()
 
     async def work(task: Task) -> object:
@@ -276,7 +276,7 @@ async def test_stopping_finishes_the_job_at_hand_and_takes_no_other(toril: Toril
             await client.result(queue, second.id, 0)
 
 
-def test_the_blocking_client_does_the_same(toril: TorilProcess, queue: str) -> None:
+def test_the_blocking_client_does_what_the_async_client_does(toril: TorilProcess, queue: str) -> None:
     with Client(toril.url, TOKEN) as client:
         job = client.add(queue, "n", {"a": 1}, delay=60_000)
         assert client.get(queue, job.id).data == {"a": 1}
@@ -317,7 +317,7 @@ def test_errors_carry_the_servers_code(
     assert refused.value.code == "unauthorized"
 
 
-def test_a_server_that_is_away_is_asked_again_and_then_named(unused_tcp_port: int) -> None:
+def test_an_unreachable_server_is_retried_and_then_named_in_the_error(unused_tcp_port: int) -> None:
     with Client(f"http://127.0.0.1:{unused_tcp_port}", "x") as client, pytest.raises(TorilError) as caught:
         client.add("orders", "n", 1)
     assert (caught.value.code, caught.value.status) == ("unreachable", 0)

@@ -1,4 +1,4 @@
-"""The examples of the Python client's README, as programs of their own."""
+"""The examples of the Python client's README, as separate programs."""
 
 import os
 import signal
@@ -83,12 +83,13 @@ def test_the_worker_works_on_what_is_added_and_ends_in_good_order(start: Callabl
     assert worker.end() == 0
 
 
+@pytest.mark.parametrize("name", ["endpoint", "with_fastapi", "with_flask", "with_django"])
 def test_the_web_handler_works_on_what_is_pushed(
-    toril: TorilProcess, queue: str, start: Callable[..., Example]
+    toril: TorilProcess, queue: str, start: Callable[..., Example], name: str
 ) -> None:
     """With a secret: what toril signs is worked on, what a stranger sends is not."""
     port = free_port()
-    start("endpoint", PORT=str(port), SECRET=SECRET).wait_for("ready")
+    start(name, PORT=str(port), SECRET=SECRET).wait_for("ready")
     assert httpx.post(f"http://127.0.0.1:{port}/charge", json={}).status_code == 401
     with Client(toril.url, TOKEN) as client:
         job = client.add(queue, "charge", {"amount": 7})

@@ -79,7 +79,9 @@ def test_a_job_may_be_settled_on_either_side_of_the_answer(
             assert client.result(queue, job.id) == "done"
 
 
-def test_what_went_wrong_later_says_how_the_job_goes_on(toril: TorilProcess, endpoint: Endpoint, queue: str) -> None:
+def test_a_later_failure_decides_whether_and_when_the_job_is_retried(
+    toril: TorilProcess, endpoint: Endpoint, queue: str
+) -> None:
     endpoint.behaviour = later()
     with Client(toril.url, TOKEN) as client:
         client.register_worker(queue, endpoint.url, timeout_ms=20_000, concurrency=10)
@@ -117,7 +119,9 @@ def test_a_job_that_is_given_back_is_pushed_again(toril: TorilProcess, endpoint:
         assert client.get(queue, job.id).attempts_made == 1
 
 
-async def test_the_same_can_be_awaited(toril: TorilProcess, endpoint: Endpoint, queue: str) -> None:
+async def test_the_async_pushed_job_settles_like_the_blocking_one(
+    toril: TorilProcess, endpoint: Endpoint, queue: str
+) -> None:
     async def work(call: Call) -> Answer:
         job = AsyncPushedJob.from_body(call.body)
         await job.extend(toril.url, 700)
@@ -189,7 +193,7 @@ def test_a_policy_that_toril_does_not_take_is_refused(toril: TorilProcess, queue
         lambda job, url: job.release(url),
     ],
 )
-def test_whoever_never_had_a_job_settles_nothing(
+def test_a_caller_that_never_had_the_job_settles_nothing(
     toril: TorilProcess, endpoint: Endpoint, queue: str, report: Callable[[PushedJob, str], Any]
 ) -> None:
     endpoint.behaviour = later()

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.clients.webhooks import AT_S, BODY, HEADERS, SECRET
-from toril.core.signing import Signer, read_secret
+from toril.core.http.signing import Signer, read_secret
 from toril_client import PushedJob, TorilError
 from toril_client.signing import verify
 
@@ -54,7 +54,7 @@ def test_one_right_signature_of_several_will_do(signature: str) -> None:
         ({"webhook-timestamp": str(AT_S + 301)}, "five minutes"),
     ],
 )
-def test_what_was_changed_is_refused(changed: dict[str, str], fault: str) -> None:
+def test_a_changed_message_is_refused(changed: dict[str, str], fault: str) -> None:
     with pytest.raises(TorilError, match=fault) as caught:
         verify(BODY, HEADERS | changed, SECRET, AT_S)
     assert (caught.value.code, caught.value.status) == ("unauthorized", 401)

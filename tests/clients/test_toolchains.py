@@ -46,7 +46,7 @@ def test_ci_fails_when_it_cannot_be_installed(programs: Path, script: str, fault
         find_chromium(print)
 
 
-def test_ci_fails_where_nobody_may_install(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ci_fails_if_chromium_cannot_be_installed(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError, match="no apt-get"):
         find_chromium(print)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)

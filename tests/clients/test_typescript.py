@@ -16,6 +16,7 @@ from typing import Self
 import httpx
 import pytest
 
+from tests.clients.doors import Doors
 from tests.clients.toolchains import INSTALLING_S, PACKAGE, run
 from tests.clients.webhooks import SECRET
 from tests.support.gateway import TOKEN
@@ -25,13 +26,14 @@ from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
 from toril_client import Client, NewJob
 
+FRAMEWORKS = [f"frameworks/{name}" for name in ("express", "hono", "next", "lambda", "fetch")]
 NATIVE_SOCKETS = "--experimental-websocket"
 
 
 @pytest.fixture
-def env(toril: TorilProcess, queue: str) -> dict[str, str]:
+def env(toril: TorilProcess, doors: Doors, queue: str) -> dict[str, str]:
     """What tests and examples are told: where toril is, who they are, and a queue of their own."""
-    return {"TORIL": toril.url, "TOKEN": TOKEN, "QUEUE": queue, "NODE_NO_WARNINGS": "1"}
+    return doors.env | {"TORIL": toril.url, "TOKEN": TOKEN, "QUEUE": queue, "NODE_NO_WARNINGS": "1"}
 
 
 class Example:
@@ -84,14 +86,16 @@ def compiled_tests(*names: str) -> list[str]:
 
 
 @pytest.mark.node
-def test_its_own_tests_in_node(package: Path, env: dict[str, str]) -> None:
+def test_the_typescript_clients_own_tests_pass_in_node(package: Path, env: dict[str, str]) -> None:
     printed = run("node", "--test", "--test-timeout=40000", *compiled_tests(), env=env)
     assert "# skipped 0" in printed
     assert "# fail 0" in printed
 
 
 @pytest.mark.node
-def test_its_socket_tests_with_the_platforms_own_websocket(package: Path, env: dict[str, str]) -> None:
+def test_the_typescript_clients_socket_tests_pass_with_the_built_in_websocket(
+    package: Path, env: dict[str, str]
+) -> None:
     """As in Node from 22 on, and in browsers: without the package `ws`, and blind to why a handshake failed."""
     options = {**env, "NODE_OPTIONS": NATIVE_SOCKETS}
     assert run("node", "--print", "typeof WebSocket", env=options).strip() == "function"
@@ -101,14 +105,16 @@ def test_its_socket_tests_with_the_platforms_own_websocket(package: Path, env: d
 
 
 @pytest.mark.node
-def test_its_own_tests_in_bun(package: Path, env: dict[str, str]) -> None:
-    printed = run("node_modules/.bin/bun", "test", *(f"./{path}" for path in compiled_tests()), env=env)
+def test_the_typescript_clients_own_tests_pass_in_bun(package: Path, env: dict[str, str]) -> None:
+    printed = run(
+        "node_modules/.bin/bun", "test", "--timeout=40000", *(f"./{path}" for path in compiled_tests()), env=env
+    )
     assert " 0 fail" in printed
 
 
 @pytest.mark.node
 @pytest.mark.timeout(INSTALLING_S)
-def test_it_works_in_a_browser(package: Path, env: dict[str, str], chromium: str) -> None:
+def test_the_typescript_client_works_in_a_browser(package: Path, env: dict[str, str], chromium: str) -> None:
     """Behind one origin everything does; from another one, without CORS, only what goes over a WebSocket."""
     found = json.loads(run("node", "build/test/browser.js", chromium, env=env, timeout_s=60))
     assert found["results"] == [number * 2 for number in range(50)]
@@ -159,12 +165,13 @@ def test_the_examples_run(
 
 
 @pytest.mark.node
+@pytest.mark.parametrize("name", ["endpoint", *FRAMEWORKS])
 def test_the_example_of_a_web_handler_runs(
-    env: dict[str, str], start: Callable[[str, Mapping[str, str]], Example], queue: str
+    env: dict[str, str], start: Callable[[str, Mapping[str, str]], Example], queue: str, name: str
 ) -> None:
     """With a secret: what toril signs is worked on, what a stranger sends is not."""
     port = free_port()
-    start("endpoint", {**env, "PORT": str(port), "SECRET": SECRET}).wait_for("ready")
+    start(name, {**env, "PORT": str(port), "SECRET": SECRET}).wait_for("ready")
     assert httpx.post(f"http://127.0.0.1:{port}/charge", json={}).status_code == 401
     with Client(env["TORIL"], TOKEN) as client:
         job = client.add(queue, "charge", {"amount": 7})
@@ -174,7 +181,7 @@ def test_the_example_of_a_web_handler_runs(
 
 
 @pytest.mark.node
-def test_where_there_is_no_websocket_it_says_what_to_install(
+def test_without_a_websocket_the_client_says_what_to_install(
     package: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
     """Installed by itself, it imports, adds and needs `ws` for nothing but a worker."""
@@ -198,7 +205,7 @@ def test_the_readme_shows_the_examples_as_they_are() -> None:
     assert shown == [(PACKAGE / f"examples/{name}.ts").read_text() for name in ("worker", "add")]
 
 
-def test_it_ships_no_dependencies_and_names_no_registry() -> None:
+def test_the_package_ships_no_dependencies_and_names_no_registry() -> None:
     manifest = json.loads((PACKAGE / "package.json").read_text())
     assert "dependencies" not in manifest
     assert manifest["peerDependenciesMeta"] == {"ws": {"optional": True}}

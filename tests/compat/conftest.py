@@ -17,17 +17,22 @@ for checks in ("queue", "job", "others"):
 FOLDER = Path(__file__).parent / "node"
 
 
+def installed(folder: Path) -> Path:
+    """A folder of scripts, with their packages installed exactly as locked."""
+    need("node", "npm")
+    done_before = folder / "node_modules" / ".package-lock.json"
+    lock = folder / "package-lock.json"
+    if not done_before.exists() or done_before.stat().st_mtime < lock.stat().st_mtime:
+        command = ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"]
+        done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, timeout=110)
+        assert done.returncode == 0, f"npm ci failed:\n{done.stderr}"
+    return folder
+
+
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
     """The folder of the scripts, with their packages installed exactly as locked."""
-    need("node", "npm")
-    installed = FOLDER / "node_modules" / ".package-lock.json"
-    lock = FOLDER / "package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        command = ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"]
-        done = subprocess.run(command, cwd=FOLDER, check=False, capture_output=True, text=True, timeout=110)
-        assert done.returncode == 0, f"npm ci failed:\n{done.stderr}"
-    return FOLDER
+    return installed(FOLDER)
 
 
 @pytest.fixture(params=["5", "6"], ids=["bullmq5", "bullmq6"])

@@ -1,4 +1,4 @@
-"""The table of what BullMQ for Node offers (docs/bullmq-parity.md), its type declarations, and who checks what."""
+"""The table in docs/reference/bullmq-parity.md, the type declarations of Node's BullMQ, and who checks what."""
 
 import re
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tests.compat.nodejs import LiveNode
 from tests.support.gateway import Gateway, job
 from tests.support.sockets import socket_to
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "bullmq-parity.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "bullmq-parity.md"
 # The class, and the declarations that its own methods are in.
 CLASSES = {
     "Every class": (("queue-base", "QueueBase"),),

@@ -53,7 +53,7 @@ def failing_child(both: Both, option: str) -> tuple[str, str]:
 def what_a_failed_child_does_to_its_parent(both: Both) -> None:
     """Each of BullMQ's four options, on flows added here."""
     parent, child = failing_child(both, "failParentOnFailure")
-    assert both.ask("POST", "lease")["jobs"] == []  # whoever would take it fails it
+    assert both.ask("POST", "lease")["jobs"] == []  # a worker that would take it fails it
     assert both.of_job(parent, "failedReason") == f"child {child} failed"
     parent, child = failing_child(both, "continueParentOnFailure")
     assert (both.state(parent), both.of_job(parent, "getFailedChildrenValues")) == ("waiting", {child: "no ink"})

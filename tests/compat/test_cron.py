@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from toril.core.cron import next_due
-from toril.core.cron_pattern import PatternFault, read_pattern
-from toril.core.repeat import RepeatFault, read_repeat
-from toril.core.zones import Zone, read_zone
+from toril.bullmq.rules.cron import next_due
+from toril.bullmq.rules.cron_pattern import PatternFault, read_pattern
+from toril.bullmq.rules.repeat import RepeatFault, read_repeat
+from toril.bullmq.rules.zones import Zone
+from toril.bullmq.time_zones import read_zone
 
 HOUR = 3_600_000
 ZONES = (
@@ -107,7 +108,7 @@ def test_every_clock_change_of_three_years_is_passed_as_node_passes_it(node_modu
     assert differing(node_modules, questions) == []
 
 
-def test_the_same_patterns_are_read_and_refused(node_modules: Path) -> None:
+def test_toril_and_node_accept_and_refuse_the_same_patterns(node_modules: Path) -> None:
     after = int(datetime(2026, 11, 29, tzinfo=UTC).timestamp() * 1000)
     questions = [[pattern, "UTC", after, {"hashSeed": seed}] for pattern in READ for seed in ("a", "ü𝒳")]
     assert differing(node_modules, questions) == []
@@ -132,7 +133,7 @@ def any_pattern(chance: random.Random) -> str:
     return " ".join(fields if chance.random() < 0.7 else ["*/20", *fields])
 
 
-def test_patterns_of_chance_mean_the_same(node_modules: Path) -> None:
+def test_random_patterns_are_due_at_the_same_times_as_in_node(node_modules: Path) -> None:
     chance = random.Random(6)
     questions: list[list[Any]] = []
     for _ in range(600):
@@ -154,7 +155,7 @@ def test_dates_and_immediately_count_as_in_node(node_modules: Path) -> None:
     mine: list[int | None] = []
     for case in cases:
         try:
-            due = read_repeat({"tz": "UTC", "pattern": "0 * * * *"} | case, "x").next(after, 0)
+            due = read_repeat({"tz": "UTC", "pattern": "0 * * * *"} | case, "x", read_zone).next(after, 0)
             mine.append(None if due is None else due.at_ms)
         except RepeatFault:
             mine.append(None)
@@ -162,5 +163,5 @@ def test_dates_and_immediately_count_as_in_node(node_modules: Path) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["@minutely", "@weekdays", "H * * * *"])
-def test_bullmq_5_does_not_read_what_is_new_in_6(node_modules: Path, pattern: str) -> None:
+def test_bullmq_5_does_not_read_the_pattern_syntax_new_in_6(node_modules: Path, pattern: str) -> None:
     assert ask(node_modules, "5", [[pattern, "UTC", 1_795_000_000_000, {"hashSeed": "a"}]]) == [None]

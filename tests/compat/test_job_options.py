@@ -260,6 +260,6 @@ class TestFlowsWithTakenIds:
         assert (answer.status_code, answer.json()["code"]) == (409, "wrong_state")
         assert "The job child of the queue" in answer.json()["detail"]
         assert sorted(both.store.keys(f"bull:{both.queue}:*")) == before
-        both.store.delete(f"bull:{both.queue}:first")  # a parent that is gone stands in nobody's way
+        both.store.delete(f"bull:{both.queue}:first")  # a parent that was removed is in no one's way
         both.ask("POST", "/flows", other)
         assert both.state("second") == "waiting-children"

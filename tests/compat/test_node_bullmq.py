@@ -24,7 +24,7 @@ DATA = {"text": "grüße 🐂 \n", "float": 0.1, "int": 9007199254740991, "deep"
 class TestNodeWorker:
     """Node's Worker takes jobs that were added over REST."""
 
-    def test_it_gets_the_data_as_it_was_added(self, node: Node, gateway: Gateway, queue: str) -> None:
+    def test_a_node_worker_gets_the_data_as_it_was_added(self, node: Node, gateway: Gateway, queue: str) -> None:
         worker = node.start("worker.mjs", queue)
         (added,) = gateway.add(queue, job(DATA, name="mail", attempts=3, removeOnComplete=False))
         (seen,) = worker.wait_for(1, "process")
@@ -35,7 +35,9 @@ class TestNodeWorker:
         assert done["returnvalue"] == DATA
         assert done["attemptsMade"] == 1
 
-    def test_it_retries_with_the_backoff_that_was_asked_for(self, node: Node, gateway: Gateway, queue: str) -> None:
+    def test_a_node_worker_retries_with_the_backoff_that_was_asked_for(
+        self, node: Node, gateway: Gateway, queue: str
+    ) -> None:
         worker = node.start("worker.mjs", queue, failFirst=2)
         backoff = {"type": "exponential", "delay": 200}
         job_id = gateway.add_one(queue, {"n": 4}, attempts=3, backoff=backoff)
@@ -48,19 +50,21 @@ class TestNodeWorker:
         assert seen[1]["at"] - seen[0]["at"] >= 195
         assert seen[2]["at"] - seen[1]["at"] >= 395
 
-    def test_a_job_it_fails_is_failed_here(self, node: Node, gateway: Gateway, queue: str) -> None:
+    def test_a_job_that_a_node_worker_fails_is_shown_as_failed(self, node: Node, gateway: Gateway, queue: str) -> None:
         node.start("worker.mjs", queue, failFirst=99)
         done = gateway.finished(queue, gateway.add_one(queue, attempts=1))
         assert done["failedReason"] == "attempt 0 fails"
         assert "attempt 0 fails" in done["stacktrace"][0]
 
-    def test_it_gets_a_delayed_job_when_it_is_due(self, node: Node, gateway: Gateway, queue: str) -> None:
+    def test_a_node_worker_gets_a_delayed_job_when_it_is_due(self, node: Node, gateway: Gateway, queue: str) -> None:
         worker = node.start("worker.mjs", queue)
         (added,) = gateway.add(queue, job(delay=500))
         (seen,) = worker.wait_for(1, "process")
         assert -2 <= seen["at"] - (added["timestamp"] + 500) <= 500
 
-    def test_it_gets_prioritized_and_lifo_jobs_in_their_order(self, node: Node, gateway: Gateway, queue: str) -> None:
+    def test_a_node_worker_gets_prioritized_and_lifo_jobs_in_order(
+        self, node: Node, gateway: Gateway, queue: str
+    ) -> None:
         gateway.add(
             queue,
             job(name="three", priority=3),
@@ -73,7 +77,7 @@ class TestNodeWorker:
         seen = worker.wait_for(5, "process")
         assert [fact["name"] for fact in seen] == ["lifo", "plain", "one", "two", "three"]
 
-    def test_it_shares_a_queue_with_our_worker(
+    def test_a_node_worker_shares_a_queue_with_a_registered_worker(
         self, node: Node, gateway: Gateway, start_endpoint: StartEndpoint, queue: str
     ) -> None:
         endpoint = start_endpoint(lambda _: reply_json("toril").after(0.02))
@@ -92,7 +96,7 @@ class TestNodeWorker:
 class TestNodeQueue:
     """Jobs of Node's Queue reach a worker registered here."""
 
-    def test_its_job_is_pushed_and_its_caller_gets_the_result(
+    def test_a_job_added_in_node_is_pushed_and_its_caller_gets_the_result(
         self, node: Node, gateway: Gateway, endpoint: Endpoint, queue: str
     ) -> None:
         endpoint.behaviour = lambda call: reply_json({"echo": call.job["data"]})
@@ -111,7 +115,7 @@ class TestNodeQueue:
         facts = node.run("add.mjs", queue, wait=True, jobs=[{"name": "mail", "data": {}}])
         assert facts[-1] == {"id": "1", "returnvalue": text}
 
-    def test_its_caller_is_told_why_a_job_failed(
+    def test_a_node_caller_is_told_why_its_job_failed(
         self, node: Node, gateway: Gateway, endpoint: Endpoint, queue: str
     ) -> None:
         endpoint.behaviour = lambda _: respond(502, "Bad Gateway")
@@ -120,7 +124,7 @@ class TestNodeQueue:
         assert facts[-1] == {"id": "1", "failedReason": "Bad Gateway"}
         assert len(endpoint.calls) == 2
 
-    def test_its_bulks_delays_and_priorities_are_respected(
+    def test_bulks_delays_and_priorities_of_a_node_queue_are_respected(
         self, node: Node, gateway: Gateway, endpoint: Endpoint, queue: str
     ) -> None:
         jobs = [
@@ -158,7 +162,7 @@ class TestNodeQueue:
         assert sorted(gaps[2])[5] <= 550
         assert max(gaps[1]) - min(gaps[1]) >= 5, "jitter spreads them"
 
-    def test_a_job_that_says_what_it_keeps_is_obeyed(
+    def test_the_retention_options_of_a_node_job_are_obeyed(
         self, node: Node, gateway: Gateway, endpoint: Endpoint, queue: str, store: redis.Redis
     ) -> None:
         endpoint.behaviour = lambda call: respond(500, "No") if call.job["name"] == "bad" else reply_json(1)
@@ -182,7 +186,7 @@ class TestNodeQueue:
 class TestQueueEvents:
     """Node's QueueEvents sees what we do."""
 
-    def test_it_sees_the_life_of_a_job(
+    def test_queue_events_reports_the_life_of_a_job(
         self, toril: TorilProcess, node: Node, gateway: Gateway, endpoint: Endpoint, queue: str
     ) -> None:
         async def behave(call: Call) -> Answer:
@@ -305,7 +309,7 @@ class TestFlows:
 class TestOperators:
     """What an operator does from Node holds here."""
 
-    def test_get_workers_lists_ours_while_its_queue_is_active(
+    def test_get_workers_lists_torils_worker_while_its_queue_is_active(
         self, node: Node, gateway: Gateway, endpoint: Endpoint, queue: str
     ) -> None:
         gateway.register(queue, endpoint.url)
@@ -317,7 +321,7 @@ class TestOperators:
         gateway.unregister(queue)
         eventually(lambda: node.call(queue, "getWorkers") == [], what="it to be gone")
 
-    def test_a_pause_stops_us_and_a_resume_lets_us_go_on(
+    def test_a_pause_in_node_stops_torils_worker_and_a_resume_restarts_it(
         self, node: Node, gateway: Gateway, endpoint: Endpoint, queue: str, canary: Callable[[], None]
     ) -> None:
         gateway.register(queue, endpoint.url)

@@ -34,7 +34,7 @@ def test_every_method_that_toril_has_is_checked() -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=[f"{name} {' '.join(methods)}" for name, *methods in CHECKS])
-def test_rows_hold(
+def test_each_row_of_the_parity_table_is_true(
     live: LiveNode, gateway: Gateway, store: redis.Redis, new_queue: Callable[[], str], check: Check
 ) -> None:
     check(Both(live, gateway, store, new_queue))

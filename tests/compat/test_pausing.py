@@ -19,7 +19,7 @@ pytestmark = pytest.mark.node
 
 WHO = ("bullmq5", "bullmq6", "toril")
 ORDERS = list(product(WHO, repeat=3))
-# Who paused, who added two jobs to two meanwhile, who resumed; and how many jobs that costs: docs/bullmq-parity.md.
+# Who paused, who added two jobs to two meanwhile, who resumed; how many jobs were lost: docs/explanation/pausing.md.
 LOST = {("bullmq5", "bullmq6", "bullmq5"): 2, ("bullmq6", "bullmq5", "bullmq5"): 2}
 
 
@@ -60,7 +60,7 @@ def waiting(store: redis.Redis, queue: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=[" ".join(order) for order in ORDERS])
-def test_what_is_there_when_the_queue_is_resumed(
+def test_all_jobs_wait_in_one_list_when_a_paused_queue_is_resumed(
     lives: dict[str, LiveNode], gateway: Gateway, store: redis.Redis, queue: str, order: tuple[str, str, str]
 ) -> None:
     pausing, adding, resuming = (Party(name, lives, gateway, queue) for name in order)
@@ -77,7 +77,7 @@ def test_what_is_there_when_the_queue_is_resumed(
 
 
 @pytest.mark.parametrize("order", list(LOST), ids=[" ".join(order) for order in LOST])
-def test_even_these_are_there_when_toril_works_on_the_queue(
+def test_all_jobs_wait_after_the_resume_if_toril_leased_during_the_pause(
     lives: dict[str, LiveNode], gateway: Gateway, store: redis.Redis, queue: str, order: tuple[str, str, str]
 ) -> None:
     pausing, adding, resuming = (Party(name, lives, gateway, queue) for name in order)

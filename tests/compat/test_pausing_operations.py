@@ -17,7 +17,7 @@ pytestmark = pytest.mark.node
 
 WHO = ("bullmq5", "bullmq6", "toril")
 # What else there is: nothing; a job that waits when the queue is paused, of which BullMQ 5 makes a list `paused`; and
-# one more that BullMQ 5 adds while it is paused, which makes such a list whoever has paused.
+# one more that BullMQ 5 adds while it is paused, which makes such a list whichever program has paused.
 BESIDE = {"nothing": 0, "one": 1, "another": 2}
 
 

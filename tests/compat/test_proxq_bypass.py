@@ -49,12 +49,12 @@ def test_a_path_that_the_filter_names_is_passed_through(proxq: Proxq, backend: B
     assert call.header("x-forwarded-for") == "127.0.0.1"
 
 
-def test_the_other_paths_are_queued(proxq: Proxq, backend: Backend) -> None:
+def test_paths_outside_the_filter_are_queued(proxq: Proxq, backend: Backend) -> None:
     proxq.submit("GET", f"/api{backend.path()}/healthy")
     assert not proxq.send("GET", f"/api{backend.path()}/health").is_ours
 
 
-def test_a_whitelist_queues_what_it_names_alone(proxq: Proxq, backend: Backend) -> None:
+def test_a_whitelist_queues_only_the_paths_that_it_names(proxq: Proxq, backend: Backend) -> None:
     proxq.submit("GET", f"/white/slow{backend.path()}")
     answer = proxq.send("GET", f"/white{backend.path(respond(body=b'fast'))}")
     assert (answer.body, answer.is_ours) == (b"fast", False)

@@ -41,7 +41,7 @@ def test_an_equal_request_is_a_new_job_with_the_same_answer(proxq: Proxq, backen
     assert len(backend.calls(path)) == 1
 
 
-def test_what_differs_is_not_equal(proxq: Proxq, backend: Backend) -> None:
+def test_requests_that_differ_do_not_share_a_cached_answer(proxq: Proxq, backend: Backend) -> None:
     path = backend.path(respond())
     first = ("POST", f"/api{path}", [("X-A", "1"), ("X-A", "2")], b"body")
     assert cache_status(proxq, *first) == ["MISS"]
@@ -64,7 +64,7 @@ def test_the_order_of_different_names_does_not_matter_nor_their_case(proxq: Prox
 
 
 @pytest.mark.parametrize("name", ["X-Request-ID", "X-Forwarded-For", "X-Real-IP", "X-Forwarded-Proto", "x-request-id"])
-def test_what_differs_between_equal_requests_is_no_part_of_the_key(proxq: Proxq, backend: Backend, name: str) -> None:
+def test_excluded_headers_are_no_part_of_the_cache_key(proxq: Proxq, backend: Backend, name: str) -> None:
     path = backend.path(respond())
     assert cache_status(proxq, "GET", f"/api{path}", [(name, "1")]) == ["MISS"]
     assert cache_status(proxq, "GET", f"/api{path}", [(name, "2")]) == ["HIT"]
@@ -77,7 +77,7 @@ def test_a_list_of_headers_replaces_the_usual_one(proxq: Proxq, backend: Backend
     assert cache_status(proxq, "GET", f"/own{path}", [("X-Request-ID", "1")]) == ["MISS"]
 
 
-def test_what_toril_tells_of_the_client_is_no_part_of_the_key(proxq: Proxq, backend: Backend) -> None:
+def test_headers_that_toril_adds_about_the_client_are_no_part_of_the_cache_key(proxq: Proxq, backend: Backend) -> None:
     path = backend.path(respond())
     assert cache_status(proxq, "GET", f"/own{path}") == ["MISS"]
     other = exchange(proxq.port, f"GET /own{path} HTTP/1.1\r\nhost: other.example\r\n\r\n".encode())
@@ -90,7 +90,7 @@ def test_what_toril_tells_of_the_client_is_no_part_of_the_key(proxq: Proxq, back
 
 
 @pytest.mark.parametrize("status", [301, 404, 500])
-def test_only_a_2xx_is_kept_and_every_answer_says_miss(proxq: Proxq, backend: Backend, status: int) -> None:
+def test_answers_other_than_2xx_are_not_cached_and_say_miss(proxq: Proxq, backend: Backend, status: int) -> None:
     path = backend.path(respond(status, "X"))
     assert cache_status(proxq, "GET", f"/api{path}") == ["MISS"]
     assert cache_status(proxq, "GET", f"/api{path}") == ["MISS"]
@@ -117,7 +117,7 @@ def test_equal_requests_at_the_same_time_reach_the_upstream_once(proxq: Proxq, b
     assert len(backend.calls(path)) == 1
 
 
-def test_who_waits_for_an_equal_request_that_is_cancelled_asks_for_itself(proxq: Proxq, backend: Backend) -> None:
+def test_a_request_that_shared_a_cancelled_call_makes_its_own(proxq: Proxq, backend: Backend) -> None:
     gate = backend.endpoint.gate()
 
     async def wait(_: Any) -> Any:
@@ -181,7 +181,7 @@ def test_an_answer_is_forgotten_when_its_time_is_over(
     assert time.monotonic() - began < 20
 
 
-def test_without_a_cache_nobody_speaks_of_one(shared_proxq: StartProxq, backend: Backend) -> None:
+def test_without_a_cache_no_answer_mentions_one(shared_proxq: StartProxq, backend: Backend) -> None:
     proxq = shared_proxq({"jobsPath": "/my/jobs", "upstreams": [{"prefix": "/", "url": backend.url}]})
     path = backend.path(respond())
     assert [cache_status(proxq, "GET", path) for _ in range(2)] == [[], []]

@@ -23,7 +23,7 @@ def proxq(shared_proxq: StartProxq, backend: Backend) -> Proxq:
 
 
 def arrived(proxq: Proxq, backend: Backend, method: str, target: str, *args) -> Call:  # type: ignore[no-untyped-def]
-    """The request as the upstream got it; `{}` in the target is a path of its own."""
+    """The request as the upstream got it; `{}` in the target stands for a new path."""
     path = backend.path(respond())
     job_id = proxq.submit(method, target.replace("{}", path), *args)
     proxq.is_in(job_id, "completed")
@@ -67,7 +67,7 @@ def test_any_method_is_forwarded_and_bodiless_stays_bodiless(proxq: Proxq, backe
     assert "transfer-encoding" not in names
 
 
-def test_an_empty_body_that_says_so_keeps_its_length(proxq: Proxq, backend: Backend) -> None:
+def test_an_empty_body_with_a_content_length_keeps_it(proxq: Proxq, backend: Backend) -> None:
     call = arrived(proxq, backend, "POST", "/api{}", [], b"")
     assert call.header("content-length") == "0"
 
@@ -95,12 +95,12 @@ def test_headers_pass_in_order_with_their_repetitions(proxq: Proxq, backend: Bac
     assert got == [*((name.lower(), value) for name, value in sent), ("content-length", "1")]
 
 
-def test_nothing_is_added_but_what_tells_of_the_client(proxq: Proxq, backend: Backend) -> None:
+def test_no_header_is_added_but_those_about_the_client(proxq: Proxq, backend: Backend) -> None:
     call = arrived(proxq, backend, "GET", "/api{}")
     assert sorted(name.lower() for name, _ in call.headers) == sorted(["host", *ADDED])
 
 
-def test_hop_by_hop_headers_end_here_also_those_that_connection_names(proxq: Proxq, backend: Backend) -> None:
+def test_hop_by_hop_headers_and_those_named_by_connection_are_not_forwarded(proxq: Proxq, backend: Backend) -> None:
     sent = [
         ("Connection", "close, X-Private"),
         ("X-Private", "1"),
@@ -122,7 +122,7 @@ def test_an_upgrade_to_anything_but_a_websocket_is_queued(proxq: Proxq, backend:
     assert call.body == b"body"
 
 
-def test_the_host_is_the_upstreams(proxq: Proxq, backend: Backend) -> None:
+def test_the_forwarded_host_header_is_the_upstreams(proxq: Proxq, backend: Backend) -> None:
     call = arrived(proxq, backend, "GET", "/api{}")
     assert [value for name, value in call.headers if name.lower() == "host"] == [f"127.0.0.1:{backend.endpoint.port}"]
 

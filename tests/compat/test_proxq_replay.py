@@ -31,7 +31,7 @@ def test_headers_come_back_in_order_with_their_repetitions(proxq: Proxq, backend
     assert answer.headers == (*((name.lower(), value) for name, value in headers), ("content-length", "4"))
 
 
-def test_nothing_is_added(proxq: Proxq, backend: Backend) -> None:
+def test_no_header_is_added_to_a_replayed_answer_but_its_length(proxq: Proxq, backend: Backend) -> None:
     answer = proxq.replayed("GET", backend.path(respond(200, "OK", [], b"no type, no date")))
     assert answer.headers == (("content-length", "16"),)
 
@@ -42,7 +42,7 @@ def test_hop_by_hop_headers_of_the_answer_are_not_replayed(proxq: Proxq, backend
     assert answer.headers == (("x-end", "1"), ("content-length", "1"))
 
 
-def test_a_packed_answer_stays_packed_and_nobody_asks_for_one(proxq: Proxq, backend: Backend) -> None:
+def test_a_compressed_answer_stays_compressed_and_is_not_asked_for(proxq: Proxq, backend: Backend) -> None:
     packed = gzip.compress(b"hello" * 100)
     path = backend.path(respond(200, "OK", [("Content-Encoding", "gzip")], packed))
     answer = proxq.replayed("GET", path, [("Accept-Encoding", "gzip")])
@@ -70,7 +70,7 @@ def test_the_answer_to_head_keeps_its_length_and_has_no_body(proxq: Proxq, backe
     assert (fetched.value("content-length"), fetched.value("x-up"), fetched.body) == ("0", "1", b"")
 
 
-def test_head_of_a_content_has_its_headers_alone(proxq: Proxq, backend: Backend) -> None:
+def test_head_of_a_jobs_content_has_its_headers_and_no_body(proxq: Proxq, backend: Backend) -> None:
     job_id = proxq.submit("GET", backend.path(respond(200, "OK", [("x-up", "1")], b"body")))
     proxq.is_in(job_id, "completed")
     head = proxq.content(job_id, "HEAD")
@@ -115,14 +115,14 @@ def test_an_answer_that_ends_with_its_connection_is_stored_whole(proxq: Proxq, b
     assert (answer.body, answer.headers) == (b"all of it", (("x-up", "1"), ("content-length", "9")))
 
 
-def test_what_comes_before_the_answer_is_no_answer(proxq: Proxq, backend: Backend) -> None:
+def test_an_informational_response_is_not_taken_for_the_answer(proxq: Proxq, backend: Backend) -> None:
     early = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"
     path = backend.path(Answer((early, 0.05, b"HTTP/1.1 201 Made\r\ncontent-length: 1\r\n\r\nx")))
     answer = proxq.replayed("GET", path)
     assert (answer.status, answer.headers) == (201, (("content-length", "1"),))
 
 
-def test_any_bytes_come_back(proxq: Proxq, backend: Backend) -> None:
+def test_any_bytes_of_an_answers_body_are_replayed(proxq: Proxq, backend: Backend) -> None:
     body = bytes(range(256)) * 500
     assert proxq.replayed("POST", backend.path(), body=body).body == body
 
@@ -152,7 +152,7 @@ _TARGETS = st.text(alphabet="abcXYZ019-._~!$&'()*+,;=:@/%2F", max_size=20).filte
     returned=_HEADERS,
     answer=st.binary(max_size=200),
 )
-def test_whatever_is_sent_and_answered_arrives_header_by_header(  # noqa: PLR0917
+def test_random_requests_and_answers_arrive_header_by_header(  # noqa: PLR0917
     proxq: Proxq,
     backend: Backend,
     method: str,

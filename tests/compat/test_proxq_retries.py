@@ -29,9 +29,7 @@ def proxq(shared_proxq: StartProxq, backend: Backend) -> Proxq:
 
 
 @pytest.mark.parametrize("broken", [drop(), cut(), garbage()], ids=["hang-up", "short body", "no HTTP"])
-def test_what_is_no_answer_is_tried_again_and_the_same_request_is_sent(
-    proxq: Proxq, backend: Backend, broken: object
-) -> None:
+def test_a_request_without_a_valid_answer_is_retried_unchanged(proxq: Proxq, backend: Backend, broken: object) -> None:
     def behave(call: Call) -> object:
         return broken if len(backend.calls(path)) < 3 else respond(body=b"at last")
 
@@ -96,12 +94,12 @@ def test_a_job_that_waits_for_a_retry_is_cancelled(proxq: Proxq, backend: Backen
 
 
 @pytest.mark.parametrize("prefix", ["/nobody", "/nowhere"])
-def test_an_upstream_that_is_not_there_fails_the_job(proxq: Proxq, prefix: str) -> None:
+def test_an_unreachable_upstream_fails_the_job(proxq: Proxq, prefix: str) -> None:
     job = proxq.is_in(proxq.submit("GET", f"{prefix}/x"), "failed")
     assert job["error"]
 
 
-def test_a_timeout_below_a_second_is_one(proxq: Proxq, backend: Backend) -> None:
+def test_a_timeout_below_a_second_counts_as_one_second(proxq: Proxq, backend: Backend) -> None:
     path = backend.path(hang())
     job_id = proxq.submit("GET", f"/quick{path}")
     (call,) = backend.called(path)

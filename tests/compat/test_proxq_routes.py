@@ -42,7 +42,7 @@ def test_ids_cannot_be_guessed(proxq: Proxq, backend: Backend) -> None:
     assert len({job_id[:8] for job_id in ids}) == 20
 
 
-def test_a_completed_job_says_when(proxq: Proxq, backend: Backend) -> None:
+def test_a_completed_job_shows_its_completion_time(proxq: Proxq, backend: Backend) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
     job_id = proxq.submit("GET", f"/api{backend.path()}")
     job = proxq.is_in(job_id, "completed")
@@ -94,7 +94,7 @@ def test_any_answer_completes_the_job(proxq: Proxq, backend: Backend, status: in
 
 
 @pytest.mark.parametrize("job_id", ["nope", "9606009f-58c9-4919-855b-37bb76ff2a80", "1", "%2e", "wait", "meta"])
-def test_an_unknown_job_is_not_found_whatever_is_asked(proxq: Proxq, job_id: str) -> None:
+def test_an_unknown_job_is_not_found_at_every_route(proxq: Proxq, job_id: str) -> None:
     for method, path in (
         ("GET", job_id),
         ("DELETE", job_id),
@@ -121,7 +121,7 @@ def test_an_unknown_job_is_not_found_whatever_is_asked(proxq: Proxq, job_id: str
         ("GET", "/"),
     ],
 )
-def test_what_no_upstream_has_is_a_bad_gateway(proxq: Proxq, method: str, target: str) -> None:
+def test_a_path_that_matches_no_upstream_is_a_bad_gateway(proxq: Proxq, method: str, target: str) -> None:
     answer = proxq.send(method, target)
     assert (answer.status, answer.is_ours) == (502, True)
     if method != "HEAD":
@@ -195,7 +195,7 @@ def test_a_body_that_is_too_large_is_refused_and_not_cut(proxq: Proxq, backend: 
 
 
 @pytest.mark.parametrize("value", ["soon", "5", "-5", "--5s", "+", "5 s", "9999999h"])
-def test_a_timeout_that_is_none_is_a_bad_request(proxq: Proxq, backend: Backend, value: str) -> None:
+def test_an_invalid_timeout_header_is_a_bad_request(proxq: Proxq, backend: Backend, value: str) -> None:
     answer = proxq.send("GET", f"/api{backend.path()}", [("X-Proxq-Timeout", value)])
     assert (answer.status, answer.json, answer.is_ours) == (
         400,
@@ -205,14 +205,14 @@ def test_a_timeout_that_is_none_is_a_bad_request(proxq: Proxq, backend: Backend,
 
 
 @pytest.mark.parametrize("value", ["", "0", "-5s", "-0.5h", "+0"])
-def test_a_timeout_that_is_empty_zero_or_negative_is_the_upstreams_own(
+def test_an_empty_zero_or_negative_timeout_means_the_upstreams_timeout(
     proxq: Proxq, backend: Backend, value: str
 ) -> None:
     path = backend.path(respond(200, "X", body=b"answer").after(0.5))
     assert proxq.replayed("GET", f"/api{path}", [("X-Proxq-Timeout", value)]).body == b"answer"
 
 
-def test_the_first_of_two_timeouts_counts(proxq: Proxq, backend: Backend) -> None:
+def test_the_first_of_two_timeout_headers_counts(proxq: Proxq, backend: Backend) -> None:
     path = backend.path(respond(200, "X", body=b"answer").after(0.5))
     asked = [("X-Proxq-Timeout", "+20s"), ("X-Proxq-Timeout", "1ms")]
     assert proxq.replayed("GET", f"/api{path}", asked).body == b"answer"
@@ -221,7 +221,7 @@ def test_the_first_of_two_timeouts_counts(proxq: Proxq, backend: Backend) -> Non
 @pytest.mark.parametrize(
     "head", [b"FROB /api/x HTTP/1.1", b"GET /api/x HTTP/9.9", b"nonsense", b"CONNECT up:1 HTTP/1.1"]
 )
-def test_what_cannot_be_parsed_is_a_bad_request(proxq: Proxq, head: bytes) -> None:
+def test_a_request_that_cannot_be_parsed_is_a_bad_request(proxq: Proxq, head: bytes) -> None:
     answer = exchange(proxq.port, head + b"\r\nhost: x\r\n\r\n")
     assert (answer.status, answer.is_ours) == (400, True)
     assert answer.value("content-type") == "application/json"
@@ -238,7 +238,7 @@ def test_what_cannot_be_parsed_is_a_bad_request(proxq: Proxq, head: bytes) -> No
     ],
 )
 @pytest.mark.parametrize("target", [b"/api/x", b"/__jobs/x", b"/__toril/queues"])
-def test_a_host_that_is_not_one_and_an_unknown_transfer_coding_are_refused_at_each_door(
+def test_an_invalid_host_or_unknown_transfer_coding_is_refused_on_every_route(
     proxq: Proxq, target: bytes, lines: bytes, status: int, message: str
 ) -> None:
     answer = exchange(proxq.port, b"POST " + target + b" HTTP/1.1\r\n" + lines + b"\r\n")
@@ -250,7 +250,7 @@ def test_a_host_that_is_not_one_and_an_unknown_transfer_coding_are_refused_at_ea
         assert message in answer.body.decode()
 
 
-def test_what_cannot_be_parsed_gets_no_answer_in_the_middle_of_another_one(proxq: Proxq, backend: Backend) -> None:
+def test_an_unparsable_request_gets_no_answer_in_the_middle_of_another_one(proxq: Proxq, backend: Backend) -> None:
     path = backend.path(respond(200, "X", [], b"whole").after(0.3))
     with socket.create_connection(("127.0.0.1", proxq.port), timeout=30) as connection:
         waiting = f"GET /api{path} HTTP/1.1\r\nhost: x\r\nprefer: wait=30\r\n\r\n".encode()
@@ -310,7 +310,7 @@ def test_ended_jobs_are_forgotten_when_the_retention_is_over(
     eventually(lambda: client.keys(f"bull:{proxq.queue}/:????????-*") == [], timeout_s=30, what="no job in Redis")
 
 
-def test_toril_itself_is_below_its_own_path(proxq: Proxq) -> None:
+def test_torils_own_api_is_served_below_its_own_path(proxq: Proxq) -> None:
     for path in ("/__toril/health", "/__toril/ready"):
         assert proxq.send("GET", path).status == 200
     assert proxq.send("GET", "/__toril/queues").status == 401

@@ -28,18 +28,18 @@ def refused(folder: Path, *arguments: str, env: dict[str, str] | None = None) ->
     return done.stderr
 
 
-def test_a_bad_file_ends_the_start_with_every_fault(tmp_path: Path) -> None:
+def test_an_invalid_file_stops_the_start_and_every_fault_is_named(tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(
         "concurrency: many\nupstreams:\n  - {prefix: /a, url: 'http://x', timeout: 5}\n  - {url: 'http://y'}\n"
         "  - {prefix: /c, url: 'http://x', pathFilter: {patterns: ['([']}}\n"
     )
     said = refused(tmp_path, "serve", "--config", str(file))
-    for part in ("4 fault(s)", "'many'", "/a", "'5'", "prefix is missing", "'(['"):
+    for part in ("4 fault(s)", "'many'", "/a", "5 is not a duration", "prefix is missing", "'(['"):
         assert part in said
 
 
-def test_a_file_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
+def test_a_missing_file_stops_the_start(tmp_path: Path) -> None:
     assert "nowhere.yaml" in refused(tmp_path, "serve", env={"PROXQ_CONFIG": str(tmp_path / "nowhere.yaml")})
 
 

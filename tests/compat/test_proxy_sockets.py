@@ -99,7 +99,9 @@ class TestLettingIn:
     """The token by `?token=` (Bun, older Go) and by `Authorization` (Go)."""
 
     @pytest.mark.parametrize("kind", ["", "/process/1", "/events"])
-    def test_both_ways_of_showing_the_token_open_every_socket(self, toril: TorilProcess, queue: str, kind: str) -> None:
+    def test_a_token_in_the_header_or_the_url_opens_every_socket(
+        self, toril: TorilProcess, queue: str, kind: str
+    ) -> None:
         query = "events=completed&" if kind == "/events" else ""
         with bun(toril, queue + kind, query), go(toril, queue + kind), go(toril, queue + kind, token_in_url=True):
             pass
@@ -213,7 +215,9 @@ class TestAdd:
 class TestPauseAndResume:
     """Both answer `data: {}`, which is what is left of `{"ok": undefined}`."""
 
-    def test_they_answer_an_empty_object_and_do_it(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
+    def test_pause_and_resume_take_effect_and_answer_an_empty_object(
+        self, toril: TorilProcess, gateway: Gateway, queue: str
+    ) -> None:
         with bun(toril, queue) as socket, go(toril, queue) as other, bun(toril, f"{queue}/process/1") as worker:
             socket.send(bun_frame("pause", "[]"))
             assert raw(socket) == f'{{"id":"{BUN_ID}","data":{{}}}}'
@@ -256,7 +260,7 @@ class TestGetters:
             frame = go_frame("getJobs", f'["{state}",0,100,true]')
             assert asked(socket, frame) == {"ok": []}
 
-    def test_waiting_holds_what_waits_in_a_paused_queue(self, toril: TorilProcess, queue: str) -> None:
+    def test_the_waiting_list_includes_jobs_of_a_paused_queue(self, toril: TorilProcess, queue: str) -> None:
         """BullMQ's getJobs takes the paused list along with `waiting`."""
         with bun(toril, queue) as socket:
             asked(socket, '{"id":0,"data":{"fn":"pause","args":[]}}')
@@ -264,7 +268,7 @@ class TestGetters:
             jobs = asked(socket, '{"id":2,"data":{"fn":"getJobs","args":["waiting",0,9,true]}}')["ok"]
             assert [job["id"] for job in jobs] == ["1"]
 
-    def test_completed_jobs_are_listed_with_what_came_of_them(
+    def test_completed_jobs_are_listed_with_their_results(
         self, toril: TorilProcess, gateway: Gateway, queue: str
     ) -> None:
         with bun(toril, queue) as socket, bun(toril, f"{queue}/process/1") as worker:
@@ -286,7 +290,7 @@ class TestGetters:
             counts = asked(socket, '{"id":3,"data":{"fn":"getJobCounts","args":["delayed","failed"]}}')
             assert counts == {"ok": {"delayed": 1, "failed": 0}}
 
-    def test_the_log_of_a_job(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
+    def test_get_job_logs_returns_a_window_of_the_log(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
         with bun(toril, queue) as socket, socket_to(toril.url, f"/ws/queues/{queue}/process/1?payload=job") as worker:
             asked(socket, '{"id":0,"data":{"fn":"add","args":["test",1,null]}}')
             (message,) = worker.jobs(1)
@@ -304,14 +308,16 @@ class TestGetters:
             frame = bun_frame("getJobLogs", '["404",0,-1]')
             assert asked(socket, frame) == {"ok": {"logs": [], "count": 0}}
 
-    def test_the_log_of_a_job_without_a_window(self, toril: TorilProcess, queue: str) -> None:
+    def test_get_job_logs_without_a_window_returns_the_whole_log(self, toril: TorilProcess, queue: str) -> None:
         """`getJobLogs(id)` of the Bun client: start and end are optional there, and `undefined` becomes `null`."""
         with bun(toril, queue) as socket:
             for args in ('["1",null,null]', '["1",0,null]', '["1"]'):
                 frame = bun_frame("getJobLogs", args)
                 assert asked(socket, frame) == {"ok": {"logs": [], "count": 0}}, args
 
-    def test_the_workers_of_the_queue_while_they_work(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
+    def test_get_workers_lists_the_workers_while_they_work(
+        self, toril: TorilProcess, gateway: Gateway, queue: str
+    ) -> None:
         with bun(toril, queue) as socket, go(toril, f"{queue}/process/5", token_in_url=True) as worker:
             assert asked(socket, bun_frame("getWorkers", "[]")) == {"ok": []}
             gateway.add_one(queue)
@@ -331,13 +337,15 @@ class TestIds:
             "true", '""', '"x"', f'"{BUN_ID}"', '"\\u003cü\\n"', '"grüße 🐂"', "[]", '[1,{"a":null}]', '{"n":1.0}',
         ],
     )  # fmt: skip
-    def test_any_id_comes_back(self, toril: TorilProcess, queue: str, number: str, binary: bool) -> None:
+    def test_any_command_id_is_returned_in_the_reply(
+        self, toril: TorilProcess, queue: str, number: str, binary: bool
+    ) -> None:
         with bun(toril, queue) as socket:
             frame = f'{{"id":{number},"data":{{"fn":"getJobCounts","args":["failed"]}}}}'
             socket.send(frame.encode() if binary else frame)
             assert raw(socket) == f'{{"id":{number},"data":{{"ok":{{"failed":0}}}}}}'
 
-    def test_an_id_behind_the_data_is_an_id(self, toril: TorilProcess, queue: str) -> None:
+    def test_a_command_id_after_the_data_is_accepted(self, toril: TorilProcess, queue: str) -> None:
         with bun(toril, queue) as socket:
             socket.send('{"data":{"args":["failed"],"fn":"getJobCounts"},"id":7}')
             assert raw(socket) == '{"id":7,"data":{"ok":{"failed":0}}}'
@@ -382,7 +390,9 @@ class TestRefusals:
         ],
     )
     @pytest.mark.parametrize("binary", [False, True])
-    def test_what_is_no_command_is_repeated(self, toril: TorilProcess, queue: str, frame: str, binary: bool) -> None:
+    def test_a_message_that_is_no_command_is_repeated_in_the_error(
+        self, toril: TorilProcess, queue: str, frame: str, binary: bool
+    ) -> None:
         with bun(toril, queue) as socket:
             refused(socket, frame.encode() if binary else frame, f"Invalid message {frame}")
             assert asked(socket, '{"id":9,"data":{"fn":"getJobCounts","args":["failed"]}}') == {"ok": {"failed": 0}}
@@ -396,14 +406,14 @@ class TestRefusals:
             ('["test",1,{"priority":0.5}]', "Invalid priority 0.5"),
         ],
     )
-    def test_what_bullmq_refuses_is_an_object_with_its_words(
+    def test_a_refusal_by_bullmq_is_an_object_with_bullmqs_message(
         self, toril: TorilProcess, queue: str, args: str, message: str
     ) -> None:
         with go(toril, queue) as socket:
             refused(socket, go_frame("add", args), message)
 
     @pytest.mark.parametrize("garbage", ["", "x", "[", "{}}", '{"id":1,', b"\xff\xfe", b"\x00", b""], ids=repr)
-    def test_what_is_no_json_answers_nobody_and_the_socket_stays(
+    def test_invalid_json_gets_no_reply_and_the_socket_stays_open(
         self, toril: TorilProcess, queue: str, garbage: str | bytes
     ) -> None:
         with bun(toril, queue) as socket:
@@ -452,7 +462,7 @@ class TestProcess:
             ('{"id":"0","data":{"result":5}}', 5),
         ],
     )
-    def test_a_result_completes(
+    def test_a_reply_with_a_result_completes_the_job(
         self, toril: TorilProcess, gateway: Gateway, queue: str, reply: str, result: Any, binary: bool
     ) -> None:
         with bun(toril, f"{queue}/process/1") as worker:
@@ -480,7 +490,7 @@ class TestProcess:
             ('{"id":0}', None),
         ],
     )
-    def test_anything_else_fails(
+    def test_a_reply_without_a_result_fails_the_job(
         self, toril: TorilProcess, gateway: Gateway, queue: str, reply: str, reason: str | None, binary: bool
     ) -> None:
         with bun(toril, f"{queue}/process/1") as worker:
@@ -516,7 +526,7 @@ class TestProcess:
             done = gateway.finished(queue, job_id)
             assert (done["returnvalue"], done["attemptsMade"]) == ("done", 3)
 
-    def test_what_the_clients_do_not_expect_is_never_sent(
+    def test_workers_are_never_sent_messages_that_the_clients_do_not_expect(
         self, toril: TorilProcess, gateway: Gateway, queue: str
     ) -> None:
         """Bun's worker throws on a frame without `data`; Go's takes one without an id for job 0."""
@@ -557,7 +567,7 @@ class TestEvents:
     @pytest.mark.parametrize(
         "query", ["events=added,completed&", "events=added%2Ccompleted&", "events=completed,,added,&"]
     )
-    def test_frames_are_what_queue_events_calls_its_listeners_with(
+    def test_event_frames_hold_the_arguments_of_queue_events_listeners(
         self, toril: TorilProcess, gateway: Gateway, queue: str, store: redis.Redis, query: str
     ) -> None:
         with bun(toril, f"{queue}/events", query) as events, bun(toril, f"{queue}/process/1") as worker:
@@ -614,7 +624,7 @@ class TestEvents:
             "resumed": [{}, ids["resumed"]],
         }
 
-    def test_only_what_is_named_comes_and_only_from_now_on(
+    def test_only_subscribed_events_arrive_and_only_new_ones(
         self, toril: TorilProcess, gateway: Gateway, queue: str
     ) -> None:
         gateway.add_one(queue)
@@ -628,7 +638,7 @@ class TestEvents:
             assert deaf.is_quiet()
 
     @pytest.mark.parametrize("binary", [False, True])
-    def test_the_guides_on_and_its_counterpart(
+    def test_on_and_off_of_the_guide_subscribe_and_unsubscribe(
         self, toril: TorilProcess, gateway: Gateway, queue: str, binary: bool
     ) -> None:
         with go(toril, f"{queue}/events") as events:
@@ -672,7 +682,7 @@ class TestConnectionLoss:
     """The clients' workers neither close politely nor say that they stop."""
 
     @pytest.mark.parametrize("how", ["close", "drop"])
-    def test_a_worker_that_goes_gives_its_jobs_to_the_next(
+    def test_jobs_of_a_disconnected_worker_go_to_the_next_worker(
         self,
         toril: TorilProcess,
         gateway: Gateway,

@@ -1,23 +1,24 @@
 """Everything toril does that makes a job wait, each as a generator: up to its `yield` the queue is not paused yet."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from uuid import uuid4
 
 from msgspec import Raw
 
-from tests.conformance.worlds import PATIENT, RealWorld
-from toril.bull.cancelling import Cancelling
-from toril.bull.control import Control
-from toril.bull.flows import Flows
-from toril.bull.inspector import Inspector
-from toril.bull.job_actions import JobActions
-from toril.bull.upkeep import Upkeep
-from toril.core.actions import RetryJob
-from toril.core.flow import AddedJob, FlowJob
-from toril.core.job import JobOptions
+from tests.conformance.worlds import RealWorld, announcements_of, control_of
+from toril.bullmq.cancelling import Cancelling
+from toril.bullmq.control import Control
+from toril.bullmq.flows import Flows
+from toril.bullmq.inspector import Inspector
+from toril.bullmq.job_actions import JobActions
+from toril.bullmq.maintenance import Maintenance
+from toril.bullmq.rules.actions import RetryJob
+from toril.bullmq.rules.flow import AddedJob, FlowJob
+from toril.bullmq.rules.job import JobOptions
+from toril.bullmq.rules.scheduler import SchedulerSpec, Template
 from toril.core.lease import Lease
-from toril.core.ports.work import LeaseStore
-from toril.core.scheduler import SchedulerSpec, Template
 from toril.core.verdict import Complete, Fail, Retry, Snooze
+from toril.engine.ports import LeaseStore
 
 Operation = Callable[[RealWorld], AsyncGenerator[None]]
 OPERATIONS: dict[str, Operation] = {}
@@ -35,7 +36,7 @@ def of_child(act: Callable[[RealWorld, AddedJob], Awaitable[object]], **opts: bo
 
     async def run(world: RealWorld) -> AsyncGenerator[None]:
         child = FlowJob("child", f"{world.queue}-children", Raw(b"{}"), JobOptions(**opts))
-        flow = FlowJob("parent", world.queue, children=[child]).identified()
+        flow = FlowJob("parent", world.queue, children=[child]).identified(lambda: str(uuid4()))
         (parent,) = await flows(world).add([flow], int(world.now() * 1000))
         yield
         await act(world, parent.children[0])
@@ -52,11 +53,11 @@ def actions(world: RealWorld) -> JobActions:
 
 
 def control(world: RealWorld) -> Control:
-    return Control(world.scripts, Inspector(world.scripts, "bull"), "bull", world.now)
+    return control_of(world)
 
 
 def cancelling(world: RealWorld) -> Cancelling:
-    return Cancelling(world.link, world.scripts, PATIENT, lambda queue, job_id: None)
+    return Cancelling(world.scripts, "bull", announcements_of(world))
 
 
 async def taken(store: LeaseStore) -> Lease:
@@ -88,7 +89,7 @@ async def adding_in_front(world: RealWorld) -> AsyncGenerator[None]:
 async def adding_a_flow(world: RealWorld) -> AsyncGenerator[None]:
     yield
     child = FlowJob("child", world.queue, Raw(b"{}"))
-    flow = FlowJob("parent", f"{world.queue}-parents", children=[child, child]).identified()
+    flow = FlowJob("parent", f"{world.queue}-parents", children=[child, child]).identified(lambda: str(uuid4()))
     await flows(world).add([flow], int(world.now() * 1000))
 
 
@@ -99,7 +100,9 @@ async def adding_again_a_child_that_is_done(world: RealWorld) -> AsyncGenerator[
     await children.store.complete(await taken(children.store), Complete(b"1"), fetch_next=False)
     yield
     child = FlowJob("child", children.queue, Raw(b"{}"), JobOptions(jobId="child"))
-    await flows(world).add([FlowJob("parent", world.queue, children=[child]).identified()], int(world.now() * 1000))
+    await flows(world).add(
+        [FlowJob("parent", world.queue, children=[child]).identified(lambda: str(uuid4()))], int(world.now() * 1000)
+    )
 
 
 @operation
@@ -262,10 +265,10 @@ OPERATIONS |= {
     ),
     "cancelling_a_child": of_child(lambda world, child: cancelling(world).cancel(child.job.queueName, child.id)),
     "detaching_a_child": of_child(
-        lambda world, child: Upkeep(world.scripts, "bull").detach(child.job.queueName, child.id)
+        lambda world, child: Maintenance(world.scripts, "bull").detach(child.job.queueName, child.id)
     ),
     "removing_all_children": of_child(
-        lambda world, child: Upkeep(world.scripts, "bull").remove_children(world.queue, child.parent.id)  # type: ignore[union-attr]
+        lambda world, child: Maintenance(world.scripts, "bull").remove_children(world.queue, child.parent.id)  # type: ignore[union-attr]
     ),
     "draining_the_childrens_queue": of_child(
         lambda world, child: control(world).drain(child.job.queueName, delayed=False)

@@ -11,27 +11,22 @@ from typing import Any
 
 import asyncpg
 
-from tests.conformance.bull.links import QUICK, address_of
+from tests.conformance.bullmq.links import QUICK, address_of, linked
 from tests.support.valkey import ValkeyProcess
-from toril.adapters.redis_ledger import RedisLedger
-from toril.bull.connection import Link, linked
-from toril.core.delivery import (
-    Accepted,
+from toril.core.errors import StoreError
+from toril.delivery.ledger.redis_ledger import RedisLedger
+from toril.delivery.ports import Ledger
+from toril.delivery.rules.changes import Accepted, AttemptResult, Begin, Begun, End, Written
+from toril.delivery.rules.delivery import (
     AttemptOutcome,
-    Begin,
-    Begun,
     Delivery,
-    End,
     Envelope,
     Inline,
     NewDelivery,
-    RecordedResponse,
-    Settlement,
-    Written,
+    TargetResponse,
     new_job_id,
 )
-from toril.core.errors import StoreError
-from toril.core.ports.ledger import Ledger
+from toril.redis.connection import Link
 
 AT_S = 1_700_000_000.0
 _later = itertools.count()
@@ -66,27 +61,27 @@ async def begun(ledger: Ledger, one: Delivery, token: str = "t", at_s: float = A
     return result.delivery
 
 
-def end_of(one: Delivery, settlement: Settlement, **more: Any) -> End:
+def end_of(one: Delivery, result: AttemptResult, **more: Any) -> End:
     """The end of the attempt under way."""
     given = {"job_id": one.job_id, "number": one.attempts_begun, "by": "worker", "at_s": AT_S + 2, "duration_s": 0.25}
-    return End(**(given | {"settlement": settlement, "outcome": AttemptOutcome.ANSWERED, "status_code": 200} | more))
+    return End(**(given | {"result": result, "outcome": AttemptOutcome.ANSWERED, "status_code": 200} | more))
 
 
-async def ended(ledger: Ledger, one: Delivery, settlement: Settlement, **more: Any) -> Delivery:
+async def ended(ledger: Ledger, one: Delivery, result: AttemptResult, **more: Any) -> Delivery:
     """A delivery whose attempt has ended."""
-    result = await ledger.end(end_of(one, settlement, **more))
+    result = await ledger.end(end_of(one, result, **more))
     assert isinstance(result, Written), result
     return result.delivery
 
 
-async def finished(ledger: Ledger, settlement: Settlement, target: str = "billing", **more: Any) -> Delivery:
+async def finished(ledger: Ledger, result: AttemptResult, target: str = "billing", **more: Any) -> Delivery:
     """A delivery that went through one attempt."""
     end = {name: more.pop(name) for name in ("response", "error") if name in more}
     end |= {"at_s": more.pop("end_s", AT_S + 2)}
-    return await ended(ledger, await begun(ledger, await accepted(ledger, target, **more)), settlement, **end)
+    return await ended(ledger, await begun(ledger, await accepted(ledger, target, **more)), result, **end)
 
 
-RESPONSE = RecordedResponse(status=503, headers=(("Content-Type", "text/plain"),), content=Inline(b"no\x00\xff"))
+RESPONSE = TargetResponse(status=503, headers=(("Content-Type", "text/plain"),), content=Inline(b"no\x00\xff"))
 
 
 @asynccontextmanager
@@ -109,15 +104,15 @@ async def serving(ledger: Any) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def in_redis(valkey: ValkeyProcess) -> AsyncIterator[RedisLedger]:
-    """A ledger in Redis alone that nobody else uses, for the length of a block."""
+    """A ledger in Redis alone that no other test uses, for the length of a block."""
     link = Link(address_of(valkey), QUICK)
     async with linked(link):
         await link.up(5.0)
-        yield RedisLedger(link.call, f"test-{os.urandom(4).hex()}")
+        yield RedisLedger(link, f"test-{os.urandom(4).hex()}")
 
 
 def sqlite_path(folder: Path) -> Path:
-    """A ledger file nobody else uses."""
+    """A ledger file no other test uses."""
     return folder / f"ledger-{os.urandom(4).hex()}.sqlite3"
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.s3 import S3Server
-from toril.adapters import obstore_blobs
-from toril.adapters.folder_blobs import FolderBlobs
-from toril.adapters.obstore_blobs import BlobPatience, S3Access, in_memory, open_blobs
 from toril.core.blob import reference
 from toril.core.errors import BlobLost, BlobsUnavailable, FolderUnusable
-from toril.core.ports.bodies import BlobStore
-from toril.intake.fallback_blobs import FallbackBlobs
-from toril.intake.switched_blobs import SwitchedBlobs
+from toril.payloads import obstore_blobs
+from toril.payloads.fallback_blobs import FallbackBlobs
+from toril.payloads.folder_blobs import FolderBlobs
+from toril.payloads.obstore_blobs import BlobPatience, S3Access, in_memory, open_blobs
+from toril.payloads.ports import BlobStore
+from toril.payloads.switched_blobs import SwitchedBlobs
 from toril.testing import FakeBlobs, FakeClock
 
 IMPATIENT = BlobPatience(connect_s=1, request_s=5, retries=0, retry_s=1)
@@ -49,20 +49,20 @@ async def listed(blobs: BlobStore, folder: str = "") -> dict[str, int]:
     return {blob.name: blob.size_bytes async for blob in blobs.list(folder)}
 
 
-async def test_what_was_put_is_there(blobs: BlobStore) -> None:
+async def test_a_stored_body_is_read_back(blobs: BlobStore) -> None:
     body = bytes(range(256)) * 4
     await blobs.put("jobs/1/request", body)
     assert await blobs.get("jobs/1/request") == body
     assert b"".join([piece async for piece in blobs.stream("jobs/1/request")]) == body
 
 
-async def test_an_empty_body_is_a_body(blobs: BlobStore) -> None:
+async def test_an_empty_body_is_stored_and_read_back(blobs: BlobStore) -> None:
     await blobs.put("jobs/1/request", b"")
     assert await blobs.get("jobs/1/request") == b""
     assert b"".join([piece async for piece in blobs.stream("jobs/1/request")]) == b""
 
 
-async def test_a_put_that_is_done_again_changes_nothing(blobs: BlobStore) -> None:
+async def test_a_repeated_put_changes_nothing(blobs: BlobStore) -> None:
     for _ in range(2):
         await blobs.put("jobs/1/request", b"the same")
     assert await blobs.get("jobs/1/request") == b"the same"
@@ -103,14 +103,14 @@ async def test_a_large_body_comes_in_several_pieces(blobs: BlobStore) -> None:
     assert b"".join(found) == body
 
 
-async def test_what_is_not_there_is_lost(blobs: BlobStore) -> None:
+async def test_a_missing_body_is_reported_as_lost(blobs: BlobStore) -> None:
     with pytest.raises(BlobLost):
         await blobs.get("jobs/1/request")
     with pytest.raises(BlobLost):
         await anext(aiter(blobs.stream("jobs/1/request")))
 
 
-async def test_deleting_takes_away_these_and_no_others(blobs: BlobStore) -> None:
+async def test_deleting_removes_the_named_bodies_only(blobs: BlobStore) -> None:
     for name in ("jobs/1/request", "jobs/1/response", "jobs/2/request"):
         await blobs.put(name, b"body")
     await blobs.delete(["jobs/1/request", "jobs/2/request"])

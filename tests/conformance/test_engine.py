@@ -9,27 +9,29 @@ from contextlib import asynccontextmanager
 import pytest
 from structlog.testing import capture_logs
 
-from tests.conformance.bull.links import QUICK
+from tests.conformance.bullmq.links import QUICK
 from tests.conformance.servers import Proxy, proxied, until
 from tests.conformance.worlds import RealWorld, real_world
 from tests.support.valkey import ValkeyProcess
 from tests.unit.engine.support import patient
-from toril.bull.connection import Link
-from toril.bull.leases import LeaseBook
-from toril.bull.markers import Markers
-from toril.bull.schedulers import Schedulers
-from toril.bull.scripts import Scripts
-from toril.bull.wire import Wire
-from toril.core.destinations.base import Destination, OutboundRequest
-from toril.core.destinations.push_worker import PushWorker
-from toril.core.lock_tokens import LockTokens
+from toril.bullmq.leasing.leases import LeaseStores
+from toril.bullmq.lua.scripts import Scripts
+from toril.bullmq.markers import Markers
+from toril.bullmq.schedulers import Schedulers
+from toril.core.destination import Destination, OutboundRequest
 from toril.core.outcome import Outcome
-from toril.core.policy import EnginePolicy, RedisAddress
-from toril.core.worker import Endpoint, WorkerSpec
-from toril.engine.consumer import Consumer, Surroundings
+from toril.engine.consumer import Consumer
 from toril.engine.executor import Executor
+from toril.engine.lock_tokens import LockTokens
+from toril.engine.policy import EnginePolicy
+from toril.engine.shared_services import SharedServices
 from toril.engine.shared_waits import SharedWaits
 from toril.engine.supervisor import Supervisor
+from toril.queues.rules.push_worker import PushWorker
+from toril.queues.rules.worker import Endpoint, WorkerSpec
+from toril.redis.connection import Link
+from toril.redis.policy import RedisAddress
+from toril.redis.resp import Wire
 from toril.testing import FakeOutbound, FakePresence, answered
 
 JOBS = 1000
@@ -46,17 +48,17 @@ class Engine:
         self.markers = Markers(self.link, QUICK, tasks)
         schedulers = Schedulers(self._scripts, "bull", lambda: int(time.time() * 1000))
         lock_ms, stalled_ms = round(POLICY.lock_s * 1000), round(POLICY.stalled_interval_s * 900)
-        self.book = LeaseBook(self._scripts, schedulers, "bull", lock_ms, stalled_ms, time.time)
+        self.book = LeaseStores(self._scripts, schedulers, "bull", lock_ms, stalled_ms, time.time)
         self.outbound = FakeOutbound()
         self.presence = FakePresence()
-        self._around = Surroundings(
+        self._shared = SharedServices(
             tasks=tasks,
             waits=SharedWaits(self.markers),
             presence=self.presence,
             now=time.time,
             tokens=LockTokens([], str(random.random())),
         )
-        self.supervisor = Supervisor(self._consumer, POLICY, self.presence, self.markers.forget)
+        self.supervisor = Supervisor(self._consumer, POLICY, self._shared)
         for work in (self.link.run(), self.markers.run(), self.supervisor.run()):
             tasks.create_task(work)
 
@@ -67,7 +69,7 @@ class Engine:
     def _consumer(self, destination: Destination, slots: int) -> Consumer:
         leases = self.book.of(destination.queue, destination.lease_rules)
         executor = Executor(destination, leases, self.outbound, patient(2 * POLICY.lock_s), random.random)
-        return Consumer(destination, slots, leases, executor, self._around)
+        return Consumer(destination, slots, leases, executor, self._shared)
 
     def work_on(self, queue: str, concurrency: int) -> None:
         endpoint = Endpoint("http://endpoint/", "POST", timeout_s=100.0)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import pytest
 
 from tests.conformance.test_meter import of, scraped
-from toril.adapters import known_depths
-from toril.adapters.known_depths import KnownDepths
-from toril.adapters.prometheus_exposition import PrometheusExposition
-from toril.adapters.prometheus_meter import PrometheusMeter
 from toril.core.errors import StoreUnavailable
 from toril.core.metrics import QueueDepth
+from toril.telemetry import known_depths
+from toril.telemetry.known_depths import KnownDepths
+from toril.telemetry.prometheus_exposition import PrometheusExposition
+from toril.telemetry.prometheus_meter import PrometheusMeter
 
 QUEUES = [f"q-{number:02}" for number in range(12)]
 
@@ -52,7 +52,7 @@ def names(known: KnownDepths) -> list[str]:
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_each_refresh_reads_its_share_and_all_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_refresh_reads_some_queues_and_every_queue_gets_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_depths, "BUDGET_S", 60.0)
     reading = Reading()
     known = KnownDepths(reading, most_named=2)
@@ -109,8 +109,8 @@ async def test_queues_that_cannot_be_read_do_not_take_redis_down(how: str) -> No
     reading = Reading()
     setattr(reading, how, QUEUES[0])
 
-    async def ping() -> None:
-        pass
+    async def ping() -> bool:
+        return True
 
     shown = PrometheusExposition(
         PrometheusMeter(100, lambda: 0.0), reading, ping, lambda: QUEUES, version="1", most_queues=100

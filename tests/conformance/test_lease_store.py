@@ -12,9 +12,9 @@ from tests.conformance.holding import held
 from tests.conformance.worlds import LOCK_S, FakeWorld, World, real_world
 from toril.core.errors import JobRefused, LeaseLost
 from toril.core.lease import NOTHING, Lease, NoJob
-from toril.core.ports.work import LeaseStore
 from toril.core.verdict import Complete, Fail, Retry, Snooze
-from toril.core.worker import Limiter
+from toril.engine.ports import LeaseStore
+from toril.queues.rules.worker import Limiter
 
 DONE = Complete(b'{"ok":true}')
 FAILED = Fail("Bad Gateway", "Error: Bad Gateway\n    at POST")
@@ -65,7 +65,7 @@ async def test_jobs_are_leased_in_the_order_they_came(world: World) -> None:
     assert await world.store.take(b"us:4") == NOTHING
 
 
-async def test_a_lease_has_what_the_job_is(world: World) -> None:
+async def test_a_lease_holds_the_fields_of_the_job(world: World) -> None:
     await world.add("a", data='{ "n": 1.10 }', opts={"attempts": 3, "backoff": {"type": "fixed", "delay": 7}})
     lease = await taken(world.store)
     assert (lease.job_id, lease.token, lease.attempts_made, lease.attempt, lease.lost) == (b"a", b"us:1", 0, 1, False)
@@ -168,7 +168,7 @@ async def test_a_snoozed_job_waits_for_its_time_and_has_spent_no_attempt(world: 
     assert (lease.job_id, lease.attempt) == (job_id, 1)
 
 
-async def test_a_snooze_of_no_time_comes_back_all_the_same(world: World) -> None:
+async def test_a_snooze_of_zero_seconds_comes_back(world: World) -> None:
     job_id = await world.add("a")
     await world.store.snooze(await taken(world.store), Snooze(0, "not now"), fetch_next=False)
     await world.pass_time(0.1)
@@ -195,7 +195,7 @@ async def test_settling_leases_the_next_job_under_the_same_token(world: World, n
 
 
 @pytest.mark.parametrize("verdict", [DONE, FAILED, AGAIN, LATER])
-async def test_settling_leases_nothing_unless_asked_to(world: World, verdict: Any) -> None:
+async def test_settling_leases_no_job_unless_asked_to(world: World, verdict: Any) -> None:
     await world.add("a", opts={"attempts": 3})
     await world.add("b")
     lease = await taken(world.store)
@@ -247,7 +247,7 @@ async def test_a_lost_lease_takes_no_other_job_along(world: World, settle: Settl
     assert await world.places(b"b") == ["waiting"]
 
 
-async def test_a_job_with_a_pending_child_cannot_complete_and_is_still_ours(world: World) -> None:
+async def test_a_job_with_a_pending_child_cannot_complete_and_stays_leased(world: World) -> None:
     job_id = await world.add("a")
     lease = await taken(world.store)
     await world.expect_child(job_id)
@@ -266,7 +266,7 @@ async def test_renewed_locks_live_on(world: World) -> None:
         assert await world.lock_left_s(job_id) > LOCK_S - 2
 
 
-async def test_renewing_names_the_leases_that_are_not_ours(world: World) -> None:
+async def test_renewing_names_the_lost_leases(world: World) -> None:
     for job_id in ("lapsed", "stolen", "settled", "ours"):
         await world.add(job_id)
     leases = [await taken(world.store, b"us:%d" % number) for number in range(4)]
@@ -403,7 +403,7 @@ async def test_a_rate_limit_says_when_to_look_again(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["complete", "fail", "retry", "delay"])
-async def test_no_settlement_hides_a_rate_limit(world: World, name: str) -> None:
+async def test_no_settlement_reports_an_empty_queue_while_a_rate_limit_holds(world: World, name: str) -> None:
     """Whoever hears that there is nothing waits for a marker; a job held up by a limit leaves none when it is over."""
     for job_id in ("a", "b", "c"):
         await world.add(job_id, opts={"attempts": 3})
@@ -426,13 +426,13 @@ async def test_a_lock_that_is_handed_over_lasts_as_long_as_was_asked_for(world: 
     assert left_s == pytest.approx(90, abs=2)
 
 
-async def test_a_shorter_one_is_shorter_from_then_on(world: World) -> None:
+async def test_a_shorter_handover_shortens_the_lock(world: World) -> None:
     job_id = await world.add("a")
     assert await world.store.hand_over(await taken(world.store), 5_000) == pytest.approx(5, abs=2)
     assert await world.lock_left_s(job_id) <= 5
 
 
-async def test_handing_over_takes_nothing_from_who_has_asked_for_more_already(world: World) -> None:
+async def test_handing_over_never_shortens_a_lock_that_was_extended(world: World) -> None:
     job_id = await world.add("a")
     lease = await taken(world.store)
     await world.store.hand_over(lease, 90_000)
@@ -440,7 +440,7 @@ async def test_handing_over_takes_nothing_from_who_has_asked_for_more_already(wo
     assert await world.lock_left_s(job_id) == pytest.approx(90, abs=2)
 
 
-async def test_what_is_not_ours_any_more_cannot_be_handed_over(world: World) -> None:
+async def test_a_lost_lease_cannot_be_handed_over(world: World) -> None:
     for job_id in ("a", "b"):
         await world.add(job_id)
     stolen, lapsed = await taken(world.store, b"us:1"), await taken(world.store, b"us:2")

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from toril.adapters.prometheus_exposition import PrometheusExposition
-from toril.adapters.prometheus_meter import PrometheusMeter
 from toril.core.errors import StoreUnavailable
 from toril.core.metrics import ATTEMPTS, JOBS_STALLED, METRICS, OPEN_SOCKETS, REQUEST_SECONDS, Metric, QueueDepth
-from toril.core.ports.shared import Meter
+from toril.core.ports import Meter
+from toril.telemetry.prometheus_exposition import PrometheusExposition
+from toril.telemetry.prometheus_meter import PrometheusMeter
 from toril.testing import FakeMeter
 
 LABELS = ("GET", "/health", "2xx")
@@ -49,7 +49,7 @@ def test_counters_add_up_by_their_labels(meter: Meter) -> None:
     assert counted(meter, JOBS_STALLED, ("b",)) == 1
 
 
-def test_gauges_fall(meter: Meter) -> None:
+def test_a_gauge_can_fall(meter: Meter) -> None:
     for by in (1.0, 1.0, -1.0):
         meter.count(OPEN_SOCKETS, ("/ws",), by)
     assert counted(meter, OPEN_SOCKETS, ("/ws",)) == 1
@@ -62,7 +62,7 @@ def test_histograms_keep_how_many_and_how_much(meter: Meter) -> None:
 
 
 class Depths:
-    """Queues that are as full as somebody says."""
+    """Queues with given depths."""
 
     def __init__(self, *depths: QueueDepth) -> None:
         self.depths = {depth.queue: depth for depth in depths}
@@ -73,9 +73,10 @@ class Depths:
         self.asked.append(list(queues))
         return [self.depths[queue] for queue in queues if queue in self.depths]
 
-    async def ping(self) -> None:
+    async def ping(self) -> bool:
         if self.down:
             raise StoreUnavailable
+        return True
 
 
 def exposition(
@@ -105,7 +106,7 @@ async def test_every_metric_of_the_table_is_shown_also_before_anything_has_happe
         assert f"# TYPE {metric.name} {metric.kind}\n".encode() in text
 
 
-async def test_buckets_hold_all_that_is_below_them() -> None:
+async def test_each_histogram_bucket_includes_the_smaller_ones() -> None:
     meter = PrometheusMeter(100, lambda: 0.0)
     for value in (0.0005, 0.001, 0.0011, 0.3, 61.0):
         meter.observe(REQUEST_SECONDS, LABELS, value)
@@ -119,7 +120,7 @@ async def test_buckets_hold_all_that_is_below_them() -> None:
     assert of(samples, f"{REQUEST_SECONDS.name}_sum", **labels) == pytest.approx(61.3026)
 
 
-async def test_queues_over_the_limit_are_one_other() -> None:
+async def test_queues_over_the_limit_are_summed_as_other() -> None:
     meter = PrometheusMeter(2, lambda: 0.0)
     for number in range(50):
         meter.count(JOBS_STALLED, (f"q-{number}",))
@@ -183,7 +184,7 @@ class TestSeveralProcesses:
     def meter(self, folder: Path, number: int, now: float = 100.0) -> PrometheusMeter:
         return PrometheusMeter(100, lambda: now, os.fspath(folder), number)
 
-    async def test_any_of_them_shows_the_sum(self, tmp_path: Path) -> None:
+    async def test_every_process_shows_the_sum(self, tmp_path: Path) -> None:
         meters = [self.meter(tmp_path, number) for number in range(3)]
         for number, meter in enumerate(meters):
             meter.count(JOBS_STALLED, ("a",), number + 1)
@@ -198,14 +199,14 @@ class TestSeveralProcesses:
             assert of(samples, f"{REQUEST_SECONDS.name}_count", **labels) == 3
             assert of(samples, "toril_processes") == 3
 
-    async def test_the_queues_of_all_are_read(self, tmp_path: Path) -> None:
+    async def test_the_queues_of_all_processes_are_read(self, tmp_path: Path) -> None:
         first, second = self.meter(tmp_path, 0), self.meter(tmp_path, 1)
         await second.share(("theirs",))
         depths = Depths()
         await scraped(exposition(first, depths, ("ours",)))
         assert depths.asked == [["ours", "theirs"]]
 
-    async def test_one_that_is_gone_leaves_its_counts_and_takes_its_sockets(self, tmp_path: Path) -> None:
+    async def test_a_process_that_ended_leaves_its_counters_but_not_its_gauges(self, tmp_path: Path) -> None:
         gone = self.meter(tmp_path, 1, now=80.0)
         gone.count(JOBS_STALLED, ("a",))
         gone.count(OPEN_SOCKETS, ("/ws",))
@@ -215,7 +216,7 @@ class TestSeveralProcesses:
         assert of(samples, OPEN_SOCKETS.name, route="/ws") is None
         assert of(samples, "toril_processes") == 1
 
-    async def test_one_that_is_started_again_goes_on_where_it_was(self, tmp_path: Path) -> None:
+    async def test_a_restarted_process_resumes_its_counters(self, tmp_path: Path) -> None:
         before = self.meter(tmp_path, 1)
         before.count(JOBS_STALLED, ("a",), 5.0)
         before.observe(REQUEST_SECONDS, LABELS, 0.01)
@@ -229,13 +230,13 @@ class TestSeveralProcesses:
         await again.share()
         assert of(await scraped(exposition(self.meter(tmp_path, 0))), JOBS_STALLED.name, queue="a") == 6
 
-    async def test_a_file_that_cannot_be_read_spoils_nothing(self, tmp_path: Path) -> None:
+    async def test_an_unreadable_file_is_left_out(self, tmp_path: Path) -> None:
         (tmp_path / "1.metrics").write_bytes(b"\x00 half of it")
         meter = self.meter(tmp_path, 0)
         meter.count(JOBS_STALLED, ("a",))
         assert of(await scraped(exposition(meter)), JOBS_STALLED.name, queue="a") == 1
 
-    async def test_a_folder_that_is_gone_spoils_nothing(self, tmp_path: Path) -> None:
+    async def test_a_removed_folder_is_tolerated(self, tmp_path: Path) -> None:
         meter = self.meter(tmp_path / "gone", 0)
         meter.count(JOBS_STALLED, ("a",))
         await meter.share()

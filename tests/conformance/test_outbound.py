@@ -7,13 +7,13 @@ from typing import Protocol
 
 import pytest
 
-from tests.conformance.adapters.raw_http import Exchange, serving
 from tests.conformance.holding import held
+from tests.conformance.http_client.raw_http import Exchange, serving
 from tests.conformance.servers import until
-from toril.adapters.httptools_outbound import HttptoolsOutbound
-from toril.core.destinations.base import OutboundRequest
+from toril.core.destination import OutboundRequest
 from toril.core.outcome import Answered, Outcome, TimedOut
-from toril.core.ports.calls import Outbound
+from toril.engine.ports import Outbound
+from toril.http_client.client import HttpClient
 from toril.testing import FakeOutbound, answered
 
 # What the receiver does with a body: the body of its 200.
@@ -56,7 +56,7 @@ class HttpPlace:
     def __init__(self) -> None:
         self.url = ""
         self.behaviour: Behaviour = echo
-        self.outbound: Outbound = HttptoolsOutbound(2.0, 1_000_000)
+        self.outbound: Outbound = HttpClient(2.0, 1_000_000)
         self.open = 0
 
     async def answer(self, exchange: Exchange) -> None:
@@ -159,7 +159,7 @@ async def test_a_cancelled_request_is_given_up(place: Place) -> None:
     pool.close()
 
 
-async def test_a_closed_pool_still_serves_whoever_holds_it(place: Place) -> None:
+async def test_a_closed_pool_still_serves_requests_under_way(place: Place) -> None:
     pool = place.outbound.pool(place.url)
     pool.close()
     pool.close()

@@ -8,15 +8,15 @@ from typing import Protocol
 
 import pytest
 
-from tests.conformance.bull.links import PATIENT, address_of, up
+from tests.conformance.bullmq.links import PATIENT, address_of, up
 from tests.conformance.holding import held
 from tests.support.valkey import ValkeyProcess
-from toril.adapters.redis_rates import RedisRates
-from toril.bull.connection import Link
 from toril.core.access import RateLimit
 from toril.core.errors import StoreError
-from toril.core.ports.shared import RateLimits
+from toril.core.ports import RateLimits
+from toril.redis.connection import Link
 from toril.testing import FakeClock, FakeRates
+from toril.web.redis_rates import RedisRates
 
 
 class Place(Protocol):
@@ -41,7 +41,7 @@ class FakePlace:
 class RedisPlace:
     def __init__(self, link: Link) -> None:
         self.link = link
-        self.rates: RateLimits = RedisRates(link.call)
+        self.rates: RateLimits = RedisRates(link)
 
     async def pass_time(self, seconds: float) -> None:
         await asyncio.sleep(seconds + 0.005)
@@ -75,12 +75,12 @@ async def passed(spend: Callable[[], Awaitable[float]], tries: int) -> int:
 
 
 @pytest.mark.parametrize("most", [1, 3, 7, 100])
-async def test_as_many_as_the_limit_says_pass_at_once(place: Place, most: int) -> None:
+async def test_a_burst_up_to_the_limit_passes_at_once(place: Place, most: int) -> None:
     limit = RateLimit(most, 3600.0)
     assert await passed(lambda: place.rates.spend("shop", limit), most + 5) == most
 
 
-async def test_who_is_over_is_told_how_long_it_takes_and_then_passes(place: Place) -> None:
+async def test_a_refused_caller_is_told_when_to_come_back_and_passes_then(place: Place) -> None:
     limit = RateLimit(2, 1.0)
     assert await passed(lambda: place.rates.spend("shop", limit), 2) == 2
     wait_s = await place.rates.spend("shop", limit)
@@ -90,7 +90,7 @@ async def test_who_is_over_is_told_how_long_it_takes_and_then_passes(place: Plac
     assert await place.rates.spend("shop", limit) > 0, "one interval frees one request, not all"
 
 
-async def test_what_is_refused_is_not_counted(place: Place) -> None:
+async def test_refused_requests_are_not_counted(place: Place) -> None:
     limit = RateLimit(1, 1.0)
     assert await place.rates.spend("shop", limit) == 0
     waits = [await place.rates.spend("shop", limit) for _ in range(20)]
@@ -100,7 +100,7 @@ async def test_what_is_refused_is_not_counted(place: Place) -> None:
     assert await place.rates.spend("shop", limit) == 0
 
 
-async def test_after_a_pause_all_of_it_is_free_again_and_no_more(place: Place) -> None:
+async def test_after_a_pause_the_whole_limit_is_free_again_and_no_more(place: Place) -> None:
     limit = RateLimit(5, 0.2)
     await passed(lambda: place.rates.spend("shop", limit), 5)
     await place.pass_time(0.5)
@@ -110,13 +110,13 @@ async def test_after_a_pause_all_of_it_is_free_again_and_no_more(place: Place) -
     assert 5 <= found <= 5 + (time.monotonic() - began) / 0.04 + 1
 
 
-async def test_names_are_counted_each_for_itself(place: Place) -> None:
+async def test_each_caller_name_is_counted_separately(place: Place) -> None:
     limit = RateLimit(1, 3600.0)
     assert [await place.rates.spend(name, limit) for name in ("a", "b", "c")] == [0, 0, 0]
     assert await place.rates.spend("b", limit) > 0
 
 
-async def test_a_shorter_limit_holds_at_once_whatever_was_counted_under_a_longer_one(place: Place) -> None:
+async def test_a_shorter_limit_holds_at_once_after_a_longer_one(place: Place) -> None:
     long = RateLimit(1, 3600.0)
     assert await place.rates.spend("shop", long) == 0
     assert await place.rates.spend("shop", long) > 3000
@@ -127,19 +127,19 @@ async def test_a_shorter_limit_holds_at_once_whatever_was_counted_under_a_longer
     assert await place.rates.spend("shop", short) == 0
 
 
-async def test_those_who_ask_together_are_counted_together(redis_place: RedisPlace, valkey: ValkeyProcess) -> None:
+async def test_concurrent_requests_are_counted_together(redis_place: RedisPlace, valkey: ValkeyProcess) -> None:
     limit = RateLimit(10, 3600.0)
     async with up(address_of(valkey)) as other:
-        both = [redis_place.rates, RedisRates(other.call)] * 25
+        both = [redis_place.rates, RedisRates(other)] * 25
         async with asyncio.TaskGroup() as tasks:
             asked = [tasks.create_task(rates.spend("shop", limit)) for rates in both]
     assert [task.result() for task in asked].count(0) == 10
 
 
-async def test_one_key_is_all_it_leaves_and_that_lapses(redis_place: RedisPlace, valkey: ValkeyProcess) -> None:
+async def test_a_rate_limit_leaves_one_key_that_expires(redis_place: RedisPlace, valkey: ValkeyProcess) -> None:
     await redis_place.rates.spend("shop", RateLimit(100, 10.0))
     store = valkey.client()
-    assert store.keys("*") == ["toril:rate:shop"]
+    assert store.keys("toril:rate*") == ["toril:rate:shop"]
     assert 0 < store.pttl("toril:rate:shop") <= 101
 
 
@@ -162,7 +162,7 @@ async def test_a_request_costs_one_command(redis_place: RedisPlace, valkey: Valk
     assert "cmdstat_eval" not in store.info("commandstats")
 
 
-async def test_another_kind_of_key_there_is_an_error_and_not_a_way_in(
+async def test_a_key_of_another_type_is_an_error_and_lets_no_request_pass(
     redis_place: RedisPlace, valkey: ValkeyProcess
 ) -> None:
     valkey.client().lpush("toril:rate:shop", "x")

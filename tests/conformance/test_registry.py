@@ -12,15 +12,15 @@ from typing import Any, Protocol
 import fakeredis
 import pytest
 
-from tests.conformance.bull.links import address_of, quick, up
+from tests.conformance.bullmq.links import address_of, quick, up
 from tests.conformance.holding import held
 from tests.conformance.servers import until
 from tests.support.valkey import ValkeyProcess
-from toril.adapters import redis_registry
-from toril.adapters.redis_registry import RedisRegistry
 from toril.core.errors import StoreRefused
-from toril.core.policy import StorePolicy
-from toril.core.ports.work import RegistryState, WorkerRegistry
+from toril.queues import redis_registry
+from toril.queues.ports import RegistryState, WorkerRegistry
+from toril.queues.redis_registry import RedisRegistry
+from toril.redis.policy import StorePolicy
 from toril.testing import FakeRegistry
 
 MAX_LEN = 5
@@ -56,9 +56,10 @@ class FakePlace:
 class RedisPlace:
     """The hash and the stream, on whatever takes commands."""
 
-    def __init__(self, command: Callable[..., Any], following: Callable[..., Any]) -> None:
+    def __init__(self, links: Any, command: Callable[..., Any], following: Callable[..., Any]) -> None:
+        self.links = links
         self.command = command
-        self.registry: WorkerRegistry = RedisRegistry(command, following, POLICY)
+        self.registry: WorkerRegistry = RedisRegistry(links, following, POLICY)
 
     async def put(self, queue: str, document: bytes) -> None:
         await self.command("HSET", POLICY.worker_hash, queue, document)
@@ -72,12 +73,22 @@ class RedisPlace:
         await self.command("XADD", POLICY.worker_stream, "MAXLEN", MAX_LEN, "*", "worker", queue)
 
 
+class Anywhere:
+    """Connections of which any key's sends its commands like this."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.call = call
+
+    def of(self, key: bytes) -> "Anywhere":
+        return self
+
+
 @asynccontextmanager
 async def on_fakeredis() -> AsyncIterator[RedisPlace]:
     client = fakeredis.FakeAsyncRedis(protocol=2)
     client.response_callbacks.clear()  # replies as Redis gives them
     try:
-        yield RedisPlace(client.execute_command, client.execute_command)
+        yield RedisPlace(Anywhere(client.execute_command), client.execute_command, client.execute_command)
     finally:
         await client.aclose()
 
@@ -85,7 +96,7 @@ async def on_fakeredis() -> AsyncIterator[RedisPlace]:
 @asynccontextmanager
 async def on_valkey(valkey: ValkeyProcess) -> AsyncIterator[RedisPlace]:
     async with up(address_of(valkey)) as link, up(address_of(valkey), quick(), patience_s=10.0) as following:
-        yield RedisPlace(link.call, following.call)
+        yield RedisPlace(link, link.call, following.call)
 
 
 @pytest.fixture(params=["fake", "fakeredis", "valkey"])
@@ -110,7 +121,7 @@ async def redis_place(start_valkey: Callable[..., ValkeyProcess]) -> AsyncIterat
         yield made
 
 
-async def test_an_empty_registry_has_nothing(place: Place) -> None:
+async def test_an_empty_registry_has_no_documents(place: Place) -> None:
     assert await place.registry.all() == {}
     assert await place.registry.some(["orders"]) == {}
     assert await place.registry.some([]) == {}
@@ -148,7 +159,7 @@ async def test_the_first_change_ever_is_told(place: Place) -> None:
     assert (await place.registry.changed_since(position))[1] == ["orders"]
 
 
-async def test_whoever_follows_is_told_at_once(place: Place) -> None:
+async def test_a_follower_gets_changes_at_once(place: Place) -> None:
     position = await place.registry.position()
     following = asyncio.ensure_future(place.registry.changed_since(position))
     await asyncio.sleep(0.05)
@@ -157,7 +168,7 @@ async def test_whoever_follows_is_told_at_once(place: Place) -> None:
     assert (await following)[1] == ["orders"], "not the empty answer that comes after a second"
 
 
-async def test_whoever_follows_in_vain_is_told_so_after_a_while(place: Place) -> None:
+async def test_a_follower_is_told_after_a_while_that_there_were_no_changes(place: Place) -> None:
     await place.put("before", DOCUMENT)
     position = await place.registry.position()
     began = asyncio.get_running_loop().time()
@@ -230,7 +241,7 @@ async def test_a_removal_is_announced(writable: WorkerRegistry) -> None:
     assert (await writable.changed_since(position))[1] == ["orders"]
 
 
-async def test_removing_what_is_not_there_announces_nothing(writable: WorkerRegistry) -> None:
+async def test_removing_an_unknown_worker_announces_nothing(writable: WorkerRegistry) -> None:
     await writable.put("orders", DOCUMENT)
     position = await writable.position()
     assert await writable.remove("other") is False
@@ -258,7 +269,7 @@ async def test_a_pause_outlives_a_new_document_and_ends_with_a_removal(writable:
     assert await writable.paused() == set()
 
 
-async def test_what_is_not_registered_cannot_be_paused(writable: WorkerRegistry) -> None:
+async def test_an_unregistered_worker_cannot_be_paused(writable: WorkerRegistry) -> None:
     position = await writable.position()
     assert await writable.pause("orders", paused=True) is False
     assert await writable.paused() == set()
@@ -292,7 +303,7 @@ async def test_lost_documents_are_put_back_and_announced_once(wiped: Wiped) -> N
     assert await registry.put_back(documents, paused, seen) == [], "as another instance does it a moment later"
 
 
-async def test_what_changed_after_the_loss_is_left_alone(wiped: Wiped) -> None:
+async def test_documents_changed_after_the_loss_are_left_alone(wiped: Wiped) -> None:
     registry, wipe = wiped
     for number in range(4):
         await registry.put(f"queue-{number}", DOCUMENT)
@@ -329,7 +340,7 @@ async def test_announcements_that_are_older_than_one_seen_before_show_a_loss(red
 # What BullMQ Proxy instances on the same Redis see, and what they leave
 
 
-async def test_hash_and_stream_are_bullmq_proxys(redis_place: RedisPlace) -> None:
+async def test_the_hash_and_stream_have_the_format_of_bullmq_proxy(redis_place: RedisPlace) -> None:
     await redis_place.registry.put("orders", DOCUMENT)
     await redis_place.registry.remove("orders")
     await redis_place.registry.put("mails", b"{}")
@@ -348,7 +359,7 @@ async def test_the_stream_has_exactly_its_length(redis_place: RedisPlace) -> Non
 
 async def test_the_keys_are_the_configured_ones(redis_place: RedisPlace) -> None:
     policy = StorePolicy(worker_hash="my:hash", worker_stream="my:stream")
-    registry = RedisRegistry(redis_place.command, redis_place.command, policy)
+    registry = RedisRegistry(redis_place.links, redis_place.command, policy)
     await registry.put("orders", DOCUMENT)
     assert await redis_place.command("KEYS", "*") in ([b"my:hash", b"my:stream"], [b"my:stream", b"my:hash"])
 
@@ -362,7 +373,7 @@ async def test_a_failed_write_changes_nothing(redis_place: RedisPlace) -> None:
 
 
 async def test_many_registrations_at_once_are_all_there_and_all_announced(redis_place: RedisPlace) -> None:
-    registry = RedisRegistry(redis_place.command, redis_place.command, StorePolicy())
+    registry = RedisRegistry(redis_place.links, redis_place.command, StorePolicy())
     position = await registry.position()
     async with asyncio.TaskGroup() as tasks:
         for number in range(80):
@@ -372,7 +383,7 @@ async def test_many_registrations_at_once_are_all_there_and_all_announced(redis_
     assert (sorted(queues), gap) == (sorted(f"queue-{number}" for number in range(80)), False)
 
 
-async def test_what_others_leave_that_is_no_name_is_passed_over(redis_place: RedisPlace) -> None:
+async def test_foreign_values_that_are_no_queue_names_are_skipped(redis_place: RedisPlace) -> None:
     position = await redis_place.registry.position()
     await redis_place.command("HSET", "bmqp:w:meta", b"\xff", DOCUMENT, "orders", DOCUMENT)
     await redis_place.announce(b"\xff")
@@ -395,7 +406,7 @@ async def test_a_key_of_another_kind_is_found_at_the_start(redis_place: RedisPla
 async def test_following_goes_on_after_a_broken_connection(start_valkey: Callable[..., ValkeyProcess]) -> None:
     valkey = start_valkey()
     async with up(address_of(valkey)) as link, up(address_of(valkey), quick(), patience_s=10.0) as following:
-        registry = RedisRegistry(link.call, following.call, StorePolicy())
+        registry = RedisRegistry(link, following.call, StorePolicy())
         position = await registry.position()
         broken = asyncio.ensure_future(registry.changed_since(position))
         await asyncio.sleep(0.05)

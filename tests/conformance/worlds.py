@@ -7,18 +7,21 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from tests.conformance.bull.links import PATIENT, address_of
+from tests.conformance.bullmq.links import PATIENT, address_of, linked
 from tests.support.valkey import ValkeyProcess
-from toril.bull.connection import Link, linked
-from toril.bull.keys import QueueKeys
-from toril.bull.leases import LeaseBook
-from toril.bull.producer import Producer
-from toril.bull.schedulers import Schedulers
-from toril.bull.scripts import Scripts
-from toril.bull.wire import Wire
-from toril.core.job import decode_jobs
-from toril.core.ports.work import LeaseStore
-from toril.core.worker import Endpoint, Limiter, WorkerSpec
+from toril.bullmq.announcements import Announcements
+from toril.bullmq.control import Control
+from toril.bullmq.inspector import Inspector
+from toril.bullmq.keys import QueueKeys
+from toril.bullmq.leasing.leases import LeaseStores
+from toril.bullmq.lua.scripts import Scripts
+from toril.bullmq.producer import Producer
+from toril.bullmq.rules.job_decoding import decode_jobs
+from toril.bullmq.schedulers import Schedulers
+from toril.engine.ports import LeaseStore
+from toril.queues.rules.worker import Endpoint, Limiter, WorkerSpec
+from toril.redis.connection import Link
+from toril.redis.resp import Wire
 from toril.testing import FakeClock, FakeLeaseStore
 
 LOCK_S = 30.0
@@ -161,7 +164,7 @@ class RealWorld:
         self.keys = QueueKeys("bull", queue)
         self._ahead_s = 0.0
         schedulers = Schedulers(scripts, "bull", lambda: int(self.now() * 1000))
-        self.book = LeaseBook(scripts, schedulers, "bull", round(LOCK_S * 1000), 1, self.now)
+        self.book = LeaseStores(scripts, schedulers, "bull", round(LOCK_S * 1000), 1, self.now)
         self.producer = Producer(scripts, "bull", "bullmq:test")
         self.store: LeaseStore = self.under()
 
@@ -234,6 +237,33 @@ class RealWorld:
 
     def limited(self, limiter: Limiter) -> LeaseStore:
         return self.under(limiter=limiter)
+
+
+class Heard:
+    """Notes what is announced."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[str, bytes]] = []
+        self.lifted: list[str] = []
+
+    def cancelled(self, queue: str, job_id: bytes) -> None:
+        """Part of `Hearing`."""
+        self.jobs.append((queue, job_id))
+
+    def limit_lifted(self, queue: str) -> None:
+        """Part of `Hearing`."""
+        self.lifted.append(queue)
+
+
+def announcements_of(world: RealWorld, heard: Heard | None = None) -> Announcements:
+    """What is announced on this Valkey; `heard` hears of it."""
+    return Announcements(world.link, PATIENT, heard or Heard())
+
+
+def control_of(world: RealWorld, heard: Heard | None = None) -> Control:
+    """The control of queues on this Valkey."""
+    lifted = announcements_of(world, heard).limit_lifted
+    return Control(world.scripts, Inspector(world.scripts, "bull"), lifted, "bull", world.now)
 
 
 @asynccontextmanager

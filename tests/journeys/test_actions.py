@@ -80,7 +80,7 @@ class TestListing:
         assert [one["paused"] for one in seen] == [True, False, False, False, False]
         assert all(one["counts"]["waiting"] == 1 for one in seen)
 
-    def test_a_queue_is_listed_whatever_made_it_and_not_when_it_is_gone(
+    def test_a_queue_made_by_any_client_is_listed_until_it_is_removed(
         self, gateway: Gateway, queue: str, store: redis.Redis
     ) -> None:
         def listed() -> list[str]:
@@ -119,7 +119,7 @@ class TestListing:
         ("query", "field"),
         [({"limit": 0}, "limit"), ({"limit": 1001}, "limit"), ({"limit": "x"}, "limit"), ({"cursor": "?"}, "cursor")],
     )
-    def test_what_is_no_page_is_refused(self, gateway: Gateway, query: dict[str, Any], field: str) -> None:
+    def test_an_invalid_page_is_refused(self, gateway: Gateway, query: dict[str, Any], field: str) -> None:
         assert problem(gateway.http.get("/queues", params=query)) == (400, "invalid_request", field)
 
     def test_a_queue_says_how_old_its_oldest_waiting_job_is(
@@ -136,13 +136,13 @@ class TestListing:
 
 class TestQueuesThatAreNotThere:
     @pytest.mark.parametrize(("method", "path"), KNOWN_ONLY)
-    def test_reading_and_removing_is_404_and_writes_nothing(
+    def test_reading_or_removing_an_unknown_queue_is_404_and_writes_nothing(
         self, gateway: Gateway, queue: str, store: redis.Redis, method: str, path: str
     ) -> None:
         assert problem(gateway.http.request(method, f"/queues/{queue}{path}")) == (404, "queue_not_found", None)
         assert store.keys(f"bull:{queue}:*") == []
 
-    def test_what_prepares_a_queue_works_before_its_first_job(self, gateway: Gateway, queue: str) -> None:
+    def test_settings_of_a_queue_can_be_changed_before_its_first_job(self, gateway: Gateway, queue: str) -> None:
         for method, path, body in (
             ("POST", "pause", None),
             ("POST", "resume", None),
@@ -190,7 +190,7 @@ def test_bad_bodies_name_the_field(
 
 
 @pytest.mark.parametrize("path", ["/queues/{}/jobs", "/flows"])
-def test_a_key_that_would_do_nothing_is_refused(gateway: Gateway, queue: str, path: str) -> None:
+def test_a_key_without_effect_is_refused(gateway: Gateway, queue: str, path: str) -> None:
     body: dict[str, Any] = {"name": "a", "queueName": queue} if path == "/flows" else [{"name": "a", "data": {}}]
     for keys in (["one"], [""], ["one", "two"]):
         headers = [("Idempotency-Key", key) for key in keys]
@@ -229,7 +229,7 @@ class TestSchedulers:
         answer = gateway.http.put(f"/queues/{queue}/schedulers/tick", json={"pattern": "0 25 * * *"})
         assert answer.json()["detail"] == "Invalid pattern 0 25 * * *: hour: '25' is not from 0 to 23"
 
-    def test_one_that_cannot_go_on_keeps_its_job_and_says_why(
+    def test_a_scheduler_that_cannot_continue_keeps_its_job_and_says_why(
         self, gateway: Gateway, queue: str, store: redis.Redis
     ) -> None:
         path = f"/queues/{queue}/schedulers/tick"
@@ -245,7 +245,7 @@ class TestSchedulers:
         (held,) = gateway.http.post(f"/queues/{queue}/lease", json={"wait_ms": 5000}).json()["jobs"]
         assert held["job"]["name"] == "beat"
 
-    def test_of_several_the_next_one_comes_first(self, gateway: Gateway, queue: str) -> None:
+    def test_the_scheduler_with_the_next_job_is_listed_first(self, gateway: Gateway, queue: str) -> None:
         for name, year in (("later", 2092), ("sooner", 2091)):
             body = {"pattern": "0 0 * * *", "startDate": f"{year}-01-01T00:00:00Z"}
             assert gateway.http.put(f"/queues/{queue}/schedulers/{name}", json=body).status_code == 200
@@ -289,7 +289,7 @@ class TestFlows:
             ({"opts": {"deduplication": {"id": "x"}}}, "deduplication"),
         ],
     )
-    def test_what_is_no_flow_adds_nothing(
+    def test_a_malformed_flow_adds_no_job(
         self, gateway: Gateway, queue: str, store: redis.Redis, change: dict[str, Any], field: str | None
     ) -> None:
         good = {"name": "good", "queueName": queue, "children": [{"name": "c", "queueName": queue}]}
@@ -320,3 +320,36 @@ class TestFlows:
         body = f'{{"name":"root","queueName":{json.dumps(queue)},"data":{data}}}'
         made = gateway.http.post("/flows", content=body).json()
         assert store.hget(f"bull:{queue}:{made['job']['id']}", "data") == data
+
+
+class TestKeysOfAnotherType:
+    """What another program has put where BullMQ keeps something else."""
+
+    def test_the_jobs_beside_a_broken_one_are_listed(self, gateway: Gateway, queue: str, store: redis.Redis) -> None:
+        sound, broken = (gateway.add(queue, job())[0]["id"] for _ in range(2))
+        store.delete(f"bull:{queue}:{broken}")
+        store.set(f"bull:{queue}:{broken}", "a text")
+        page = gateway.http.get(f"/queues/{queue}/jobs")
+        assert page.status_code == 200
+        shown = {one["id"]: one.get("failedReason") for one in page.json()["jobs"]}
+        assert shown == {sound: None, broken: "The job's key in Redis holds a string, not a hash"}
+        refused = gateway.http.get(f"/queues/{queue}/jobs/{broken}")
+        assert (refused.status_code, refused.headers["toril-code"]) == (409, "wrong_key_type")
+
+    def test_the_schedulers_beside_a_broken_one_are_listed(
+        self, gateway: Gateway, queue: str, store: redis.Redis
+    ) -> None:
+        path = f"/queues/{queue}/schedulers"
+        for name in ("sound", "broken"):
+            assert gateway.http.put(f"{path}/{name}", json={"pattern": "0 0 1 1 *"}).status_code == 200
+        store.delete(f"bull:{queue}:repeat:broken")
+        store.set(f"bull:{queue}:repeat:broken", "a text")
+        shown = {one["id"]: one.get("error") for one in gateway.http.get(path).json()["schedulers"]}
+        why = "a Redis key of the scheduler holds another type of value than BullMQ keeps there"
+        assert shown == {"sound": None, "broken": why}
+        assert gateway.http.get(f"{path}/broken").json()["error"] == why
+        refused = gateway.http.put(f"{path}/broken", json={"every": 1000})
+        assert problem(refused)[:2] == (409, "wrong_key_type")
+        assert f"bull:{queue}:repeat:broken is a string" in refused.json()["detail"]
+        assert gateway.http.delete(f"{path}/broken").status_code == 204
+        assert gateway.http.put(f"{path}/broken", json={"pattern": "0 0 1 1 *"}).status_code == 200

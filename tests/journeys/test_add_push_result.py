@@ -148,7 +148,7 @@ def test_the_endpoint_is_pushed_the_job_and_a_token(
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:\d+", call.token)
 
 
-def test_a_finished_job_says_when_and_with_what(gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
+def test_a_finished_job_shows_its_time_and_result(gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
     gateway.register(queue, endpoint.url)
     before = time.time() * 1000
     done = gateway.finished(queue, gateway.add_one(queue))
@@ -242,7 +242,7 @@ def test_the_registered_method_url_and_headers_are_used(
     assert call.header("host") == f"127.0.0.1:{endpoint.port}"
 
 
-def test_no_content_type_is_made_up_and_a_registered_one_is_sent(
+def test_a_content_type_is_sent_only_if_registered(
     gateway: Gateway, endpoint: Endpoint, queue: str, new_queue: Any
 ) -> None:
     other = new_queue()
@@ -291,9 +291,7 @@ def test_a_number_survives_digit_by_digit(
 
 
 @pytest.mark.parametrize("text", ["1e400", "-1e999", '"\\ud800"', "1" * 5000])
-def test_what_json_can_say_but_few_can_hold_survives_or_is_refused(
-    gateway: Gateway, queue: str, store: Any, text: str
-) -> None:
+def test_extreme_json_values_survive_or_are_refused(gateway: Gateway, queue: str, store: Any, text: str) -> None:
     body = f'[{{"name": "n", "data": {text}}}]'.encode()
     answer = gateway.http.post(f"/queues/{queue}/jobs", content=body)
     if answer.status_code == 200:
@@ -304,7 +302,7 @@ def test_what_json_can_say_but_few_can_hold_survives_or_is_refused(
 
 
 @pytest.mark.parametrize("data", [0, False, "", None, [], {}, "text", 1.5, True])
-def test_any_json_is_data(gateway: Gateway, endpoint: Endpoint, queue: str, data: Any) -> None:
+def test_any_json_value_is_accepted_as_job_data(gateway: Gateway, endpoint: Endpoint, queue: str, data: Any) -> None:
     answer = gateway.http.post(f"/queues/{queue}/jobs", json=[{"name": "any", "data": data}])
     assert answer.status_code == 200, answer.text
     assert answer.json()[0]["data"] == data
@@ -384,7 +382,7 @@ def test_an_unknown_job_is_not_found(gateway: Gateway, queue: str) -> None:
     assert (answer.status_code, answer.text) == (404, "Job not found")
 
 
-def test_the_root_shows_the_banner_to_anybody(toril: TorilProcess) -> None:
+def test_the_root_shows_the_banner_without_a_token(toril: TorilProcess) -> None:
     answer = httpx.get(toril.url + "/")
     assert answer.status_code == 200
     assert re.search(r"BullMQ Proxy .*v1\.5\.3", answer.text)
@@ -439,12 +437,12 @@ class TestListing:
         page = gateway.jobs(queue, statuses="completed,delayed", start=1, length=2)
         assert sorted(int(one["id"]) for one in page["jobs"]) == [3, 4, 8, 9]
 
-    def test_a_length_of_nothing_lists_nothing(self, gateway: Gateway, queue: str) -> None:
+    def test_a_page_of_length_zero_is_empty(self, gateway: Gateway, queue: str) -> None:
         gateway.add(queue, job(), job())
         page = gateway.jobs(queue, length=0)
         assert page["jobs"] == []
         assert page["counts"]["waiting"] == 2
 
-    def test_a_hundred_is_allowed(self, gateway: Gateway, queue: str) -> None:
+    def test_a_page_of_a_hundred_jobs_is_allowed(self, gateway: Gateway, queue: str) -> None:
         gateway.add(queue, *(job() for _ in range(101)))
         assert len(gateway.jobs(queue, length=100)["jobs"]) == 100

@@ -23,7 +23,7 @@ JOBS = "/queues/bad-input/jobs"
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TorilProcess, redis.Redis]]:
-    """A toril on a Valkey that nobody else writes to, so that every key can be accounted for."""
+    """A toril on a Valkey that no other program writes to, so that every key can be accounted for."""
     folder: Path = tmp_path_factory.mktemp("bad-input")
     env = {"TORIL_MAX_BODY_BYTES": str(MAX_BODY_BYTES)}
     with (
@@ -53,7 +53,7 @@ def nothing_written(bench: tuple[TorilProcess, redis.Redis], request: pytest.Fix
 
 @pytest.fixture
 def writes() -> None:
-    """Asked for by tests whose requests are accepted."""
+    """Used by tests whose requests are accepted."""
 
 
 def _everything(store: redis.Redis) -> dict[str, Any]:
@@ -65,8 +65,12 @@ def _everything(store: redis.Redis) -> dict[str, Any]:
         "zset": lambda key: store.zrange(key, 0, -1, withscores=True),
         "stream": store.xrange,
     }
-    # What toril does by itself at any moment: /ready probes, and the names of queues are brought in line.
-    keys = [key for key in store.keys("*") if not key.startswith(("toril:writable", "toril:queues"))]
+    # What toril does by itself at any moment: /ready probes, names of queues, the audit log and statistics.
+    keys = [
+        key
+        for key in store.keys("*")
+        if not key.startswith(("toril:writable", "toril:queues", "toril:audit", "toril:stats", "toril:failures"))
+    ]
     return {key: readers[store.type(key)](key) for key in keys}
 
 
@@ -468,10 +472,10 @@ class TestPages:
         refused(toril.client.get(f"{JOBS}?{query}"), 400, text)
 
     @pytest.mark.parametrize("query", ["", "start=", "length=", "statuses=", "other=1", "start=5&length=100"])
-    def test_a_good_or_empty_one_is_not(self, toril: TorilProcess, query: str) -> None:
+    def test_a_good_or_empty_page_is_accepted(self, toril: TorilProcess, query: str) -> None:
         assert toril.client.get(f"{JOBS}?{query}").status_code == 200
 
-    def test_a_start_beyond_reason_finds_nothing(self, toril: TorilProcess) -> None:
+    def test_a_start_beyond_every_integer_is_refused_or_an_empty_page(self, toril: TorilProcess) -> None:
         answer = toril.client.get(f"{JOBS}?start=99999999999999999999999")
         assert answer.status_code in {200, 400}
         if answer.status_code == 200:
@@ -515,7 +519,7 @@ class TestAuthorization:
             f"Bearer ü{TOKEN}",
         ],
     )
-    def test_anything_but_the_token_is_unauthorized(
+    def test_a_request_without_the_right_token_is_unauthorized(
         self, toril: TorilProcess, method: str, path: str, header: str | None
     ) -> None:
         headers = () if header is None else (("authorization", header),)
@@ -578,7 +582,7 @@ class TestRoutes:
         b"POST /workers HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
     ],
 )
-def test_what_is_not_http_harms_nobody(toril: TorilProcess, sent: bytes) -> None:
+def test_bytes_that_are_not_http_leave_the_server_working(toril: TorilProcess, sent: bytes) -> None:
     answer = raw.exchange(toril.port, sent, may_hang_up=True)
     assert answer.status == 0 or 400 <= answer.status < 500
     assert toril.status("/health") == 200

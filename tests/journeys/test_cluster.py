@@ -1,4 +1,4 @@
-"""On a Redis Cluster: three real nodes, queues with hash tags of their own, so in different slots."""
+"""On a Redis Cluster: three real nodes, queues with their own hash tags, so in different slots."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ import httpx
 import pytest
 from redis.crc import key_slot
 
-from tests.support.cluster import SLOTS, SlotMove, home_of, start_nodes
+from tests.support.cluster import SLOTS, SlotMove, home_of, replicate, start_nodes
 from tests.support.endpoint import Endpoint, hang, respond
 from tests.support.gateway import PLAIN, TOKEN
 from tests.support.proxq import Backend, Proxq, StartProxq
@@ -162,6 +162,35 @@ def move_of(nodes: list[ValkeyProcess], tag: str) -> SlotMove:
     return SlotMove(nodes, slot, home, (home + 1) % len(nodes))
 
 
+@pytest.mark.parametrize("end", [ValkeyProcess.kill, ValkeyProcess.pause], ids=["dies", "is cut off"])
+def test_the_failover_of_one_node_is_followed(
+    nodes: list[ValkeyProcess],
+    start_valkey: StartValkey,
+    start_toril: StartToril,
+    endpoint: Endpoint,
+    end: Callable[[ValkeyProcess], None],
+) -> None:
+    replica = replicate(start_valkey, nodes, 0)
+    queue = next(
+        name for number in range(99) if home_of(key_slot(f"bull:{(name := f'{{q{number}}}')}".encode()), 3) == 0
+    )
+    toril = start_toril(nodes[1], env=ENVIRONMENT | {"TORIL_REDIS_COMMAND_TIMEOUT": "2s"})
+    toril.gateway.register(queue, endpoint.url)
+    toril.gateway.finished(queue, toril.gateway.add_one(queue))
+    end(nodes[0])
+    answers: list[int] = []
+
+    def added() -> bool:
+        answers.append(toril.client.post(f"/queues/{queue}/jobs", json=[{"name": "n", "data": 1}]).status_code)
+        return answers[-1] == 200
+
+    eventually(added, timeout_s=30)
+    assert set(answers) <= {200, 503}
+    # The wait for jobs has moved as well: nothing but its marker starts this one.
+    assert toril.gateway.finished(queue, toril.gateway.add_one(queue))["returnvalue"] == {"done": True}
+    assert replica.client().execute_command("ROLE")[0] == "master"
+
+
 def test_the_async_proxy_works_with_all_it_keeps_in_redis(
     nodes: list[ValkeyProcess], start_proxq: StartProxq, backend: Backend
 ) -> None:
@@ -174,7 +203,7 @@ def test_the_async_proxy_works_with_all_it_keeps_in_redis(
     }
     one, two = (start_proxq(node, document, env=ENVIRONMENT) for node in nodes[:2])
     path, told = backend.path(respond(body=b"large" * 100_000)), backend.path()
-    for number in range(4):  # cached answers and keys have slots of their own
+    for number in range(4):  # cached answers and keys have their own slots
         target, key = f"/api{path}?n={number}", ("Idempotency-Key", f"{path}{number}")
         first, second = done(one, target), done(two, target)
         assert [two.content(job_id).value("x-cache-status") for job_id in (first, second)] == ["MISS", "HIT"]

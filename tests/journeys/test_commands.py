@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -69,15 +71,21 @@ def start_dev(tmp_path: Path) -> Iterator[Callable[[], Dev]]:
 class TestDev:
     """``toril dev``: an embedded Valkey whose data survives restarts."""
 
-    def test_it_prints_a_token_and_lines_to_paste(self, start_dev: Callable[[], Dev]) -> None:
+    def test_dev_prints_a_token_and_lines_to_paste(self, start_dev: Callable[[], Dev]) -> None:
         dev = start_dev()
         assert dev.process.url in dev.process.log()
         assert "curl" in dev.process.log()
         assert httpx.get(dev.process.url + "/workers").status_code == 401
         assert dev.gateway.http.get("/workers").status_code == 200
 
+    def test_dev_prints_the_link_that_logs_in_at_the_dashboard(self, start_dev: Callable[[], Dev]) -> None:
+        dev = start_dev()
+        link = f"{dev.process.url}/dashboard/#token={dev.token}"
+        assert link in dev.process.log().split()
+        assert httpx.get(link.partition("#")[0]).status_code == 200
+
     @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-    def test_what_it_prints_can_be_pasted(self, start_dev: Callable[[], Dev]) -> None:
+    def test_the_lines_that_dev_prints_can_be_pasted(self, start_dev: Callable[[], Dev]) -> None:
         dev = start_dev()
         block = re.search(r"^ *TORIL=.*?(?=^Ctrl-C)", dev.process.log(), re.MULTILINE | re.DOTALL)
         assert block, dev.process.log()
@@ -102,7 +110,7 @@ class TestDev:
         second.gateway.finished("kept", second.gateway.add_one("kept"))
 
     @pytest.mark.parametrize("how", ["terminate", "interrupt"])
-    def test_it_finishes_what_is_in_flight_before_it_ends(
+    def test_dev_finishes_jobs_in_flight_before_it_ends(
         self, start_dev: Callable[[], Dev], start_endpoint: StartEndpoint, how: str
     ) -> None:
         endpoint = start_endpoint(lambda _: reply_json("finished").after(1))
@@ -116,7 +124,7 @@ class TestDev:
         assert again.gateway.job("slow", job_id).get("returnvalue") == "finished"
         assert len(endpoint.calls) == 1
 
-    def test_a_killed_one_leaves_no_second_valkey_on_the_same_data(self, start_dev: Callable[[], Dev]) -> None:
+    def test_a_killed_dev_leaves_no_second_valkey_on_the_same_data(self, start_dev: Callable[[], Dev]) -> None:
         first = start_dev()
         job_id = first.gateway.add_one("kept", {"n": 1})
         first.process.send(signal.SIGKILL)
@@ -126,7 +134,7 @@ class TestDev:
         eventually(lambda: first.process.survivors() == [], what="the first Valkey to be gone")
         assert second.gateway.add_one("kept") != job_id
 
-    def test_it_listens_where_the_environment_says(self, tmp_path: Path) -> None:
+    def test_dev_listens_where_the_environment_says(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             done = run("dev", "--data", str(tmp_path / "data"), env={"PORT": str(port)})
@@ -148,7 +156,7 @@ class TestDev:
 class TestDemo:
     """``toril demo``: the whole journey, told while it happens."""
 
-    def test_it_loses_nothing_and_says_how_fast_it_was(self, tmp_path: Path) -> None:
+    def test_the_demo_loses_no_job_and_prints_its_rate(self, tmp_path: Path) -> None:
         done = run("demo", "--jobs", "400", env={"TMPDIR": str(tmp_path)})
         assert done.returncode == 0, done.stdout + done.stderr
         for word in ("400", "p50", "p99", "jobs/s"):
@@ -156,7 +164,7 @@ class TestDemo:
         assert list(tmp_path.iterdir()) == [], "it cleans up after itself"
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_it_can_be_interrupted(self, tmp_path: Path, number: signal.Signals) -> None:
+    def test_the_demo_can_be_interrupted(self, tmp_path: Path, number: signal.Signals) -> None:
         family = Family()
         process = subprocess.Popen(
             [sys.executable, "-m", "toril", "demo", "--jobs", "1000000"],
@@ -183,10 +191,75 @@ class TestDemo:
             family.send(signal.SIGKILL)
 
 
+class TestKeptDemo:
+    """``toril demo --keep``: a gateway with a shop's traffic, until it is told to stop."""
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_the_kept_demo_shows_work_at_every_interface_until_stopped(
+        self, tmp_path: Path, number: signal.Signals
+    ) -> None:
+        family = Family()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "toril", "demo", "--keep"],
+            env=BARE | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+        )
+        try:
+            assert process.stdout
+            said = ""
+            while "Ctrl-C" not in said:
+                line = process.stdout.readline()
+                assert line, f"it ended: {said}"
+                said += line
+            family.look(process.pid)
+            found = re.search(r"(http://\S+)/dashboard/#token=(\S+)", said)
+            assert found, said
+            gateway = Gateway(found.group(1), found.group(2))
+            self._shows_all_doors(gateway)
+            gateway.close()
+            process.send_signal(number)
+            rest, _ = process.communicate(timeout=30)
+            assert process.returncode == 0
+            assert "Traceback" not in said + rest
+            eventually(lambda: family.alive() == [], what="its Valkey to be gone")
+            assert list(tmp_path.iterdir()) == [], "it cleans up after itself"
+        finally:
+            process.kill()
+            process.wait(5)
+            family.send(signal.SIGKILL)
+
+    def _shows_all_doors(self, gateway: Gateway) -> None:
+        """Wait until there is something of every kind, and until more comes."""
+        eventually(lambda: gateway.counts("mails")["completed"] > 20, what="mails to be sent")
+        eventually(lambda: gateway.counts("stock-sync")["failed"] > 0, what="jobs of a failing worker")
+        assert gateway.counts("reminders")["delayed"] > 0
+        assert gateway.http.get("/queues/reports").json()["paused"]
+        assert gateway.http.get("/queues/mails/schedulers").json()["count"] == 1
+
+        def targets() -> dict[str, dict[str, Any]]:
+            return {one["name"]: one for one in gateway.http.get("/targets").json()["targets"]}
+
+        eventually(lambda: targets()["billing"]["breaker"]["state"] == "open", what="an open breaker")
+        eventually(lambda: targets()["partners"]["dead_letters"] > 0, what="dead letters")
+        assert targets()["analytics"]["paused"]
+        proxied = next(name for name in queue_names(gateway) if "shop" in name)
+        eventually(lambda: gateway.counts(quote(proxied, safe=""))["completed"] > 0, what="a proxied request")
+        before = sum(gateway.counts("orders").values())
+        eventually(lambda: sum(gateway.counts("orders").values()) > before, what="more orders")
+
+
+def queue_names(gateway: Gateway) -> list[str]:
+    """The names of the queues of a toril."""
+    return [queue["name"] for queue in gateway.http.get("/queues").json()["queues"]]
+
+
 class TestCheckConfig:
     """``toril check-config``: every fault at once."""
 
-    def test_nothing_configured_is_valid_and_warns_of_no_tokens(self) -> None:
+    def test_an_empty_configuration_is_valid_and_warns_that_there_are_no_tokens(self) -> None:
         done = run("check-config")
         assert done.returncode == 0
         assert "AUTH_TOKENS" in done.stdout + done.stderr

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.support.deliveries import LATER, Door, configuration, dead_letter, settle
@@ -21,7 +22,8 @@ from tests.support.tokens import ask, token
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
-from toril.core.delivery import Delivered, RetryAt, queue_of
+from toril.delivery.rules.changes import Delivered, RetryAt
+from toril.delivery.rules.delivery import queue_of
 
 NOWHERE = "http://127.0.0.1:9/"
 MAX_BODY = 20_000
@@ -53,7 +55,8 @@ def toril(folder: Path, ledger: Path, valkey: ValkeyProcess) -> Iterator[TorilPr
             token("nobody", ["jobs:*"]),
         ],
     )
-    with TorilProcess(valkey.url, folder / "toril.log", args=["--config", str(file)]) as server:
+    env = {"QUEUE_PREFIX": "test-deliveries"}  # other suites have another ledger on this Valkey
+    with TorilProcess(valkey.url, folder / "toril.log", args=["--config", str(file)], env=env) as server:
         yield server
     assert server.complaints() == []
 
@@ -65,7 +68,7 @@ def door(toril: TorilProcess) -> Door:
 
 @pytest.fixture
 def label() -> dict[str, str]:
-    """A label nobody else uses."""
+    """A label no other test uses."""
     return {"test": uuid.uuid4().hex}
 
 
@@ -88,7 +91,7 @@ def test_an_envelope_is_accepted_and_its_job_is_in_the_targets_queue(door: Door,
     assert [(step["seq"], step["from"], step["to"]) for step in job["transitions"]] == [(1, None, "queued")]
     due = datetime.fromisoformat(job["next_attempt_at"]) - datetime.fromisoformat(job["created_at"])
     assert due == timedelta(hours=1)
-    assert (job["attempts"], job["response"], job["max_attempts"], job["attempts_made"]) == ([], None, 8, 0)
+    assert (job["attempts"], job["response"], job["max_attempts"], job["attempts_made"]) == ([], None, 16, 0)
 
 
 def test_the_same_key_and_envelope_are_the_same_job(door: Door) -> None:
@@ -101,7 +104,7 @@ def test_the_same_key_and_envelope_are_the_same_job(door: Door) -> None:
     assert door.enqueue("email", key, **LATER) != job_id
 
 
-def test_of_many_at_once_with_one_key_one_is_accepted(door: Door, label: dict[str, str]) -> None:
+def test_of_many_concurrent_envelopes_with_one_key_one_is_accepted(door: Door, label: dict[str, str]) -> None:
     key, answers = uuid.uuid4().hex, []
 
     def post() -> None:
@@ -209,7 +212,7 @@ def test_a_batch_of_more_than_a_thousand_is_refused_whole(door: Door, label: dic
 # following
 
 
-def test_a_wait_ends_when_the_job_is_over(door: Door, ledger: Path) -> None:
+def test_a_wait_ends_when_the_delivery_is_finished(door: Door, ledger: Path) -> None:
     job_id = door.enqueue("billing", **LATER)
     seen: list[dict[str, Any]] = []
     waiting = threading.Thread(target=lambda: seen.append(door.job(job_id, wait=60)))
@@ -232,20 +235,27 @@ def test_a_wait_with_after_ends_with_any_later_transition(door: Door, ledger: Pa
     assert seen[0]["transitions"][-1]["seq"] > 1
 
 
-def test_a_wait_that_is_over_answers_all_the_same(door: Door) -> None:
+def test_an_outcome_that_a_newer_version_has_written_is_shown_as_it_is(door: Door, ledger: Path) -> None:
+    job_id = door.enqueue("billing", **LATER)
+    settle(ledger, job_id, Delivered(), outcome="by_pigeon")
+    assert [attempt["outcome"] for attempt in door.job(job_id)["attempts"]] == ["by_pigeon"]
+    assert job_id in door.jobs(target="billing", status="delivered")
+
+
+def test_a_wait_that_times_out_answers_with_the_delivery(door: Door) -> None:
     job_id = door.enqueue("billing", **LATER)
     assert door.job(job_id, wait=0.1)["status"] == "queued"
     for query in ({"wait": "x"}, {"wait": "61"}, {"wait": "1", "after": "-1"}):
         assert code(door.http.get(f"/jobs/{job_id}", params=query)) == (400, "invalid_request")
 
 
-def test_what_was_never_accepted_is_not_found(door: Door) -> None:
+def test_an_unknown_delivery_is_not_found(door: Door) -> None:
     for path in (str(uuid.uuid4()), "x", "%00"):
         for method, suffix in (("GET", ""), ("GET", "/response"), ("DELETE", "")):
             assert code(door.http.request(method, f"/jobs/{path}{suffix}")) == (404, "job_not_found")
 
 
-def test_the_last_answer_is_replayed_without_what_it_must_not_do(door: Door, ledger: Path) -> None:
+def test_the_last_answer_is_replayed_without_headers_that_must_not_pass(door: Door, ledger: Path) -> None:
     job_id = door.enqueue("billing", **LATER)
     assert code(door.http.get(f"/jobs/{job_id}/response")) == (409, "no_response")
     dead_letter(ledger, job_id)
@@ -258,6 +268,39 @@ def test_the_last_answer_is_replayed_without_what_it_must_not_do(door: Door, led
     assert answer.headers["content-security-policy"].startswith("sandbox")
     shown = door.job(job_id)["response"]
     assert (shown["status"], shown["body_bytes"], shown["truncated"]) == (500, 9, False)
+
+
+def test_the_envelope_and_the_answer_of_a_delivery_can_be_read(
+    door: Door, toril: TorilProcess, ledger: Path, label: dict[str, str]
+) -> None:
+    given = {"method": "PUT", "path": "/invoices?n=1", "headers": {"X-A": ["1", "2"], "cookie": "c=secret"}}
+    job_id = door.enqueue("billing", body={"n": "é"}, labels=label, **given, **LATER)
+    body = b'{"n":"\xc3\xa9"}'
+
+    def read(path: str, who: str | None = None) -> httpx.Response:
+        if who is None:
+            return door.http.get(f"/jobs/{job_id}{path}")
+        return ask(toril.url, f"{who}-secret", "GET", f"/jobs/{job_id}{path}")
+
+    shown = {**given, "headers": {"X-A": ["1", "2"], "cookie": "c=secret", "content-type": "application/json"}}
+    assert read("/envelope").json() == {**shown, "body_bytes": len(body)}
+    hidden = read("/envelope", "reader").json()["headers"]
+    assert hidden == {"X-A": ["1", "2"], "cookie": "(hidden)", "content-type": "application/json"}
+    whole = read("/envelope/body")
+    assert (whole.content, whole.headers["content-type"]) == (body, "application/octet-stream")
+    assert (whole.headers["content-disposition"], whole.headers["x-content-type-options"]) == ("attachment", "nosniff")
+    assert read("/envelope/body?offset=2&length=3").content == body[2:5]
+    assert code(read("/response/body")) == (409, "no_response")
+    dead_letter(ledger, job_id)
+    assert read("/response/body").content == b"<b>no</b>"
+    assert read("/response/body?offset=3").content == b"no</b>"
+    for path in ("/envelope/body", "/response/body"):
+        assert code(read(path, "reader")) == (403, "forbidden")
+    bare = door.enqueue("billing", method="GET", **LATER)
+    assert door.http.get(f"/jobs/{bare}/envelope").json()["body_bytes"] is None
+    assert door.http.get(f"/jobs/{bare}/envelope/body").content == b""
+    for path in ("envelope", "envelope/body", "response/body"):
+        assert code(door.http.get(f"/jobs/{uuid.uuid4()}/{path}")) == (404, "job_not_found")
 
 
 def test_jobs_are_found_by_target_status_labels_and_time(door: Door, ledger: Path, label: dict[str, str]) -> None:
@@ -319,8 +362,20 @@ def test_dead_letters_are_listed_replayed_and_purged(door: Door, toril: TorilPro
     assert [one["job_id"] for one in listed["jobs"]] == ids[::-1]
     assert {one["reason"] for one in listed["jobs"]} == {"HTTP 410", "HTTP 500"}
 
+    def found(**query: Any) -> list[str]:
+        return [one["job_id"] for one in door.http.get(place, params={"since": since, **query}).json()["jobs"]]
+
+    assert found(reason="HTTP 410") == [ids[3]]
+    assert found(reason="HTTP 4") == []
+    assert found(error_contains="50") == ids[2::-1]
+    assert found(reason="HTTP 500", error_contains="410") == []
+    assert door.jobs(reason="HTTP 410", since=since) == [ids[3]]
+
     def replay(**ask: Any) -> Any:
         return door.http.post(f"{place}/replay", json=ask)
+
+    dry = replay(reason="HTTP 500", since=since, dry_run=True).json()
+    assert dry == {"matched": 3, "replayed": 0, "job_ids": ids[2::-1]}
 
     dry = replay(error_contains="410", since=since, dry_run=True).json()
     assert dry == {"matched": 1, "replayed": 0, "job_ids": [ids[3]]}
@@ -344,11 +399,11 @@ def test_dead_letters_are_listed_replayed_and_purged(door: Door, toril: TorilPro
         {"all": True, "since": "2027-01-01T00:00:00Z"}, {"all": True, "job_ids": ["x"]}, 7,
     ],
 )  # fmt: skip
-def test_a_replay_has_to_say_what_it_is_for(door: Door, ask_: Any) -> None:
+def test_an_invalid_replay_request_is_refused(door: Door, ask_: Any) -> None:
     assert code(door.http.post("/targets/billing/dead-letters/replay", json=ask_)) == (400, "invalid_request")
 
 
-def test_a_target_that_never_was_has_no_dead_letters(door: Door) -> None:
+def test_an_unknown_target_has_no_dead_letters(door: Door) -> None:
     assert code(door.http.get("/targets/nowhere/dead-letters")) == (404, "unknown_target")
 
 

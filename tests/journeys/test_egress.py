@@ -44,7 +44,7 @@ class TestRegistering:
             ("http://user:pass@127.0.0.1/", "must not contain a user name or password"),
         ],
     )
-    def test_what_may_not_be_called_cannot_be_registered(
+    def test_an_endpoint_that_egress_forbids_cannot_be_registered(
         self, gateway: Gateway, queue: str, store: redis.Redis, url: str, text: str
     ) -> None:
         assert refused(gateway, store, worker(queue, url)) == f"Invalid URL, {text}"
@@ -70,7 +70,7 @@ def register_like_bullmq_proxy(store: redis.Redis, queue: str, url: str) -> None
         pipe.execute()
 
 
-def test_a_public_gateway_keeps_out_of_its_own_network(
+def test_a_public_gateway_calls_no_private_address(
     start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint
 ) -> None:
     valkey, endpoint = start_valkey(), start_endpoint()
@@ -98,7 +98,7 @@ def test_a_public_gateway_keeps_out_of_its_own_network(
     assert endpoint.calls == []
 
 
-def test_what_is_allowed_is_called_and_its_redirects_are_not_followed(
+def test_an_allowed_endpoint_is_called_and_its_redirects_are_not_followed(
     start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint
 ) -> None:
     public, private = start_endpoint(), start_endpoint()

@@ -122,7 +122,7 @@ class TestServerSentEvents:
             added.append(gateway.add_one(queue, "live"))
             assert listener.until("added")[-1]["data"]["jobId"] == added[-1]
 
-    def test_where_it_begins_is_said_before_the_first_event(
+    def test_the_stream_gives_its_start_position_before_the_first_event(
         self, toril: TorilProcess, gateway: Gateway, queue: str
     ) -> None:
         gateway.add_one(queue)
@@ -146,7 +146,7 @@ class TestServerSentEvents:
                     added.append(event["data"]["jobId"])
         assert added == ids
 
-    def test_what_the_stream_does_not_hold_any_more_is_announced(
+    def test_events_that_were_trimmed_are_announced_as_a_gap(
         self, toril: TorilProcess, gateway: Gateway, queue: str, store: redis.Redis
     ) -> None:
         with listening(toril, queue) as listener:
@@ -216,7 +216,7 @@ class TestEventsOfSeveralQueues:
         assert sorted(told) == sorted(wanted)
         assert len(told) == 60
 
-    def test_from_the_beginning_and_gaps(
+    def test_several_queues_can_be_read_from_the_beginning_and_report_gaps(
         self, toril: TorilProcess, gateway: Gateway, new_queue: Callable[[], str], store: redis.Redis
     ) -> None:
         first, second = new_queue(), new_queue()
@@ -242,7 +242,7 @@ class TestEventsOfSeveralQueues:
             ("queues=orders&since=x!", "Invalid event id x!"),
         ],
     )
-    def test_what_cannot_be_listened_to_is_refused(self, gateway: Gateway, query: str, text: str) -> None:
+    def test_a_malformed_list_of_queues_is_refused(self, gateway: Gateway, query: str, text: str) -> None:
         answer = gateway.http.get(f"/events?{query}")
         assert (answer.status_code, answer.json()["detail"]) == (400, text)
 
@@ -270,7 +270,7 @@ class TestEventSockets:
             assert second["data"]["event"] == "drained"
             assert len(second["data"]["args"]) == 1
 
-    def test_events_are_chosen_and_dropped_while_it_is_open(
+    def test_subscriptions_change_while_the_socket_is_open(
         self, toril: TorilProcess, gateway: Gateway, queue: str
     ) -> None:
         with socket_to(toril.url, event_path(queue)) as socket:
@@ -288,7 +288,7 @@ class TestEventSockets:
     @pytest.mark.parametrize(
         "message", ["x", "[]", '{"id": 1}', '{"data": {"fn": "emit", "args": []}}', '{"data": {"fn": "on"}}', b"\xff"]
     )
-    def test_what_is_no_subscription_is_refused(
+    def test_a_malformed_subscription_is_refused(
         self, toril: TorilProcess, gateway: Gateway, queue: str, message: str | bytes
     ) -> None:
         with socket_to(toril.url, event_path(queue, "?events=added")) as socket:
@@ -297,7 +297,7 @@ class TestEventSockets:
             gateway.add_one(queue)
             assert socket.receive()["data"]["event"] == "added"
 
-    def test_it_can_be_resumed(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
+    def test_an_event_socket_can_be_resumed(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
         with socket_to(toril.url, event_path(queue, "?events=added")) as socket:
             gateway.add_one(queue)
             last = socket.receive()["data"]["args"][1]
@@ -382,7 +382,7 @@ class TestResult:
             assert (answer.status_code, answer.json()) == (202, {"state": state})
 
     @pytest.mark.parametrize("removed", [False, True])
-    def test_whoever_waits_has_it_as_soon_as_it_is_there(
+    def test_a_waiting_caller_gets_the_result_at_once(
         self, toril: TorilProcess, gateway: Gateway, queue: str, removed: bool
     ) -> None:
         with socket_to(toril.url, f"/ws/queues/{queue}/process/1") as worker:
@@ -390,7 +390,7 @@ class TestResult:
                 job_id = gateway.add_one(queue, removeOnComplete=removed)
                 (message,) = worker.jobs(1)
                 waiting = [self._waited(gateway, queue, job_id) for _ in range(3)]
-                # They are waiting by now; if not, they find the result there, or on a busy machine no job any more.
+                # They are waiting by now; if not, they find the result there, or on a busy machine no job.
                 time.sleep(pause_s)
                 worker.finish(message, {"sum": 3})
                 for thread, _ in waiting:

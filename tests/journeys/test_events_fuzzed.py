@@ -229,7 +229,7 @@ class TestEntries:
     @FUZZ
     @given(ENTRIES)
     @example([{b"event": b"progress", b"data": b"[" * 2000}])
-    def test_each_entry_is_one_event_of_its_own_name(
+    def test_each_entry_is_one_event_with_its_name(
         self, toril: TorilProcess, gateway: Gateway, store: redis.Redis, entries: list[dict[bytes, bytes]]
     ) -> None:
         # httpx takes more for a line end than Server-Sent Events do.
@@ -280,7 +280,7 @@ def told_until(stream: Listener, job_id: str) -> list[dict[str, Any]]:
 class TestBetween:
     """All of it at once."""
 
-    def test_a_listener_beside_the_noise_misses_nothing(
+    def test_a_listener_gets_every_event_beside_malformed_requests(
         self, toril: TorilProcess, gateway: Gateway, new_queue: Callable[[], str]
     ) -> None:
         queue = new_queue()

@@ -67,7 +67,7 @@ def test_pushed_jobs_and_deliveries_spend_no_attempt(
         },
         ledger={"url": f"sqlite:///{tmp_path}/ledger.sqlite3"},
     )
-    # A Valkey of its own: on a shared one, another toril would work for the registered worker, too.
+    # A separate Valkey: on a shared one, another toril would work for the registered worker, too.
     toril = start_toril(start_valkey(), args=["--config", str(file)])
     door = Door(toril.gateway)
     toril.gateway.register(queue, worker.url)
@@ -81,7 +81,7 @@ def test_pushed_jobs_and_deliveries_spend_no_attempt(
         eventually(lambda: door.job(delivery_id) and time.monotonic() > began + RESTS_S)
         found = toril.gateway.job(queue, job_id)
         assert (found["attemptsMade"], found.get("failedReason")) == (0, None)
-        assert 1 < found["attemptsStarted"] < 20, "it is tried again, and nobody spins"
+        assert 1 < found["attemptsStarted"] < 20, "it is tried again, without spinning"
         delivery = door.job(delivery_id)
         assert (delivery["status"] in {"queued", "dispatching"}, delivery["attempts_made"]) == (True, 0)
         assert len(complaints(toril)) <= 2

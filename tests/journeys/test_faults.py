@@ -32,7 +32,7 @@ def add_all(gateway: Gateway, queue: str) -> None:
 
 
 def completed(store: redis.Redis, queue: str) -> int:
-    """How many jobs have completed; -1 while nobody answers."""
+    """How many jobs have completed; -1 without an answer."""
     try:
         return int(store.zcard(f"bull:{queue}:completed"))
     except redis.RedisError:
@@ -60,7 +60,7 @@ def assert_each_completed_once(store: redis.Redis, queue: str, endpoint: Endpoin
     print(f"extra endpoint calls: {calls.total() - JOBS} (at most {max(calls.values())} for one job)")
 
 
-def test_a_killed_instance_loses_nothing(
+def test_a_killed_instance_loses_no_job(
     start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint
 ) -> None:
     valkey = start_valkey()
@@ -78,7 +78,7 @@ def test_a_killed_instance_loses_nothing(
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_a_redis_restart_loses_nothing(
+def test_a_redis_restart_loses_no_job(
     start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint, how: str
 ) -> None:
     valkey: ValkeyProcess = start_valkey(aof=True)
@@ -128,7 +128,7 @@ def test_accepted_jobs_survive_a_redis_that_is_killed_while_they_are_added(
     assert len(accepted) <= counts["completed"] <= len(called())
 
 
-def test_an_endpoint_that_dies_and_comes_back_loses_nothing(
+def test_an_endpoint_that_is_killed_and_restarted_loses_no_job(
     start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint
 ) -> None:
     toril = start_toril(start_valkey())

@@ -110,7 +110,7 @@ def test_behind_a_proxy_that_cuts_a_prefix_off_every_url_has_it(
 
 
 @pytest.mark.parametrize("given", NO_PREFIXES)
-def test_what_is_no_prefix_is_ignored(toril: TorilProcess, backend: Backend, given: str) -> None:
+def test_an_invalid_prefix_is_ignored(toril: TorilProcess, backend: Backend, given: str) -> None:
     raw = given.encode("latin-1")
     with httpx.Client(trust_env=False) as http:
         headers = [(b"authorization", AUTHORIZATION["authorization"].encode()), (b"x-forwarded-prefix", raw)]
@@ -122,7 +122,7 @@ def test_what_is_no_prefix_is_ignored(toril: TorilProcess, backend: Backend, giv
         assert "servers" not in document
 
 
-def test_two_prefixes_are_none(toril: TorilProcess) -> None:
+def test_two_prefix_headers_are_ignored(toril: TorilProcess) -> None:
     headers = [("authorization", AUTHORIZATION["authorization"])] + [("x-forwarded-prefix", "/a")] * 2
     answer = httpx.post(f"{toril.url}/own/api/enqueue", json=ENVELOPE, headers=headers, trust_env=False)
     assert answer.headers["location"] == f"/own/api/jobs/{answer.json()['job_id']}"

@@ -59,7 +59,7 @@ class TestSettling:
         ],
         ids=["complete", "fail", "fail for later"],
     )
-    def test_the_endpoint_settles_it_later_through_any_instance(
+    def test_an_endpoint_settles_a_handed_over_job_through_any_instance(
         self,
         gateway: Gateway,
         other: TorilProcess,
@@ -84,7 +84,7 @@ class TestSettling:
         status, problem = end(gateway, queue, call, "complete", returnvalue=2)
         assert (status, problem["code"], problem["state"]) == (409, "lease_lost", becomes)
 
-    def test_progress_and_logs_go_on(
+    def test_a_handed_over_job_still_accepts_progress_and_logs(
         self, gateway: Gateway, endpoint: Endpoint, queue: str, store: redis.Redis
     ) -> None:
         endpoint.behaviour = lambda _: later()
@@ -123,7 +123,7 @@ class TestSettling:
             assert end(gateway, queue, calls[-1], "complete")[0] == 204
         assert store.zcard(f"bull:{queue}:completed") == 1
 
-    def test_many_at_once_keep_as_many_slots(
+    def test_each_handover_keeps_a_slot(
         self, gateway: Gateway, other: TorilProcess, endpoint: Endpoint, queue: str
     ) -> None:
         endpoint.behaviour = lambda _: later()
@@ -142,7 +142,7 @@ class TestSettling:
 
 
 class TestTheLease:
-    def test_it_is_thirty_seconds_where_nothing_else_is_said(
+    def test_a_handover_lasts_thirty_seconds_by_default(
         self, gateway: Gateway, endpoint: Endpoint, queue: str, store: redis.Redis
     ) -> None:
         endpoint.behaviour = lambda call: later(None if call.number == 0 else "soon")
@@ -154,7 +154,7 @@ class TestTheLease:
             assert end(gateway, queue, call, "complete")[0] == 204
             gateway.finished(queue, job_id)
 
-    def test_one_that_runs_out_goes_back_to_the_queue_and_counts_as_a_stall(
+    def test_a_handover_that_runs_out_releases_the_job_and_counts_a_stall(
         self, gateway: Gateway, endpoint: Endpoint, queue: str
     ) -> None:
         endpoint.behaviour = lambda call: later(1000) if call.number == 0 else reply_json("second time")
@@ -168,7 +168,7 @@ class TestTheLease:
         assert (done["returnvalue"], done["stalledCounter"], done["attemptsMade"]) == ("second time", 1, 1)
         assert end(gateway, queue, first, "complete")[0] == 409
 
-    def test_one_that_is_extended_lasts(
+    def test_an_extended_handover_lasts(
         self, gateway: Gateway, other: TorilProcess, endpoint: Endpoint, queue: str
     ) -> None:
         endpoint.behaviour = lambda _: later(1500)
@@ -181,7 +181,7 @@ class TestTheLease:
         assert end(gateway, queue, call, "complete")[0] == 204
         assert gateway.finished(queue, job_id)["stalledCounter"] == 0
 
-    def test_one_that_is_extended_without_a_length_is_the_endpoints_for_as_long_again(
+    def test_a_handover_extended_without_a_length_is_extended_by_its_own_length(
         self, gateway: Gateway, other: TorilProcess, endpoint: Endpoint, queue: str, store: redis.Redis
     ) -> None:
         endpoint.behaviour = lambda _: later(600_000)
@@ -197,9 +197,9 @@ class TestTheLease:
 
 
 class TestGoingDown:
-    """A module's worth of servers of their own."""
+    """The servers of this module's tests."""
 
-    def test_shutting_down_does_not_wait_for_it_and_does_not_lose_it(
+    def test_a_shutdown_neither_waits_for_a_handover_nor_loses_it(
         self,
         start_valkey: Callable[..., ValkeyProcess],
         start_toril: StartToril,
@@ -218,7 +218,7 @@ class TestGoingDown:
         done = staying.gateway.finished("long", ids["lapses"], timeout_s=20)
         assert done["returnvalue"] == "second time"
 
-    def test_a_killed_instance_loses_it_neither(
+    def test_a_killed_instance_does_not_lose_a_handover(
         self,
         start_valkey: Callable[..., ValkeyProcess],
         start_toril: StartToril,

@@ -1,6 +1,6 @@
 """A name server that does not answer for some names: workers at other hosts are served as if nothing was.
 
-`getaddrinfo` of the real process hangs for names that begin with `hang`, as the system's does where nobody answers.
+`getaddrinfo` of the real process hangs for names that begin with `hang`, as the system's does when no server answers.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def looked_up(toril: TorilProcess) -> list[str]:
     return [line for line in toril.log().splitlines() if line.startswith("looking up")]
 
 
-def test_names_that_hang_hold_up_no_other_host(
+def test_slow_name_lookups_delay_no_other_host(
     start_toril: Callable[..., TorilProcess],
     start_valkey: StartValkey,
     tmp_path: Path,
@@ -39,7 +39,7 @@ def test_names_that_hang_hold_up_no_other_host(
     new_queue: Callable[[], str],
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(HANGING)
-    # A Valkey of its own: on a shared one, another toril would work for the registered workers, too.
+    # A separate Valkey: on a shared one, another toril would work for the registered workers, too.
     toril = start_toril(start_valkey(), env={"PYTHONPATH": str(tmp_path), "TORIL_CONNECT_TIMEOUT": "5s"})
     hanging = [new_queue() for _ in range(20)]
     for number, queue in enumerate(hanging):

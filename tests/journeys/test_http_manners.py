@@ -79,7 +79,7 @@ def test_head_needs_the_rights_of_get(toril: TorilProcess, queue: str) -> None:
         ("PURGE", "/metrics", "GET, HEAD, OPTIONS"),
     ],
 )
-def test_a_wrong_method_at_a_path_of_our_own_says_which_are_right(
+def test_a_wrong_method_on_torils_own_routes_is_answered_with_the_allowed_ones(
     toril: TorilProcess, method: str, path: str, allowed: str
 ) -> None:
     answer = raw.request(toril.port, method, path)
@@ -90,7 +90,7 @@ def test_a_wrong_method_at_a_path_of_our_own_says_which_are_right(
 
 
 @pytest.mark.parametrize("path", ["/", "/workers", "/workers/abc", "/queues/abc/jobs", "/queues/abc/jobs/1"])
-def test_a_wrong_method_at_a_path_that_bullmq_proxy_has_is_not_found_as_there(toril: TorilProcess, path: str) -> None:
+def test_a_wrong_method_on_a_bullmq_proxy_route_is_not_found(toril: TorilProcess, path: str) -> None:
     """Also where toril has more methods at that path: who knows only BullMQ Proxy sees no difference."""
     answer = raw.request(toril.port, "PATCH", path, headers=AUTH)
     assert (answer.status, answer.body) == (404, b"Not found")
@@ -108,7 +108,7 @@ def test_options_names_the_methods(toril: TorilProcess, upgrade: tuple[tuple[str
     assert raw.request(toril.port, "OPTIONS", "/nowhere", headers=upgrade).status == 404
 
 
-def test_each_401_says_how_to_come_in(toril: TorilProcess, queue: str) -> None:
+def test_each_401_names_the_authentication_scheme(toril: TorilProcess, queue: str) -> None:
     for method, path in (
         ("GET", "/queues"),
         ("POST", f"/queues/{queue}/jobs"),
@@ -126,7 +126,7 @@ def test_each_401_says_how_to_come_in(toril: TorilProcess, queue: str) -> None:
         assert caught.value.response.headers["www-authenticate"] == "Bearer"
 
 
-def test_the_scheme_is_read_in_any_case_at_every_door(toril: TorilProcess, queue: str) -> None:
+def test_the_authentication_scheme_is_read_in_any_case_on_every_route(toril: TorilProcess, queue: str) -> None:
     body = json.dumps([job()]).encode()
     for scheme in ("bearer", "BEARER"):
         headers = (("authorization", f"{scheme} {TOKEN}"),)
@@ -171,11 +171,11 @@ def test_a_byte_order_mark_before_json_is_ignored(toril: TorilProcess, queue: st
 def test_files_may_begin_with_a_byte_order_mark(valkey: ValkeyProcess, start_toril: StartToril, tmp_path: Path) -> None:
     file, secret = tmp_path / "toril.yaml", tmp_path / "secret"
     secret.write_bytes(BOM_UTF8 + b"s3cret\r\n")
-    billing = {"url": "http://b/", "auth": {"scheme": "bearer", "secret_file": str(secret)}}
-    document = {"auth_tokens": [TOKEN], "targets": {"billing": billing}, "ledger": {"url": "none"}}
+    marked = {"url": "http://b/", "auth": {"scheme": "bearer", "secret_file": str(secret)}}
+    document = {"auth_tokens": [TOKEN], "targets": {"marked": marked}, "ledger": {"url": "none"}}
     file.write_bytes(BOM_UTF8 + json.dumps(document).encode())
     toril = start_toril(valkey, args=("--config", str(file)), env={"AUTH_TOKENS": None})
-    envelope = BOM_UTF8 + json.dumps({"target": "billing"} | LATER).encode()
+    envelope = BOM_UTF8 + json.dumps({"target": "marked"} | LATER).encode()
     assert raw.request(toril.port, "POST", "/enqueue", headers=AUTH, body=envelope).status == 202
 
 

@@ -1,6 +1,7 @@
 """Answers too large for Redis: in a folder or in S3, given back byte for byte, and gone when their time is over."""
 
 import hashlib
+import os
 import shutil
 import signal
 import uuid
@@ -29,7 +30,8 @@ Start = Callable[..., Proxq]
 
 def files(folder: Path) -> list[Path]:
     """Those in a folder and below it, which need not be there."""
-    return [file for file in folder.rglob("*") if file.is_file()]
+    # Folders may vanish meanwhile.
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
 
 
 def in_redis(store: redis.Redis, queue: str) -> int:

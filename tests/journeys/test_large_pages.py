@@ -26,7 +26,7 @@ def fill(store: redis.Redis, queue: str, count: int, size: int) -> None:
         store.lpush(f"bull:{queue}:wait", f"j{number}")
 
 
-def test_a_page_of_large_jobs_costs_little_memory_and_holds_up_nothing(
+def test_a_page_of_large_jobs_costs_little_memory_and_delays_no_other_request(
     start_toril: StartToril, valkey: ValkeyProcess, store: redis.Redis, queue: str, new_queue: Callable[[], str]
 ) -> None:
     toril = start_toril(valkey)
@@ -52,7 +52,7 @@ def test_a_page_of_large_jobs_costs_little_memory_and_holds_up_nothing(
     assert peak_mb(toril.pid) - before < 60
 
 
-def test_what_must_be_one_message_is_refused_when_it_is_too_long(
+def test_a_socket_answer_that_is_too_long_is_refused(
     start_toril: StartToril, valkey: ValkeyProcess, store: redis.Redis, queue: str
 ) -> None:
     toril = start_toril(valkey)

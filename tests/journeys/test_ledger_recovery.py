@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from tests.support.endpoint import Answer, Call, Endpoint, respond
 from tests.support.toril import StartToril
 from tests.support.valkey import StartValkey, ValkeyProcess
 from tests.support.waiting import eventually
-from toril.core.delivery import queue_of
+from toril.delivery.rules.delivery import queue_of
 
 NOWHERE = "http://127.0.0.1:9/"
 SOON = {"recover_every": "300ms"}
@@ -84,7 +85,7 @@ def test_a_loss_of_redis_is_noticed_long_before_the_next_comparison(
     eventually(lambda: waiting(valkey) == ids, timeout_s=PATIENCE_S, what="the jobs to be back")
 
 
-def test_what_is_accepted_while_redis_is_away_is_queued_when_it_is_back(
+def test_deliveries_accepted_while_redis_is_away_are_queued_when_it_is_back(
     file: Path, start_valkey: StartValkey, start_toril: StartToril
 ) -> None:
     valkey = start_valkey()
@@ -113,7 +114,7 @@ def test_a_killed_process_loses_nothing_that_was_accepted(
     assert waiting(valkey) == sorted(ids)
 
 
-def test_recover_puts_back_what_is_missing_and_says_so(
+def test_recover_puts_back_missing_jobs_and_reports_them(
     file: Path, start_valkey: StartValkey, start_toril: StartToril
 ) -> None:
     valkey = start_valkey()
@@ -140,7 +141,7 @@ def test_recover_puts_back_what_is_missing_and_says_so(
     assert recover().startswith("billing: 0 put back")
 
 
-def test_a_full_disk_is_503_and_nothing_is_half_accepted(
+def test_a_full_disk_is_503_and_accepts_no_part_of_a_batch(
     file: Path, start_valkey: StartValkey, start_toril: StartToril
 ) -> None:
     valkey = start_valkey()
@@ -179,7 +180,7 @@ def test_a_ledger_file_that_is_deleted_accepts_nothing_until_it_is_back(
     answer = door.post({"target": "billing"})
     assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
     eventually(lambda: toril.status("/ready") == 503, timeout_s=PATIENCE_S)
-    (reason,) = toril.client.get("/ready").json()["reasons"]
+    (reason,) = toril.reasons()
     assert "deleted or moved away" in reason
     assert str(file.parent) not in reason
     eventually(lambda: '"recoverer.ledger_failed", "level": "error"' in toril.log(), timeout_s=PATIENCE_S)
@@ -193,8 +194,29 @@ def test_a_ledger_file_that_is_deleted_accepts_nothing_until_it_is_back(
     assert sorted(door.jobs()) == sorted([job_id, another])
 
 
+def test_a_process_that_starts_after_the_ledger_file_was_deleted_makes_no_new_one(
+    file: Path, start_valkey: StartValkey, start_toril: StartToril
+) -> None:
+    toril = start_toril(start_valkey(), args=(*configured(file, SOON), "--processes", "2"))
+    door = Door(toril.gateway)
+    job_id = door.enqueue("billing", **LATER)
+    ledger, elsewhere = file.parent / "ledger.sqlite3", file.parent / "elsewhere"
+    ledger.rename(elsewhere)
+    refused = '"recoverer.ledger_failed", "level": "error"'  # each process says so once
+    eventually(lambda: toril.log().count(refused) == 2, timeout_s=PATIENCE_S)
+    for pid in toril.children():
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: ledger.exists() or toril.log().count(refused) == 4, timeout_s=PATIENCE_S)
+    assert not ledger.exists()
+    eventually(lambda: toril.status("/health") == 200, timeout_s=PATIENCE_S)
+    assert door.post({"target": "billing"}).status_code == 503
+    elsewhere.rename(ledger)
+    eventually(lambda: toril.status("/ready") == 200, timeout_s=PATIENCE_S)
+    assert door.job(job_id)["status"] == "queued"
+
+
 @pytest.mark.parametrize("flushed", [False, True], ids=["and Redis stays", "and Redis is flushed"])
-def test_an_answer_that_is_known_outlives_a_ledger_that_is_away_for_longer_than_its_lease(
+def test_a_known_answer_outlives_a_ledger_outage_longer_than_its_lease(
     file: Path, start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint, flushed: bool
 ) -> None:
     valkey = start_valkey()

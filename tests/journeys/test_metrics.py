@@ -1,6 +1,7 @@
 """`/metrics` of a real instance of two processes, after everything has happened once; what `deploy/` makes of it."""
 
 import json
+import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,15 +26,27 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 ADDS = 20
 # They have samples only when something went wrong; what is below makes it go wrong, or the conformance suites do.
 ONLY_IN_TROUBLE = {metric.name for metric in (LEASES_LOST, JOBS_STALLED, REDIS_RECONNECTS)}
-# They have samples only with upstreams: tests/unit/gateway/test_proxy.py counts them.
+# They have samples only with upstreams: tests/unit/proxy/test_routes.py counts them.
 OF_UPSTREAMS = {PROXIED.name}
+# They have samples only with targets: tests/journeys/test_delivery_metrics.py has some.
+OF_TARGETS = {
+    metric.name
+    for metric in METRICS
+    if metric.name.startswith(
+        (
+            "toril_events_", "toril_dead_letters_", "toril_breaker_", "toril_target_", "toril_ledger_",
+            "toril_idempotent_", "toril_deliveries_", "toril_janitor_", "toril_payload_", "toril_config_",
+        )
+    )
+}  # fmt: skip
+OF_TARGETS |= {f"{name}_bucket" for name in OF_TARGETS}
 # What Prometheus adds to every sample by itself.
 TARGET_LABELS = {"instance", "job"}
 Samples = list[tuple[str, dict[str, str], float]]
 
 
 def scrape(toril: TorilProcess) -> Samples:
-    """All samples, over a connection of its own: any of the processes may answer."""
+    """All samples, over a separate connection: any of the processes may answer."""
     answer = httpx.get(
         f"{toril.url}/metrics", headers={"authorization": f"Bearer {TOKEN}"}, timeout=20, trust_env=False
     )
@@ -68,7 +81,7 @@ def endpoint_of_module() -> Iterator[Endpoint]:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorilProcess]:
-    """Two processes behind one port, on a Valkey of their own: many queues would share the label `other`."""
+    """Two processes behind one port, on their own Valkey: many queues would share the label `other`."""
     folder = tmp_path_factory.mktemp("metrics")
     with (
         ValkeyProcess(folder / "valkey") as valkey,
@@ -80,7 +93,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorilProcess]:
 
 @pytest.fixture(scope="module")
 def traffic(pair: TorilProcess, endpoint_of_module: Endpoint) -> Iterator[str]:
-    """Jobs added over connections of their own, pushed, failed and pulled; an open socket and an open stream."""
+    """Jobs added over separate connections, pushed, failed and pulled; an open socket and an open stream."""
     queue, pulled, listened = (f"{kind}-{uuid.uuid4().hex[:12]}" for kind in ("pushed", "pulled", "listened"))
     pair.gateway.register(queue, endpoint_of_module.url)
     for number in range(ADDS):
@@ -94,6 +107,7 @@ def traffic(pair: TorilProcess, endpoint_of_module: Endpoint) -> Iterator[str]:
     assert pair.client.post(path, json={}, headers=lock).status_code == 204
     pair.gateway.wait_for_counts(queue, completed=ADDS - 1, failed=1)
     pair.gateway.add_one(listened)
+    pair.gateway.add(listened, *(job(1, group={"id": 'acme "1"'}) for _ in range(3)), job(1, group={"id": "other"}))
     with (
         socket_to(pair.url, f"/ws/queues/{listened}"),
         pair.client.stream("GET", f"/queues/{listened}/events"),
@@ -112,14 +126,25 @@ def samples(pair: TorilProcess, traffic: str) -> Samples:
         added = total(found, "toril_accept_duration_seconds_count", door="queues")
         listening = total(found, "toril_open_sockets") and total(found, "toril_open_streams")
         read = total(found, "toril_queue_jobs", queue=traffic, state="completed") == ADDS - 1
-        return found if ended == ADDS and added == ADDS + 2 and listening and read else None
+        grouped = total(found, "toril_group_jobs")
+        return found if ended == ADDS and added == ADDS + 3 and listening and read and grouped else None
 
     found = eventually(whole, timeout_s=30, what="a scrape with everything in it")
     assert found is not None
     return found
 
 
-def test_whichever_process_is_asked_shows_the_whole(pair: TorilProcess, traffic: str, samples: Samples) -> None:
+def test_groups_are_shown_by_name(samples: Samples) -> None:
+    (queue,) = {has["queue"] for name, has, _ in samples if name == "toril_group_jobs"}
+    assert queue.startswith("listened-")
+    assert total(samples, "toril_group_jobs", queue=queue, group='acme "1"') == 3
+    assert total(samples, "toril_group_jobs", queue=queue, group="other") == 1
+    assert total(samples, "toril_group_jobs", queue=queue) == 4
+    (age,) = [has for name, has, _ in samples if name == "toril_group_oldest_waiting_age_seconds"]
+    assert age == {"queue": queue, "group": 'acme "1"'}
+
+
+def test_every_process_shows_the_metrics_of_all(pair: TorilProcess, traffic: str, samples: Samples) -> None:
     expected = {
         ("toril_attempts_total", "2xx", "complete"): ADDS - 1,
         ("toril_attempts_total", "5xx", "fail"): 1,
@@ -140,7 +165,7 @@ def test_whichever_process_is_asked_shows_the_whole(pair: TorilProcess, traffic:
 def test_every_metric_has_samples(samples: Samples) -> None:
     names = {name for name, _, _ in samples}
     for metric in METRICS:
-        if metric.name not in ONLY_IN_TROUBLE | OF_UPSTREAMS:
+        if metric.name not in ONLY_IN_TROUBLE | OF_UPSTREAMS | OF_TARGETS:
             assert (f"{metric.name}_count" if metric.buckets else metric.name) in names, metric.name
 
 
@@ -225,6 +250,42 @@ def alerts() -> Iterator[tuple[str, str]]:
             yield rule["alert"], rule["expr"]
 
 
+def test_each_alert_has_a_runbook_in_the_docs() -> None:
+    told, named = set(), set()
+    for alert, url in runbooks((DEPLOY / "alerts.yaml").read_text()):
+        page, _, anchor = url.partition("#")
+        text = (DEPLOY.parent / page).read_text()
+        told |= {line.removeprefix("## ").lower() for line in text.splitlines() if line.startswith("## ")}
+        named.add(anchor)
+        assert anchor == alert.lower()
+    assert named == told, "a part for each alert, and no part without one"
+
+
+def test_runbooks_become_links_into_the_docs_that_an_operator_serves(tmp_path: Path) -> None:
+    page = (DEPLOY.parent / "docs" / "how-to" / "alerts.md").read_text()
+    (command,) = [line.removeprefix("$ ") for line in page.splitlines() if line.startswith("$ DOCS=")]
+    assert f"#   {command}" in (DEPLOY / "alerts.yaml").read_text().splitlines()
+    run = command.replace("deploy/alerts.yaml > alerts.yaml", f"{DEPLOY}/alerts.yaml > {tmp_path}/alerts.yaml")
+    subprocess.run(["/bin/sh", "-c", run], check=True)
+    links = dict(runbooks((tmp_path / "alerts.yaml").read_text()))
+    assert links == {name: f"https://docs.example.com/how-to/alerts/#{name.lower()}" for name in links}
+    assert links["TorilDown"].endswith("#torildown")
+
+
+def runbooks(alerts: str) -> Iterator[tuple[str, str]]:
+    for group in yaml.safe_load(alerts)["groups"]:
+        for rule in group["rules"]:
+            yield rule["alert"], rule["annotations"]["runbook_url"]
+
+
+def test_each_metric_of_targets_has_an_alert_and_a_panel() -> None:
+    metrics = {name for name in OF_TARGETS if not name.endswith("_bucket")}
+    for expressions in (alerts(), panels()):
+        asked = {selector.name.removesuffix("_bucket") for _, text in expressions for selector in Seen(text).selectors}
+        # An event that is not told needs a person, and no curve.
+        assert metrics - asked <= {"toril_events_not_told_total"}
+
+
 def panels() -> Iterator[tuple[str, str]]:
     for panel in json.loads((DEPLOY / "grafana-dashboard.json").read_text())["panels"]:
         for target in panel.get("targets", ()):
@@ -259,7 +320,7 @@ EXPRESSIONS = [*alerts(), *panels()]
 
 
 @pytest.mark.parametrize(("title", "expression"), EXPRESSIONS, ids=[f"{title}" for title, _ in EXPRESSIONS])
-def test_what_deploy_asks_for_exists(title: str, expression: str, samples: Samples) -> None:
+def test_metrics_and_labels_queried_in_deploy_exist(title: str, expression: str, samples: Samples) -> None:
     seen = Seen(expression)
     assert seen.selectors
     known: dict[str, set[str]] = {"up": set()} | {metric.name: set(metric.labels) for metric in METRICS}
@@ -267,7 +328,7 @@ def test_what_deploy_asks_for_exists(title: str, expression: str, samples: Sampl
         if metric.buckets:
             known |= {f"{metric.name}{end}": set(metric.labels) for end in ("_count", "_sum")}
             known[f"{metric.name}_bucket"] = {*metric.labels, "le"}
-    scraped = {name for name, _, _ in samples} | ONLY_IN_TROUBLE | OF_UPSTREAMS | {"up"}
+    scraped = {name for name, _, _ in samples} | ONLY_IN_TROUBLE | OF_UPSTREAMS | OF_TARGETS | {"up"}
     for selector in seen.selectors:
         assert selector.name in known, f"{title}: there is no {selector.name}"
         assert selector.name in scraped, f"{title}: {selector.name} was not scraped"
@@ -280,7 +341,7 @@ def test_what_deploy_asks_for_exists(title: str, expression: str, samples: Sampl
                 assert matcher.value in values, f"{title}: {matcher.name} is never {matcher.value}"
 
 
-def test_the_reader_of_expressions_sees_all_of_them() -> None:
+def test_the_expression_reader_finds_every_selector_and_label() -> None:
     seen = Seen("sum by (a) (rate(x{b='1'}[5m])) / (max(y) > 2) and on (c) z offset 1m")
     assert {selector.name for selector in seen.selectors} == {"x", "y", "z"}
     assert "a" in seen.labels

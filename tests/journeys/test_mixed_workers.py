@@ -33,7 +33,7 @@ def printing(gateway: Gateway, queue: str, over: threading.Event, printed: list[
 
 @contextmanager
 def pull_worker(gateway: Gateway, queue: str) -> Iterator[list[int]]:
-    """A pull worker in a thread of its own; the numbers that it has doubled so far."""
+    """A pull worker in a separate thread; the numbers that it has doubled so far."""
     over, printed = threading.Event(), []
     failures: list[BaseException] = []
 
@@ -114,7 +114,7 @@ def test_a_schedule_and_its_flows_run_end_to_end(
     iterations = [call.job["opts"]["repeat"]["count"] for call in ticking.calls]
     assert iterations == list(range(1, len(iterations) + 1))
     assert sorted(printed) == sorted(iteration * 10 + n for iteration in iterations for n in range(4))
-    # Each is due at a second of its own, which BullMQ names it by.
+    # Each is due at another second, by which BullMQ names it.
     due = [int(call.job["id"].rpartition(":")[2]) for call in ticking.calls]
     assert len(set(due)) == len(due)
     assert all(at % 1000 == 0 for at in due), due

@@ -29,10 +29,10 @@ from tests.support.ports import free_port
 from tests.support.proxq import Backend
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
-from tests.unit.gateway.test_proxy_description import document_of
-from toril.core.policy import Settings
-from toril.core.target import TargetSpec
-from toril.core.upstream import ProxyPolicy, Upstream
+from tests.unit.proxy.test_description import document_of
+from toril.config.settings import Settings
+from toril.delivery.rules.target import TargetSpec
+from toril.proxy.rules.upstream import ProxyPolicy, Upstream
 
 EXAMPLES = 4
 KNOWN = "known"
@@ -68,9 +68,9 @@ def operations() -> list[Any]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, backend: Backend) -> Iterator[TorilProcess]:
-    """A toril with stores of its own, since nothing in them stays as it was.
+    """A toril with its own stores, since the tests change everything in them.
 
-    It calls nobody but its upstream, whoever is registered, and its target is not there.
+    It calls only its upstream, whichever workers are registered, and its target does not exist.
     """
     folder = tmp_path_factory.mktemp("openapi")
     env = {"TORIL_EGRESS_DENY": "0.0.0.0/0,::/0"}
@@ -122,7 +122,7 @@ def proxied(server: TorilProcess, backend: Backend) -> Iterator[list[str]]:
     caller.delete(f"/__jobs/{running}")
 
 
-def test_the_document_that_is_tried_is_the_one_that_is_served(api: Gateway) -> None:
+def test_the_tested_document_is_the_served_one(api: Gateway) -> None:
     served = api.http.get("/openapi.json").json()
     assert served | {"info": None} == DESCRIBED | {"info": None}
 
@@ -138,7 +138,7 @@ CALLS = [
 @pytest.mark.parametrize(
     ("operation", "mode"), CALLS, ids=[f"{one.method.upper()} {one.path} {mode.value}" for one, mode in CALLS]
 )
-def test_answers_are_those_of_the_document(
+def test_answers_conform_to_the_openapi_document(
     operation: Any, mode: GenerationMode, server: TorilProcess, request: pytest.FixtureRequest
 ) -> None:
     known = {"target": [TARGET], "queue": [KNOWN], "id": [LOCKED, "waits", "late"]}

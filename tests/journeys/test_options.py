@@ -17,7 +17,7 @@ class TestConcurrency:
     """``opts.concurrency``."""
 
     @pytest.mark.parametrize("concurrency", [1, 4, 25])
-    def test_it_is_reached_and_never_exceeded(
+    def test_concurrency_is_reached_and_never_exceeded(
         self, gateway: Gateway, endpoint: Endpoint, queue: str, concurrency: int
     ) -> None:
         endpoint.behaviour = lambda _: reply_json(1).after(0.03)
@@ -76,6 +76,22 @@ class TestLimiter:
         assert gateway.counts(limited)["completed"] == 1
 
 
+class TestHold:
+    """`rate-limit/hold`: nothing starts for a while."""
+
+    def test_a_worker_goes_on_as_soon_as_the_hold_is_removed(
+        self, gateway: Gateway, endpoint: Endpoint, queue: str
+    ) -> None:
+        gateway.register(queue, endpoint.url)
+        gateway.finished(queue, gateway.add_one(queue))
+        hold = f"/queues/{queue}/rate-limit/hold"
+        assert gateway.http.put(hold, json={"ms": 600_000}).status_code == 204
+        job_id = gateway.add_one(queue)
+        time.sleep(1.0)  # let it hear of the hold, which it would otherwise trust for half a minute
+        assert gateway.http.delete(hold).status_code == 204
+        gateway.finished(queue, job_id)
+
+
 class TestRemoval:
     """``removeOnComplete`` and ``removeOnFail`` of worker and job."""
 
@@ -119,12 +135,14 @@ class TestRemoval:
         assert len(endpoint.calls) == 1
         assert store.keys(f"bull:{queue}:{job_id}*") == []
 
-    def test_a_job_s_word_beats_the_worker_s(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
+    def test_a_jobs_retention_beats_its_workers(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
         gateway.register(queue, endpoint.url, removeOnComplete={"count": 1})
         gateway.add(queue, *(job(removeOnComplete=False) for _ in range(4)))
         gateway.wait_for_counts(queue, completed=4)
 
-    def test_a_job_may_name_a_count(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
+    def test_a_job_may_set_how_many_finished_jobs_are_kept(
+        self, gateway: Gateway, endpoint: Endpoint, queue: str
+    ) -> None:
         gateway.register(queue, endpoint.url)
         gateway.add(queue, *(job(removeOnComplete=2) for _ in range(5)))
         endpoint.wait_for_calls(5)
@@ -153,7 +171,9 @@ class TestDelay:
             "delayed": 1,
         }
 
-    def test_it_fires_on_time_when_the_queue_is_idle(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
+    def test_a_delayed_job_starts_on_time_when_the_queue_is_idle(
+        self, gateway: Gateway, endpoint: Endpoint, queue: str
+    ) -> None:
         gateway.register(queue, endpoint.url)
         late_ms: list[float] = []
         for delay in (250, 400, 333, 150, 500):
@@ -163,7 +183,7 @@ class TestDelay:
             late_ms.append(endpoint.calls[-1].at * 1000 - due)
         print(f"late by {[round(ms, 1) for ms in late_ms]} ms")
         assert min(late_ms) >= -2, "never early"
-        # 50 ms is the promise; somebody else's work on the machine may spoil most of five.
+        # 50 ms is the promise; other work on the machine may delay most of five.
         assert min(late_ms) <= 50
         assert max(late_ms) <= 5_000, "and it is not the next poll that finds it"
 
@@ -174,7 +194,7 @@ class TestDelay:
         endpoint.wait_for_calls(3)
         assert [call.job["name"] for call in endpoint.calls] == ["first", "second", "third"]
 
-    def test_it_falls_due_while_the_queue_is_busy(
+    def test_a_delayed_job_falls_due_while_the_queue_is_busy(
         self, gateway: Gateway, endpoint: Endpoint, queue: str, store: redis.Redis
     ) -> None:
         endpoint.behaviour = lambda _: reply_json(1).after(0.01)
@@ -186,7 +206,7 @@ class TestDelay:
         due = next(number for number, fields in enumerate(told) if fields.get("prev") == "delayed")
         assert sum(fields["event"] == "completed" for fields in told[:due]) < 150
 
-    def test_it_fires_without_anybody_watching_the_clock_of_another_queue(
+    def test_delayed_jobs_of_many_queues_start_on_time(
         self, gateway: Gateway, endpoint: Endpoint, new_queue: Callable[[], str]
     ) -> None:
         queues = [new_queue() for _ in range(10)]
@@ -202,7 +222,7 @@ class TestDelay:
 
 
 class TestOrder:
-    """First in, first out, unless somebody asks otherwise."""
+    """First in, first out, unless the options say otherwise."""
 
     def order(self, gateway: Gateway, endpoint: Endpoint, queue: str, *jobs: dict[str, Any]) -> list[str]:
         """The names in the order of the calls, all jobs being there before the worker."""
@@ -211,11 +231,11 @@ class TestOrder:
         endpoint.wait_for_calls(len(jobs))
         return [call.job["name"] for call in endpoint.calls]
 
-    def test_first_in_first_out(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
+    def test_jobs_start_first_in_first_out(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
         names = [f"job-{n}" for n in range(10)]
         assert self.order(gateway, endpoint, queue, *(job(name=name) for name in names)) == names
 
-    def test_last_in_first_out(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
+    def test_lifo_jobs_start_last_in_first_out(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
         names = self.order(
             gateway,
             endpoint,

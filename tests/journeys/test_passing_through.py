@@ -135,7 +135,7 @@ def test_a_gigabyte_each_way_takes_no_memory_however_slow_either_side(
     before = memory_kb(proxied)
     with socket.create_connection(("127.0.0.1", proxied.port), timeout=60) as client:
         client.sendall(b"GET /large/x HTTP/1.1\r\nhost: x\r\n\r\n")
-        _stands_still(lambda: large.sent)  # nobody reads
+        _stands_still(lambda: large.sent)  # the client does not read
         assert large.sent < 64 * 2**20
         got, buffer = 0, bytearray(2**20)
         while got < GB:
@@ -202,7 +202,7 @@ def test_a_hundred_slow_calls_take_no_thread_and_no_cpu(proxied: TorilProcess, p
     ({"url": "/plain/x?a=%2F", "content": iter([b"x"])}, 200),
     ({"url": "/plain/direct?a=%2F", "content": b"x"}, 200),
 ])  # fmt: skip
-def test_what_is_large_or_of_unknown_length_or_filtered_bypasses(
+def test_large_unsized_and_filtered_requests_bypass_the_queue(
     proxied: TorilProcess, request_: dict[str, Any], status: int
 ) -> None:
     answer = httpx.post(**{**request_, "url": proxied.url + request_["url"]}, trust_env=False, timeout=20)
@@ -212,7 +212,9 @@ def test_what_is_large_or_of_unknown_length_or_filtered_bypasses(
         assert answer.headers["x-target"] == "/base" + request_["url"].removeprefix("/plain")
 
 
-def test_in_redirect_mode_the_client_is_sent_there(proxied: TorilProcess, parts: dict[str, Any]) -> None:
+def test_in_redirect_mode_the_client_is_redirected_to_the_upstream(
+    proxied: TorilProcess, parts: dict[str, Any]
+) -> None:
     plain: Endpoint = parts["/plain"]
     seen = len(plain.calls)
     connection = http.client.HTTPConnection("127.0.0.1", proxied.port, timeout=20)
@@ -237,7 +239,7 @@ def test_a_websocket_is_tunnelled_also_in_redirect_mode(proxied: TorilProcess) -
             client.recv(20)
 
 
-def test_what_flows_ends_in_good_order_when_toril_is_told_to_stop(
+def test_passed_through_requests_end_in_good_order_at_a_shutdown(
     start_toril: StartToril, start_endpoint: Callable[..., Endpoint], valkey: ValkeyProcess, tmp_path: Path
 ) -> None:
     """It has the grace period, new requests are refused meanwhile, and the process ends with 0."""
@@ -264,7 +266,7 @@ def test_what_flows_ends_in_good_order_when_toril_is_told_to_stop(
         assert toril.wait().code == 0
 
 
-def test_what_flows_for_longer_than_the_grace_period_is_cut_off(
+def test_a_passed_through_request_that_outlasts_the_grace_period_is_cut_off(
     start_toril: StartToril, valkey: ValkeyProcess, tmp_path: Path
 ) -> None:
     async def serve_for_ever(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

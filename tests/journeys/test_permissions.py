@@ -17,7 +17,7 @@ from tests.support.waiting import eventually
 
 DOCUMENTED = re.search(
     r"^ACL SETUSER toril on >secret (.+)$",
-    (Path(__file__).parents[2] / "docs" / "operations.md").read_text(),
+    (Path(__file__).parents[2] / "docs" / "how-to" / "redis-acl.md").read_text(),
     re.MULTILINE,
 )
 assert DOCUMENTED is not None

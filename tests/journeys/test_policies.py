@@ -13,6 +13,7 @@ import redis
 from tests.support.endpoint import Answer, Call, Endpoint, reply_json, respond
 from tests.support.gateway import Gateway, worker
 from tests.support.toril import TorilProcess
+from tests.support.waiting import eventually
 
 OLD, NEW = (base64.b64encode(letter * 32).decode() for letter in (b"o", b"n"))
 
@@ -35,7 +36,7 @@ class TestStatuses:
         assert "the worker's policy fails the job on 410" in done["stacktrace"][0]
         assert len(endpoint.calls) == 1
 
-    def test_a_status_to_retry_on_is(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
+    def test_a_status_to_retry_on_is_tried_again(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
         endpoint.behaviour = lambda call: respond(503, "Busy") if call.number < 2 else respond(404, "Not Found")
         register(gateway, queue, endpoint.url, retry_on=[429, "5xx"])
         done = gateway.finished(queue, gateway.add_one(queue, attempts=5))
@@ -56,6 +57,34 @@ class TestWaiting:
         gateway.finished(queue, gateway.add_one(queue, attempts=2))
         first, second = endpoint.calls
         assert 0.3 <= second.at - first.at < 2
+
+    def test_retry_after_of_429_and_503_holds_the_whole_worker(
+        self, gateway: Gateway, endpoint: Endpoint, queue: str
+    ) -> None:
+        endpoint.behaviour = lambda _: respond(503, "Busy", [("retry-after", "120")])
+        gateway.register_document(worker(queue, endpoint.url, concurrency=4) | {"policy": {"retry_after": True}})
+        jobs = [{"name": "j", "data": number, "opts": {"attempts": 2}} for number in range(30)]
+        gateway.http.post(f"/queues/{queue}/jobs", json=jobs).raise_for_status()
+        endpoint.wait_for_calls(1)
+        eventually(lambda: gateway.counts(queue)["active"] == 0, what="the end of the first wave")
+        made = len(endpoint.calls)
+        assert made <= 4, "the first wave"
+        assert gateway.counts(queue)["waiting"] == 30 - made
+        limit = gateway.http.get(f"/queues/{queue}/rate-limit").json()
+        assert 100_000 < limit["ttl"] <= 120_000
+        endpoint.behaviour = lambda _: reply_json({"done": True})
+        gateway.http.delete(f"/queues/{queue}/rate-limit/hold").raise_for_status()
+        eventually(lambda: gateway.counts(queue)["completed"] == 30 - made, timeout_s=30)
+
+    def test_retry_after_of_other_answers_holds_only_the_job(
+        self, gateway: Gateway, endpoint: Endpoint, queue: str
+    ) -> None:
+        endpoint.behaviour = first_then_done(respond(500, "Broken", [("retry-after", "60")]))
+        register(gateway, queue, endpoint.url, retry_after=True)
+        first = gateway.add_one(queue, attempts=2)
+        endpoint.wait_for_calls(1)
+        assert gateway.finished(queue, gateway.add_one(queue))["returnvalue"] == {"done": True}
+        assert gateway.http.get(f"/queues/{queue}/jobs/{first}").json().get("returnvalue") is None
 
     def test_toril_retry_in_needs_no_policy(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
         endpoint.behaviour = first_then_done(respond(503, "Busy", [("toril-retry-in", "400")]))
@@ -99,6 +128,15 @@ class TestSigning:
         (call,) = endpoint.calls
         assert verified_by(OLD, call)
         assert verified_by(NEW, call)
+
+    def test_a_policy_that_contradicts_itself_is_refused(
+        self, gateway: Gateway, endpoint: Endpoint, queue: str
+    ) -> None:
+        document = worker(queue, endpoint.url) | {"policy": {"retry_on": ["5xx", 410], "fail_on": [410]}}
+        answer = gateway.http.post("/workers", json=document)
+        assert answer.status_code == 400
+        assert "Invalid policy.retry_on[1], policy.fail_on has 410 too" in answer.text
+        assert gateway.http.get(f"/workers/{queue}").status_code == 404
 
     def test_without_signing_there_is_no_signature(self, gateway: Gateway, endpoint: Endpoint, queue: str) -> None:
         register(gateway, queue, endpoint.url, fail_on=[410])

@@ -113,7 +113,7 @@ def test_only_the_lock_token_may_report(
 
 
 @pytest.mark.parametrize("kind", ["progress", "logs"])
-def test_the_token_of_another_job_in_flight_does_not_do(
+def test_the_lock_token_of_another_job_is_refused(
     gateway: Gateway, endpoint: Endpoint, queue: str, held: Call, kind: str
 ) -> None:
     gateway.add_one(queue)
@@ -135,7 +135,7 @@ def test_no_token_at_all_and_an_unknown_job_are_unauthorized(
     assert in_query.status_code == 401
 
 
-def test_the_lock_token_opens_nothing_else(toril: TorilProcess, queue: str, held: Call) -> None:
+def test_a_lock_token_opens_no_other_route(toril: TorilProcess, queue: str, held: Call) -> None:
     with httpx.Client(base_url=toril.url, headers=bearer(held.token)) as http:
         assert http.get(f"/queues/{queue}/jobs").status_code == 401
         assert http.get(f"/queues/{queue}/jobs/{held.job['id']}/logs").status_code == 401

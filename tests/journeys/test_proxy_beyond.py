@@ -38,20 +38,20 @@ def proxq(shared_proxq: StartProxq, backend: Backend) -> Proxq:
     )
 
 
-def test_who_prefers_to_wait_gets_the_answer_itself(proxq: Proxq, backend: Backend) -> None:
+def test_prefer_wait_returns_the_upstreams_answer(proxq: Proxq, backend: Backend) -> None:
     path = backend.path(respond(201, "Made", [("x-up", "1")], b"at once").after(0.2))
     answer = proxq.send("POST", f"/api{path}", [("Prefer", "wait=30")], b"x")
     assert (answer.status, answer.body, answer.value("x-up"), answer.is_ours) == (201, b"at once", "1", False)
     assert backend.calls(path)[0].header("prefer") == "wait=30"
 
 
-def test_who_has_waited_long_enough_gets_the_job(proxq: Proxq, backend: Backend) -> None:
+def test_prefer_wait_returns_the_job_after_its_time(proxq: Proxq, backend: Backend) -> None:
     path = backend.path(hang())
     accepted = proxq.send("GET", f"/api{path}", [("Prefer", "respond-async, wait=1")])
     proxq.cancel(accepted.job_id)
 
 
-def test_who_waits_for_what_fails_gets_the_job(proxq: Proxq, backend: Backend) -> None:
+def test_prefer_wait_returns_the_job_when_it_fails(proxq: Proxq, backend: Backend) -> None:
     accepted = proxq.send("GET", f"/api{backend.path(drop())}", [("Prefer", "wait=30")])
     assert proxq.status(accepted.job_id).json["status"] == "failed"
 
@@ -106,6 +106,7 @@ def test_an_idempotency_key_stands_for_one_job(proxq: Proxq, backend: Backend) -
     assert proxq.submit("POST", f"/api{path}", key, b"body") == first
     other = proxq.send("POST", f"/api{path}", key, b"another body")
     assert (other.status, other.is_ours) == (422, True)
+    assert b"Another request was accepted under this idempotency key" in other.body
     # Another caller's key, and another upstream's, is another one.
     assert proxq.submit("POST", f"/api{path}", [key[0], ("Authorization", "Bearer two")], b"body") != first
     assert proxq.submit("POST", f"/other{path}", key, b"body") != first
@@ -118,7 +119,9 @@ def test_an_idempotency_key_stands_for_one_job(proxq: Proxq, backend: Backend) -
 @pytest.mark.parametrize(
     "header", [[("Idempotency-Key", "")], [("Idempotency-Key", "x" * 256)], [("Idempotency-Key", "a")] * 2]
 )
-def test_a_key_that_is_none_or_two_is_refused(proxq: Proxq, backend: Backend, header: list[tuple[str, str]]) -> None:
+def test_an_empty_or_a_second_idempotency_key_is_refused(
+    proxq: Proxq, backend: Backend, header: list[tuple[str, str]]
+) -> None:
     path = backend.path()
     answer = proxq.send("POST", f"/api{path}", header, b"body")
     assert (answer.status, answer.is_ours) == (400, True)
@@ -134,7 +137,7 @@ def remove(store: redis.Redis, job_id: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled", "cancelled-while-running", "removed", "forgotten"])
-def test_a_key_is_free_again_when_its_job_has_come_to_nothing(
+def test_a_key_is_free_again_when_its_job_leaves_no_answer(
     proxq: Proxq, backend: Backend, store: redis.Redis, end: str
 ) -> None:
     behaviour = {"failed": drop(), "cancelled-while-running": hang()}.get(end, respond())
@@ -165,7 +168,7 @@ def test_a_key_is_free_again_when_its_job_has_come_to_nothing(
     assert [call.body for call in backend.called(path, 2)] == [b"body", b"another body"]
 
 
-def test_several_at_once_make_one_job_of_a_key_that_is_free_again(proxq: Proxq, backend: Backend) -> None:
+def test_concurrent_requests_with_a_freed_idempotency_key_make_one_job(proxq: Proxq, backend: Backend) -> None:
     path = backend.path(lambda _: drop() if len(backend.calls(path)) < 2 else respond())
     key = [("Idempotency-Key", path)]
     first = proxq.submit("POST", f"/api{path}", key, b"body")
@@ -179,7 +182,7 @@ def test_several_at_once_make_one_job_of_a_key_that_is_free_again(proxq: Proxq, 
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["the-same-request", "another-one"])
-def test_a_key_whose_claimant_died_is_not_blocked(
+def test_a_key_whose_claimant_crashed_is_free_again(
     proxq: Proxq, backend: Backend, store: redis.Redis, same: bool
 ) -> None:
     path, other = backend.path(), backend.path()
@@ -202,7 +205,7 @@ def test_a_key_whose_claimant_died_is_not_blocked(
 
 
 @pytest.mark.parametrize(("end", "status"), [(respond(), "completed"), (drop(), "failed"), (hang(), "cancelled")])
-def test_the_end_of_a_job_is_told_to_a_url_and_signed(proxq: Proxq, backend: Backend, end: Any, status: str) -> None:
+def test_a_signed_callback_reports_the_end_of_a_job(proxq: Proxq, backend: Backend, end: Any, status: str) -> None:
     told, path = backend.path(respond(204, "No Content")), backend.path(end)
     headers = [("X-Toril-Callback", f"http://127.0.0.1:{backend.endpoint.port}{told}")]
     job_id = proxq.submit("GET", f"/api{path}", headers)
@@ -228,7 +231,7 @@ def test_a_callback_is_tried_again(proxq: Proxq, backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("end", [respond(), drop()], ids=["completed", "failed"])
-def test_a_callback_that_comes_when_the_job_is_forgotten_does_not_call_it_cancelled(
+def test_a_callback_after_the_jobs_retention_does_not_call_it_cancelled(
     proxq: Proxq, backend: Backend, end: Any
 ) -> None:
     gate = backend.endpoint.gate()
@@ -260,7 +263,7 @@ def test_a_callback_that_may_not_be_called_is_refused(proxq: Proxq, backend: Bac
     assert backend.calls(path) == []
 
 
-def test_without_secrets_the_header_is_one_like_any_other(shared_proxq: StartProxq, backend: Backend) -> None:
+def test_without_callback_secrets_the_callback_header_is_forwarded(shared_proxq: StartProxq, backend: Backend) -> None:
     proxq = shared_proxq({"jobsPath": "/my/jobs", "upstreams": [{"prefix": "/", "url": backend.url}]})
     path = backend.path(respond())
     proxq.replayed("GET", path, [("X-Toril-Callback", "whatever")])
@@ -302,7 +305,7 @@ def measured(proxq: Proxq) -> Counter[tuple[str, str, str]]:
     )
 
 
-def test_what_the_proxy_answers_is_in_the_metrics(proxq: Proxq, backend: Backend) -> None:
+def test_the_proxys_answers_are_counted_in_the_metrics(proxq: Proxq, backend: Backend) -> None:
     failed, gone = backend.path(respond(503, "Away", [("x-proxq-source", "proxq")])), backend.path(drop())
     key = [("Idempotency-Key", failed)]
     before = measured(proxq)

@@ -74,7 +74,7 @@ def test_no_accepted_request_is_lost_when_instances_are_killed(
     assert {int(call.body) for call in backend.calls(path)} == set(range(REQUESTS))
 
 
-def test_without_redis_a_request_is_refused_and_with_it_again_accepted(
+def test_requests_are_refused_while_redis_is_away_and_accepted_afterwards(
     start_proxq: StartProxq, start_valkey: Any, backend: Backend
 ) -> None:
     store: ValkeyProcess = start_valkey(aof=True)
@@ -92,7 +92,7 @@ def test_without_redis_a_request_is_refused_and_with_it_again_accepted(
     assert proxq.status(job_id).json["status"] == "completed"
 
 
-def test_what_runs_at_a_shutdown_is_given_back_and_done_by_another(
+def test_a_request_running_at_a_shutdown_is_done_by_another_instance(
     start_proxq: StartProxq, start_valkey: Any, backend: Backend
 ) -> None:
     store: ValkeyProcess = start_valkey()

@@ -54,14 +54,16 @@ class TestLease:
         assert stored(gateway, queue, added["id"])["state"] == "active"
         assert lease(gateway, queue) == []
 
-    def test_as_many_as_there_are_come_at_once_each_with_a_token_of_its_own(self, gateway: Gateway, queue: str) -> None:
+    def test_a_pull_returns_the_waiting_jobs_at_once_each_with_its_own_token(
+        self, gateway: Gateway, queue: str
+    ) -> None:
         gateway.add(queue, *(job(number) for number in range(30)))
         held = lease(gateway, queue, count=20)
         assert sorted(one["job"]["data"] for one in held) == list(range(20))
         assert len({one["token"] for one in held}) == 20
         assert len(lease(gateway, queue, count=20)) == 10
 
-    def test_whoever_waits_has_a_job_as_soon_as_there_is_one(self, gateway: Gateway, queue: str) -> None:
+    def test_a_waiting_pull_returns_as_soon_as_a_job_is_added(self, gateway: Gateway, queue: str) -> None:
         found: list[Any] = []
         waiting = threading.Thread(target=lambda: found.append((lease(gateway, queue, wait_ms=20_000), time.time())))
         waiting.start()
@@ -73,7 +75,7 @@ class TestLease:
         assert [one["job"]["data"] for one in jobs] == ["now"]
         assert at - added_at < 5
 
-    def test_several_who_wait_have_a_job_each(self, gateway: Gateway, queue: str) -> None:
+    def test_several_waiting_pulls_get_a_job_each(self, gateway: Gateway, queue: str) -> None:
         found: list[Any] = []
         threads = [
             threading.Thread(target=lambda: found.extend(lease(gateway, queue, wait_ms=20_000))) for _ in range(5)
@@ -86,13 +88,33 @@ class TestLease:
             thread.join(25)
         assert sorted(one["job"]["data"] for one in found) == list(range(5))
 
+    @pytest.mark.parametrize("kind", ["registered", "on a socket"])
+    def test_a_pull_is_woken_after_another_worker_of_its_queue_has_left(
+        self, toril: TorilProcess, gateway: Gateway, queue: str, kind: str
+    ) -> None:
+        found: list[Any] = []
+        # Shorter than the ten seconds after which a pull looks without being woken.
+        waiting = threading.Thread(target=lambda: found.append(lease(gateway, queue, wait_ms=8_000)))
+        waiting.start()
+        time.sleep(0.5)  # let it wait; were it late, it would have the job all the same
+        if kind == "registered":
+            gateway.register(queue, "http://127.0.0.1:65000/")
+            gateway.unregister(queue)
+        else:
+            with socket_to(toril.url, f"/ws/queues/{queue}/process/1") as worker:
+                assert worker.is_quiet(0.1)
+            time.sleep(0.5)  # let it leave; were it late, it would be sent the job, and give it back
+        gateway.add_one(queue, "now")
+        waiting.join(25)
+        assert [one["job"]["data"] for (one,) in found] == ["now"]
+
     def test_a_delayed_job_is_waited_for(self, gateway: Gateway, queue: str) -> None:
         gateway.add_one(queue, "later", delay=700)
         (held,) = lease(gateway, queue, wait_ms=20_000)
         assert held["job"]["data"] == "later"
         assert time.time() * 1000 >= held["job"]["timestamp"] + 700
 
-    def test_waiting_ends_with_nothing(self, gateway: Gateway, queue: str) -> None:
+    def test_a_pull_that_waits_in_vain_returns_no_jobs(self, gateway: Gateway, queue: str) -> None:
         gateway.add_one(queue, delay=60_000)
         assert lease(gateway, queue, wait_ms=300) == []
 
@@ -108,7 +130,7 @@ class TestLease:
             assert gateway.finished(queue, job_id)["returnvalue"] == "done"
             assert time.monotonic() - began < 9, "and not only when it polls"
 
-    def test_a_client_that_hangs_up_takes_none(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
+    def test_a_pull_whose_client_hangs_up_takes_no_job(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
         body = b'{"wait_ms":60000}'
         head = (
             f"POST /queues/{queue}/lease HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n"
@@ -117,12 +139,12 @@ class TestLease:
         for _ in range(3):
             with socket.create_connection(("127.0.0.1", toril.port)) as connection:
                 connection.sendall(head + body)
-                time.sleep(0.2)  # let it wait; were it late, nobody would take the job either
+                time.sleep(0.2)  # let it wait; were it late, no worker would take the job either
         job_id = gateway.add_one(queue, "left")
         (held,) = lease(gateway, queue, wait_ms=10_000)
         assert held["job"]["id"] == job_id
 
-    def test_paused_and_limited_queues_lease_nothing(self, gateway: Gateway, queue: str) -> None:
+    def test_paused_and_limited_queues_lease_no_jobs(self, gateway: Gateway, queue: str) -> None:
         gateway.add_one(queue)
         gateway.http.post(f"/queues/{queue}/pause")
         assert lease(gateway, queue, wait_ms=200) == []
@@ -132,6 +154,24 @@ class TestLease:
         assert lease(gateway, queue) == []
         assert len(lease(gateway, queue, wait_ms=10_000)) == 1
         assert time.monotonic() - began >= 0.5
+
+    @pytest.mark.parametrize(
+        ("path", "limit"), [("rate-limit/hold", {"ms": 600_000}), ("rate-limit", {"max": 1, "duration": 600_000})]
+    )
+    def test_a_limit_that_is_removed_wakes_a_lease_that_waits(
+        self, gateway: Gateway, queue: str, path: str, limit: dict[str, int]
+    ) -> None:
+        """Removed when the lease has long been told of the limit, which it would otherwise trust for half a minute."""
+        for _ in range(3):
+            gateway.add_one(queue)
+        assert gateway.http.put(f"/queues/{queue}/{path}", json=limit).is_success
+        lease(gateway, queue)  # the first job is within a limit of one
+        removing = threading.Timer(2.0, lambda: gateway.http.delete(f"/queues/{queue}/{path}"))
+        removing.start()
+        try:
+            assert len(lease(gateway, queue, wait_ms=20_000)) == 1
+        finally:
+            removing.join()
 
     @pytest.mark.parametrize(
         ("ask", "field"),
@@ -146,9 +186,7 @@ class TestLease:
             ({"much": 1}, "much"),
         ],
     )
-    def test_what_cannot_be_asked_for_is_refused(
-        self, gateway: Gateway, queue: str, ask: dict[str, Any], field: str
-    ) -> None:
+    def test_an_invalid_request_is_refused(self, gateway: Gateway, queue: str, ask: dict[str, Any], field: str) -> None:
         answer = gateway.http.post(f"/queues/{queue}/lease", content=json.dumps(ask))
         assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (400, "invalid_request", field)
 
@@ -156,14 +194,14 @@ class TestLease:
 class TestSettling:
     """`POST /queues/{queue}/jobs/{id}/complete`, `/fail`, `/extend`, `/release`"""
 
-    def test_complete(self, gateway: Gateway, queue: str) -> None:
+    def test_completing_a_lease_stores_the_return_value(self, gateway: Gateway, queue: str) -> None:
         job_id = gateway.add_one(queue)
         (held,) = lease(gateway, queue)
         assert end(gateway, queue, held, "complete", {"returnvalue": {"ok": [1, None]}}) == 204
         done = stored(gateway, queue, job_id)
         assert (done["state"], done["returnvalue"], done["attemptsMade"]) == ("completed", {"ok": [1, None]}, 1)
 
-    def test_fail_retries_while_attempts_are_left(self, gateway: Gateway, queue: str) -> None:
+    def test_failing_a_lease_retries_the_job_while_attempts_are_left(self, gateway: Gateway, queue: str) -> None:
         job_id = gateway.add_one(queue, attempts=2)
         (held,) = lease(gateway, queue)
         assert end(gateway, queue, held, "fail", {"reason": "no ink"}) == 204
@@ -174,7 +212,7 @@ class TestSettling:
         assert (done["state"], done["failedReason"], done["attemptsMade"]) == ("failed", "no paper", 2)
         assert len(done["stacktrace"]) == 2
 
-    def test_fail_for_good_and_fail_for_later(self, gateway: Gateway, queue: str) -> None:
+    def test_a_failure_can_be_final_or_set_the_retry_time(self, gateway: Gateway, queue: str) -> None:
         hopeless = gateway.add_one(queue, attempts=5)
         (held,) = lease(gateway, queue)
         assert end(gateway, queue, held, "fail", {"reason": "gone", "unrecoverable": True}) == 204
@@ -184,7 +222,7 @@ class TestSettling:
         assert end(gateway, queue, held, "fail", {"reason": "busy", "retry_in_ms": 60_000}) == 204
         assert stored(gateway, queue, later)["state"] == "delayed"
 
-    def test_release_spends_no_attempt_and_goes_to_the_head(self, gateway: Gateway, queue: str) -> None:
+    def test_a_released_job_goes_to_the_head_and_spends_no_attempt(self, gateway: Gateway, queue: str) -> None:
         first = gateway.add_one(queue, attempts=1)
         gateway.add_one(queue)
         (held,) = lease(gateway, queue)
@@ -207,7 +245,7 @@ class TestSettling:
             assert (status, problem["code"], problem["state"]) == (409, "lease_lost", "completed")
         assert store.hgetall(f"bull:{queue}:{job_id}") == before
 
-    def test_another_token_is_401_and_changes_nothing(self, gateway: Gateway, queue: str) -> None:
+    def test_settling_with_another_token_is_401_and_changes_nothing(self, gateway: Gateway, queue: str) -> None:
         job_id = gateway.add_one(queue)
         (held,) = lease(gateway, queue)
         for token in ("wrong", TOKEN, held["token"] + "x"):
@@ -217,7 +255,7 @@ class TestSettling:
         assert stored(gateway, queue, job_id)["state"] == "active"
         assert end(gateway, queue, held, "complete") == 204
 
-    def test_a_job_that_is_gone_is_409(self, gateway: Gateway, queue: str, store: redis.Redis) -> None:
+    def test_settling_a_removed_job_is_409(self, gateway: Gateway, queue: str, store: redis.Redis) -> None:
         job_id = gateway.add_one(queue)
         (held,) = lease(gateway, queue)
         store.delete(f"bull:{queue}:{job_id}:lock")
@@ -226,7 +264,7 @@ class TestSettling:
         assert (status, problem["code"], problem["state"]) == (409, "lease_lost", "unknown")
 
     @pytest.mark.parametrize("action", ["complete", "fail", "extend", "release", "progress", "logs"])
-    def test_who_never_had_it_learns_no_more_than_that_nobody_has_it(
+    def test_settling_without_the_lease_reveals_nothing_about_the_job(
         self, gateway: Gateway, new_queue: Any, action: str
     ) -> None:
         """Jobs in every state, a job and a queue that are not there, by tokens of any kind: all the same."""
@@ -309,7 +347,7 @@ class TestSettling:
 class TestBatch:
     """`POST /queues/{queue}/settle`"""
 
-    def test_one_bad_item_spoils_nothing(self, gateway: Gateway, queue: str) -> None:
+    def test_one_bad_item_does_not_fail_the_others(self, gateway: Gateway, queue: str) -> None:
         gateway.add(queue, *(job(number, attempts=2) for number in range(5)))
         held = {one["job"]["data"]: one for one in lease(gateway, queue, count=5)}
         ids = {number: one["job"]["id"] for number, one in held.items()}
@@ -336,7 +374,7 @@ class TestBatch:
         assert states == ["completed", "active", "failed", "active", "waiting"]
 
     @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"jobs":1}', b"\xff"])
-    def test_what_is_no_batch_is_refused(self, gateway: Gateway, queue: str, body: bytes) -> None:
+    def test_an_invalid_batch_is_refused(self, gateway: Gateway, queue: str, body: bytes) -> None:
         assert gateway.http.post(f"/queues/{queue}/settle", content=body).status_code == 400
 
 
@@ -352,7 +390,7 @@ class TestLapsing:
         (again,) = lease(gateway, queue, wait_ms=20_000, lock_ms=1000)
         assert time.monotonic() - lapsed_at < 12  # 4 and what a busy machine adds; 30 without a sweep
         assert (again["job"]["id"], again["job"]["stalledCounter"]) == (job_id, 1)
-        # A second stall fails it, as BullMQ has it, when somebody would take it.
+        # A second stall fails it, as in BullMQ, when a worker would take it.
         eventually(
             lambda: lease(gateway, queue, wait_ms=2000) == [] and stored(gateway, queue, job_id).get("finishedOn")
         )
@@ -369,7 +407,7 @@ class TestLapsing:
 
     @pytest.mark.parametrize("batch", [False, True])
     @pytest.mark.parametrize("lock_ms", [5_000, 30_000, 600_000])
-    def test_an_extended_lease_is_as_long_again_where_nothing_is_said(
+    def test_a_lease_extended_without_a_length_is_extended_by_its_own_length(
         self, gateway: Gateway, store: redis.Redis, queue: str, lock_ms: int, batch: bool
     ) -> None:
         def extend(held: dict[str, Any], body: dict[str, Any]) -> None:
@@ -395,7 +433,7 @@ class TestLapsing:
         extend(again, {})
         assert 28_000 < store.pttl(lock) <= 30_000
 
-    def test_it_is_brought_back_by_another_instance_too(
+    def test_another_instance_brings_a_lapsed_lease_back(
         self, start_valkey: Callable[..., ValkeyProcess], start_toril: Callable[..., TorilProcess]
     ) -> None:
         store = start_valkey()
@@ -406,7 +444,7 @@ class TestLapsing:
         (again,) = lease(second.gateway, "orders", wait_ms=15_000)
         assert again["job"]["id"] == held["job"]["id"] == job_id
 
-    def test_a_shutdown_ends_waiting(
+    def test_a_shutdown_ends_waiting_pulls(
         self, start_valkey: Callable[..., ValkeyProcess], start_toril: Callable[..., TorilProcess]
     ) -> None:
         toril = start_toril(start_valkey())

@@ -91,11 +91,13 @@ def test_a_database_that_is_not_there_at_the_start_is_named_and_waited_for(
     tmp_path: Path, valkey: ValkeyProcess, postgres: PostgresProcess, start_toril: StartToril
 ) -> None:
     name = f"late_{uuid.uuid4().hex[:8]}"
-    toril = start_toril(valkey, "/health", args=arguments(tmp_path, postgres.url(name)))
+    # A separate ledger on the shared Valkey needs its own queues.
+    env = {"QUEUE_PREFIX": f"test-{name}"}
+    toril = start_toril(valkey, "/health", args=arguments(tmp_path, postgres.url(name)), env=env)
     eventually(lambda: '"ledger.unavailable"' in toril.log(), timeout_s=PATIENCE_S)
     (line,) = [line for line in toril.log().splitlines() if '"ledger.unavailable"' in line]
     reasons = ["the ledger cannot be used: its database does not exist"]
-    eventually(lambda: toril.client.get("/ready").json()["reasons"] == reasons, timeout_s=PATIENCE_S)
+    eventually(lambda: toril.reasons() == reasons, timeout_s=PATIENCE_S)
     assert f'database \\"{name}\\" does not exist' in line
     assert Door(toril.gateway).post({"target": "billing"}).status_code == 503
     postgres.psql(f"CREATE DATABASE {name}")
@@ -123,7 +125,7 @@ def test_ready_says_what_is_missing_of_any_table(
 
 
 @pytest.mark.parametrize("command", ["serve", "recover"])
-def test_a_url_that_can_never_work_is_said_in_one_line(
+def test_an_unusable_ledger_url_is_reported_in_one_line(
     tmp_path: Path, valkey: ValkeyProcess, postgres: PostgresProcess, command: str
 ) -> None:
     given = arguments(tmp_path, f"{postgres.url('postgres')}?sslmode=nonsense")

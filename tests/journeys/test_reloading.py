@@ -54,7 +54,9 @@ def lines(toril: TorilProcess, event: str) -> list[dict[str, Any]]:
     return [line for line in found if line["event"] == event]
 
 
-def test_a_reload_applies_what_it_can_and_names_the_rest(start: Callable[..., TorilProcess], file: Path) -> None:
+def test_a_reload_applies_what_it_can_and_names_what_needs_a_rollout(
+    start: Callable[..., TorilProcess], file: Path
+) -> None:
     toril = start()
     assert reload(toril) == {"config_generation": 1, "applied": [], "pending_rollout": [], "secrets_kept": []}
     write(file, log={"level": "debug"}, engine={"lock": "31s"}, targets={"new": {"url": "http://127.0.0.1:9"}})
@@ -97,11 +99,13 @@ def test_a_configuration_with_faults_changes_nothing_and_every_fault_is_told(
     ("secret", "status"),
     [("reader-secret", 403), ("billing-keeper-secret", 403), ("nobodys-secret", 401), ("keeper-secret", 200)],
 )
-def test_it_takes_the_right_to_manage_all_targets(start: Callable[..., TorilProcess], secret: str, status: int) -> None:
+def test_a_reload_needs_the_right_to_manage_all_targets(
+    start: Callable[..., TorilProcess], secret: str, status: int
+) -> None:
     assert ask(start().url, secret, "POST", "/reload").status_code == status
 
 
-def test_a_call_reaches_every_process(start: Callable[..., TorilProcess], file: Path) -> None:
+def test_a_reload_request_reaches_every_process(start: Callable[..., TorilProcess], file: Path) -> None:
     toril = start("--processes", "2")
     eventually(lambda: len(lines(toril, "listening")) == 2, timeout_s=30)
     reload(toril)

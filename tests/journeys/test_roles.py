@@ -67,7 +67,7 @@ def test_a_gateway_accepts_and_a_worker_delivers(start: StartRole, endpoints: di
     assert [toril.terminate(60).code for toril in (worker, gateway)] == [0, 0]
 
 
-def test_a_worker_of_some_targets_delivers_to_these_and_does_nothing_else(
+def test_a_worker_for_some_targets_only_delivers_to_these(
     start: StartRole, endpoints: dict[str, Endpoint], endpoint: Endpoint
 ) -> None:
     gateway = start("--role", "gateway")

@@ -21,7 +21,9 @@ class TestHealth:
         assert toril.status("/health") == 200
         assert toril.status("/ready") == 200
 
-    def test_it_is_not_ready_without_redis_and_heals(self, start_valkey: StartValkey, start_toril: StartToril) -> None:
+    def test_the_server_is_not_ready_without_redis_and_recovers(
+        self, start_valkey: StartValkey, start_toril: StartToril
+    ) -> None:
         valkey = start_valkey()
         toril = start_toril(valkey)
         valkey.stop()
@@ -30,7 +32,9 @@ class TestHealth:
         valkey.start()
         eventually(lambda: toril.status("/ready") == 200, timeout_s=15, what="200 from /ready")
 
-    def test_it_is_not_ready_while_redis_hangs(self, start_valkey: StartValkey, start_toril: StartToril) -> None:
+    def test_the_server_is_not_ready_while_redis_hangs(
+        self, start_valkey: StartValkey, start_toril: StartToril
+    ) -> None:
         valkey = start_valkey()
         toril = start_toril(valkey)
         valkey.pause()
@@ -39,7 +43,7 @@ class TestHealth:
         valkey.resume()
         eventually(lambda: toril.status("/ready") == 200, timeout_s=15, what="200 from /ready")
 
-    def test_it_starts_without_redis_and_gets_ready_when_redis_comes(
+    def test_the_server_starts_without_redis_and_gets_ready_when_redis_comes(
         self, start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint
     ) -> None:
         valkey = start_valkey(aof=True)
@@ -53,9 +57,9 @@ class TestHealth:
 
 
 class TestTokens:
-    """``AUTH_TOKENS``: a comma list; an empty one lets nobody in."""
+    """``AUTH_TOKENS``: a comma list; with an empty one every request is refused."""
 
-    def test_each_token_of_the_list_opens_the_door(self, start_valkey: StartValkey, start_toril: StartToril) -> None:
+    def test_each_token_of_the_list_is_accepted(self, start_valkey: StartValkey, start_toril: StartToril) -> None:
         toril = start_toril(start_valkey(), env={"AUTH_TOKENS": "first,second-token"})
         for token, status in (("first", 200), ("second-token", 200), ("first,second-token", 401), (",", 401)):
             answer = httpx.get(toril.url + "/workers", headers={"authorization": f"Bearer {token}"})
@@ -172,7 +176,7 @@ class TestEnvironment:
         assert valkey.client(db=0).keys("*") == []
         assert "p4ss" not in toril.log()
 
-    def test_a_unix_socket_will_do(
+    def test_a_unix_socket_is_an_address_of_redis(
         self, start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint, tmp_path: Any
     ) -> None:
         path = tmp_path / "s"
@@ -202,14 +206,12 @@ class TestEvents:
         assert [event["event"] for event in events] == ["added", "waiting", "active", "completed"]
         assert json.loads(events[-1]["returnvalue"]) == {"done": True}
 
-    def test_the_queue_s_meta_says_how_long_the_stream_is_and_whose_it_is(
-        self, gateway: Gateway, queue: str, store: Any
-    ) -> None:
+    def test_the_queues_meta_holds_stream_length_and_version(self, gateway: Gateway, queue: str, store: Any) -> None:
         gateway.add_one(queue)
         meta = store.hgetall(f"bull:{queue}:meta")
         assert meta["opts.maxLenEvents"] == "10000"
         assert meta["version"].startswith("bullmq")
 
-    def test_connections_have_names(self, toril: TorilProcess, store: Any) -> None:
+    def test_redis_connections_have_names(self, toril: TorilProcess, store: Any) -> None:
         named = [client["name"] for client in store.client_list() if client["name"]]
         assert named, "CLIENT SETNAME"

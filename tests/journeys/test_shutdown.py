@@ -86,7 +86,7 @@ def test_a_job_given_back_is_taken_at_once_by_another_instance(
 
 
 @PROCESSES
-def test_a_second_signal_ends_it_now(
+def test_a_second_signal_ends_the_server_at_once(
     start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint, args: tuple[str, ...]
 ) -> None:
     toril = start_toril(start_valkey(), args=args, env={"TORIL_GRACE": "60s"})
@@ -102,7 +102,7 @@ def test_a_second_signal_ends_it_now(
 
 
 @PROCESSES
-def test_it_takes_no_work_while_it_finishes_but_the_reports_of_what_it_finishes(
+def test_a_draining_server_takes_no_work_but_accepts_reports_on_running_jobs(
     start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint, args: tuple[str, ...]
 ) -> None:
     valkey = start_valkey()
@@ -134,7 +134,7 @@ def test_it_takes_no_work_while_it_finishes_but_the_reports_of_what_it_finishes(
 
 
 def _ask(toril: TorilProcess, path: str, body: object, token: str) -> httpx.Response:
-    """A POST on a connection of its own, tried again if that one was closed by a process just ending."""
+    """A POST on a separate connection, tried again if that one was closed by a process just ending."""
 
     def ask() -> httpx.Response | None:
         try:
@@ -188,7 +188,7 @@ def test_children_do_not_outlive_a_parent_that_is_killed(
     assert again.running
 
 
-def test_it_ends_in_time_when_redis_is_gone(
+def test_a_shutdown_ends_in_time_when_redis_is_gone(
     start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint
 ) -> None:
     valkey = start_valkey()
@@ -199,7 +199,7 @@ def test_it_ends_in_time_when_redis_is_gone(
     assert toril.terminate().took_s <= 15
 
 
-def test_under_load_nothing_is_lost_or_done_twice(
+def test_under_load_no_job_is_lost_or_done_twice(
     start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint
 ) -> None:
     valkey = start_valkey()
@@ -214,7 +214,7 @@ def test_under_load_nothing_is_lost_or_done_twice(
     assert sorted(call.job["data"]["n"] for call in endpoint.calls) == list(range(1000))
 
 
-def test_every_job_that_was_answered_during_the_shutdown_is_there(
+def test_every_job_acknowledged_during_the_shutdown_is_stored(
     start_valkey: StartValkey, start_toril: StartToril
 ) -> None:
     valkey = start_valkey()
@@ -227,7 +227,7 @@ def test_every_job_that_was_answered_during_the_shutdown_is_there(
 
 
 @PROCESSES
-def test_in_the_delay_only_readiness_says_that_it_goes(
+def test_during_the_shutdown_delay_only_readiness_changes(
     start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint, args: tuple[str, ...]
 ) -> None:
     """All else is served as before, new sockets, long polls and pushed jobs too; each answer ends its connection."""
@@ -253,7 +253,7 @@ def test_in_the_delay_only_readiness_says_that_it_goes(
     assert toril.terminate().took_s <= 15, "a second signal does not wait for the delay"
 
 
-def test_after_the_delay_requests_are_refused(
+def test_after_the_shutdown_delay_requests_are_refused(
     start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint
 ) -> None:
     toril = start_toril(start_valkey(), env={"TORIL_SHUTDOWN_DELAY": "300ms", "TORIL_GRACE": "60s"})
@@ -268,7 +268,7 @@ def test_after_the_delay_requests_are_refused(
     toril.terminate()
 
 
-def test_who_only_works_and_who_is_told_at_a_terminal_wait_for_no_balancer(
+def test_a_worker_and_a_server_stopped_by_ctrl_c_do_not_wait_for_balancers(
     start_valkey: StartValkey, start_toril: StartToril
 ) -> None:
     valkey, env = start_valkey(), {"TORIL_SHUTDOWN_DELAY": "60s"}

@@ -1,6 +1,6 @@
-"""Clients that stop reading: they harm nobody else, cost little memory, and miss nothing without being told.
+"""Clients that stop reading: they harm no other client, cost little memory, and are told when they miss events.
 
-These clients are raw TCP, because a decent one reads along whether anybody looks or not.
+These clients are raw TCP, because a client library reads along even if its user does not.
 """
 
 import base64
@@ -181,7 +181,7 @@ class Peak:
 def own(
     start_valkey: Callable[..., ValkeyProcess], start_toril: Callable[..., TorilProcess]
 ) -> tuple[TorilProcess, redis.Redis]:
-    """A toril of the test's own, whose memory is nobody else's, and a look into its Valkey."""
+    """A toril of the test's own, whose memory no other test uses, and a client of its Valkey."""
     store = start_valkey()
     return start_toril(store), store.client()
 
@@ -220,7 +220,7 @@ class TestListeners:
     """Listeners that stop reading while events flow."""
 
     @pytest.mark.parametrize(("count", "size"), [(40_000, 4_000), (4_000, 40_000)], ids=["4KB", "40KB"])
-    def test_the_others_get_everything_and_memory_stays_bounded(
+    def test_listeners_that_read_get_everything_and_memory_stays_bounded(
         self, own: tuple[TorilProcess, redis.Redis], count: int, size: int
     ) -> None:
         toril, store = own
@@ -235,7 +235,7 @@ class TestListeners:
             step = 4_000_000 // size
             for first in range(0, count, step):
                 publish(store, "orders", first, step, size)
-                # Never more than the stream keeps: whoever reads must have it all.
+                # Never more than the stream keeps: a client that reads must get all of it.
                 eventually(lambda: all(len(reader.seen) > first - 4 * step for reader in readers))  # noqa: B023
                 peak.look()
             for reader in readers:
@@ -251,7 +251,7 @@ class TestListeners:
             assert grown_mb < 40
 
     @pytest.mark.parametrize("kind", LISTENERS)
-    def test_a_listener_that_reads_on_in_time_has_missed_nothing(
+    def test_a_listener_that_resumes_reading_in_time_gets_every_event(
         self, own: tuple[TorilProcess, redis.Redis], kind: Callable[..., SocketListener | StreamListener]
     ) -> None:
         toril, store = own
@@ -298,7 +298,7 @@ class TestListeners:
 class TestCommands:
     """A command socket that asks and does not read."""
 
-    def test_answers_that_nobody_reads_are_bounded(self, own: tuple[TorilProcess, redis.Redis]) -> None:
+    def test_unread_answers_are_bounded(self, own: tuple[TorilProcess, redis.Redis]) -> None:
         toril, _ = own
         toril.gateway.add("orders", *[job("x" * 50_000) for _ in range(20)])
         asked = {"fn": "getJobs", "args": ["waiting", 0, 19, True]}
@@ -324,9 +324,9 @@ class TestCommands:
 
 PINGS_OFTEN = """
 import sys
-from toril import server
+from toril.server import server
 server._PING_S = 1.0
-from toril.cli import main
+from toril.cli.main import main
 sys.exit(main())
 """
 
@@ -353,7 +353,7 @@ class TestWorkers:
     """A work socket that does not read."""
 
     @pytest.mark.parametrize("size", [10, 2_000_000], ids=["small", "2MB"])
-    def test_it_gets_no_more_than_its_concurrency_and_loses_it_when_pings_go_unanswered(
+    def test_a_silent_socket_worker_holds_at_most_its_concurrency_until_pings_time_out(
         self, start_valkey: Callable[..., ValkeyProcess], tmp_path: Path, size: int
     ) -> None:
         with (

@@ -31,7 +31,7 @@ class TestLettingIn:
 
     @pytest.mark.parametrize("path", ["/ws/queues/orders", "/ws/queues/orders/process/1"])
     @pytest.mark.parametrize("token", [None, "wrong"])
-    def test_without_the_token_nobody_comes_in(self, toril: TorilProcess, path: str, token: str | None) -> None:
+    def test_a_socket_without_the_token_is_refused(self, toril: TorilProcess, path: str, token: str | None) -> None:
         with pytest.raises(InvalidStatus) as caught, socket_to(toril.url, path, token):
             pass
         assert caught.value.response.status_code == 401
@@ -172,7 +172,7 @@ class TestCommands:
         ],
         ids=str,
     )
-    def test_what_is_no_command_is_repeated_in_an_error_with_its_id(
+    def test_a_message_that_is_no_command_is_repeated_in_an_error_with_its_id(
         self, toril: TorilProcess, queue: str, message: Any
     ) -> None:
         with socket_to(toril.url, f"/ws/queues/{queue}") as socket:
@@ -271,7 +271,7 @@ class TestWorking:
             worker.send({"id": worker.receive()["id"]} | reply)
             assert gateway.finished(queue, job_id)["failedReason"] == reason
 
-    def test_it_works_on_when_the_registered_worker_beside_it_is_removed(
+    def test_a_socket_worker_goes_on_when_the_registered_worker_is_removed(
         self, toril: TorilProcess, gateway: Gateway, queue: str
     ) -> None:
         with socket_to(toril.url, work_path(queue)) as worker:
@@ -419,7 +419,7 @@ class TestDropping:
     """A socket that is gone gives its jobs back at once."""
 
     @pytest.mark.parametrize("how", ["close", "drop"])
-    def test_its_jobs_go_to_another_without_a_failed_attempt(
+    def test_jobs_of_a_dropped_socket_go_to_another_worker_without_a_failed_attempt(
         self, toril: TorilProcess, gateway: Gateway, queue: str, how: str
     ) -> None:
         gateway.add(queue, *({"name": "n", "data": number} for number in range(20)))
@@ -451,6 +451,7 @@ class TestDropping:
             with socket_to(toril.url, work_path(queue, 1, query)) as worker:
                 assert worker.receive()["data"]["payload"] == "poison"
                 worker.drop()
+            gateway.wait_for_counts(queue, active=0)  # else the next worker may come before the job is back
         with socket_to(toril.url, work_path(queue, 1, query)) as worker:
             message = worker.receive()
             assert message["data"]["payload"] == "behind"
@@ -503,7 +504,7 @@ class TestDropping:
             worker.finish(worker.receive())
             assert gateway.finished(queue, job_id)["stalledCounter"] == 1
 
-    def test_what_it_answered_before_it_closed_counts(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
+    def test_replies_sent_before_a_socket_closes_count(self, toril: TorilProcess, gateway: Gateway, queue: str) -> None:
         for number in range(30):
             job_id = gateway.add_one(queue, number)
             with socket_to(toril.url, work_path(queue, 1, "?payload=job")) as worker:
@@ -540,7 +541,7 @@ class TestDropping:
 
         in_time(2.0, killed)
 
-    def test_a_delayed_job_still_comes_on_time_when_the_one_that_knew_of_it_is_gone(
+    def test_a_delayed_job_is_on_time_when_the_worker_that_awaited_it_is_gone(
         self, toril: TorilProcess, gateway: Gateway, queue: str
     ) -> None:
         with socket_to(toril.url, work_path(queue)) as first:
@@ -556,7 +557,7 @@ class TestDropping:
 class TestShutdown:
     """SIGTERM: no more jobs, a notice, the last answers, 1012."""
 
-    def test_a_worker_is_told_finishes_and_is_sent_away(
+    def test_at_a_shutdown_a_socket_worker_finishes_and_its_socket_is_closed(
         self, start_valkey: Callable[..., ValkeyProcess], start_toril: Callable[..., TorilProcess]
     ) -> None:
         store = start_valkey()
@@ -580,7 +581,26 @@ class TestShutdown:
         again = start_toril(store)
         assert again.gateway.job("orders", job_id)["returnvalue"] == "done"
 
-    def test_what_is_not_answered_in_time_goes_back_to_waiting(
+    @pytest.mark.parametrize("payload", ["data", "job"])
+    def test_a_worker_that_vanishes_meanwhile_counts_as_stalled(
+        self, start_valkey: Callable[..., ValkeyProcess], start_toril: Callable[..., TorilProcess], payload: str
+    ) -> None:
+        store = start_valkey()
+        toril = start_toril(store)
+        job_id = toril.gateway.add_one("orders")
+        with (
+            socket_to(toril.url, work_path("orders", 1, f"?payload={payload}")) as worker,
+            socket_to(toril.url, "/ws/queues/orders") as commands,
+        ):
+            worker.jobs(1)
+            toril.send(signal.SIGTERM)
+            assert commands.closed() == 1012, "draining has begun"
+            worker.drop()
+        assert toril.wait().code == 0
+        left = store.client().hgetall(f"bull:orders:{job_id}")
+        assert (left["stc"], left.get("atm", "0")) == ("1", "0")
+
+    def test_jobs_not_answered_before_the_shutdown_ends_go_back_to_waiting(
         self, start_valkey: Callable[..., ValkeyProcess], start_toril: Callable[..., TorilProcess]
     ) -> None:
         store = start_valkey()

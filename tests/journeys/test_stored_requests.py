@@ -1,4 +1,4 @@
-"""Requests and answers that somebody else has written to Redis: what could not have come in does not go out, and spoils
+"""Requests and answers that another program has written to Redis: what toril would refuse is not sent, and spoils
 nothing else.
 """
 
@@ -48,7 +48,7 @@ def api(proxq: Proxq, queue: str) -> str:
 
 
 def written(proxq: Proxq, data: Any, queue: str = "/api") -> dict[str, Any]:
-    """What becomes of a job that somebody has added to an upstream's queue."""
+    """What happens to a job that another program has added to an upstream's queue."""
     where = api(proxq, proxq.queue + queue)
     with httpx.Client(headers={"authorization": f"Bearer {TOKEN}"}, trust_env=False) as http:
         (job,) = http.post(where, json=[{"name": "job", "data": data, "opts": {"attempts": 4}}]).json()
@@ -98,7 +98,7 @@ def test_a_job_that_could_not_have_come_in_fails_once_and_reaches_no_upstream(
     assert (call.target, call.header("content-length"), call.header("x-injected")) == (f"/own{path}", "2", None)
 
 
-def test_what_ends_at_a_proxy_is_left_out_of_a_stored_request(proxq: Proxq, backend: Backend) -> None:
+def test_hop_by_hop_headers_are_left_out_of_a_stored_request(proxq: Proxq, backend: Backend) -> None:
     path = backend.path(respond(200))
     headers = [["transfer-encoding", "chunked"], ["host", "other"], ["connection", "x-hop"], ["x-hop", "1"], ["a", "1"]]
     job = written(proxq, {"method": "POST", "target": path, "headers": headers, "body": "0\r\n\r\nGET /smuggled"})
@@ -146,7 +146,7 @@ def test_an_answer_that_cannot_be_sent_is_a_fault_of_torils_own(
         "no order",
     ],
 )
-def test_a_callback_that_nobody_could_have_asked_for_fails_once(proxq: Proxq, backend: Backend, order: Any) -> None:
+def test_a_malformed_stored_callback_fails_once(proxq: Proxq, backend: Backend, order: Any) -> None:
     path = backend.path(respond(200))
     text = json.dumps(order).replace("URL", backend.url + path).replace("JOB", str(uuid.uuid4()))
     job = written(proxq, json.loads(text), ".callbacks")
@@ -227,9 +227,7 @@ def test_a_row_that_could_not_have_been_posted_becomes_a_dead_letter_and_spoils_
     assert [call.body for call in backend.calls(path)] == [b"2"]
 
 
-def test_a_row_that_cannot_be_read_is_missing_from_lists_and_nothing_else_is(
-    door: TorilProcess, valkey: ValkeyProcess
-) -> None:
+def test_only_an_unreadable_row_is_missing_from_lists(door: TorilProcess, valkey: ValkeyProcess) -> None:
     caller = Door(door.gateway)
     bad, good = caller.enqueue("billing", **LATER), caller.enqueue("billing", **LATER)
     tampered(valkey, bad, "s", b"no delivery")

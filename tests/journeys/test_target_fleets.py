@@ -32,7 +32,7 @@ def config(folder: Path, **target: Any) -> list[str]:
     return ["--config", str(file)]
 
 
-def test_two_workers_send_an_unhealthy_target_nothing_but_probes(
+def test_two_workers_send_only_probes_to_an_unhealthy_target(
     tmp_path: Path, own_valkey: ValkeyProcess, start_toril: StartToril, endpoint: Endpoint
 ) -> None:
     args = config(

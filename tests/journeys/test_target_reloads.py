@@ -152,7 +152,7 @@ def test_a_new_rate_limit_counts_for_the_next_attempts(place: Place) -> None:
     assert place.ended(place.door.enqueue("billing"))["status"] == "delivered"
 
 
-def test_a_new_retention_counts_for_what_is_over_already(place: Place) -> None:
+def test_a_new_retention_applies_to_deliveries_already_finished(place: Place) -> None:
     job_id = place.door.enqueue("billing")
     place.ended(job_id)
     place.reload(place.billing(retention={"delivered": "0s"}))
@@ -179,7 +179,7 @@ def test_a_new_largest_body_counts_for_the_next_envelope(place: Place) -> None:
     assert place.door.post(envelope).status_code == 413
 
 
-def test_a_secret_that_is_swapped_is_sent_without_anybody_asking(place: Place) -> None:
+def test_a_secret_whose_file_changes_is_used_without_a_reload_request(place: Place) -> None:
     assert place.call_of(place.door.enqueue("billing")).header("authorization") == "Bearer old-secret"
     place.secrets(bearer="new-secret", signing=webhook(OLD_KEY))
 
@@ -236,7 +236,7 @@ WAITS: dict[str, tuple[Callable[[Place], dict[str, Any]], str]] = {
 
 
 @pytest.mark.parametrize("row", WAITS)
-def test_what_needs_a_rollout_is_named_and_not_applied(place: Place, row: str) -> None:
+def test_a_change_that_needs_a_rollout_is_named_and_not_applied(place: Place, row: str) -> None:
     edit, key = WAITS[row]
     before = place.toril.client.get("/targets/billing").json()
     assert before["pending_rollout"] == []
@@ -264,7 +264,7 @@ def test_a_new_target_is_not_there_before_the_rollout(place: Place) -> None:
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_target")
 
 
-def test_of_a_mixed_edit_the_part_that_applies_applies(place: Place) -> None:
+def test_a_mixed_edit_applies_the_part_that_needs_no_restart(place: Place) -> None:
     place.endpoint.behaviour = lambda _: respond(503)
     job_id = place.door.enqueue("billing")
     document = place.billing(retry={"max_attempts": 1}, concurrency=3)

@@ -11,10 +11,10 @@ import pytest
 
 from tests.support.deliveries import Door, configuration
 from tests.support.endpoint import Call, Endpoint, drop, hang, respond
+from tests.support.places import BOTH, where
 from tests.support.ports import free_port
 from tests.support.tokens import ask, token
 from tests.support.toril import TorilProcess
-from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
 
 SECRET = "s3cret-of-the-target"
@@ -27,8 +27,9 @@ NEVER_OPEN = {"failures": 1000}
 class Place:
     """Endpoints, a toril that delivers to them, and a caller."""
 
-    def __init__(self, toril: TorilProcess, endpoints: dict[str, Endpoint]) -> None:
+    def __init__(self, toril: TorilProcess, endpoints: dict[str, Endpoint], *, has_redis: bool) -> None:
         self.toril = toril
+        self.has_redis = has_redis
         self.endpoints = endpoints
         self.door = Door(toril.gateway)
 
@@ -52,9 +53,10 @@ class Place:
         return [call for call in self.endpoints[name].calls if call.header("toril-job-id") == job_id]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, valkey: ValkeyProcess) -> Iterator[Place]:
+@pytest.fixture(scope="module", params=BOTH)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("targets")
+    at = where(request, folder)
     (folder / "bearer").write_text(SECRET)
     (folder / "signing").write_text("whsec_" + base64.b64encode(KEY).decode())
     names = ("billing", "signed", "flaky", "once", "hanging", "single", "broken", "limited", "stubborn")
@@ -86,15 +88,15 @@ def place(tmp_path_factory: pytest.TempPathFactory, valkey: ValkeyProcess) -> It
     file = configuration(
         folder / "toril.yaml",
         targets,
-        ledger={"url": f"sqlite:///{folder}/ledger.sqlite3"},
+        **at.more,
         tokens=[
             token("watcher", ["targets:read"], ["bill*"]),
             token("operator", ["targets:*"], ["bill*"]),
             token("caller", ["deliveries:*"]),
         ],
     )
-    with TorilProcess(valkey.url, folder / "toril.log", args=["--config", str(file)]) as server:
-        yield Place(server, endpoints)
+    with TorilProcess(at.redis_url, folder / "toril.log", args=["--config", str(file)]) as server:
+        yield Place(server, endpoints, has_redis=at.has_redis)
     for endpoint in endpoints.values():
         endpoint.close()
     assert server.complaints() == []
@@ -186,8 +188,29 @@ def test_used_up_attempts_make_a_dead_letter_and_a_replay_starts_anew(place: Pla
     assert [call.header("toril-attempt") for call in place.calls("flaky", job_id)] == ["1", "2", "3", "4"]
 
 
+def test_a_replay_sends_the_same_key_or_another_one_as_it_is_asked_to(place: Place) -> None:
+    endpoint = place.endpoints["flaky"]
+    endpoint.behaviour = lambda _: respond(400)
+    job_id = place.door.enqueue("flaky", "order-9")
+    made = 1
+    for more, attempts in [({}, 1), ({"replay_key": "new"}, 2), ({}, 1)]:
+        assert place.ended(job_id)["status"] == "dead_lettered"
+        made += attempts
+        answers = iter([respond(500)] * (attempts - 1))
+        endpoint.behaviour = lambda _, answers=answers: next(answers, respond(400))  # type: ignore[misc]
+        answer = place.toril.client.post("/targets/flaky/dead-letters/replay", json={"job_ids": [job_id]} | more)
+        assert answer.json()["replayed"] == 1
+        eventually(lambda made=made: len(place.calls("flaky", job_id)) == made, what="the attempts")  # type: ignore[misc]
+    keys = [call.header("idempotency-key") for call in place.calls("flaky", job_id)]
+    assert keys[:2] == ["order-9", "order-9"]
+    assert keys[2] not in {None, "order-9", job_id}
+    assert keys[2:] == [keys[2]] * 3, "the same on all attempts, and kept by the next replay"
+    wrong = place.toril.client.post("/targets/flaky/dead-letters/replay", json={"all": True, "replay_key": "other"})
+    assert wrong.status_code == 400
+
+
 @pytest.mark.parametrize("status", [400, 302, 429])
-def test_what_the_target_says_is_final_is_dead_at_once(place: Place, status: int) -> None:
+def test_a_final_answer_makes_a_dead_letter_at_once(place: Place, status: int) -> None:
     place.endpoints["flaky"].behaviour = lambda _: respond(status)
     found = place.ended(place.door.enqueue("flaky"))
     assert (found["status"], found["attempts_made"]) == ("dead_lettered", 1)
@@ -205,7 +228,7 @@ def test_a_rate_limit_holds_for_a_target(place: Place) -> None:
 # Isolation
 
 
-def test_a_target_that_hangs_and_one_that_refuses_do_not_hold_up_a_third(place: Place) -> None:
+def test_a_hanging_and_a_refusing_target_do_not_delay_a_third(place: Place) -> None:
     place.endpoints["hanging"].behaviour = lambda _: hang()
     place.endpoints["billing"].behaviour = lambda _: respond()
     hanging = [place.door.enqueue("hanging") for _ in range(10)]
@@ -240,6 +263,8 @@ def test_a_cancelled_attempt_is_broken_off_and_frees_its_slot(place: Place) -> N
 
 
 def test_a_job_of_a_target_s_queue_that_the_ledger_does_not_know_is_not_sent(place: Place) -> None:
+    if not place.has_redis:
+        pytest.skip("no route adds jobs without Redis")
     client = place.toril.client
     client.post("/queues/deliver-billing/jobs", json=[{"name": "delivery", "data": {}}]).raise_for_status()
     place.endpoints["billing"].behaviour = lambda _: respond()
@@ -249,7 +274,9 @@ def test_a_job_of_a_target_s_queue_that_the_ledger_does_not_know_is_not_sent(pla
     assert len(place.endpoints["billing"].calls) == before + 1
 
 
-def test_no_registered_worker_takes_a_target_s_place(place: Place) -> None:
+def test_a_worker_registered_for_a_targets_queue_gets_no_deliveries(place: Place) -> None:
+    if not place.has_redis:
+        pytest.skip("no route registers workers without Redis")
     other = place.endpoints["signed"].at("/hook")
     document = {"queue": "deliver-billing", "endpoint": {"url": other, "method": "POST", "timeout": 1000}}
     place.toril.client.post("/workers", json=document).raise_for_status()
@@ -264,7 +291,7 @@ def test_no_registered_worker_takes_a_target_s_place(place: Place) -> None:
 # The breaker, shown and kept
 
 
-def test_an_open_breaker_sends_nothing_and_spends_no_attempt(place: Place) -> None:
+def test_an_open_breaker_makes_no_request_and_spends_no_attempt(place: Place) -> None:
     endpoint = place.endpoints["broken"]
     endpoint.behaviour = lambda _: respond(503)
     jobs = [place.door.enqueue("broken") for _ in range(30)]
@@ -285,7 +312,7 @@ def test_an_open_breaker_sends_nothing_and_spends_no_attempt(place: Place) -> No
     assert {place.door.job(job_id)["attempts_made"] for job_id in late} == {0}
 
 
-def test_a_target_whose_breaker_is_off_is_tried_whatever_it_answers(place: Place) -> None:
+def test_a_target_whose_breaker_is_off_is_tried_after_any_answer(place: Place) -> None:
     answers = iter([*[respond(503)] * 10, respond(200)])
     place.endpoints["stubborn"].behaviour = lambda _: next(answers)
     found = place.ended(place.door.enqueue("stubborn"))
@@ -323,7 +350,7 @@ def test_targets_are_shown_with_their_configuration_and_without_secrets(place: P
     assert SECRET not in answer.text
     signed = place.target("signed")
     assert signed["config"]["auth"]["scheme"] == "bearer"
-    assert signed["config"]["retry"]["max_attempts"] == 8
+    assert signed["config"]["retry"]["max_attempts"] == 16
     assert (signed["config_generation"], signed["pending_rollout"], signed["paused"]) == (1, [], False)
 
 

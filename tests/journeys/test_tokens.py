@@ -1,4 +1,4 @@
-"""Tokens with rights of their own over their life: expiry, rotation, reloading, revocation, limits, the audit log."""
+"""Tokens with their own rights over their life: expiry, rotation, reloading, revocation, limits, the audit log."""
 
 import json
 import os
@@ -99,7 +99,7 @@ class TestReloading:
         write(file, token("reader", ["jobs:add"]))
         eventually(lambda: status(toril, "reader-secret") == 403, what="the right to be gone")
 
-    def test_a_broken_file_changes_nothing_and_says_why_once(
+    def test_a_broken_file_changes_nothing_and_is_logged_once(
         self, start: Callable[..., TorilProcess], file: Path
     ) -> None:
         toril = start(READER)
@@ -115,7 +115,9 @@ class TestReloading:
         eventually(lambda: status(toril, "all-secret") == 200)
         assert status(toril, "reader-secret") == 401
 
-    def test_sighup_reads_it_again_in_all_processes(self, start: Callable[..., TorilProcess], file: Path) -> None:
+    def test_sighup_rereads_the_token_file_in_all_processes(
+        self, start: Callable[..., TorilProcess], file: Path
+    ) -> None:
         toril = start(READER, args=("--processes", "2"))
         eventually(lambda: len(lines(toril, "listening")) == 2, timeout_s=20)
         pids = {line["pid"] for line in lines(toril, "listening")}
@@ -132,9 +134,7 @@ class TestReloading:
         assert {status(toril, "all-secret") for _ in range(20)} == {200}
         assert {status(toril, "reader-secret") for _ in range(20)} == {401}
 
-    def test_sighup_to_a_parent_whose_children_are_just_starting_ends_none_of_them(
-        self, start: Callable[..., TorilProcess]
-    ) -> None:
+    def test_sighup_while_children_start_ends_none_of_them(self, start: Callable[..., TorilProcess]) -> None:
         toril = start(READER, args=("--processes", "2"))
         eventually(lambda: len(lines(toril, "listening")) == 2, timeout_s=20)
         for pid in toril.children():
@@ -147,13 +147,15 @@ class TestReloading:
         eventually(up_again, timeout_s=20, what="two new children")
         assert len(lines(toril, "process.ended")) == 2
 
-    def test_sighup_without_a_file_ends_nothing(self, valkey: ValkeyProcess, start_toril: StartToril) -> None:
+    def test_sighup_without_a_file_does_not_end_the_server(
+        self, valkey: ValkeyProcess, start_toril: StartToril
+    ) -> None:
         toril = start_toril(valkey)
         toril.send(signal.SIGHUP)
         eventually(lambda: lines(toril, "config.reloaded"))
         assert toril.client.get("/workers").status_code == 200
 
-    def test_auth_tokens_of_the_file_are_read_again_too(
+    def test_auth_tokens_of_the_file_are_reread_too(
         self, file: Path, valkey: ValkeyProcess, start_toril: StartToril
     ) -> None:
         file.write_text("auth_tokens: [leaked, kept]\n")
@@ -169,7 +171,9 @@ class TestTheEndOfAToken:
     """What goes on with a token that is gone, has expired or has lost the right ends within seconds."""
 
     @pytest.mark.parametrize("how", ["gone", "expired", "no right any more", "no queue any more"])
-    def test_streams_and_sockets_end(self, start: Callable[..., TorilProcess], file: Path, how: str) -> None:
+    def test_open_streams_and_sockets_end_with_their_token(
+        self, start: Callable[..., TorilProcess], file: Path, how: str
+    ) -> None:
         soon = (datetime.now(UTC) + timedelta(seconds=6)).isoformat()
         expires = {"expires": soon} if how == "expired" else {}
         toril = start(token("leaked", ["*"], **expires), ALL)
@@ -204,7 +208,7 @@ class TestTheEndOfAToken:
                 pass
             assert caught.value.response.status_code == 401
 
-    def test_the_jobs_of_a_worker_whose_token_is_gone_go_back(
+    def test_the_jobs_of_a_worker_whose_token_was_removed_are_released(
         self, start: Callable[..., TorilProcess], file: Path, queue: str
     ) -> None:
         toril = start(token("leaked", ["jobs:lease"]), ALL)
@@ -215,7 +219,9 @@ class TestTheEndOfAToken:
             assert socket.closed() == 4001
             toril.gateway.wait_for_counts(queue, waiting=1, active=0, failed=0)
 
-    def test_a_socket_that_stays_has_the_rights_of_now(self, start: Callable[..., TorilProcess], file: Path) -> None:
+    def test_an_open_socket_has_the_rights_of_the_current_file(
+        self, start: Callable[..., TorilProcess], file: Path
+    ) -> None:
         toril = start(SHOP)
         with socket_to(toril.url, "/ws/queues/orders", "shop-secret") as socket:
             assert socket.command("getWorkers")["code"] == "forbidden"
@@ -279,7 +285,7 @@ class TestRateLimits:
         assert refused.headers["toril-code"] == "rate_limited"
         assert status(one, TOKEN) == 200
 
-    def test_who_waits_as_long_as_told_is_let_in(self, start: Callable[..., TorilProcess]) -> None:
+    def test_a_caller_that_waits_for_retry_after_is_let_in(self, start: Callable[..., TorilProcess]) -> None:
         toril = start(token("limited-wait", ["*"], rate_limit={"max": 2, "per": "2s"}))
         first = [status(toril, "limited-wait-secret") for _ in range(3)]
         assert first == [200, 200, 429]
@@ -319,7 +325,7 @@ class TestRateLimits:
         assert int(caught.value.response.headers["retry-after"]) > 3500
         assert status(toril, "limited-open-secret", "/queues/orders/events") == 429
 
-    def test_with_redis_away_it_is_503(
+    def test_rate_limited_requests_are_503_while_redis_is_away(
         self, file: Path, start_valkey: Callable[..., ValkeyProcess], start_toril: StartToril
     ) -> None:
         limited = token("limited", ["*"], rate_limit={"max": 100, "per": "1s"})
@@ -334,7 +340,7 @@ class TestRateLimits:
 class TestTheAuditLog:
     """A line for every change, and for every change that was refused."""
 
-    def test_who_did_what_where_and_what_came_of_it(self, start: Callable[..., TorilProcess]) -> None:
+    def test_the_audit_names_caller_action_queue_and_result(self, start: Callable[..., TorilProcess]) -> None:
         toril = start(SHOP, READER)
         url = toril.url
         assert ask(url, "shop-secret", "DELETE", "/workers/orders").status_code == 403
@@ -365,7 +371,7 @@ class TestTheAuditLog:
         for secret in ("shop-secret", "reader-secret", "guess", TOKEN, "private", SHOP["sha256"]):
             assert secret not in toril.log()
 
-    def test_adds_are_told_of_at_debug(self, start: Callable[..., TorilProcess], queue: str) -> None:
+    def test_adds_are_audited_at_debug(self, start: Callable[..., TorilProcess], queue: str) -> None:
         toril = start(SHOP, env={"TORIL_LOG_LEVEL": "debug"})
         toril.gateway.add(queue, job())
         with socket_to(toril.url, f"/ws/queues/{queue}") as socket:

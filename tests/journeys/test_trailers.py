@@ -1,4 +1,4 @@
-"""Trailers are no headers: they let nobody in, name no host, no client and no key, at none of the doors."""
+"""Trailers are no headers: they authenticate no caller, name no host, no client and no key, at none of the doors."""
 
 import json
 import uuid
@@ -55,7 +55,7 @@ def has_no_forged(headers: tuple[tuple[str, str], ...]) -> None:
 
 
 @pytest.mark.parametrize("upgrade", [(), ("Connection: Upgrade", "Upgrade: h2c")], ids=["plain", "with an upgrade"])
-def test_a_token_in_a_trailer_opens_no_door(toril: TorilProcess, queue: str, upgrade: tuple[str, ...]) -> None:
+def test_a_token_in_a_trailer_is_ignored(toril: TorilProcess, queue: str, upgrade: tuple[str, ...]) -> None:
     body = json.dumps([{"name": "n", "data": 1}])
     close = ("Connection: close",) if not upgrade else ()
     sent = chunked("POST", f"/queues/{queue}/jobs", headers=close + upgrade, body=body, trailers=(AUTHORIZATION,))
@@ -64,7 +64,7 @@ def test_a_token_in_a_trailer_opens_no_door(toril: TorilProcess, queue: str, upg
     assert toril.gateway.counts(queue).get("waiting", 0) == 0
 
 
-def test_a_key_in_a_trailer_makes_two_deliveries_no_replays(valkey: ValkeyProcess, tmp_path: Path) -> None:
+def test_an_idempotency_key_in_a_trailer_is_ignored(valkey: ValkeyProcess, tmp_path: Path) -> None:
     file = configuration(
         tmp_path / "toril.yaml",
         {"billing": "http://127.0.0.1:9/"},

@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.support.gateway import TOKEN
 from tests.support.toril import StartToril, TorilProcess
 from tests.support.valkey import StartValkey, ValkeyProcess
 from tests.support.waiting import eventually
-from toril.core.delivery import queue_of
+from toril.delivery.rules.delivery import queue_of
 
 PATIENCE_S = 60.0
 
@@ -48,12 +49,19 @@ def ledger_id(folder: Path) -> str:
     return in_ledger(folder / "ledger.sqlite3", lambda ledger: ledger.identity())
 
 
+def noted(valkey: ValkeyProcess) -> list[str]:
+    """Which ledgers the instances have noted, with their targets."""
+    fields: Any = valkey.client().hkeys("bull:toril:ledgers")
+    return list(fields)
+
+
 @pytest.fixture
 def pair(
     tmp_path: Path, valkey: ValkeyProcess, start_toril: StartToril, endpoint: Endpoint
 ) -> tuple[TorilProcess, TorilProcess]:
-    """One that was there first, and one that came later, with a ledger of its own."""
+    """One that was there first, and one that came later, with its own ledger."""
     first = start_toril(valkey, args=arguments(tmp_path / "a", endpoint))
+    eventually(lambda: noted(valkey), what="the first one to be known")
     return first, start_toril(valkey, wait_for="/health", args=arguments(tmp_path / "b", endpoint))
 
 
@@ -62,7 +70,7 @@ def logged(toril: TorilProcess, event: str) -> list[dict[str, object]]:
     return [line for line in lines if line["event"] == event]
 
 
-def test_two_ledgers_on_one_redis_deliver_everything_and_say_that_they_are_two(
+def test_two_ledgers_on_one_redis_deliver_everything_and_report_each_other(
     pair: tuple[TorilProcess, TorilProcess], tmp_path: Path, endpoint: Endpoint
 ) -> None:
     first, second = pair
@@ -99,7 +107,7 @@ def test_two_ledgers_on_one_redis_deliver_everything_and_say_that_they_are_two(
         assert logged(toril, "delivery.in_another_ledger")[0]["other"] == theirs
 
 
-def test_the_other_instance_does_not_call_a_delivery_unknown_nor_touch_it(
+def test_a_delivery_of_another_ledger_is_503_and_left_unchanged(
     pair: tuple[TorilProcess, TorilProcess],
 ) -> None:
     first, second = pair
@@ -114,7 +122,7 @@ def test_the_other_instance_does_not_call_a_delivery_unknown_nor_touch_it(
     assert first.client.delete(f"/jobs/{job_id}").status_code == 200
 
 
-def test_jobs_wait_for_the_instance_that_has_their_ledger(
+def test_jobs_wait_for_an_instance_with_their_ledger(
     tmp_path: Path, valkey: ValkeyProcess, start_toril: StartToril, endpoint: Endpoint
 ) -> None:
     first = start_toril(valkey, args=arguments(tmp_path / "a", endpoint))
@@ -125,6 +133,23 @@ def test_jobs_wait_for_the_instance_that_has_their_ledger(
     first.start(wait_for="/health")
     eventually(lambda: len(endpoint.calls) >= 5, timeout_s=PATIENCE_S)
     assert sorted(call.header("toril-job-id") for call in endpoint.calls) == sorted(ids)
+
+
+def test_a_ledger_that_is_made_anew_after_its_file_was_deleted_is_no_second_one(
+    tmp_path: Path, valkey: ValkeyProcess, start_toril: StartToril, endpoint: Endpoint
+) -> None:
+    toril = start_toril(valkey, args=arguments(tmp_path / "a", endpoint))
+    former = ledger_id(tmp_path / "a")
+    eventually(lambda: f"{former}:billing" in noted(valkey), timeout_s=PATIENCE_S)
+    toril.kill()
+    for file in (tmp_path / "a").glob("ledger.sqlite3*"):
+        file.unlink()
+    toril.start(wait_for="/health")
+    eventually((tmp_path / "a" / "ledger.sqlite3").exists, timeout_s=PATIENCE_S)
+    eventually(lambda: f"{ledger_id(tmp_path / 'a')}:billing" in noted(valkey), timeout_s=PATIENCE_S)
+    assert f"{former}:billing" not in noted(valkey)
+    eventually(lambda: toril.status("/ready") == 200, timeout_s=PATIENCE_S)
+    assert logged(toril, "ledger.several_on_one_redis") == []
 
 
 def test_a_job_of_the_version_before_ledgers_had_ids_is_delivered(

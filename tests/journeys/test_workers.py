@@ -95,7 +95,7 @@ class TestRegistry:
         entries = store.xrevrange(STREAM, count=2)
         assert [fields for _, fields in entries] == [{"worker": queue}] * 2
 
-    def test_deleting_nobody_is_not_found_and_writes_nothing(
+    def test_deleting_an_unknown_worker_is_not_found_and_writes_nothing(
         self, gateway: Gateway, queue: str, store: redis.Redis
     ) -> None:
         before = last_entry(store)
@@ -281,7 +281,7 @@ class TestChange:
             gateway.finished(queue, gateway.add_one(queue))
             gateway.unregister(queue)
 
-    def test_a_burst_of_posts_and_deletes_loses_nothing(
+    def test_a_burst_of_posts_and_deletes_loses_no_change(
         self, gateway: Gateway, endpoint: Endpoint, new_queue: Callable[[], str], canary: Callable[[], None]
     ) -> None:
         queues = [new_queue() for _ in range(50)]
@@ -305,7 +305,7 @@ class TestChange:
         assert all(gateway.counts(name)["waiting"] == 1 for name in deleted)
 
     @pytest.mark.parametrize("last", ["POST", "DELETE"])
-    def test_a_burst_on_one_queue_ends_as_its_last_word_says(
+    def test_a_burst_on_one_queue_ends_with_its_last_document(
         self,
         gateway: Gateway,
         start_endpoint: StartEndpoint,
@@ -388,7 +388,7 @@ class TestLooking:
             write_like_bullmq_proxy(store, queue, None)
 
     @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("POST", "/pause"), ("POST", "/resume")])
-    def test_nobody_is_not_found(self, gateway: Gateway, queue: str, method: str, path: str) -> None:
+    def test_an_unknown_worker_is_not_found(self, gateway: Gateway, queue: str, method: str, path: str) -> None:
         answer = gateway.http.request(method, f"/workers/{queue}{path}")
         assert (answer.status_code, answer.json()["code"]) == (404, "worker_not_found")
 
@@ -436,7 +436,7 @@ class TestOtherInstances:
             '{"queue": "QUEUE", "endpoint": ENDPOINT, "opts": 7}',
         ],
     )
-    def test_a_broken_document_is_skipped_and_harms_nothing(
+    def test_a_broken_document_is_skipped_and_stops_no_other_worker(
         self,
         toril: TorilProcess,
         gateway: Gateway,
@@ -504,7 +504,7 @@ class TestOtherInstances:
         toril.gateway.finished("missed", toril.gateway.add_one("missed"))
         assert [call.target for call in endpoint.calls] == ["/deleted", "/hook", "/hook"]
 
-    def test_what_changed_while_nobody_ran_is_found_at_start(
+    def test_changes_made_while_no_instance_ran_are_found_at_start(
         self, start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint
     ) -> None:
         valkey = start_valkey()
@@ -623,7 +623,7 @@ class TestLosingRedis:
             first.gateway.finished(queue, job_id)
         assert first.client.get("/workers/paused").json()["state"] == "paused"
 
-    def test_a_worker_removed_behind_toril_s_back_stops_and_is_not_put_back(
+    def test_a_worker_removed_by_another_program_stops_and_is_not_put_back(
         self, start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint
     ) -> None:
         store = start_valkey()

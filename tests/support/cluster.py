@@ -31,6 +31,25 @@ def start_nodes(start_valkey: StartValkey, masters: int, empty: int = 0) -> list
     return started
 
 
+def replicate(start_valkey: StartValkey, nodes: list[ValkeyProcess], number: int) -> ValkeyProcess:
+    """Start a replica of a node, and wait until it has its data."""
+    replica = start_valkey(config={"cluster-enabled": "yes", "cluster-node-timeout": 2000, "cluster-port": free_port()})
+    client, master = replica.client(), nodes[number].client()
+    client.execute_command(
+        "CLUSTER", "MEET", "127.0.0.1", nodes[number].port, int(master.config_get("cluster-port")["cluster-port"])
+    )
+    node_id = master.execute_command("CLUSTER MYID")
+    eventually(lambda: node_id in str(client.execute_command("CLUSTER NODES")))
+    eventually(lambda: client.execute_command("CLUSTER", "REPLICATE", node_id))
+    eventually(lambda: client.execute_command("ROLE")[3] == "connected")
+    # The other masters elect it.
+    for other in nodes:
+        eventually(
+            lambda other=other: f"127.0.0.1:{replica.port}" in str(other.client().execute_command("CLUSTER NODES"))
+        )
+    return replica
+
+
 def home_of(slot: int, masters: int) -> int:
     """Return the number of the node that `start_nodes` gave this slot."""
     return next(number for number in range(masters) if slot < SLOTS * (number + 1) // masters)

@@ -10,17 +10,9 @@ import httpx
 import yaml
 
 from tests.support.gateway import Gateway
-from toril.adapters.sqlite_ledger import SqliteLedger
-from toril.core.delivery import (
-    AttemptOutcome,
-    Begin,
-    Begun,
-    DeadLettered,
-    End,
-    Inline,
-    RecordedResponse,
-    Settlement,
-)
+from toril.delivery.ledger.sqlite_ledger import SqliteLedger
+from toril.delivery.rules.changes import AttemptResult, Begin, Begun, DeadLettered, End
+from toril.delivery.rules.delivery import AttemptOutcome, Inline, TargetResponse
 
 T = TypeVar("T")
 LATER = {"delay_ms": 3_600_000}
@@ -87,7 +79,7 @@ def in_ledger(file: Path, work: Callable[[SqliteLedger], Awaitable[T]]) -> T:
     return asyncio.run(doing())
 
 
-def settle(file: Path, job_id: str, settlement: Settlement, **more: Any) -> None:
+def settle(file: Path, job_id: str, result: AttemptResult, **more: Any) -> None:
     """Let a delivery go through an attempt that no request was made for."""
 
     async def work(ledger: SqliteLedger) -> None:
@@ -96,7 +88,7 @@ def settle(file: Path, job_id: str, settlement: Settlement, **more: Any) -> None
         assert isinstance(begun, Begun)
         given = {"outcome": AttemptOutcome.ANSWERED, "status_code": 500, "duration_s": 0.25, "error": "HTTP 500"}
         number = begun.delivery.attempts_begun
-        end = End(job_id=job_id, number=number, by="test", at_s=now, settlement=settlement, **(given | more))
+        end = End(job_id=job_id, number=number, by="test", at_s=now, result=result, **(given | more))
         await ledger.end(end)
 
     in_ledger(file, work)
@@ -104,7 +96,7 @@ def settle(file: Path, job_id: str, settlement: Settlement, **more: Any) -> None
 
 def dead_letter(file: Path, job_id: str, reason: str = "HTTP 500", **more: Any) -> None:
     """Make a dead letter of a delivery, with an answer."""
-    response = RecordedResponse(
+    response = TargetResponse(
         status=500,
         headers=(("Content-Type", "text/html"), ("X-A", "1"), ("X-A", "2"), ("Set-Cookie", "a=b"), ("Connection", "x")),
         content=Inline(b"<b>no</b>"),

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -17,7 +18,7 @@ Headers = Iterable[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Call:
-    """One request, as it arrived. ``at`` is Unix time in seconds."""
+    """One request, as it arrived. ``at`` is Unix time in seconds, ``client`` the name in a client certificate."""
 
     number: int
     method: str
@@ -25,6 +26,7 @@ class Call:
     headers: tuple[tuple[str, str], ...]
     body: bytes
     at: float
+    client: str | None = None
 
     def header(self, name: str) -> str | None:
         """The value of the first header of that name in any case."""
@@ -98,7 +100,7 @@ def no_reason(status: int, *, space: bool = True) -> Answer:
 
 
 def in_chunks(parts: Iterable[bytes], content_type: str = "application/json") -> Answer:
-    """A chunked 200, each part in a write of its own."""
+    """A chunked 200, each part in a separate write."""
     head = f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ntransfer-encoding: chunked\r\n\r\n"
     chunks = [b"%x\r\n%b\r\n" % (len(part), part) for part in parts]
     steps: list[bytes | float] = [head.encode()]
@@ -171,13 +173,15 @@ class _Record:
 
 
 class Endpoint:
-    """An HTTP/1.1 server on loopback, in a thread of its own.
+    """An HTTP/1.1 server on loopback, in a separate thread.
 
     ``behaviour`` decides each answer; it may be replaced at any time, and may be a coroutine function. An
-    exception in it is kept in ``errors`` (the fixture raises it) and answered with a 500.
+    exception in it is kept in ``errors`` (the fixture raises it) and answered with a 500. With ``tls`` its
+    name is ``localhost``.
     """
 
-    def __init__(self, behaviour: Behaviour | None = None) -> None:
+    def __init__(self, behaviour: Behaviour | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.behaviour: Behaviour = behaviour or (lambda _: reply_json({"done": True}))
         self._record = _Record()
         self._loop = asyncio.new_event_loop()
@@ -208,7 +212,8 @@ class Endpoint:
 
     def at(self, target: str) -> str:
         """The address of another path (and query) on this server."""
-        return f"http://127.0.0.1:{self.port}{target}"
+        origin = "http://127.0.0.1" if self._tls is None else "https://localhost"
+        return f"{origin}:{self.port}{target}"
 
     @property
     def calls(self) -> list[Call]:
@@ -255,7 +260,7 @@ class Endpoint:
             self._loop.close()
 
     async def _serve(self) -> None:
-        server = await self._loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, backlog=1024)
+        server = await self._loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, backlog=1024, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
         await self._stop.wait()
@@ -315,7 +320,7 @@ class _Connection(asyncio.Protocol):
             return
         (method, target, headers, body), self._buffer = parsed
         record = self._record
-        call = Call(len(record.calls), method, target, headers, body, time.time())
+        call = Call(len(record.calls), method, target, headers, body, time.time(), self._client())
         record.calls.append(call)
         record.open_calls += 1
         record.max_concurrent = max(record.max_concurrent, record.open_calls)
@@ -331,6 +336,12 @@ class _Connection(asyncio.Protocol):
             self._next()
         else:
             self.task = asyncio.get_running_loop().create_task(self._answer(call, decided))
+
+    def _client(self) -> str | None:
+        assert self._transport
+        certificate = self._transport.get_extra_info("peercert") or {}
+        names = (pair for part in certificate.get("subject", ()) for pair in part)
+        return next((value for key, value in names if key == "commonName"), None)
 
     def _closed(self, call: Call) -> None:
         self._record.open_calls -= 1

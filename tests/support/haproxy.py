@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.support.ports import free_port
-from tests.support.toolchains import need
+from tests.support.toolchains import path_of
 from tests.support.waiting import eventually
 
 
@@ -15,7 +15,7 @@ def haproxy(folder: Path, *server_ports: int, rules: Sequence[str] = (), options
     """HAProxy before servers on loopback, with these lines in its backend and these options of each server; the port
     that it listens on.
     """
-    need("haproxy")
+    program = path_of("haproxy")
     port = free_port()
     lines = [
         "global",
@@ -37,7 +37,7 @@ def haproxy(folder: Path, *server_ports: int, rules: Sequence[str] = (), options
     config = folder / "haproxy.cfg"
     config.write_text("\n".join(lines))
     with (folder / "haproxy.log").open("wb") as log:
-        process = subprocess.Popen(["haproxy", "-db", "-f", str(config)], stdout=log, stderr=log)
+        process = subprocess.Popen([program, "-db", "-f", str(config)], stdout=log, stderr=log)
     try:
         eventually(lambda: _listens(process, port), what="HAProxy")
         yield port

@@ -9,7 +9,7 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port nobody listens on, below the range the kernel takes client ports from, and never the same one again.
+    """A port without a server, below the range the kernel takes client ports from, and never the same one again.
 
     A port of that range could be taken, or even connected to itself, by a client that keeps trying to
     reach a server which is down for a moment. Nor may another server have it then: processes that run tests side by

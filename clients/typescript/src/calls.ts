@@ -53,6 +53,12 @@ export interface Page<Data, Result> {
   readonly jobs: Job<Data, Result>[];
 }
 
+/** The states that jobs can be searched in. */
+export type SearchState = State | "paused" | "prioritized" | "waiting-children";
+
+/** What can be done to many jobs. */
+export type BulkAction = "retry" | "promote" | "remove" | "delay";
+
 /** A result, or the state of a job that has none yet. */
 export type Outcome<Result> =
   | { readonly done: true; readonly result: Result }
@@ -106,6 +112,57 @@ export function logs(queue: string, id: string, start: number, end: number): Cal
     query: { start: String(start), end: String(end) },
     read: (body) => fromJson<{ logs: string[] }>(body).logs,
   };
+}
+
+/** Which jobs an action on many is for: `ids`, or all in `states` that match `where`; one of these two may be left out. */
+export interface BulkOptions {
+  readonly ids?: readonly string[];
+  readonly states?: readonly SearchState[];
+  readonly where?: string;
+  /** How long from now, for `delay`. */
+  readonly delayMs?: number;
+  /** Only count them. */
+  readonly dryRun?: boolean;
+}
+
+/** How many jobs matched, were changed (would be, in a dry run) and refused; the first 100 of these, with codes. */
+export interface BulkResult {
+  readonly matched: number;
+  readonly done: number;
+  readonly refused: number;
+  readonly failed: readonly { readonly id: string; readonly code: string }[];
+}
+
+/** Which jobs to look at, and in which order. */
+export interface Searching {
+  readonly states?: readonly SearchState[];
+  readonly order?: "newest" | "oldest";
+}
+
+/** Some of the jobs that a search has found, and the cursor to continue with; null at the end. */
+export interface Found<Data, Result> {
+  readonly jobs: Job<Data, Result>[];
+  readonly next_cursor: string | null;
+}
+
+/** Jobs by what is in them, and the cursor to continue with. */
+export function search<Data, Result>(
+  queue: string, where: string, { states = [], order = "newest" }: Searching, cursor: string | null,
+): Call<Found<Data, Result>> {
+  const query = { where, order, ...(states.length > 0 && { states: states.join() }), ...(cursor !== null && { cursor }) };
+  return { method: "GET", path: path("queues", queue, "search"), query, read: fromJson };
+}
+
+/** One action on many jobs. Not repeated: the second answer would count other jobs than the first. */
+export function bulk(queue: string, action: BulkAction, options: BulkOptions): Call<BulkResult> {
+  const { delayMs: delay_ms, dryRun: dry_run, ...rest } = options;
+  const json = { action, ...rest, delay_ms, dry_run };
+  return { method: "POST", path: path("queues", queue, "bulk"), json, once: true, timeoutMs: 600_000, read: fromJson };
+}
+
+/** Retry, promote, remove, pause or resume. What would find another state the second time is not repeated. */
+export function action(method: "POST" | "DELETE", parts: readonly string[], once: boolean): Call<void> {
+  return { method, path: path(...parts), ...(method === "POST" && { json: {} }), once, read: nothing };
 }
 
 /** Register an endpoint as a queue's worker. */

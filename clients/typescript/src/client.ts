@@ -1,9 +1,11 @@
 /** The way in: a client is where toril is and who is calling, a queue is one of its queues with the types of its jobs. */
 
 import * as calls from "./calls.js";
-import type { EndpointOptions } from "./calls.js";
+import type { BulkAction, BulkOptions, BulkResult, EndpointOptions, Found, Searching } from "./calls.js";
+import { Deliveries, Targets } from "./deliveries.js";
 import { TorilError } from "./errors.js";
 import { follow, type Listening, type QueueEvent } from "./events.js";
+import { Groups } from "./groups.js";
 import type { Job, JobOptions, NewJob, State } from "./jobs.js";
 import { Server } from "./server.js";
 import { Worker, type Handler, type WorkerOptions } from "./worker.js";
@@ -34,6 +36,9 @@ export interface Waiting {
  */
 export class Client {
   readonly #server: Server;
+  /** Posts envelopes to targets, and looks after what becomes of them. */
+  readonly deliveries: Deliveries;
+  readonly targets: Targets;
 
   /**
    * @param url where it is, as `http://127.0.0.1:8080`
@@ -41,6 +46,8 @@ export class Client {
    */
   constructor(url: string, token: string) {
     this.#server = new Server(url, token);
+    this.deliveries = new Deliveries(this.#server);
+    this.targets = new Targets(this.#server);
   }
 
   /** A queue, with the types of its jobs' data and results. Asks nothing of the server. */
@@ -57,12 +64,15 @@ export class Client {
 /** A queue of jobs that take `Data` and end with a `Result`. */
 export class Queue<Data = unknown, Result = unknown> {
   readonly name: string;
+  /** The groups of its jobs, and their limits. */
+  readonly groups: Groups;
   readonly #server: Server;
 
   /** @internal Made by `Client.queue`. */
   constructor(server: Server, name: string) {
     this.#server = server;
     this.name = name;
+    this.groups = new Groups(server, name);
   }
 
   /**
@@ -131,6 +141,49 @@ export class Queue<Data = unknown, Result = unknown> {
    */
   events(listening: Listening = {}): AsyncGenerator<QueueEvent<Result>, void> {
     return follow(this.#server, this.name, listening);
+  }
+
+  /**
+   * The jobs that match, as `data.customer.id = 42 and failedReason ~ timeout`. `break` ends the search.
+   *
+   * @throws TorilError `invalid_where`
+   */
+  async *search(where: string, searching: Searching = {}): AsyncGenerator<Job<Data, Result>, void> {
+    for (let cursor: string | null | undefined; cursor !== null;) {
+      const found: Found<Data, Result> = await this.#server.call(calls.search(this.name, where, searching, cursor ?? null));
+      yield* found.jobs;
+      cursor = found.next_cursor;
+    }
+  }
+
+  /** Retry, promote, remove or delay many jobs: `ids`, or all in `states` that match `where`. */
+  bulk(action: BulkAction, options: BulkOptions): Promise<BulkResult> {
+    return this.#server.call(calls.bulk(this.name, action, options));
+  }
+
+  /** Retry a failed or completed job. */
+  retry(id: string): Promise<void> {
+    return this.#server.call(calls.action("POST", ["queues", this.name, "jobs", id, "retry"], true));
+  }
+
+  /** Move a delayed job to waiting. */
+  promote(id: string): Promise<void> {
+    return this.#server.call(calls.action("POST", ["queues", this.name, "jobs", id, "promote"], true));
+  }
+
+  /** Remove a job and its children. */
+  remove(id: string): Promise<void> {
+    return this.#server.call(calls.action("DELETE", ["queues", this.name, "jobs", id], true));
+  }
+
+  /** Pause the queue: no worker takes jobs from it. */
+  pause(): Promise<void> {
+    return this.#server.call(calls.action("POST", ["queues", this.name, "pause"], false));
+  }
+
+  /** Resume the paused queue. */
+  resume(): Promise<void> {
+    return this.#server.call(calls.action("POST", ["queues", this.name, "resume"], false));
   }
 
   /** A worker on a WebSocket; `run` makes it work. */

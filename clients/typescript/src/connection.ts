@@ -78,7 +78,7 @@ export class Connection<Data, Result> {
       if (this.#held.has(id)) this.#socket.send(message);
     };
     const reply = await this.#reply(id, new Task(payload, held.signal, report));
-    // It is gone from there if it is somebody else's job by now.
+    // It is gone from there if the job no longer belongs to this worker.
     if (this.#held.delete(id)) this.#socket.send(reply);
   }
 

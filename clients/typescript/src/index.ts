@@ -7,11 +7,17 @@
  */
 
 export { Client, Queue, type Listing, type Waiting } from "./client.js";
-export type { EndpointOptions, Policy, Status } from "./calls.js";
+export type { BulkAction, BulkOptions, BulkResult, EndpointOptions, Policy, Searching, SearchState, Status } from "./calls.js";
+export {
+  Deliveries, Targets, type AcceptedDelivery, type Delivery, type DeliveryFilter, type DeliveryHistory, type DeliveryStatus,
+  type EnvelopeOptions, type Replayed, type ReplayOptions, type Target,
+} from "./deliveries.js";
 export { JobFailed, RetryIn, TorilError, Unrecoverable } from "./errors.js";
 export type { EventData, Listening, QueueEvent } from "./events.js";
-export type { Backoff, Job, JobOptions, Keep, NewJob, State } from "./jobs.js";
-export { Later, PushedJob, pushHandler, type PushOptions } from "./push.js";
+export type { Group, GroupLimits, Groups, LimitsInForce } from "./groups.js";
+export type { Backoff, GroupOption, Job, JobOptions, Keep, NewJob, State } from "./jobs.js";
+export { NotQueued, ProxyClient, type ProxiedJob, type ProxyClientOptions } from "./proxied.js";
+export { Later, PushedJob, pushHandler, type PushOptions, type Work } from "./push.js";
 export { proxqFetch, type ProxqOptions } from "./proxq.js";
 export { Task } from "./task.js";
 export { Worker, type Handler, type WorkerOptions } from "./worker.js";

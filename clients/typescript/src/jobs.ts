@@ -27,6 +27,14 @@ export interface Keep {
   readonly age?: number;
 }
 
+/** The group that a job belongs to, such as a tenant. */
+export interface GroupOption {
+  /** From 1 to 256 characters; an integer is the group of that text. */
+  readonly id: string | number;
+  /** Within the group, from 0, the first, to 2,097,152. */
+  readonly priority?: number;
+}
+
 /** What can be asked of a job. */
 export interface JobOptions {
   /** How often to try in all; without it, once. */
@@ -35,6 +43,8 @@ export interface JobOptions {
   readonly delay?: number;
   /** From 1, the most urgent, to 2,097,151. Jobs without one go first. */
   readonly priority?: number;
+  /** Groups share the workers fairly and have limits: see `Queue.groups`. Its priority counts in place of `priority`. */
+  readonly group?: GroupOption;
   /** Take the newest job first. */
   readonly lifo?: boolean;
   /** The job's id; adding the same id again adds nothing. Made up if there is none. */

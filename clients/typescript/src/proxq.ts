@@ -52,7 +52,7 @@ interface Status {
   readonly error?: string;
 }
 
-/** A job that somebody waits for. */
+/** A job that a caller waits for. */
 class WaitedJob {
   readonly #fetch: typeof fetch;
   readonly #url: string;

@@ -16,7 +16,16 @@ export interface PushOptions {
    * with one of them within the last five minutes are taken. Without it all are.
    */
   readonly secrets?: readonly string[];
+  /** The largest request that is read; a larger one is refused with 413. Without it, 16 MiB. */
+  readonly maxBodyBytes?: number;
 }
+
+/** A function that works on pushed jobs: what it returns completes the job, but `Later` keeps it. */
+export type Work<Data = unknown, Result = unknown> =
+  (pushed: PushedJob<Data, Result>) => Result | Later | Promise<Result | Later>;
+
+/** toril takes jobs of up to 10 MiB by default; the rest is room for what it sends with a job. */
+export const MAX_BODY_BYTES = 16 * 1024 * 1024;
 
 /**
  * What a handler returns to keep its job: whoever has the pushed job settles it within `leaseMs` (1 s to 24 h; without
@@ -47,15 +56,17 @@ export class PushedJob<Data = unknown, Result = unknown> {
   /**
    * Read a request.
    *
-   * @param url where toril is, for reports; not read from the request, which anybody may have sent
+   * @param url where toril is, for reports; not read from the request, which any caller may have sent
    * @throws TorilError `invalid_request`, when it holds no pushed job; answer with its status, 400
    * @throws TorilError `unauthorized`, when there are secrets and toril did not sign it; answer with its status, 401
+   * @throws TorilError `payload_too_large`, when it has more than `maxBodyBytes`; answer with its status, 413
+   * @throws TorilError `body_used`, when something has read the body before, so that it cannot be verified (500)
    * @throws RangeError when a secret is none, or the list is empty
    */
   static async from<Data = unknown, Result = unknown>(
-    request: Request, url: string, { secrets }: PushOptions = {},
+    request: Request, url: string, { secrets, maxBodyBytes = MAX_BODY_BYTES }: PushOptions = {},
   ): Promise<PushedJob<Data, Result>> {
-    const body = await request.arrayBuffer();
+    const body = await bodyOf(request, maxBodyBytes);
     if (secrets) await verify(body, request.headers, secrets);
     let pushed: unknown;
     try {
@@ -147,8 +158,7 @@ export class PushedJob<Data = unknown, Result = unknown> {
  * @throws RangeError when a secret is none, or the list is empty
  */
 export function pushHandler<Data = unknown, Result = unknown>(
-  url: string, work: (pushed: PushedJob<Data, Result>) => Result | Later | Promise<Result | Later>,
-  options: PushOptions = {},
+  url: string, work: Work<Data, Result>, options: PushOptions = {},
 ): (request: Request) => Promise<Response> {
   if (options.secrets) readSecrets(options.secrets);
   return async (request) => {
@@ -173,6 +183,37 @@ async function failed<Data, Result>(pushed: PushedJob<Data, Result>, error: unkn
   if (error instanceof Unrecoverable && await pushed.fail(error).then(() => true, () => false)) return PushedJob.later();
   const trace = error instanceof Error ? (error.stack ?? String(error)) : String(error);
   return PushedJob.failure(trace, 500, error instanceof RetryIn ? error.ms : undefined);
+}
+
+/** The whole body, counted while it comes, so that a caller who sends without end is stopped. */
+async function bodyOf(request: Request, maxBytes: number): Promise<ArrayBuffer> {
+  if (request.bodyUsed) {
+    throw new TorilError("the body was read before: handle the request before it is parsed", "body_used", 500);
+  }
+  if (Number(request.headers.get("content-length") ?? 0) > maxBytes) throw tooLarge(maxBytes);
+  const pieces: Uint8Array[] = [];
+  let length = 0;
+  const reader = request.body?.getReader();
+  for (let read = await reader?.read(); read?.done === false; read = await reader!.read()) {
+    length += read.value.byteLength;
+    if (length > maxBytes) {
+      await reader!.cancel();
+      throw tooLarge(maxBytes);
+    }
+    pieces.push(read.value);
+  }
+  const whole = new Uint8Array(length);
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.byteLength;
+  }
+  return whole.buffer;
+}
+
+/** The error of a body over the limit. */
+export function tooLarge(maxBytes: number): TorilError {
+  return new TorilError(`the body is larger than ${maxBytes} bytes`, "payload_too_large", 413);
 }
 
 function isPayload(value: unknown): value is Payload {

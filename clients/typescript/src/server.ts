@@ -16,10 +16,11 @@ const PASSING = new Set([502, 503, 504]);
 
 /** One request as data. */
 export interface Call<T> {
-  readonly method: "GET" | "POST" | "DELETE";
+  readonly method: "GET" | "POST" | "PUT" | "DELETE";
   readonly path: string;
   readonly query?: Readonly<Record<string, string>>;
   readonly json?: unknown;
+  readonly headers?: Readonly<Record<string, string>>;
   /** Sent a second time it would do something a second time, so it is not. */
   readonly once?: boolean;
   /** How long one try may take. */
@@ -28,7 +29,7 @@ export interface Call<T> {
   readonly read: (body: string, status: number) => T;
 }
 
-/** How long somebody is willing to wait. */
+/** How long the caller is willing to wait. */
 export interface Patience {
   /** Tries go on for at least so long while the server cannot be reached. */
   readonly ms?: number;
@@ -89,7 +90,7 @@ export class Server {
       signal: signal === undefined ? timeout : AbortSignal.any([timeout, signal]),
       ...(call.json === undefined
         ? {}
-        : { headers: { "content-type": "application/json" }, body: toJson(call.json) }),
+        : { headers: { ...call.headers, "content-type": "application/json" }, body: toJson(call.json) }),
     }, signal);
     const body = await text(response, signal);
     if (response.status >= 400) throw refusal(response, body);

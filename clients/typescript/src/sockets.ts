@@ -1,7 +1,7 @@
 /**
  * Opens WebSockets: the platform's own, or, in Node before 22, those of the package `ws`.
  *
- * The token goes into a subprotocol, because browsers let nobody set a header.
+ * The token goes into a subprotocol, because scripts in browsers cannot set headers.
  */
 
 import { TorilError } from "./errors.js";

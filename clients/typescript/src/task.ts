@@ -7,7 +7,7 @@ import { toJson } from "./json.js";
  * A job that a worker's handler works on.
  *
  * Heed `signal`: it is aborted when the connection breaks or the server calls the job off, and from then on the job is
- * somebody else's, and nothing that the handler reports or returns arrives.
+ * another worker's, and nothing that the handler reports or returns arrives.
  */
 export class Task<Data = unknown> {
   readonly job: Job<Data>;

@@ -1,30 +1,7 @@
 import assert from "node:assert/strict";
-import { once } from "node:events";
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
-import { text } from "node:stream/consumers";
 import { test } from "node:test";
 import { JobFailed, Later, PushedJob, pushHandler, RetryIn, TorilError, Unrecoverable, type Policy } from "toril-client";
-import { newQueue, TORIL } from "./support.js";
-
-/** An HTTP server around a web handler, for as long as `during` takes. */
-async function serving(
-  handle: (request: Request) => Promise<Response>, during: (url: string) => Promise<void>,
-): Promise<void> {
-  const server = createServer(async (incoming, outgoing) => {
-    const request = new Request(`http://127.0.0.1${incoming.url}`, { method: "POST", body: await text(incoming) });
-    const response = await handle(request);
-    outgoing.writeHead(response.status, Object.fromEntries(response.headers)).end(await response.text());
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  try {
-    await during(`http://127.0.0.1:${(server.address() as AddressInfo).port}/work`);
-  } finally {
-    server.close();
-    server.closeAllConnections();
-  }
-}
+import { newQueue, serving, TORIL } from "./support.js";
 
 test("a pushed job is read, reported on and answered", async () => {
   const queue = newQueue<{ a: number }, unknown>();

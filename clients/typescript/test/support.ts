@@ -1,7 +1,9 @@
 /** What the tests share: the toril under test, queues of their own, and a relay that breaks connections. */
 
 import { once } from "node:events";
+import { createServer as createHttpServer, type RequestListener } from "node:http";
 import { createServer, connect, type AddressInfo, type Server as NetServer, type Socket } from "node:net";
+import { buffer } from "node:stream/consumers";
 import { Client, type Handler, type Queue, type Worker, type WorkerOptions } from "toril-client";
 
 export const TORIL = process.env["TORIL"] ?? "http://127.0.0.1:8080";
@@ -39,6 +41,31 @@ export async function working<Data, Result>(
     await worker.stop();
   }
   await running;
+}
+
+/** An HTTP server, for as long as `during` takes. */
+export async function listening(listener: RequestListener, during: (url: string) => Promise<void>): Promise<void> {
+  const server = createHttpServer(listener);
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  try {
+    await during(`http://127.0.0.1:${(server.address() as AddressInfo).port}/work`);
+  } finally {
+    server.close();
+    server.closeAllConnections();
+  }
+}
+
+/** The same around a web handler. */
+export function serving(
+  handle: (request: Request) => Response | Promise<Response>, during: (url: string) => Promise<void>,
+): Promise<void> {
+  return listening(async (incoming, outgoing) => {
+    const headers = new Headers(incoming.headers as Record<string, string>);
+    const body = new Uint8Array(await buffer(incoming));
+    const response = await handle(new Request(`http://127.0.0.1${incoming.url}`, { method: "POST", headers, body }));
+    outgoing.writeHead(response.status, Object.fromEntries(response.headers)).end(await response.text());
+  }, during);
 }
 
 /** A way to toril that can break. */

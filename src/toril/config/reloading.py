@@ -1,13 +1,13 @@
-"""Reads the configuration again when a file of it changes, or when told to, and hands on what applies.
+"""Reads the configuration again when one of its files changes, or on demand, and applies what it can.
 
-Watched are the configuration file and the secret files that it names. What is not valid as a whole changes nothing.
-`toril.config.rollout` says what applies at once and what has to wait. Called by `toril.bootstrap`.
+Watched are the configuration file and the secret files that it names. A configuration with any fault changes nothing.
+`toril.config.rollout` says what applies at once and what has to wait.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -15,8 +15,8 @@ import structlog
 from toril.config.loading import load
 from toril.config.rollout import Plan, plan
 from toril.config.secret_files import SecretFiles, State, state_of
+from toril.config.settings import Settings
 from toril.core.errors import ConfigInvalid, TorilError
-from toril.core.policy import Settings
 from toril.core.rollout import Rollout
 
 log = structlog.get_logger(__name__)
@@ -35,7 +35,7 @@ class ConfigFile:
     change.
 
     Args:
-        adapt: what the command line makes of the settings that were read; a reload never takes that back.
+        adapt: applies the command line to the settings that were read, at each reload too.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class ConfigFile:
 
     @property
     def vanished(self) -> list[str]:
-        """The secret files that are gone, and whose last secrets still count."""
+        """The secret files that are gone, and whose last secrets are still in use."""
         return sorted(map(str, self._secrets.vanished))
 
     def read(self) -> Settings:
-        """The settings as they are now.
+        """Return the settings as they are now.
 
         Raises:
-            ConfigInvalid: with every fault. What was read before goes on counting.
+            ConfigInvalid: with every fault. What was read before stays in use.
         """
-        # Looked at before it is read: what changes in between is a change.
+        # Before it is read, so that a change in between is noticed.
         seen = self._states()
         if self._file is not None:
             seen[self._file] = state_of(self._file)
@@ -71,7 +71,7 @@ class ConfigFile:
         try:
             settings = self._adapt(load(self._environment, self._file, secrets, again=self._was_read))
         except ConfigInvalid:
-            # It may be mended by a secret file that comes.
+            # A secret file that appears may mend it.
             self._seen = seen | secrets.seen
             raise
         self._was_read = True
@@ -80,11 +80,11 @@ class ConfigFile:
         return settings
 
     def ask(self) -> None:
-        """Read it again, changed or not."""
+        """Ask for another read, changed or not."""
         self._asked.set()
 
     async def changed(self) -> None:
-        """Wait until a file has changed and is whole, or somebody has asked."""
+        """Wait until a file has changed and is whole, or `ask` was called."""
         while True:
             try:
                 async with asyncio.timeout(POLL_S):
@@ -105,14 +105,20 @@ class ConfigFile:
         return {file: state_of(file) for file in self._seen}
 
 
+def _ignore(faults: Sequence[str]) -> None:
+    pass
+
+
 class Reloading:
-    """Keeps what runs as the configuration has it, as far as that goes without a restart.
+    """The reloads of a process: it follows the configuration as far as possible without a restart.
 
     Args:
         config: where it comes from. It has been read once.
         running: what was read.
         apply: takes over what runs from now on, all or nothing; raises a `TorilError` where it cannot.
         spread: makes the processes beside this one read it too.
+
+    `heard` is called with what is wrong with each configuration that is read; with nothing for one that is valid.
     """
 
     def __init__(
@@ -131,6 +137,7 @@ class Reloading:
         # Two reloads at once could apply an older state behind a newer one.
         self._one_at_a_time = asyncio.Lock()
         self._vanished: list[str] = []
+        self.heard: Callable[[Sequence[str]], None] = _ignore
 
     async def run(self) -> None:
         """Follow the configuration until cancelled."""
@@ -139,12 +146,12 @@ class Reloading:
             try:
                 await self._reload()
             except ConfigInvalid:
-                continue  # which has been said
-            except Exception:  # a task boundary: whatever the file holds, the process goes on
-                log.exception("config.kept", hint="what was read before goes on counting")
+                continue  # and logged already
+            except Exception:  # a task boundary: the process survives any file
+                log.exception("config.kept", hint="the previous configuration stays in use")
 
     async def reload(self) -> Rollout:
-        """Read everything anew, here and in the processes beside this one.
+        """Read everything again, here and in the processes beside this one.
 
         Raises:
             ConfigInvalid: with every fault; nothing has changed.
@@ -160,7 +167,8 @@ class Reloading:
                 # Off the loop: a YAML file of a thousand tokens takes a third of a second to read.
                 wanted = await asyncio.to_thread(self._config.read)
             except ConfigInvalid as exc:
-                log.error("config.kept", faults=exc.faults, hint="what was read before goes on counting")
+                log.error("config.kept", faults=exc.faults, hint="the previous configuration stays in use")
+                self.heard(exc.faults)
                 raise
             self._tell_vanished()
             anew = plan(self._wanted, wanted)
@@ -170,7 +178,8 @@ class Reloading:
                 try:
                     self._apply(next_one)
                 except TorilError as exc:
-                    log.error("config.kept", faults=[exc.message], hint="what was read before goes on counting")
+                    log.error("config.kept", faults=[exc.message], hint="the previous configuration stays in use")
+                    self.heard([exc.message])
                     raise ConfigInvalid([exc.message]) from exc
             self._wanted, self._running = wanted, next_one.settings
             self.rollout = Rollout(
@@ -179,6 +188,7 @@ class Reloading:
                 pending=next_one.pending,
                 secrets_kept=tuple(self._vanished),
             )
+            self.heard(())
             log.info("config.reloaded", generation=self.rollout.generation, applied=list(next_one.applied))
             if next_one.pending and next_one.pending != before.pending:
                 log.warning(
@@ -189,5 +199,5 @@ class Reloading:
     def _tell_vanished(self) -> None:
         vanished = self._config.vanished
         if vanished and vanished != self._vanished:
-            log.warning("secret.vanished", files=vanished, hint="the secrets last read go on counting")
+            log.warning("secret.vanished", files=vanished, hint="the last secrets that were read stay in use")
         self._vanished = vanished

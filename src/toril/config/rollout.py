@@ -1,7 +1,7 @@
-"""Compares the settings that run with those that are wanted: what applies at once, what needs a rollout. Pure.
+"""Compares the settings that run with those that are wanted: what applies at once, and what needs a restart. Pure.
 
-Of a mixed edit, the part that applies applies. What does not stays as it runs, and is named until it is rolled out or
-taken back. Called by `toril.config.reloading`.
+Of a mixed edit, the part that applies at once does. The rest stays as it runs, and is named until it is rolled out or
+taken back.
 """
 
 from __future__ import annotations
@@ -13,29 +13,25 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from toril.config.proxy_settings import PROXY_SETTINGS
-from toril.config.settings import SETTINGS
+from toril.config.settings import Settings
+from toril.config.table import SETTINGS
 from toril.core.access import Grant
-from toril.core.policy import Settings
-from toril.core.target import Signing, TargetAuth, TargetSpec
+from toril.core.http.outbound_policy import DIRECT, HostRoute, with_what_applies
+from toril.delivery.rules.target import TargetSpec
+from toril.delivery.rules.target_rollout import with_what_applies as target_that_applies
+from toril.proxy.rules.upstream import ProxyPolicy, Upstream
 
-AT_ONCE = frozenset(
-    {
-        "auth_tokens", "tokens", "payloads.url", "payloads.threshold", "payloads.redis_max", "payloads.endpoint",
-        "payloads.region", "max_body", "log.level",
-    }
-)  # fmt: skip
-"""The settings that running workers take over. Of a target it is TARGET_AT_ONCE, and secrets."""
+AT_ONCE = frozenset(setting.key for setting in SETTINGS if setting.at_once)
+"""The settings that running workers take over. `toril.delivery.rules.target_rollout` says which of a target's are."""
 
 # Compared otherwise, or other names of what has one.
-_NO_FIELD = frozenset({"targets", "redis.url", "listenAddress", "redis.addr"})
-
-TARGET_AT_ONCE = ("retry", "rate_limit", "retention")
-TARGET_PENDING = ("url", "timeout", "concurrency", "breaker")
+_NO_FIELD = frozenset(
+    {"targets", "upstreams", "workers.outbound", "callback.outbound", "redis.url", "listenAddress", "redis.addr"}
+)
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What runs from now on, the keys that this changes, and the keys that have to wait."""
+    """The settings that run from now on, the keys that this changes, and the keys that wait for a restart."""
 
     settings: Settings
     applied: tuple[str, ...]
@@ -43,9 +39,9 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 def plan(running: Settings, wanted: Settings) -> Plan:
-    """What becomes of `running` when `wanted` is read."""
+    """Return what becomes of `running` when `wanted` is read."""
     settings, applied, pending = running, [], []
-    for setting in (*SETTINGS, *PROXY_SETTINGS):
+    for setting in SETTINGS:
         if setting.key in _NO_FIELD:
             continue
         value = attrgetter(setting.target)(wanted)
@@ -58,19 +54,24 @@ def plan(running: Settings, wanted: Settings) -> Plan:
             pending.append(setting.key)
     if running.redis != wanted.redis and not any(key.startswith("redis.") for key in pending):
         pending.append("redis.url")
-    targets = _targets(running.targets, wanted.targets, applied, pending)
-    return Plan(settings=replace(settings, targets=targets), applied=tuple(applied), pending=tuple(pending))
+    settings = replace(
+        settings,
+        targets=_targets(running.targets, wanted.targets, applied, pending),
+        worker_routes=_routes("workers.outbound", running.worker_routes, wanted.worker_routes, applied, pending),
+        proxy=_proxy(settings.proxy, wanted.proxy, applied, pending),
+    )
+    return Plan(settings=settings, applied=tuple(applied), pending=tuple(pending))
 
 
 def _targets(
     running: Iterable[TargetSpec], wanted: Iterable[TargetSpec], applied: list[str], pending: list[str]
 ) -> tuple[TargetSpec, ...]:
-    """The targets that run from now on, in the order in which they ran."""
+    """Return the targets that run from now on, in the order in which they ran."""
     new = {spec.name: spec for spec in wanted}
     kept = []
     for spec in running:
         if spec.name in new:
-            kept.append(_target(spec, new.pop(spec.name), applied, pending))
+            kept.append(target_that_applies(spec, new.pop(spec.name), applied, pending))
         else:
             pending.append(f"targets.{spec.name}")
             kept.append(spec)
@@ -78,36 +79,46 @@ def _targets(
     return tuple(kept)
 
 
-def _target(running: TargetSpec, wanted: TargetSpec, applied: list[str], pending: list[str]) -> TargetSpec:
-    path = f"targets.{running.name}"
-    changed: dict[str, Any] = {}
-    for name in TARGET_AT_ONCE:
-        if getattr(running, name) != getattr(wanted, name):
-            changed[name] = getattr(wanted, name)
-            applied.append(f"{path}.{name}")
-    pending.extend(f"{path}.{name}" for name in TARGET_PENDING if getattr(running, name) != getattr(wanted, name))
-    if _says_who_alike(running.auth, wanted.auth):
-        if running.auth != wanted.auth:
-            changed["auth"] = wanted.auth
-            applied.append(f"{path}.auth.secret_file")
-    else:
-        pending.append(f"{path}.auth")
-    match running.signing, wanted.signing:
-        case Signing() as before, Signing() as after if before != after:
-            changed["signing"] = after
-            applied.append(f"{path}.signing.secret_file")
-        case (Signing(), None) | (None, Signing()):
-            pending.append(f"{path}.signing")
-    return replace(running, **changed)
+def _proxy(running: ProxyPolicy, wanted: ProxyPolicy, applied: list[str], pending: list[str]) -> ProxyPolicy:
+    routes = _routes("callback.outbound", running.callback.routes, wanted.callback.routes, applied, pending)
+    upstreams = _upstreams(running.upstreams, wanted.upstreams, applied, pending)
+    return replace(running, upstreams=upstreams, callback=replace(running.callback, routes=routes))
 
 
-def _says_who_alike(one: TargetAuth, other: TargetAuth) -> bool:
-    """Whether two differ in their secret at most."""
-    return (one.scheme, one.header) == (other.scheme, other.header)
+def _routes(
+    key: str,
+    running: tuple[HostRoute, ...],
+    wanted: tuple[HostRoute, ...],
+    applied: list[str],
+    pending: list[str],
+) -> tuple[HostRoute, ...]:
+    """Return the ways by host from now on: those that run, with the files of those that are wanted."""
+    if [route.hosts for route in running] != [route.hosts for route in wanted]:
+        pending.append(key)
+    new = {route.hosts: route.outbound for route in wanted}
+    kept = []
+    for number, route in enumerate(running, 1):
+        path, outbound = f"{key}.{number}", new.get(route.hosts, route.outbound)
+        kept.append(replace(route, outbound=with_what_applies(route.outbound, outbound, path, applied, pending)))
+    return tuple(kept)
+
+
+def _upstreams(
+    running: tuple[Upstream, ...], wanted: tuple[Upstream, ...], applied: list[str], pending: list[str]
+) -> tuple[Upstream, ...]:
+    """Return the upstreams that run from now on: those that ran, with the files of those that are wanted."""
+    if [replace(one, outbound=DIRECT) for one in running] != [replace(one, outbound=DIRECT) for one in wanted]:
+        pending.append("upstreams")
+    new = {one.prefix: one.outbound for one in wanted}
+    kept = []
+    for one in running:
+        path, outbound = f"upstreams.{one.prefix}", new.get(one.prefix, one.outbound)
+        kept.append(replace(one, outbound=with_what_applies(one.outbound, outbound, path, applied, pending)))
+    return tuple(kept)
 
 
 def _comparable(value: Any) -> Any:
-    """Grants hold callers, which are told apart by who they are and not by what they may."""
+    """Return a value that compares by content: callers in grants compare by identity."""
     if isinstance(value, tuple) and all(isinstance(part, Grant) for part in value):
         return [
             (grant.sha256, grant.expires_at_s, caller.name, caller.rights, caller.globs, caller.rate_limit)

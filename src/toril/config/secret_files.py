@@ -1,20 +1,21 @@
-"""The files that secrets are read from, and what each held when it was last there.
+"""Files that hold secrets, and the last secret of each.
 
 A file that has vanished keeps its secret as long as something that runs has read it; one that nothing has read before
-is a fault. Called by `toril.config.targets`, and by `toril.config.reloading`, which watches these files.
+is a fault. `toril.config.reloading` watches these files.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-MAX_BYTES = 64 * 1024
+MAX_BYTES = 1024 * 1024
+"""A larger file is refused; all authorities of a system together are a quarter of that."""
 
 State = tuple[int, int, int] | None
 
 
 def state_of(file: Path) -> State:
-    """What tells one content of a file from another without reading it; of a link, that of what it leads to.
+    """Return what changes with a file's content, without reading it; links are followed.
 
     So it also changes when Kubernetes swaps the folder behind the links of a mounted secret.
     """
@@ -26,7 +27,7 @@ def state_of(file: Path) -> State:
 
 
 class SecretFiles:
-    """Reads the secret files of one configuration; `vanished` are those that were there only before.
+    """The secret files of one configuration; `vanished` are those that have been removed since.
 
     Args:
         before: what the configuration that runs has read.
@@ -39,16 +40,19 @@ class SecretFiles:
         self.vanished: set[Path] = set()
 
     def read(self, file: Path) -> str:
-        """What the file holds, or held when it was last there, without the white space around it and a byte order mark.
+        """Return what the file holds, or held when last there, without white space around it and a byte order mark.
 
         Raises:
             ValueError: it cannot be read, or is no text. Says nothing of what is in it.
         """
-        # Looked at before it is read: what changes in between is a change.
+        # Before it is read, so that a change in between is noticed.
         self.seen[file] = state_of(file)
         try:
             with file.open("rb") as opened:
-                text = opened.read(MAX_BYTES).decode("utf-8-sig").strip()
+                content = opened.read(MAX_BYTES + 1)
+            if len(content) > MAX_BYTES:
+                raise ValueError(f"the file {file} is larger than {MAX_BYTES} bytes")
+            text = content.decode("utf-8-sig").strip()
         except OSError as exc:
             if file not in self._before:
                 raise ValueError(f"the file {file} cannot be read: {exc.strerror}") from exc

@@ -1,42 +1,32 @@
-"""The `tokens:` of the configuration file: each one's name, hash, rights, queues, and until when. No secrets in faults.
-
-Called by `toril.config.settings` as the parser of one setting, and by `toril token`, which writes such a line.
-"""
+"""The `tokens:` of the configuration file: names, hashes, rights, queues, and until when. No secrets in faults."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from toril.core.access import Caller, Grant, RateLimit, Right, rights
-from toril.core.durations import parse_duration_s
+from toril.core.settings.section import Section
+from toril.core.settings.setting import Faults
+from toril.core.settings.values import duration, integer
 
 PLAIN_NAME = "AUTH_TOKENS"
-"""What callers with a token of AUTH_TOKENS are called, and so nobody else."""
+"""The name of callers with a token of AUTH_TOKENS; no other token may have it."""
 
 _KEYS = ("name", "sha256", "allow", "queues", "rate_limit", "expires")
 _NEEDED = _KEYS[:4]
-_LIMIT_KEYS = ("max", "per")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}\Z")
 _MOST_REQUESTS = 1_000_000
-
-
-class Faults(ValueError):
-    """Several things are wrong with one setting."""
-
-    def __init__(self, faults: Sequence[str]) -> None:
-        super().__init__("; ".join(faults))
-        self.faults = list(faults)
+_YEAR_S = 366 * 86400.0
 
 
 def grants(value: Any) -> tuple[Grant, ...]:
-    """What a list of tokens grants.
+    """Return what a list of tokens grants.
 
     Raises:
         ValueError: it is no list.
@@ -48,20 +38,20 @@ def grants(value: Any) -> tuple[Grant, ...]:
     found: list[Grant] = []
     numbers: dict[bytes, int] = {}
     for number, entry in enumerate(value, 1):
-        reading = _Reading(entry)
-        grant = reading.grant()
+        own: list[str] = []
+        sha256, grant = _grant(entry, own)
         if grant is not None:
             found.append(grant)
-        if reading.sha256 is not None and (first := numbers.setdefault(reading.sha256, number)) != number:
-            reading.faults.append(f"sha256 is that of number {first} too")
-        faults.extend(f"number {number}{reading.label}: {fault}" for fault in reading.faults)
+        if sha256 is not None and (first := numbers.setdefault(sha256, number)) != number:
+            own.append(f"sha256 is that of number {first} too")
+        faults.extend(f"number {number}{_label(entry)}: {fault}" for fault in own)
     if faults:
         raise Faults(faults)
     return tuple(found)
 
 
 def line(name: str, token: str, allow: Sequence[str], queues: Sequence[str]) -> str:
-    """A token as a line to paste below `tokens:`.
+    """Return a token as a line to paste below `tokens:`.
 
     Raises:
         Faults: it would not be accepted there.
@@ -73,81 +63,47 @@ def line(name: str, token: str, allow: Sequence[str], queues: Sequence[str]) -> 
     return "- {" + ", ".join(f"{key}: {json.dumps(entry[key])}" for key in entry) + "}"
 
 
-class _Reading:
-    """One entry as it is read, and what was wrong so far."""
+def _label(entry: Any) -> str:
+    name = entry.get("name") if isinstance(entry, Mapping) else None
+    return f" ({name})" if isinstance(name, str) and _NAME.match(name) else ""
 
-    def __init__(self, entry: Any) -> None:
-        self.faults: list[str] = []
-        self.sha256: bytes | None = None
-        self._entry: dict[str, Any] = {}
-        if isinstance(entry, Mapping):
-            self._entry = {str(key): value for key, value in entry.items()}
-        else:
-            self.faults.append("it must be a mapping with " + ", ".join(_NEEDED))
-        name = self._entry.get("name")
-        self.label = f" ({name})" if isinstance(name, str) and _NAME.match(name) else ""
 
-    def grant(self) -> Grant | None:
-        """What it grants; None where something is wrong."""
-        if self.faults:
-            return None
-        self._check_keys(self._entry, _KEYS, _NEEDED, "")
-        name = self._field("name", _name)
-        self.sha256 = self._field("sha256", _sha256)
-        allowed = self._field("allow", self._allowed)
-        queues = self._field("queues", _globs)
-        limit = self._field("rate_limit", self._limit)
-        expires_at_s = self._field("expires", _moment)
-        if self.faults or self.sha256 is None:
-            return None
-        return Grant(self.sha256, Caller(name, allowed, queues, limit), expires_at_s)
+def _grant(entry: Any, faults: list[str]) -> tuple[bytes | None, Grant | None]:
+    """Return the hash of an entry, and what it grants; None if the entry is not valid."""
+    section = Section(entry, "", _KEYS, faults)
+    if not isinstance(entry, Mapping):
+        return None, None
+    name = section.need("name", _name)
+    sha256 = section.need("sha256", _sha256)
+    allowed = section.need("allow", _rights)
+    queues = section.need("queues", _globs)
+    rate_limit = _rate_limit(section)
+    expires_at_s = section.read("expires", _moment, None)
+    if name is None or sha256 is None or allowed is None or queues is None:
+        return sha256, None
+    return sha256, Grant(sha256, Caller(name, allowed, queues, rate_limit), expires_at_s)
 
-    def _field(self, key: str, parse: Callable[[Any], Any]) -> Any:
-        if key not in self._entry:
-            return None
-        try:
-            return parse(self._entry[key])
-        except Faults as exc:
-            self.faults.extend(exc.faults)
-        except ValueError as exc:
-            self.faults.append(f"{key}: {exc}")
+
+def _rate_limit(token: Section) -> RateLimit | None:
+    section = token.section("rate_limit", ("max", "per"))
+    if section is None:
         return None
+    most = section.need("max", integer(1, _MOST_REQUESTS))
+    per_s = section.need("per", duration(0.001, _YEAR_S))
+    return None if most is None or per_s is None else RateLimit(most, per_s)
 
-    def _check_keys(self, given: Mapping[str, Any], known: Sequence[str], needed: Sequence[str], where: str) -> None:
-        for key in given:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                self.faults.append(f"unknown key {where}{key}" + (f"; did you mean {where}{near[0]}?" if near else ""))
-        self.faults.extend(f"{where}{key} is missing" for key in needed if key not in given)
 
-    def _allowed(self, value: Any) -> frozenset[Right]:
-        patterns = _texts(value, "rights")
-        faults = []
-        for pattern in patterns:
-            try:
-                rights([pattern])
-            except ValueError as exc:
-                faults.append(f"allow: {exc}")
-        if faults:
-            raise Faults(faults)
-        return rights(patterns)
-
-    def _limit(self, value: Any) -> RateLimit | None:
-        if not isinstance(value, Mapping):
-            raise ValueError('it must be like {max: 100, per: "1s"}')  # noqa: TRY004 - one kind of fault for the reader
-        before = len(self.faults)
-        self._check_keys({str(key): part for key, part in value.items()}, _LIMIT_KEYS, _LIMIT_KEYS, "rate_limit.")
-        if len(self.faults) > before:
-            return None
-        most, per = value["max"], value["per"]
-        if not isinstance(most, int) or isinstance(most, bool) or not 1 <= most <= _MOST_REQUESTS:
-            raise ValueError(f"max is not a whole number from 1 to {_MOST_REQUESTS}")
-        if not isinstance(per, str):
-            raise ValueError(f"per: {per!r} is not a duration such as 1s, 1m or 500ms")  # noqa: TRY004 - as above
-        per_s = parse_duration_s(per)
-        if not 0.001 <= per_s <= 366 * 86400:
-            raise ValueError(f"per: {per!r} is not between 1ms and a year")
-        return RateLimit(most, per_s)
+def _rights(value: Any) -> frozenset[Right]:
+    patterns = _list_of(value, "rights")
+    faults = []
+    for pattern in patterns:
+        try:
+            rights([pattern])
+        except ValueError as exc:
+            faults.append(str(exc))
+    if faults:
+        raise Faults(faults)
+    return rights(patterns)
 
 
 def _name(value: Any) -> str:
@@ -159,17 +115,17 @@ def _name(value: Any) -> str:
 
 
 def _sha256(value: Any) -> bytes:
-    # Never repeated: somebody may have put the token itself here.
+    # The value is never repeated: it may be the token itself, put here by mistake.
     if not isinstance(value, str) or not _SHA256.match(value):
         raise ValueError("it must be a text of 64 hexadecimal digits, in quotes (toril token makes one)")
     return bytes.fromhex(value)
 
 
 def _globs(value: Any) -> tuple[str, ...]:
-    return tuple(_texts(value, "queues"))
+    return tuple(_list_of(value, "queues"))
 
 
-def _texts(value: Any, what: str) -> list[str]:
+def _list_of(value: Any, what: str) -> list[str]:
     if not isinstance(value, list) or not value or not all(isinstance(part, str) and part for part in value):
         raise ValueError(f"it must be a list of {what}, at least one")
     return value

@@ -1,7 +1,7 @@
-"""Reads a YAML file as the person who wrote it means it: a key that is given twice, or is no text, is a fault.
+"""Reads a YAML file as its author meant it: a key that is given twice, or is not a text, is a fault.
 
 YAML itself lets the last of two equal keys win, so that a target is lost without a word, and reads the key `no` as
-false.
+false. Whole numbers keep the text that stands for them in the file, because a password may look like one.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from typing import Any
 
 import yaml
 
+from toril.core.settings.values import WrittenInteger
+
+_INTEGER = "tag:yaml.org,2002:int"
 _TEXT = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
 _BOOLEAN = "tag:yaml.org,2002:bool"
 
 
 def read_yaml(file: Path) -> Any:
-    """Return the document of a file, or None where there is nothing in it but comments.
+    """Return the document of a file, or None if there is nothing in it but comments.
 
     Raises:
         ValueError: it cannot be read; the text says where and why, and repeats no value of the file.
@@ -61,3 +64,10 @@ class _Loader(yaml.SafeLoader):
                 raise _KeyFault(f"line {line}: the key {key.value} is given twice, first on line {first[key.value]}")
             first[key.value] = line
         return node
+
+
+def _written_integer(loader: _Loader, node: yaml.ScalarNode) -> WrittenInteger:
+    return WrittenInteger(loader.construct_yaml_int(node), node.value)
+
+
+_Loader.add_constructor(_INTEGER, _written_integer)

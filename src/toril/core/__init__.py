@@ -1,5 +1,4 @@
-"""The pure core: what a job, a policy, an outcome and a verdict are.
+"""What all rooms share: leases, outcomes, verdicts, errors, and the words for them. Imports no other room.
 
-Standard library and msgspec only. No I/O, no clock, no randomness, no logging: time and chance arrive as
-arguments. Everything else imports this; this imports nothing of ours.
+Pure: the standard library and msgspec alone. No I/O, no clock, no chance, no logging; time and chance are arguments.
 """

@@ -1,4 +1,4 @@
-"""Who may do what, to which queues. Decided here, for REST, event streams and sockets alike; asked by the gateway."""
+"""The rights of API tokens, and whether a caller has one on a queue: for REST, streams and sockets alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toril.core.errors import Forbidden
 
 
 class Right(enum.StrEnum):
-    """Something that a token may allow."""
+    """A right that a token may have."""
 
     QUEUES_READ = "queues:read"
     QUEUES_MANAGE = "queues:manage"
@@ -32,6 +32,7 @@ class Right(enum.StrEnum):
     DELIVERIES_MANAGE = "deliveries:manage"
     TARGETS_READ = "targets:read"
     TARGETS_MANAGE = "targets:manage"
+    AUDIT_READ = "audit:read"
     PAYLOADS_READ = "payloads:read"
 
 
@@ -40,10 +41,10 @@ _WORDS = re.compile(r"(?P<thing>[a-z]+|\*):(?P<deed>[a-z]+|\*)\Z")
 
 
 def rights(patterns: Iterable[str]) -> frozenset[Right]:
-    """The rights that these mean: `jobs:add`, `jobs:*`, `*:read`, `*`.
+    """Return the rights that patterns stand for: `jobs:add`, `jobs:*`, `*:read`, `*`.
 
     Raises:
-        ValueError: one of them means none.
+        ValueError: a pattern stands for no right.
     """
     allowed: set[Right] = set()
     for pattern in patterns:
@@ -62,14 +63,14 @@ def rights(patterns: Iterable[str]) -> frozenset[Right]:
 
 
 class RateLimit(Struct, frozen=True, forbid_unknown_fields=True):
-    """At most `max` requests per `per_s` seconds, spread evenly, as many at once after a pause."""
+    """A limit of `max` requests per `per_s` seconds, spread evenly; after a pause, as many at once."""
 
     max: int
     per_s: float
 
 
 class Caller:
-    """Whoever shows a token: the token's name, its rights, and the queues (by globs) that they hold for."""
+    """A caller with a token: the token's name, its rights, and the queues (by globs) that they hold for."""
 
     __slots__ = ("_pattern", "all_queues", "everything", "globs", "name", "rate_limit", "rights")
 
@@ -91,27 +92,27 @@ class Caller:
         self._pattern = re.compile("|".join(translate(glob) for glob in globs) or r"(?!)")
 
     def sees(self, queue: str) -> bool:
-        """Whether any of its rights can hold for this queue."""
+        """Return True if its rights hold for this queue."""
         return self.all_queues or self._pattern.match(queue) is not None
 
     def may(self, right: Right | None, queue: str | None = None) -> bool:
-        """Whether it has a right (any at all, for None) on a queue, or on what belongs to no queue."""
+        """Return True if it has a right (any at all, for None) on a queue, or on what belongs to no queue."""
         return (right in self.rights if right is not None else bool(self.rights)) and (
             queue is None or self.sees(queue)
         )
 
     def demand(self, right: Right | None, queue: str | None = None) -> None:
-        """Let it pass, or not. What it is told is the same whether or not the queue exists.
+        """Raise Forbidden where it lacks a right; the error is the same whether or not the queue exists.
 
         Raises:
-            Forbidden: it may not.
+            Forbidden: it has not this right.
         """
         if not self.may(right, queue):
             raise Forbidden
 
 
 class Grant(Struct, frozen=True):
-    """A token, by its SHA-256, whom it lets in, and until when."""
+    """A token by its SHA-256, the caller that it stands for, and when it expires."""
 
     sha256: bytes
     caller: Caller
@@ -119,4 +120,4 @@ class Grant(Struct, frozen=True):
 
 
 ANYBODY = Caller("", frozenset(), ())
-"""Who shows no token: passes where none is needed, and may do nothing else."""
+"""A caller without a token: it passes where none is needed, and has no rights."""

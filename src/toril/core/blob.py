@@ -1,7 +1,7 @@
-"""Bodies that are too large to travel: what their references say, and how they are named in the blob store.
+"""References to large bodies in the blob store, and the names of those bodies.
 
 A body that is put twice has the same name both times, so a put whose answer got lost is simply done again. Two bodies
-never share a name, so no put can change what another reference means. Called by `toril.intake.spill`.
+never share a name, so no put can change what another reference means.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ class Blob(Struct, frozen=True):
 
 
 class Kept(Protocol):
-    """What is known of a body in the store; `BlobRef` and other rooms' own structs have it."""
+    """A body in the store, as seen by the holder of a reference."""
 
     @property
     def name(self) -> str:
-        """Its name there."""
+        """The name of the body in the store."""
 
     @property
     def size_bytes(self) -> int:
-        """Its length."""
+        """The length of the body."""
 
 
 class BlobRef(Struct, frozen=True):
-    """What travels in place of a body."""
+    """A reference that stands for a body."""
 
     name: str
     size_bytes: int
 
 
 class StreamedBody(Struct, eq=False):
-    """A body that is read while it is sent; `open` begins anew each time it is called."""
+    """A body that is read while it is sent; each call of `open` reads it from the beginning."""
 
     size_bytes: int
     open: Callable[[], AsyncIterator[bytes]]
 
 
 def reference(folder: str, job_id: str, part: str, body: bytes) -> BlobRef:
-    """The reference of a job's body.
+    """Return the reference of a job's body.
 
     The name is `folder/job_id/part-DIGEST`: as hard to guess as the job's id, and of one job's bodies no two that
     differ are the same.
@@ -73,7 +73,7 @@ def reference(folder: str, job_id: str, part: str, body: bytes) -> BlobRef:
 
 
 class Check:
-    """Tells whether a body, read piece by piece, is the one that was put there under its name."""
+    """A check whether a body, read piece by piece, is the one that was stored under its name."""
 
     def __init__(self, kept: Kept) -> None:
         self._kept = kept
@@ -81,19 +81,19 @@ class Check:
         self._size_bytes = 0
 
     def update(self, piece: bytes) -> None:
-        """The next piece."""
+        """Take the next piece."""
         self._digest.update(piece)
         self._size_bytes += len(piece)
 
     @property
     def passed(self) -> bool:
-        """Whether the pieces so far are all of it."""
+        """True once the pieces are the whole body."""
         _, _, digits = self._kept.name.rpartition("-")
         return self._size_bytes == self._kept.size_bytes and self._digest.hexdigest()[:_DIGITS] == digits
 
 
 def fits(kept: Kept, body: bytes) -> bool:
-    """Whether this is the body that was put there."""
+    """Return True if this is the body that was stored."""
     check = Check(kept)
     check.update(body)
     return check.passed
@@ -106,6 +106,6 @@ def is_reference(kept: Kept) -> bool:
 
 
 def owner(name: str) -> str | None:
-    """The id of the job that a blob belongs to; None for a name that `reference` did not make."""
+    """Return the id of the job that a blob belongs to; None for a name that `reference` did not make."""
     parts = name.split("/")
     return parts[1] if len(parts) == 3 and all(parts) else None

@@ -2,7 +2,8 @@
 
     TorilError
     ├── InvalidRequest              400  invalid_request
-    │   └── InvalidEnvelope         400  invalid_envelope
+    │   ├── InvalidEnvelope         400  invalid_envelope
+    │   └── InvalidWhere            400  invalid_where
     ├── Unauthorized                401  unauthorized
     │   └── WrongLockToken          401  wrong_lock_token
     ├── Forbidden                   403  forbidden
@@ -29,11 +30,13 @@
     │   │   └── BlobsUnavailable    503  store_unavailable
     │   │       └── FolderUnusable  503  store_unavailable
     │   ├── StoreRefused            500  store_refused
+    │   │   ├── WrongKeyType        409  wrong_key_type
     │   │   └── RowRefused          500  store_refused
     │   └── BlobLost                500  blob_lost
     ├── ShuttingDown                503  shutting_down
     ├── TooManyConnections          503  too_many_connections
     ├── RateLimited                 429  rate_limited
+    │   └── GroupFull               429  group_full
     ├── JobFailed                   422  job_failed
     ├── IdempotencyMismatch         422  idempotency_mismatch
     ├── NoResponse                  409  no_response
@@ -66,7 +69,7 @@ class TorilError(Exception):
         return str(self.args[0])
 
     def details(self) -> dict[str, Any]:
-        """What a machine may want to know beside the code."""
+        """Return the fields of the error beside its code and message."""
         return {}
 
 
@@ -81,7 +84,7 @@ class InvalidRequest(TorilError):
         self.field = field
 
     def details(self) -> dict[str, Any]:
-        """Which field is not valid, where it is one."""
+        """Return the field that is not valid, if the error is about one."""
         return {} if self.field is None else {"field": self.field}
 
 
@@ -89,6 +92,20 @@ class InvalidEnvelope(InvalidRequest):
     """The envelope is not valid."""
 
     code = "invalid_envelope"
+
+
+class InvalidWhere(InvalidRequest):
+    """The search cannot be read."""
+
+    code = "invalid_where"
+
+    def __init__(self, message: str | None = None, *, at: int = 0) -> None:
+        super().__init__(message, field="where")
+        self.at = at
+
+    def details(self) -> dict[str, Any]:
+        """Return the character at which reading stopped, counted from 1."""
+        return {**super().details(), "at": self.at + 1}
 
 
 class Unauthorized(TorilError):
@@ -233,7 +250,7 @@ class LedgerElsewhere(StoreUnavailable):
 
 
 class LedgerMoved(LedgerUnavailable):
-    """The ledger's file is not the one any more that was opened, so nothing is accepted. An operator has to look."""
+    """The ledger's file is no longer the one that was opened, so nothing is accepted. An operator has to check it."""
 
 
 class BlobsUnavailable(StoreUnavailable):
@@ -250,12 +267,19 @@ class StoreRefused(StoreError):
     code = "store_refused"
 
 
+class WrongKeyType(StoreRefused):
+    """A Redis key holds another type of value than BullMQ keeps there."""
+
+    code = "wrong_key_type"
+    status = 409
+
+
 class RowRefused(StoreRefused):
     """The ledger refused what is in a row; the rows beside it may be sound."""
 
 
 class BlobLost(StoreError):
-    """A large body is not in its store any more, or is not what was put there."""
+    """A large body is missing from its store, or is not the one that was stored."""
 
     code = "blob_lost"
 
@@ -287,18 +311,23 @@ class RateLimited(TorilError):
         self.retry_after_s = retry_after_s
 
 
+class GroupFull(RateLimited):
+    """The group has as many waiting jobs as it may have."""
+
+    code = "group_full"
+
+
 class JobFailed(TorilError):
     """The job has failed."""
 
-    code = "job_failed"
-    status = 422
+    code, status = "job_failed", 422
 
     def __init__(self, reason: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason or ""
 
     def details(self) -> dict[str, Any]:
-        """Why, under BullMQ's name."""
+        """Return the reason, under BullMQ's name."""
         return {"failedReason": self.reason}
 
 
@@ -327,7 +356,7 @@ class JobRefused(TorilError):
         self.state = state
 
     def details(self) -> dict[str, Any]:
-        """The state that the job is in, where that is known."""
+        """Return the state of the job, if it is known."""
         return {} if self.state is None else {"state": self.state}
 
 
@@ -339,23 +368,21 @@ class LeaseLost(JobRefused):
 
 @contextmanager
 def unwrapped() -> Iterator[None]:
-    """Raise the first `TorilError` by itself where a task group ends with nothing else.
-
-    A task group raises its tasks' errors as an ExceptionGroup, which no caller expects. A group with any other
-    exception in it is a fault of ours and stays as it is.
-    """
+    """Raise the first `TorilError` by itself where a task group ends with nothing else: no caller expects a group."""
     try:
         yield
     except BaseExceptionGroup as group:
-        _, others = group.split(TorilError)
-        if others is not None:
+        error = only_toril_error(group)
+        if error is None:
             raise
-        raise _first(group) from group
+        raise error from group
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+def only_toril_error(exc: BaseException) -> TorilError | None:
+    """Return the first `TorilError` of an exception that is nothing else, or a group of nothing else."""
+    if isinstance(exc, BaseExceptionGroup):
+        return None if exc.split(TorilError)[1] is not None else only_toril_error(exc.exceptions[0])
+    return exc if isinstance(exc, TorilError) else None
 
 
 class ConfigInvalid(TorilError):
@@ -369,5 +396,5 @@ class ConfigInvalid(TorilError):
         self.faults = faults
 
     def details(self) -> dict[str, Any]:
-        """Every fault for itself."""
+        """Return all faults, one by one."""
         return {"faults": self.faults}

@@ -1,24 +1,27 @@
-"""Our right to a job until a deadline, and what comes instead when there is no job to lease."""
+"""A lease, the right to a job until a deadline; and the answer if there is no job to lease."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
+from toril.core.http.headers import Header
+from toril.core.made_attempt import MadeAttempt
 from toril.core.stored_job import Fields, StoredOptions, render
 
 MIN_LOCK_MS = 1000
 MAX_LOCK_MS = 24 * 3600 * 1000
-"""How long a lease may be that its holder renews by itself."""
+"""The longest lease that a worker may ask for."""
 LENGTH_FIELD = "toril:lease"
-"""A field of a job's hash: how long its lease is, where that is another time than usual, and whose: `600000:TOKEN`."""
+"""A field of a job's hash: the length of a lease where it is unusual, and its holder: `600000:TOKEN`."""
 
 
 class Lease(Struct, eq=False, kw_only=True):
-    """A job that is ours while its lock in Redis holds `token`. `entry` is what its destination
-    has noted of it, and means nothing to others.
+    """A job that this instance holds while its lock in Redis has `token`. `entry` is a note of its destination.
 
-    `renewed_at` is the event loop's time of the last renewal. `lost` is set by the lease keeper when the lock is
-    not ours any more; nothing may be written from then on. `handed_over` says that whom it was sent to renews it.
+    `renewed_at` is the event loop's time of the last renewal. The lease keeper sets `lost` once the lock is gone;
+    nothing may be written from then on. With `handed_over` its receiver renews it. `failed` is the attempt that has
+    just failed or was broken off, to be kept with the job when that is settled or given back. `trace` is the context of
+    the span of the attempt, where spans are made.
     """
 
     queue: str
@@ -31,6 +34,8 @@ class Lease(Struct, eq=False, kw_only=True):
     lost: bool = False
     handed_over: bool = False
     entry: object = None
+    failed: MadeAttempt | None = None
+    trace: list[Header] | None = None
 
     @property
     def attempt(self) -> int:
@@ -39,7 +44,7 @@ class Lease(Struct, eq=False, kw_only=True):
 
     @property
     def length_ms(self) -> int | None:
-        """How long the lease was made for; None where that is the usual time."""
+        """The length of the lease; None if that is the usual one."""
         length, _, token = self.fields.get(LENGTH_FIELD.encode(), b"").partition(b":")
         return int(length) if length.isdigit() and token == self.token else None
 
@@ -54,7 +59,7 @@ def held_job(qualified: bytes, lease: Lease) -> bytes:
 
 
 class NoJob(Struct, frozen=True):
-    """Nothing to lease now. `retry_in_s` is set by a rate limit, `next_at_s` (wall clock) by a delayed job."""
+    """The answer if no job can be leased. A rate limit sets `retry_in_s`, a delayed job `next_at_s` (wall clock)."""
 
     retry_in_s: float = 0.0
     next_at_s: float = 0.0

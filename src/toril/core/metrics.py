@@ -1,12 +1,13 @@
 """Every metric that toril has, as a table: what is measured, by which labels, in which buckets.
 
-The rooms name a metric of this table and say how much (`toril.core.ports.shared.Meter`); an adapter keeps and shows
-them. To add one, add it here and in the table of `docs/operations.md` (a test compares the two). Durations are in
-seconds.
+The rooms name a metric of this table and say how much (`toril.core.ports.Meter`); an adapter keeps and shows
+them. To add one, add it here; the table of `docs/reference/metrics.md` is generated from this one
+(`make reference`). Durations are in seconds.
 
-Labels never hold what a caller makes up, but for names that are bounded: of `queue` each process shows so many
-(`metrics.max_queues`), in the order in which it first works on them, and the rest together as `other`. Upstreams and
-targets have queues of their own, so they are told apart by it too; `kind` says what sort of destination it is.
+Labels never hold values that a caller makes up, except a limited number of names: each process shows
+`metrics.max_queues` names as `queue`, in the order in which it first works on them, and the rest together as `other`.
+Of each of these at most twenty groups are shown as `group`. Each upstream and target has a separate queue, so `queue`
+names it too; `kind` is the kind of its destination.
 """
 
 from __future__ import annotations
@@ -39,84 +40,159 @@ class Metric(Struct, frozen=True, eq=False):
 REQUEST_SECONDS = Metric(
     "toril_request_duration_seconds",
     "histogram",
-    "From the first byte of a request to its answer, or to the first part of a stream; of a socket, to its handshake",
+    "Time from the first byte of a request to its answer, to the head of a stream, or to the handshake of a socket",
     ("method", "route", "status"),
     QUICK_S,
 )
 ACCEPT_SECONDS = Metric(
     "toril_accept_duration_seconds",
     "histogram",
-    "From the first byte of a request that adds jobs to their being stored",
+    "Time from the first byte of a request that adds jobs until they are stored",
     ("door",),
     QUICK_S,
 )
 WAIT_SECONDS = Metric(
     "toril_job_wait_duration_seconds",
     "histogram",
-    "From when a job could have begun (added, and its delay over) to its first attempt",
+    "Time from when a job could have begun (added, and its delay over) to its first attempt",
     ("kind", "queue"),
     PATIENT_S,
 )
 ATTEMPT_SECONDS = Metric(
     "toril_attempt_duration_seconds",
     "histogram",
-    "One attempt at a job, from request to outcome",
+    "Time of one attempt at a job, from request to outcome",
     ("kind", "queue"),
     QUICK_S,
 )
 JOB_SECONDS = Metric(
     "toril_job_duration_seconds",
     "histogram",
-    "From a job's being added, its delay included, to its end: complete, or fail for good",
+    "Time from adding a job, its delay included, to its end: complete, or fail for good",
     ("queue", "verdict"),
     PATIENT_S,
 )
 ATTEMPTS = Metric(
     "toril_attempts_total",
     "counter",
-    "Attempts, by what came of them and what was decided",
+    "Attempts, by their outcome and verdict",
     ("kind", "queue", "outcome", "verdict"),
 )
 PROXIED = Metric(
     "toril_proxied_requests_total",
     "counter",
-    "Requests to upstreams, by the upstream's queue and why they went past it (`queued`: they did not)",
+    "Requests to upstreams of the async proxy, queued or, with the reason, past the queue",
     ("queue", "way"),
 )
+JOBS_ADDED = Metric(
+    "toril_jobs_added_total",
+    "counter",
+    "Jobs added by requests, with those of flows; a duplicate counts like the job that is there",
+    ("queue",),
+)
 LEASES_LOST = Metric(
-    "toril_leases_lost_total", "counter", "Jobs in flight that are not ours any more; nothing was written", ("queue",)
+    "toril_leases_lost_total",
+    "counter",
+    "Jobs in flight whose lock was lost; nothing was written, and they run again elsewhere",
+    ("queue",),
 )
 JOBS_STALLED = Metric(
-    "toril_jobs_stalled_total", "counter", "Jobs whose worker was gone, put back to waiting or failed", ("queue",)
+    "toril_jobs_stalled_total",
+    "counter",
+    "Jobs whose lock expired because their worker was gone; put back to waiting, or failed",
+    ("queue",),
 )
 REDIS_RECONNECTS = Metric(
-    "toril_redis_reconnects_total", "counter", "Connections to Redis that were made again", ("connection",)
+    "toril_redis_reconnects_total", "counter", "Connections to Redis that were made again after a loss", ("connection",)
 )
 OPEN_SOCKETS = Metric("toril_open_sockets", "gauge", "WebSockets that are open", ("route",))
 OPEN_STREAMS = Metric("toril_open_streams", "gauge", "Server-Sent Event streams that are open", ("route",))
 LOOP_LAG_SECONDS = Metric(
-    "toril_event_loop_lag_seconds", "histogram", "How late the event loop came to a task that was due", (), LAG_S
+    "toril_event_loop_lag_seconds", "histogram", "How late the event loop ran a task that was due", (), LAG_S
 )
 QUEUE_JOBS = Metric("toril_queue_jobs", "gauge", "Jobs by state, read from Redis", ("queue", "state"))
 QUEUE_OLDEST_SECONDS = Metric(
     "toril_queue_oldest_waiting_age_seconds",
     "gauge",
-    "How long the oldest waiting job has been waiting, read from Redis; 0 where none waits",
+    "How long the oldest waiting job has been waiting, read from Redis; 0 if none waits",
     ("queue",),
 )
 QUEUE_DEPTHS_AGE = Metric(
     "toril_queue_depths_age_seconds",
     "gauge",
-    "How long ago the queue was read from Redis that was read longest ago; 0 without queues",
+    "Age of the oldest reading of a queue's depth; 0 without queues",
+)
+GROUP_JOBS = Metric(
+    "toril_group_jobs",
+    "gauge",
+    "Jobs of the twenty largest groups of a queue, waiting or active, read from Redis",
+    ("queue", "group", "state"),
+)
+GROUP_OLDEST_SECONDS = Metric(
+    "toril_group_oldest_waiting_age_seconds",
+    "gauge",
+    "How long the oldest waiting job of such a group has been waiting; 0 if none waits",
+    ("queue", "group"),
 )
 REDIS_UP = Metric("toril_redis_up", "gauge", "1 while Redis answers the process that was scraped")
 PROCESSES = Metric("toril_processes", "gauge", "Processes of this instance that are alive")
 BUILD_INFO = Metric("toril_build_info", "gauge", "1, with toril's version", ("version",))
 
+DEAD_LETTERS = Metric(
+    "toril_dead_letters_total", "counter", "Deliveries that were given up, by why", ("queue", "reason")
+)
+BREAKER_OPEN = Metric("toril_breaker_open", "gauge", "1 while the breaker of a target is open or half-open", ("queue",))
+TARGET_HELD_SECONDS = Metric(
+    "toril_target_held_seconds", "gauge", "For how long nothing is sent to a target that asked for it", ("queue",)
+)
+TARGET_DELIVERIES = Metric(
+    "toril_target_deliveries", "gauge", "Deliveries of a target by state, read from the ledger", ("queue", "state")
+)
+TARGET_OLDEST_SECONDS = Metric(
+    "toril_target_oldest_age_seconds", "gauge", "Age of the oldest unfinished delivery of a target", ("queue",)
+)
+LEDGER_UP = Metric("toril_ledger_up", "gauge", "1 while the ledger can be written to")
+LEDGER_COMMIT_SECONDS = Metric(
+    "toril_ledger_commit_duration_seconds",
+    "histogram",
+    "Time of one commit to the ledger, of many changes",
+    (),
+    QUICK_S,
+)
+LEDGER_WAITING = Metric("toril_ledger_waiting", "gauge", "Changes that wait for the ledger, or for its answer")
+IDEMPOTENT_REPLAYS = Metric(
+    "toril_idempotent_replays_total", "counter", "Envelopes whose key had a delivery already", ("queue",)
+)
+RECOVERED = Metric(
+    "toril_deliveries_recovered_total",
+    "counter",
+    "Deliveries whose worker was lost, whose deadline passed, or whose job was missing in its queue",
+    ("queue", "change"),
+)
+JANITOR_REMOVED = Metric(
+    "toril_janitor_removed_total", "counter", "Deliveries past their retention and orphaned bodies, removed", ("kind",)
+)
+JANITOR_FAILURES = Metric("toril_janitor_failures_total", "counter", "Sweeps of the janitor that failed")
+PAYLOAD_FAILURES = Metric(
+    "toril_payload_failures_total", "counter", "Large bodies that could not be stored or read", ("way",)
+)
+CONFIG_REFUSED = Metric(
+    "toril_config_refused", "gauge", "1 while the configuration on disk has faults and was not taken"
+)
+CONFIG_PENDING = Metric("toril_config_pending", "gauge", "Changed settings that wait for a rollout")
+EVENTS_WAITING = Metric("toril_events_waiting", "gauge", "Events that wait to be accepted as deliveries")
+EVENTS_TOLD = Metric("toril_events_total", "counter", "Events that were accepted for the target of `events`", ("type",))
+EVENTS_DROPPED = Metric(
+    "toril_events_not_told_total", "counter", "Events that could not be accepted, and are only logged", ("type",)
+)
+
 METRICS = (
-    REQUEST_SECONDS, ACCEPT_SECONDS, WAIT_SECONDS, ATTEMPT_SECONDS, JOB_SECONDS, ATTEMPTS, PROXIED, LEASES_LOST,
-    JOBS_STALLED, REDIS_RECONNECTS, OPEN_SOCKETS, OPEN_STREAMS, LOOP_LAG_SECONDS, QUEUE_JOBS, QUEUE_OLDEST_SECONDS,
-    QUEUE_DEPTHS_AGE, REDIS_UP, PROCESSES, BUILD_INFO,
+    REQUEST_SECONDS, ACCEPT_SECONDS, WAIT_SECONDS, ATTEMPT_SECONDS, JOB_SECONDS, ATTEMPTS, PROXIED, JOBS_ADDED,
+    LEASES_LOST, JOBS_STALLED, REDIS_RECONNECTS, OPEN_SOCKETS, OPEN_STREAMS, LOOP_LAG_SECONDS, QUEUE_JOBS,
+    QUEUE_OLDEST_SECONDS, QUEUE_DEPTHS_AGE, GROUP_JOBS, GROUP_OLDEST_SECONDS, EVENTS_TOLD, EVENTS_DROPPED,
+    EVENTS_WAITING, DEAD_LETTERS, BREAKER_OPEN, TARGET_HELD_SECONDS, TARGET_DELIVERIES, TARGET_OLDEST_SECONDS,
+    LEDGER_UP, LEDGER_COMMIT_SECONDS, LEDGER_WAITING, IDEMPOTENT_REPLAYS, RECOVERED, JANITOR_REMOVED, JANITOR_FAILURES,
+    PAYLOAD_FAILURES, CONFIG_REFUSED, CONFIG_PENDING, REDIS_UP, PROCESSES, BUILD_INFO,
 )  # fmt: skip
 
 
@@ -124,26 +200,46 @@ class Unmetered:
     """A meter that keeps nothing."""
 
     def count(self, metric: Metric, labels: tuple[str, ...] = (), by: float = 1.0) -> None:
-        """Nothing."""
+        """Keep nothing."""
 
     def observe(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
-        """Nothing."""
+        """Keep nothing."""
 
 
 UNMETERED = Unmetered()
 
 
+class GroupDepth(Struct, frozen=True):
+    """How many jobs of a group wait and are active, and how long the oldest has been waiting (None: not known)."""
+
+    group: str
+    waiting: int
+    active: int
+    oldest_waiting_s: float | None = None
+
+
 class QueueDepth(Struct, frozen=True):
-    """How many jobs of a queue are in each state, and how long the oldest one has been waiting."""
+    """The number of jobs of a queue in each state, how long the oldest one has been waiting, and if it is paused.
+
+    `groups` are its largest groups, and the others together as `other`.
+    """
 
     queue: str
     jobs: dict[str, int]
     oldest_waiting_s: float = 0.0
+    paused: bool = False
+    groups: tuple[GroupDepth, ...] = ()
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs could begin now, were the queue not paused or its workers not busy."""
+        return sum(self.jobs.get(state, 0) for state in ("waiting", "paused", "prioritized"))
 
 
 def bounded(depths: Iterable[QueueDepth], most: int, sees: Callable[[str], bool]) -> list[QueueDepth]:
-    """The depths of the first `most` queues by name, of those that may be seen; those of all others are summed, and
-    their age is the greatest.
+    """Return the depths of the first `most` visible queues by name, and of all others together as `other`.
+
+    Of the others, jobs are summed, and the age is the greatest.
     """
     in_order = sorted(depths, key=lambda depth: depth.queue)
     shown = [depth for depth in in_order if sees(depth.queue)][:most]
@@ -162,5 +258,5 @@ _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 def word(kind: type) -> str:
-    """What a class is called in a label: `push_worker` for PushWorker."""
+    """Return the name of a class as a label has it: `push_worker` for PushWorker."""
     return _WORD.sub("_", kind.__name__).lower()

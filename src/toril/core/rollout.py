@@ -1,4 +1,4 @@
-"""What a reload of the configuration came to: what applies, and what has to wait for a restart."""
+"""The result of a reload of the configuration: what applies, and what waits for a restart."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 
 class Rollout(Struct, frozen=True, kw_only=True):
-    """Where a process stands with its configuration.
+    """The state of a process's configuration.
 
     `generation` counts, from 1, the different valid configurations that this process has read. `pending` names the keys
     whose values have yet to be rolled out, `applied` those that the last reload has changed, `secrets_kept` the secret
@@ -21,21 +21,21 @@ class Rollout(Struct, frozen=True, kw_only=True):
     secrets_kept: tuple[str, ...] = ()
 
     def pending_of(self, target: str) -> tuple[str, ...]:
-        """What is pending for one target."""
+        """Return the pending keys of one target."""
         own = f"targets.{target}"
         return tuple(key for key in self.pending if key == own or key.startswith(own + "."))
 
 
 class Reloads(Protocol):
-    """Reads the configuration again."""
+    """A reader of the configuration that can read it again."""
 
     @property
     def rollout(self) -> Rollout:
-        """Where this process stands."""
+        """The state of this process's configuration."""
         ...
 
     async def reload(self) -> Rollout:
-        """Read everything anew, here and in the processes beside this one. Idempotent.
+        """Read everything again, here and in the processes beside this one. Idempotent.
 
         Raises:
             ConfigInvalid: with every fault; nothing has changed.

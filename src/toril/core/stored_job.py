@@ -18,6 +18,8 @@ from toril.core.backoff import Backoff
 
 Fields = Mapping[bytes, bytes]
 
+MAX_GROUP_BYTES = 1024
+"""256 characters, as long as they get in UTF-8."""
 _encode = msgspec.json.Encoder().encode
 _is_json = msgspec.json.Decoder(Raw).decode
 _INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]*)\Z")
@@ -35,20 +37,23 @@ _SHORTENED = re.compile(rb'"(?:fpof|cpof|idof|rdof|kl|de|tm|omc)":')
 
 
 class Keep(Struct, frozen=True):
-    """How many finished jobs to keep: `count` (-1 is all), `age` in seconds, `limit` per clean-up."""
+    """A bound on finished jobs: `count` (-1 is all), `age` in seconds, `limit` per clean-up."""
 
     count: int | None = -1
     age: int | None = None
     limit: int | None = None
 
     def as_packed(self) -> dict[str, int]:
-        """The shape that `moveToFinished` wants; what is not set is not there."""
+        """Return the shape that `moveToFinished` takes, without what is not set."""
         pairs = (("count", self.count), ("age", self.age), ("limit", self.limit))
         return {key: value for key, value in pairs if value is not None}
 
 
 class StoredOptions(Struct, frozen=True):
-    """What the engine needs of a job's options, and the JSON that clients see of them."""
+    """The options of a stored job that the engine uses, and their JSON as clients see it.
+
+    `trace` is the trace context that attempts pass on, as BullMQ's telemetry stores it. `group` is the id of its group.
+    """
 
     text: bytes
     attempts: int = 0
@@ -59,6 +64,8 @@ class StoredOptions(Struct, frozen=True):
     keep_completed: Keep | None = None
     keep_failed: Keep | None = None
     on_failure: tuple[bool, bool, bool, bool] = (False, False, False, False)
+    trace: str = ""
+    group: str | None = None
 
 
 def read_options(stored: bytes) -> StoredOptions:
@@ -69,7 +76,7 @@ def read_options(stored: bytes) -> StoredOptions:
         return StoredOptions(b"{}")
     if not isinstance(opts, dict):
         return StoredOptions(b"{}")
-    text = stored
+    text, telemetry = stored, {}
     if _SHORTENED.search(stored):
         opts = {_LONG_NAMES.get(key, key): value for key, value in opts.items()}
         telemetry = {
@@ -93,11 +100,42 @@ def read_options(stored: bytes) -> StoredOptions:
             bool(opts.get("ignoreDependencyOnFailure")),
             bool(opts.get("removeDependencyOnFailure")),
         ),
+        trace=_trace(telemetry),
+        group=group_id(opts.get("group")),
     )
 
 
+def group_id(value: Any) -> str | None:
+    """Return the id of a group in a job's options, `{"id": …}`; None where that names none. 7 is the group `7`."""
+    match value:
+        case {"id": bool()}:
+            return None
+        case {"id": int() | float() as number} if abs(number) < 2**53 and number == int(number):
+            return str(int(number))
+        case {"id": str(name)} if 0 < len(name.encode(errors="replace")) <= MAX_GROUP_BYTES:
+            return name
+        case _:
+            return None
+
+
+def shown_options(stored: bytes) -> bytes:
+    """Return `read_options(stored).text`, without reading what is in them where that is stored as it is shown."""
+    if stored[:1] == b"{" and stored.isascii() and not _SHORTENED.search(stored):
+        try:
+            _is_json(stored)
+        except (msgspec.DecodeError, RecursionError):
+            return b"{}"
+        return stored
+    return read_options(stored).text
+
+
+def _trace(telemetry: Mapping[str, Any]) -> str:
+    context = telemetry.get("metadata")
+    return context if isinstance(context, str) and not telemetry.get("omitContext") else ""
+
+
 def keep(value: Any) -> Keep | None:
-    """BullMQ's `removeOnComplete` / `removeOnFail`, or None where the worker's own setting decides.
+    """Return what BullMQ's `removeOnComplete` or `removeOnFail` says; None if the worker's own setting decides.
 
     A number is how many to keep, `true` removes at once, an object has `count`, `age`, `limit`. Parts of the
     wrong type are left out: in BullMQ's script they would stop it half-way.
@@ -137,7 +175,7 @@ def _backoff(value: Any) -> Backoff | None:
 
 
 def json_or_text(stored: bytes) -> bytes:
-    """Stored JSON as it is; anything else as a JSON string."""
+    """Return stored JSON as it is, and anything else as a JSON string."""
     try:
         _is_json(stored)
         if not stored.isascii():
@@ -148,12 +186,12 @@ def json_or_text(stored: bytes) -> bytes:
 
 
 def text_json(stored: bytes) -> bytes:
-    """Stored bytes as a JSON string."""
+    """Return stored bytes as a JSON string."""
     return _encode(stored.decode(errors="replace"))
 
 
 def integer_json(stored: bytes | None) -> bytes:
-    """A stored integer as JSON; what is missing or is none counts as 0."""
+    """Return a stored integer as JSON; 0 where it is missing or is no integer."""
     if stored is None:
         return b"0"
     if stored.isdigit() and (stored[:1] != b"0" or stored == b"0"):
@@ -162,7 +200,7 @@ def integer_json(stored: bytes | None) -> bytes:
 
 
 def render(queue: bytes, job_id: bytes, fields: Fields, options: bytes) -> bytes:
-    """The JSON that clients see of a job.
+    """Return the JSON that clients see of a job.
 
     Args:
         queue: BullMQ's qualified name as a JSON string, `"bull:orders"`.
@@ -171,7 +209,7 @@ def render(queue: bytes, job_id: bytes, fields: Fields, options: bytes) -> bytes
         options: `StoredOptions.text`.
     """
     get = fields.get
-    returnvalue = get(b"returnvalue")
+    returnvalue, progress, stacktrace = get(b"returnvalue"), get(b"progress"), get(b"stacktrace")
     text = (
         b'{"name":%b,"data":%b,"opts":%b,"id":%b,"progress":%b,"returnvalue":%b,"stacktrace":%b,"delay":%b,'
         b'"priority":%b,"attemptsStarted":%b,"attemptsMade":%b,"stalledCounter":%b,"timestamp":%b,'
@@ -181,9 +219,9 @@ def render(queue: bytes, job_id: bytes, fields: Fields, options: bytes) -> bytes
         json_or_text(get(b"data") or b"{}"),
         options,
         text_json(job_id),
-        json_or_text(get(b"progress") or b"0"),
+        json_or_text(progress) if progress else b"0",
         b"null" if returnvalue is None else json_or_text(returnvalue),
-        json_or_text(get(b"stacktrace") or b"[]"),
+        json_or_text(stacktrace) if stacktrace else b"[]",
         integer_json(get(b"delay")),
         integer_json(get(b"priority")),
         integer_json(get(b"ats")),
@@ -197,13 +235,13 @@ def render(queue: bytes, job_id: bytes, fields: Fields, options: bytes) -> bytes
 
 
 def added_ms(fields: Fields) -> int:
-    """When a job was added (wall clock); 0 where that cannot be read."""
+    """Return when a job was added (wall clock); 0 where that cannot be read."""
     added = fields.get(b"timestamp", b"")
     return int(added) if added.isdigit() else 0
 
 
 def due_ms(fields: Fields) -> int:
-    """When a job could begin: when it was added, and its delay over."""
+    """Return when a job could begin: when it was added, and its delay over."""
     delay = fields.get(b"delay", b"")
     return added_ms(fields) + (int(delay) if delay.isdigit() else 0)
 
@@ -214,6 +252,34 @@ def _rarer(fields: Fields) -> bytes:
     ]
     return b"".join(parts)
 
+
+SHOWN_FROM: Mapping[str, tuple[bytes, ...]] = {
+    "id": (),
+    "name": (b"name",),
+    "data": (b"data",),
+    "opts": (b"opts",),
+    "progress": (b"progress",),
+    "returnvalue": (b"returnvalue",),
+    "stacktrace": (b"stacktrace",),
+    "delay": (b"delay",),
+    "priority": (b"priority",),
+    "attemptsStarted": (b"ats",),
+    "attemptsMade": (b"attemptsMade", b"atm"),
+    "stalledCounter": (b"stc",),
+    "timestamp": (b"timestamp",),
+    "queueQualifiedName": (),
+    "processedOn": (b"processedOn",),
+    "finishedOn": (b"finishedOn",),
+    "failedReason": (b"failedReason",),
+    "deduplicationId": (b"deid",),
+    "repeatJobKey": (b"rjk",),
+    "nextRepeatableJobId": (b"nrjid",),
+    "processedBy": (b"pb",),
+    "deferredFailure": (b"defa",),
+    "parentKey": (b"parentKey",),
+    "parent": (b"parent",),
+}
+"""Every field of a job's JSON, and the fields of its hash that it is made of."""
 
 _RARER_FIELDS = (
     (b"processedOn", b"processedOn", integer_json),

@@ -1,10 +1,10 @@
-"""What to do with a job after an attempt. Decided by a destination, written by `toril.engine.settler`."""
+"""Verdicts: what to do with a job after an attempt. A destination decides; `toril.engine.settler` writes."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
-# A scheduler that cannot go on is looked at, and complained of, this often.
+# How often a scheduler that cannot go on is tried again, and logged.
 _SCHEDULER_PAUSE_MS = 15_000
 
 
@@ -20,18 +20,22 @@ class Complete(Struct):
 
 
 class Retry(Struct):
-    """Try again after `after_ms` (0 is at once); this attempt counts."""
+    """Try again after `after_ms` (0 is at once); this attempt counts. No job of the queue starts for `hold_ms`."""
 
     after_ms: int
     reason: str
     trace: str
+    hold_ms: int = 0
 
 
 class Fail(Struct):
-    """Move the job to failed: attempts are used up, or trying again is useless."""
+    """Move the job to failed: attempts are used up, or trying again is useless. As for `Retry`, `hold_ms` is of the
+    whole queue.
+    """
 
     reason: str
     trace: str
+    hold_ms: int = 0
 
 
 class HandOver(Struct):

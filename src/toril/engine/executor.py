@@ -1,6 +1,6 @@
 """One job as a visible pipeline: admit → attempt → judge → settle.
 
-Called by a consumer's slots. One executor per consumer; it has the connections to the destination.
+One executor per consumer; it has the connections to the destination.
 """
 
 from __future__ import annotations
@@ -12,38 +12,41 @@ from typing import TypeVar
 
 import structlog
 
-from toril.core.destinations.base import Chance, Destination
+from toril.core.destination import Destination, RandomSource
 from toril.core.lease import Lease, Next
+from toril.core.made_attempt import STALLED, Ending, broken_off_attempt, ending_of, failed_attempt
 from toril.core.metrics import word
 from toril.core.outcome import Answered, ConnectFailed, Outcome
-from toril.core.ports.calls import Outbound, OutboundPool
-from toril.core.ports.work import LeaseStore
-from toril.core.verdict import Complete, Fail, HandOver, Verdict, keep_for_scheduler
+from toril.core.verdict import Complete, DeadLetter, Fail, HandOver, Retry, Verdict, keep_for_scheduler
+from toril.engine.ports import LeaseStore, Outbound, OutboundPool
 from toril.engine.settler import Settler
 from toril.engine.slot import Slot
+from toril.telemetry.tracing.spans import trace_ids
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
 EXHAUSTED_PAUSE_S = 1.0
-"""How long a slot rests whose attempt could not be made for want of a descriptor, memory or a port."""
+"""How long a slot rests when this process has no descriptor, memory or port left for its attempt."""
 
 STALLED_TOO_OFTEN = "job stalled more than allowable limit"
-"""BullMQ's reason of a failed job whose workers vanished more often than `maxStalledCount`."""
+"""BullMQ's reason for failing a job whose workers vanished more often than `maxStalledCount`."""
 
-Told = Callable[[Lease, Outcome, Verdict], None]
+OnAttempt = Callable[[Lease, Outcome, Verdict], None]
+"""Called after each attempt, before its verdict is written."""
 
 
-def _nobody(lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
+def _ignore(lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
     pass
 
 
 class Executor:
-    """Takes a lease through its attempt to its settlement. `told` hears what came of each attempt."""
+    """Takes a lease through its attempt to its settlement."""
 
     __slots__ = (
-        "_chance", "_destination", "_labels", "_outbound", "_pool", "_settler", "_store", "_tells_all", "_told",
+        "_chance", "_destination", "_labels", "_logs_success", "_on_attempt", "_outbound", "_pool", "_settler",
+        "_store",
     )  # fmt: skip
 
     def __init__(
@@ -52,27 +55,27 @@ class Executor:
         store: LeaseStore,
         outbound: Outbound,
         settler: Settler,
-        chance: Chance,
-        told: Told = _nobody,
+        random: RandomSource,
+        on_attempt: OnAttempt = _ignore,
     ) -> None:
         self._destination = destination
         self._store = store
         self._outbound = outbound
         self._settler = settler
-        self._chance = chance
-        self._told = told
-        self._tells_all = log.is_enabled_for(logging.DEBUG)
+        self._chance = random
+        self._on_attempt = on_attempt
+        self._logs_success = log.is_enabled_for(logging.DEBUG)
         self._labels = (word(type(destination)).removesuffix("_destination"), destination.queue)
         self._pool: OutboundPool | None = None
 
     async def execute(self, slot: Slot, lease: Lease, may_lease: Callable[[], bool]) -> Next | None:
         """Work on one lease.
 
-        Returns the next lease where settling brought one, that there was none, or None when nobody looked: the
-        lease was lost, given back or handed over, or `slot.doubtful` says that the answer of the settling got lost.
+        Returns the next lease if settling brought one, `NoJob` if there was none, or None if settling did not look:
+        the lease was lost, given back or handed over, or (`slot.doubtful`) Redis' answer was lost.
         """
         verdict = await self._admit(lease)
-        if verdict is None and slot.dismissed:  # meanwhile
+        if verdict is None and slot.dismissed:
             await self.release(lease)
             return None
         if verdict is None:
@@ -80,26 +83,26 @@ class Executor:
             if outcome is None:
                 return None
             if isinstance(outcome, ConnectFailed) and outcome.exhausted:
-                if await self._room_again(slot, lease, outcome):
+                if await self._rest(slot, lease, outcome):
                     await self.release(lease)
                 return None
             verdict = self._destination.judge(lease, outcome, self._chance)
             self._note(lease, outcome, verdict)
-            self._told(lease, outcome, verdict)
+            self._on_attempt(lease, outcome, verdict)
         return await self._settler.settle(self._store, slot, lease, verdict, may_lease)
 
     async def release(self, lease: Lease) -> None:
-        """Give a job back to the head of its queue; what went wrong with that is only logged."""
+        """Give a job back to the head of its queue; an error is logged."""
         await self._settler.release(self._store, lease)
 
     def close(self) -> None:
-        """Let the connections to the destination go."""
+        """Close the connections to the destination."""
         if self._pool is not None:
             self._pool.close()
             self._pool = None
 
     async def _admit(self, lease: Lease) -> Verdict | None:
-        """What is to be done before an attempt; a verdict where there is to be none."""
+        """Do what comes before an attempt; return a verdict if no attempt is to be made."""
         fields = lease.fields
         if b"rjk" in fields:
             fault = await self._settler.patiently(lambda: self._store.schedule_next(lease))
@@ -113,22 +116,29 @@ class Executor:
         return None
 
     async def _attempt(self, slot: Slot, lease: Lease) -> Outcome | None:
-        """Make the request; None when the attempt was broken off."""
+        """Make the request; return None if the attempt was broken off."""
         if self._pool is None:
             self._pool = self._outbound.pool(self._destination.url)
         self._settler.measures.began(self._labels, lease)
-        return await self._until_broken_off(slot, lease, self._pool.send(self._destination.request(lease)))
+        request, tracing = self._destination.request(lease), self._settler.tracing
+        if tracing is None:
+            sending = self._pool.send(request)
+        else:
+            sending = tracing.attempt(self._destination.url, lease, request, self._pool.send)
+        return await self._until_broken_off(slot, lease, sending, made=True)
 
-    async def _room_again(self, slot: Slot, lease: Lease, outcome: ConnectFailed) -> bool:
-        """This process had nothing left to connect with: wait a moment, so that nobody spins.
+    async def _rest(self, slot: Slot, lease: Lease, outcome: ConnectFailed) -> bool:
+        """Wait a moment, because this process had no socket or descriptor left; no attempt is spent.
 
-        No attempt is spent. False where the attempt was broken off meanwhile, and the job is given back already.
+        Returns False if the attempt was broken off meanwhile: the job is given back already.
         """
         self._settler.exhausted(lease, outcome)
         return await self._until_broken_off(slot, lease, asyncio.sleep(EXHAUSTED_PAUSE_S, True)) is not None
 
-    async def _until_broken_off(self, slot: Slot, lease: Lease, work: Awaitable[T]) -> T | None:
-        """Wait for something during which the job may be broken off; None when it was, and the job is given back."""
+    async def _until_broken_off(self, slot: Slot, lease: Lease, work: Awaitable[T], *, made: bool = False) -> T | None:
+        """Wait for work that may be broken off; return None if it was: the job is given back. `made`: the work is an
+        attempt, to be kept with the job.
+        """
         slot.attempting = True
         try:
             return await work
@@ -138,29 +148,38 @@ class Executor:
                 raise  # not by break_off: the process is going down
             task.uncancel()
             if not lease.lost:
-                await self._give_back(slot, lease)
+                await self._give_back(slot, lease, made=made)
             return None
         finally:
             slot.attempting = False
 
-    async def _give_back(self, slot: Slot, lease: Lease) -> None:
+    async def _give_back(self, slot: Slot, lease: Lease, *, made: bool) -> None:
         """Release a job whose attempt was broken off, or fail it where it has stalled too often."""
+        now_s = self._settler.measures.now()
+        broken_off = broken_off_attempt(lease.attempt, lease.fields, self._labels[0], now_s, stalled=slot.stalled)
+        if made or slot.stalled:
+            lease.failed = broken_off
         if slot.stalled and await self._settler.stalled_too_often(self._store, lease):
             verdict = Fail(STALLED_TOO_OFTEN, f"UnrecoverableError: {STALLED_TOO_OFTEN}")
+            ending = Ending(STALLED, broken_off.duration_ms / 1000)
+            lease.failed = failed_attempt(lease.attempt, ending, verdict, self._labels[0], now_s)
             await self._settler.settle(self._store, slot, lease, verdict, lambda: False)
         else:
             await self.release(lease)
 
     def _note(self, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
-        """Measure and log one attempt."""
+        """Measure and log one attempt; one that failed is to be kept with the job."""
         self._settler.measures.attempted(self._labels, outcome, verdict)
-        # Successes at debug: thousands a second would cost more than the work they tell of, and so does collecting what
-        # nobody is told.
+        # Successes are logged at debug, as thousands a second would cost more than the work that they are about. Where
+        # debug is off, not even the fields are collected.
         went_well = isinstance(verdict, (Complete, HandOver))
-        if went_well and not self._tells_all:
+        if went_well and not self._logs_success:
             return
-        tell = log.debug if went_well else log.info
-        tell(
+        if isinstance(verdict, (Retry, Fail, DeadLetter)):
+            now_s = self._settler.measures.now()
+            lease.failed = failed_attempt(lease.attempt, ending_of(outcome), verdict, self._labels[0], now_s)
+        write = log.debug if went_well else log.info
+        write(
             "attempt",
             queue=lease.queue,
             job_id=lease.job_id.decode(errors="replace"),
@@ -170,4 +189,5 @@ class Executor:
             duration_ms=round(outcome.duration_s * 1000, 1),
             verdict=type(verdict).__name__,
             reason=None if isinstance(verdict, Complete) else verdict.reason,
+            **({} if lease.trace is None else trace_ids(lease.trace)),
         )

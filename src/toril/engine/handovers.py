@@ -1,8 +1,9 @@
-"""Jobs whose endpoint has answered that it settles them later: each keeps its slot until somebody has settled it.
+"""Jobs whose endpoint answered that it settles them later: each keeps its slot until it is settled.
 
-The lease is the endpoint's from then on: only its own calls renew it, and they may come to any instance. One that
-settles such a job tells the instance whose slot it is in. Nothing depends on that news: a slot looks at the lock by
-itself, now and then and when it should be over. Nor does a lease depend on the slot: it outlives consumer and process.
+The lease is the endpoint's from then on: only its own calls renew it, and they may come to any instance. The instance
+that settles such a job notifies the one whose slot it is in. A notification may get lost: a slot looks at the lock by
+itself, from time to time and when it should have ended. The lease does not depend on the slot: it outlives consumer and
+process.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import structlog
 
 from toril.core.errors import StoreError, StoreUnavailable
 from toril.core.lease import Lease
-from toril.core.lock_tokens import owner_of
-from toril.core.ports.shared import Now
-from toril.core.ports.work import LeasedQueues, LeaseStore, SettledNews
+from toril.core.ports import Now
 from toril.core.verdict import HandOver
+from toril.engine.lock_tokens import owner_of
+from toril.engine.ports import LeasedQueues, LeaseStore, SettlementNotifications
 from toril.engine.slot import Slot
 
 log = structlog.get_logger(__name__)
@@ -29,38 +30,40 @@ class Handovers:
     """The jobs that were handed over by consumers of this process.
 
     Args:
-        leased: told which queues have such jobs, so that one that lapses is brought back.
-        news: hears of jobs that were settled elsewhere, and tells others of theirs.
+        leased: told which queues have such jobs, so that a lapsed one is recovered.
+        notifications: from and to other instances, about jobs that were settled.
         instance_id: what this process's lock tokens begin with.
         now: the wall clock.
     """
 
-    def __init__(self, leased: LeasedQueues, news: SettledNews, *, instance_id: str, now: Now) -> None:
+    def __init__(
+        self, leased: LeasedQueues, notifications: SettlementNotifications, *, instance_id: str, now: Now
+    ) -> None:
         self._leased = leased
-        self._news = news
+        self._notifications = notifications
         self._instance = instance_id.encode()
         self._now = now
         self._held: dict[tuple[str, bytes], Slot] = {}
-        self._some = asyncio.Event()
+        self._first = asyncio.Event()
 
     async def run(self) -> None:
-        """Hear of jobs that were settled elsewhere, until cancelled; from the first handover on."""
-        await self._some.wait()
-        await self._news.follow(self._heard)
+        """Follow the notifications of other instances until cancelled, from the first handover on."""
+        await self._first.wait()
+        await self._notifications.follow(self._notice)
 
-    def _heard(self, queue: str, job_id: bytes) -> None:
+    def _notice(self, queue: str, job_id: bytes) -> None:
         slot = self._held.get((queue, job_id))
         if slot is not None:
-            slot.stir.set()
+            slot.news.set()
 
-    async def tell(self, lease: Lease) -> None:
-        """A job was settled by its lock token: whoever keeps a slot for it may use it again."""
+    async def settled(self, lease: Lease) -> None:
+        """Free the slot of a job that was settled by its lock token, here or in another instance."""
         owner = owner_of(lease.token)
         if owner == self._instance:
-            self._heard(lease.queue, lease.job_id)
+            self._notice(lease.queue, lease.job_id)
         elif owner:
             try:
-                await self._news.tell(owner, lease.queue, lease.job_id)
+                await self._notifications.tell(owner, lease.queue, lease.job_id)
             except StoreError as exc:
                 log.debug("handover.not_told", error=exc.message)
 
@@ -70,11 +73,11 @@ class Handovers:
         lease.handed_over = True
         slot.spent = True
         self._held[key] = slot
-        self._some.set()
+        self._first.set()
         try:
             left_s = await self._begin(store, lease, verdict.lock_ms)
             while left_s is not None and not slot.dismissed:
-                await _news_of(slot, min(left_s + 0.002, _LOOK_S))
+                await _wait_for_news(slot, min(left_s + 0.002, _LOOK_S))
                 if not slot.dismissed:
                     left_s = await self._look(store, lease)
         finally:
@@ -86,7 +89,7 @@ class Handovers:
         until = loop.time() + lock_ms / 1000
         while True:
             try:
-                # Noted first: should this process die in between, the lease is found all the same.
+                # Noted first: if this process dies in between, the lease is found all the same.
                 await self._leased.note(lease.queue, self._now() + lock_ms / 1000)
                 return await store.hand_over(lease, lock_ms)
             except StoreUnavailable as exc:
@@ -106,14 +109,14 @@ class Handovers:
             return _RETRY_S
 
 
-async def _news_of(slot: Slot, within_s: float) -> None:
-    """Wait until there is news of this slot's job, or for so long. What comes behind this is kept for the next time."""
+async def _wait_for_news(slot: Slot, within_s: float) -> None:
+    """Wait until there is news of the slot's job, or this time is over. Later news counts for the next wait."""
     try:
         async with asyncio.timeout(within_s):
-            await slot.stir.wait()
+            await slot.news.wait()
     except TimeoutError:
         pass
-    slot.stir.clear()
+    slot.news.clear()
 
 
 def _shown(lease: Lease) -> str:

@@ -1,7 +1,7 @@
 """Renews the locks of all jobs in flight, in one call per queue.
 
-A lock that is not ours any more means that another worker may have the job: its attempt is broken off and
-nothing is written. The same when a lock could not be renewed for as long as it lives.
+If a lock is not ours now, another worker may have the job: its attempt is broken off and nothing is written. The same
+goes for a lock that could not be renewed for as long as it lives.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ log = structlog.get_logger(__name__)
 
 
 class LeaseKeeper:
-    """Keeps the leases of all consumers, the retiring ones included.
+    """Renews the leases of all consumers, the retiring ones included.
 
     Args:
-        consumers: whose leases to keep, asked anew each time.
+        consumers: returns those whose leases to renew.
         lock_s: how long a lock lives; it is renewed when half of that is over.
     """
 
@@ -37,7 +37,7 @@ class LeaseKeeper:
             await self.renew()
 
     async def renew(self) -> None:
-        """Renew what is due."""
+        """Renew the leases that are due."""
         now = asyncio.get_running_loop().time()
         due: dict[str, list[tuple[Consumer, Lease]]] = {}
         for consumer in self._consumers():

@@ -1,9 +1,9 @@
-"""Finds what crashes and broken connections leave behind.
+"""Recovers jobs and leases after crashes and broken connections.
 
-Three sweeps over the consumers of a process: look for jobs whose wake got lost with another instance; BullMQ's
-stalled check (jobs whose worker died go back to waiting); and adoption, of jobs leased by a call of ours whose
-answer never came. A consumer that starts need not wait for its turn: what was abandoned in its queue goes back to
-waiting at once, or when the lock that it has then runs out.
+Three sweeps over the consumers of a process. The poll looks for jobs whose marker was lost with another instance.
+BullMQ's stalled check puts jobs back to waiting whose worker died. Adoption finds jobs that were leased by a call of
+ours whose answer was lost. When a consumer starts, abandoned jobs of its queue go back to waiting at once, or when the
+lock that they still have ends.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Callable, Coroutine, Iterable
 import structlog
 
 from toril.core.errors import StoreError
-from toril.core.policy import EnginePolicy
-from toril.core.ports.work import Presence
 from toril.engine.consumer import Consumer
-from toril.engine.measures import UNMEASURED, Measures
+from toril.engine.policy import EnginePolicy
+from toril.engine.ports import Presence
+from toril.telemetry.measures import UNMEASURED, Measures
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +32,7 @@ class Recoverer:
     """Sweeps over the consumers of one process.
 
     Args:
-        consumers: asked anew for each sweep.
+        consumers: returns those to sweep over.
         policy: the intervals.
         presence: told which queues have jobs in flight.
         measures: told of stalled jobs.
@@ -49,9 +49,9 @@ class Recoverer:
         self._measures = measures
         self._policy = policy
         self._presence = presence
-        # By queue, the consumers that have started, and whether there is to be a second look.
+        # By queue, a consumer that has started, and whether there is to be a second look.
         self._started: dict[str, tuple[Consumer, bool]] = {}
-        self._woken = asyncio.Event()
+        self._some_started = asyncio.Event()
 
     def started(self, consumer: Consumer, *, again: bool = True) -> None:
         """Look for jobs that were abandoned in this consumer's queue.
@@ -59,7 +59,7 @@ class Recoverer:
         `again`: look a second time, when the locks that are found have run out, unless they were renewed.
         """
         self._started[consumer.queue] = consumer, again
-        self._woken.set()
+        self._some_started.set()
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -91,7 +91,7 @@ class Recoverer:
             await asyncio.sleep(max(began + interval_s - loop.time(), _LEAST_PAUSE_S))
 
     async def _poll(self, consumers: list[Consumer]) -> None:
-        """One look finds out for all of a queue's consumers: the marker it leaves wakes the others."""
+        """Let one consumer of a queue look for all of them: the marker that it leaves wakes the others."""
         if any(consumer.in_flight for consumer in consumers):
             self._presence.active(consumers[0].queue)
         free = next((consumer for consumer in consumers if not consumer.full), None)
@@ -105,9 +105,9 @@ class Recoverer:
         except StoreError as exc:
             log.debug("recoverer.stalled_failed", queue=consumer.queue, error=exc.message)
             return
-        self._tell(consumer, stalled)
+        self._report(consumer, stalled)
 
-    def _tell(self, consumer: Consumer, stalled: list[bytes]) -> None:
+    def _report(self, consumer: Consumer, stalled: list[bytes]) -> None:
         for job_id in stalled:
             self._measures.stalled(consumer.queue)
             log.warning("job.stalled", queue=consumer.queue, job_id=job_id.decode(errors="replace"))
@@ -115,10 +115,10 @@ class Recoverer:
     async def _starting(self) -> None:
         """Look for abandoned jobs in the queues of consumers that have started, a few at a time."""
         while True:
-            await self._woken.wait()
+            await self._some_started.wait()
             queues = list(self._started)[:_GROUP]
             if not queues:
-                self._woken.clear()
+                self._some_started.clear()
                 continue
             async with asyncio.TaskGroup() as tasks:
                 for queue in queues:
@@ -134,7 +134,7 @@ class Recoverer:
             log.debug("recoverer.abandoned_failed", queue=consumer.queue, error=exc.message)
             loop.call_later(_RETRY_S, lambda: self.started(consumer, again=again))
             return
-        self._tell(consumer, abandoned)
+        self._report(consumer, abandoned)
         if again and locked_s > 0:
             wait_s = min(locked_s, self._policy.lock_s) + _MOMENT_S
             loop.call_later(wait_s, lambda: self.started(consumer, again=False))
@@ -147,9 +147,9 @@ class Recoverer:
                     await self.adopt(consumer)
 
     async def adopt(self, consumer: Consumer) -> None:
-        """Take up the jobs that this consumer's doubtful tokens hold.
+        """Take up the jobs that are locked by this consumer's tokens in doubt.
 
-        A token stays in doubt for a lock's length: a command that Redis has not read yet may still run.
+        A token stays in doubt for as long as a lock lives: Redis may still run a command that it has not read yet.
         """
         try:
             leases = await consumer.store.adopt(list(consumer.in_doubt))

@@ -1,7 +1,7 @@
-"""Writes verdicts. A settlement that Redis did not answer is tried again until it did, or the lease is lost.
+"""Writes verdicts. A settlement without an answer from Redis is tried again until there is one, or the lease is lost.
 
-Trying again is safe: BullMQ's scripts move a job only while its lock holds our token, and moving it takes the
-lock away. Called by the executor.
+Trying again is safe: BullMQ's scripts move a job only while its lock holds our token, and moving it takes the lock
+away.
 """
 
 from __future__ import annotations
@@ -23,44 +23,60 @@ from toril.core.errors import (
 )
 from toril.core.lease import Lease, Next
 from toril.core.outcome import ConnectFailed
-from toril.core.ports.work import LeaseStore
 from toril.core.verdict import Complete, DeadLetter, Fail, HandOver, Retry, Settlement, Snooze, Verdict
 from toril.engine.handovers import Handovers
-from toril.engine.measures import UNMEASURED, Measures
+from toril.engine.ports import LeaseStore
 from toril.engine.slot import Slot
+from toril.telemetry.measures import UNMEASURED, Measures
+from toril.telemetry.tracing.attempts import AttemptTracing
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 0.5
-_COMPLAIN_EVERY_S = 10.0
+_REPEAT_S = 10.0
 
 
 class Settler:
     """Settles leases of any queue.
 
     Args:
-        patience_s: how long to go on trying while Redis is away. After two lock durations the job is not ours.
+        patience_s: how long to try while Redis is away. After two lock durations the job is not ours.
         handovers: keep the slots of jobs that are settled later.
-        measures: told of jobs that end, and of leases that are lost; executors tell it of attempts.
+        measures: of jobs that end and of leases that are lost; executors add the attempts.
+        tracing: makes spans of attempts and settlements; None makes none.
     """
 
-    def __init__(self, patience_s: float, handovers: Handovers, measures: Measures = UNMEASURED) -> None:
+    def __init__(
+        self,
+        patience_s: float,
+        handovers: Handovers,
+        measures: Measures = UNMEASURED,
+        tracing: AttemptTracing | None = None,
+    ) -> None:
         self._patience_s = patience_s
         self._handovers = handovers
         self.measures = measures
+        self.tracing = tracing
         self._held_up = 0
-        self._complained_at: float | None = None
+        self._logged_at: float | None = None
 
     async def settle(
         self, store: LeaseStore, slot: Slot, lease: Lease, verdict: Verdict, may_lease: Callable[[], bool]
     ) -> Next | None:
-        """Write a verdict; the next lease where there was one. A lost lease writes nothing."""
+        """Write a verdict; return the next lease where there was one. A lost lease writes nothing."""
         if isinstance(verdict, HandOver):
             if not lease.lost:
                 await self._handovers.hold(store, slot, lease, verdict)
             return None
+        if self.tracing is not None:
+            return await self.tracing.settlement(lease, verdict, self._settle(store, slot, lease, verdict, may_lease))
+        return await self._settle(store, slot, lease, verdict, may_lease)
+
+    async def _settle(
+        self, store: LeaseStore, slot: Slot, lease: Lease, verdict: Settlement, may_lease: Callable[[], bool]
+    ) -> Next | None:
         loop = asyncio.get_running_loop()
         tries = 0
         while not lease.lost:
@@ -74,7 +90,7 @@ class Settler:
                     return None
                 await asyncio.sleep(_pause_s(tries))
             except LeaseLost as exc:
-                # After a try without an answer this is most likely our own doing; what that try brought is unknown.
+                # After a try without an answer, that try has most likely settled the job; what it leased is unknown.
                 if not slot.doubtful:
                     self._lost(lease, exc)
                 return None
@@ -99,12 +115,12 @@ class Settler:
         log.warning("lease.lost", queue=lease.queue, job_id=_shown(lease), error=why.message)
 
     def exhausted(self, lease: Lease, outcome: ConnectFailed) -> None:
-        """An attempt could not be made, as this process had nothing left to connect with. Logged once in a while."""
+        """Log, every ten seconds at most, that this process had no socket or descriptor left for an attempt."""
         self._held_up += 1
         now = asyncio.get_running_loop().time()
-        if self._complained_at is not None and now - self._complained_at < _COMPLAIN_EVERY_S:
+        if self._logged_at is not None and now - self._logged_at < _REPEAT_S:
             return
-        self._complained_at = now
+        self._logged_at = now
         hint = "no attempt is spent; raise the limit of open files (ulimit -n), or lower concurrency"
         log.error("process.exhausted", code=outcome.code, queue=lease.queue, held_up=self._held_up, hint=hint)
 
@@ -116,7 +132,7 @@ class Settler:
             log.warning("release.failed", queue=lease.queue, job_id=_shown(lease), error=exc.message)
 
     async def stalled_too_often(self, store: LeaseStore, lease: Lease) -> bool:
-        """Count a stall of a job that is held; True where it has now stalled more often than its worker allows."""
+        """Count a stall of a job that is held; return True if that was more often than its worker allows."""
         try:
             too_often = await self.patiently(lambda: store.count_stall(lease))
         except (StoreError, JobRefused) as exc:
@@ -127,7 +143,7 @@ class Settler:
         return too_often
 
     async def patiently(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Do something idempotent, again while Redis is away."""
+        """Make an idempotent write, again and again while Redis is away."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience_s
         tries = 0
@@ -151,7 +167,7 @@ class Settler:
             case Snooze():
                 return await store.snooze(lease, verdict, fetch_next=fetch_next)
             case DeadLetter(reason=reason, error=error):
-                # To Redis it is a failed job; the ledger knows more.
+                # In Redis it is a failed job; the ledger has the rest.
                 return await store.fail(lease, Fail(reason, error), fetch_next=fetch_next)
             case _:
                 assert_never(verdict)

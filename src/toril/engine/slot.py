@@ -8,17 +8,18 @@ from toril.core.lease import Lease
 
 
 class Slot:
-    """A place for one job at a time, and the task that works it.
+    """A place for one job at a time, and the task that works on it.
 
     The lock token belongs to the slot and holds the lock of every job that passes through it, as in BullMQ.
-    Only an attempt may be broken off: a job that is being taken or settled is left to finish doing so.
+    Only an attempt may be broken off (`attempting`): a job that is being taken or settled is left to finish that.
 
-    A token that an endpoint goes on with is `spent`: the next job gets another one, so that the endpoint cannot settle
-    what it has lost, should the job come to this slot again. A `dismissed` slot begins nothing more, and waits for no
-    endpoint that settles later. The worker of a `stalled` slot vanished while it worked.
+    `doubtful`: Redis did not answer a call with the token, so it may have leased a job under it. `spent`: an endpoint
+    goes on with the token, so the next job gets another one; the endpoint could settle a job that it lost, should that
+    come to this slot again. `dismissed`: it begins nothing, and waits for no endpoint that settles later. `stalled`:
+    its worker vanished while it worked. `news` is set when something was heard of a job that is settled later.
     """
 
-    __slots__ = ("attempting", "dismissed", "doubtful", "lease", "spent", "stalled", "stir", "task", "token")
+    __slots__ = ("attempting", "dismissed", "doubtful", "lease", "news", "spent", "stalled", "task", "token")
 
     def __init__(self, token: bytes) -> None:
         self.token = token
@@ -29,7 +30,7 @@ class Slot:
         self.spent = False
         self.stalled = False
         self.dismissed = False
-        self.stir = asyncio.Event()
+        self.news = asyncio.Event()
 
     def break_off(self) -> None:
         """Cancel the attempt under way, if there is one."""
@@ -38,6 +39,6 @@ class Slot:
             self.task.cancel()
 
     def dismiss(self) -> None:
-        """Wait no longer for an endpoint that settles later: it does so without us."""
+        """Begin no other job, and give up waiting for an endpoint that settles later."""
         self.dismissed = True
-        self.stir.set()
+        self.news.set()

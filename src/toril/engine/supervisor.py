@@ -1,6 +1,7 @@
-"""Owns the consumers of a process: starts, replaces and stops them, and tells whether they are alive.
+"""Owns the consumers of a process: starts, replaces and stops them, and knows whether they are alive.
 
-Called by the reconciler (which knows what should run) and by bootstrap (which runs and stops it all).
+There are three kinds: those of the operator's configuration, those of registered workers (one per queue in both cases),
+and those that are attached for as long as a worker keeps its own connection open, any number per queue.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ from collections.abc import Callable
 
 import structlog
 
-from toril.core.destinations.base import DEFAULT_RULES, Destination, LeaseRules
-from toril.core.policy import EnginePolicy
-from toril.core.ports.work import Presence
+from toril.core.destination import DEFAULT_RULES, Destination, LeaseRules
 from toril.engine.consumer import Consumer
 from toril.engine.lease_keeper import LeaseKeeper
-from toril.engine.measures import UNMEASURED, Measures
+from toril.engine.policy import EnginePolicy
 from toril.engine.recoverer import Recoverer
+from toril.engine.shared_services import SharedServices
 
 log = structlog.get_logger(__name__)
 
@@ -26,64 +26,52 @@ MakeConsumer = Callable[[Destination, int], Consumer]
 
 
 class Supervisor:
-    """The consumers of one process, by queue.
+    """The consumers of one process.
 
     Args:
-        make: builds a consumer for a destination with so many slots.
+        make: builds a consumer for a destination with this number of slots.
         policy: intervals, grace, and which process of how many this is.
-        presence: told when a queue is not worked on any more.
-        forget: told the same; gives up the queue's place among the waits.
-        measures: for the recoverer.
-        works: whether there is to be a consumer for any destination; without, they are only known by their rules.
+        shared: what the consumers share; told which queues are not worked on now.
+        works: False where destinations get no consumer, and are known for the rules of their leases alone.
     """
 
-    def __init__(
-        self,
-        make: MakeConsumer,
-        policy: EnginePolicy,
-        presence: Presence,
-        forget: Callable[[str], None],
-        measures: Measures = UNMEASURED,
-        *,
-        works: bool = True,
-    ) -> None:
+    def __init__(self, make: MakeConsumer, policy: EnginePolicy, shared: SharedServices, *, works: bool = True) -> None:
         self._make = make
         self._works = works
         self._policy = policy
-        self._presence = presence
-        self._forget = forget
+        self._presence = shared.presence
+        self._waits = shared.waits
         self._running: dict[str, Consumer] = {}
-        # Of all registered workers, also of those that other processes have all the slots of.
+        # By queue, also those whose slots are all in other processes.
         self._destinations: dict[str, Destination] = {}
         # Replaced or removed, with jobs still in flight.
         self._retiring: set[Consumer] = set()
-        # Workers on sockets, as many of them per queue as there are.
-        self._seated: set[Consumer] = set()
+        self._attached: set[Consumer] = set()
         self._stopping = False
-        # Queues that belong to what the operator has configured: no registered worker takes their place.
-        self._kept: set[str] = set()
-        self.recoverer = Recoverer(self.consumers, policy, presence, measures)
+        # Queues of the configuration's destinations: a worker registered for one of them is not started.
+        self._configured: set[str] = set()
+        self.recoverer = Recoverer(self.consumers, policy, shared.presence, shared.measures)
         self.lease_keeper = LeaseKeeper(self.consumers, policy.lock_s)
 
     def consumers(self) -> list[Consumer]:
-        """Every consumer that may have jobs in flight."""
+        """Return every consumer that may have jobs in flight."""
         self._retiring = {consumer for consumer in self._retiring if consumer.slots or consumer.in_doubt}
-        return [*self._running.values(), *self._seated, *self._retiring]
+        return [*self._running.values(), *self._attached, *self._retiring]
 
-    def rules(self, queue: str) -> LeaseRules:
-        """What a queue's registered worker asks for; BullMQ's defaults where there is none."""
+    def lease_rules(self, queue: str) -> LeaseRules:
+        """Return the lease rules of a queue's destination; BullMQ's defaults where there is none."""
         destination = self._destinations.get(queue)
         return DEFAULT_RULES if destination is None else destination.lease_rules
 
     def queues(self) -> list[str]:
-        """The queues that are worked on here."""
+        """Return the queues whose destination is worked on here."""
         return list(self._running)
 
-    def keep(self, destination: Destination) -> None:
-        """Work on a destination's queue from now on, whatever is registered for a queue of that name."""
-        self._kept.discard(destination.queue)
+    def start_configured(self, destination: Destination) -> None:
+        """Start, or replace, a destination of the configuration, and let no registered worker take its queue."""
+        self._configured.discard(destination.queue)
         self.start(destination)
-        self._kept.add(destination.queue)
+        self._configured.add(destination.queue)
 
     def start(self, destination: Destination) -> None:
         """Work on a destination's queue from now on.
@@ -91,8 +79,8 @@ class Supervisor:
         A consumer that is there already is replaced at once: its jobs in flight end where they began, and hold up
         nothing.
         """
-        if destination.queue in self._kept:
-            log.error("consumer.not_started", queue=destination.queue, hint="the configuration has this queue")
+        if destination.queue in self._configured:
+            log.error("consumer.not_started", queue=destination.queue, hint="this queue belongs to the configuration")
             return
         self._retire(destination.queue)
         self._destinations[destination.queue] = destination
@@ -108,15 +96,15 @@ class Supervisor:
         log.info("consumer.started", queue=destination.queue, slots=slots)
 
     def pause(self, destination: Destination) -> None:
-        """Work on a destination's queue no more for now; jobs in flight end."""
-        if destination.queue in self._kept:
+        """Stop the consumer of a destination, and keep its lease rules; jobs in flight end."""
+        if destination.queue in self._configured:
             return
         self.stop(destination.queue)
         self._destinations[destination.queue] = destination
 
     def stop(self, queue: str) -> None:
-        """Work on this queue no more; jobs in flight end."""
-        if queue in self._kept:
+        """Stop the consumer of a queue; jobs in flight end."""
+        if queue in self._configured:
             return
         self._destinations.pop(queue, None)
         if self._retire(queue):
@@ -124,35 +112,41 @@ class Supervisor:
             log.info("consumer.stopped", queue=queue)
 
     def _leave(self, queue: str) -> None:
-        """A consumer of this queue is gone: give up its place among the waits, unless another one works here."""
-        if queue not in self._running and all(other.queue != queue for other in self._seated):
+        """Stop waiting for a queue, unless another consumer works on it here."""
+        if queue not in self._running and all(other.queue != queue for other in self._attached):
             self._presence.gone(queue)
-            self._forget(queue)
+            self._waits.forget(queue)
 
-    def seat(self, consumer: Consumer) -> None:
-        """Let a worker on a socket work beside all others, until it is unseated."""
-        self._seated.add(consumer)
+    def attach(self, consumer: Consumer) -> None:
+        """Let a consumer work beside all others of its queue, until it is detached."""
+        self._attached.add(consumer)
         if self._stopping:
             consumer.stop()
         else:
             consumer.look()
             self.recoverer.started(consumer)
 
-    async def unseat(self, consumer: Consumer, *, stalled: bool) -> None:
-        """Give the jobs of a socket that is gone back to waiting at once, without spending an attempt.
+    async def detach(self, consumer: Consumer, *, stalled: bool) -> None:
+        """Stop an attached consumer, and give its jobs back to waiting at once without spending an attempt.
 
-        `stalled`: its worker vanished, which counts as a stall of each.
+        `stalled`: its worker vanished, which counts as a stall of each job.
         """
         consumer.stop()
-        self._seated.discard(consumer)
+        self._attached.discard(consumer)
         self._retiring.add(consumer)
         await consumer.abandon(stalled=stalled)
         self._leave(consumer.queue)
 
-    def cancelled(self, queue: str, job_id: bytes) -> bool:
-        """A job was cancelled: break its attempt off if it is here; whether it was."""
+    def cancel(self, queue: str, job_id: bytes) -> bool:
+        """Abort the attempt of a cancelled job; return whether it was here."""
         here = [consumer.cancel(job_id) for consumer in self.consumers() if consumer.queue == queue]
         return any(here)
+
+    def limit_lifted(self, queue: str) -> None:
+        """Let the consumers of a queue look again, because a rate limit of it was removed."""
+        for consumer in self.consumers():
+            if consumer.queue == queue:
+                consumer.limit_lifted()
 
     def _retire(self, queue: str) -> bool:
         consumer = self._running.pop(queue, None)
@@ -164,22 +158,22 @@ class Supervisor:
         return True
 
     def sluggish(self) -> list[str]:
-        """The queues whose consumer has not heard from Redis for three polls, without a reason not to ask."""
+        """Return the queues whose consumer has had no answer from Redis for three polls, and no reason not to ask."""
         before = asyncio.get_running_loop().time() - 3 * self._policy.poll_interval_s
         return [queue for queue, consumer in self._running.items() if not consumer.heard_since(before)]
 
     async def run(self) -> None:
-        """Keep leases and sweep up, until cancelled."""
+        """Renew leases and recover jobs, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.lease_keeper.run(), name="lease-keeper")
             tasks.create_task(self.recoverer.run(), name="recoverer")
 
     def stop_leasing(self) -> None:
-        """Lease nothing more, on any queue."""
+        """Lease nothing from now on, on any queue."""
         self._stopping = True
         for queue in list(self._running):
             self._retire(queue)
-        for consumer in self._seated:
+        for consumer in self._attached:
             consumer.stop()
 
     async def drain(self) -> None:
@@ -202,10 +196,10 @@ class Supervisor:
 
 
 def share(concurrency: int, queue: str, process: int, processes: int) -> int:
-    """How much of a concurrency one of several processes has; together they have exactly all of it.
+    """Return how much of a concurrency one of several processes has; together they have exactly all of it.
 
-    Which processes get the odd ones depends on the queue's name, so that queues with a concurrency of 1 spread.
+    Which processes get the remainder depends on the queue's name, so that queues with a concurrency of 1 spread.
     """
-    whole, odd = divmod(concurrency, processes)
+    whole, remainder = divmod(concurrency, processes)
     rank = (process - zlib.crc32(queue.encode())) % processes
-    return whole + (1 if rank < odd else 0)
+    return whole + (1 if rank < remainder else 0)

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from toril.core.attempt import Attempt
-from toril.core.ports.work import RecentAttempts
+from toril.queues.ports import RecentAttempts
+from toril.queues.rules.attempt import Attempt
 
 _KEPT = 20
 
 
 class FakeAttempts:
-    """`noted` has every attempt by queue, in the order they were noted."""
+    """`noted` has every attempt by queue, in the order in which they were noted."""
 
     def __init__(self) -> None:
         self.noted: defaultdict[str, list[Attempt]] = defaultdict(list)
 
     def note(self, queue: str, attempt: Attempt) -> None:
-        """Remember one."""
+        """Remember an attempt."""
         self.noted[queue].append(attempt)
 
     async def recent(self, queue: str) -> list[bytes]:
-        """The newest as JSON, the newest first."""
+        """Return the newest as JSON, the newest first."""
         newest = self.noted[queue][-_KEPT:]
         return [msgspec.json.encode(attempt) for attempt in sorted(newest, key=lambda one: -one.at)]
 

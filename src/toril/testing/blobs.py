@@ -6,14 +6,14 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 from toril.core.blob import Blob
 from toril.core.errors import BlobLost
-from toril.core.ports.shared import Now
+from toril.core.ports import Now
 
 
 class FakeBlobs:
-    """Keeps bodies in `bodies`. `fault` is raised instead, while it is set; `calls` counts what was asked for.
+    """Keeps bodies in `bodies`. `fault` is raised by every call while it is set; `calls` has all calls in order.
 
     Args:
-        now: when bodies are put.
+        now: the wall clock, for when bodies were put.
         piece_bytes: how large the pieces of a stream are.
     """
 
@@ -33,26 +33,26 @@ class FakeBlobs:
         self._put_at[name] = self._now()
 
     async def get(self, name: str) -> bytes:
-        """A body."""
+        """Return a body."""
         self._called("get", name)
         if name not in self.bodies:
             raise BlobLost(f"There is no {name}")
         return self.bodies[name]
 
     async def stream(self, name: str) -> AsyncIterator[bytes]:
-        """A body in pieces."""
+        """Return a body in pieces."""
         body = await self.get(name)
         for start in range(0, len(body), self._piece_bytes):
             yield body[start : start + self._piece_bytes]
 
     async def delete(self, names: Sequence[str]) -> None:
-        """Forget bodies."""
+        """Delete bodies."""
         for name in names:
             self._called("delete", name)
             self.bodies.pop(name, None)
 
     async def list(self, folder: str) -> AsyncIterator[Blob]:
-        """What is kept."""
+        """Return what is kept in a folder."""
         self._called("list", folder)
         within = f"{folder}/" if folder else ""
         for name, body in list(self.bodies.items()):

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class FakeClock:
-    """A wall clock for `toril.core.ports.shared.Now`, and the event loop's own time inside `driving`.
+    """A wall clock for `toril.core.ports.Now`, and the event loop's own time inside `driving`.
 
     Inside `driving`, a loop with nothing ready jumps to its next timer instead of waiting for it: an hour of
     `asyncio.sleep` takes no time, and timers run in the order of their times. Works with asyncio's own loop, not
@@ -24,7 +24,7 @@ class FakeClock:
         self.elapsed_s = 0.0
 
     def __call__(self) -> float:
-        """The wall clock's time now."""
+        """Return the wall clock's time."""
         return self._at_s + self.elapsed_s
 
     def jump(self, by_s: float) -> None:
@@ -33,7 +33,7 @@ class FakeClock:
 
     @contextmanager
     def driving(self) -> Iterator[FakeClock]:
-        """Make the running event loop follow this clock for the length of a block.
+        """Make the running event loop follow this clock during a block.
 
         Raises:
             TypeError: the running loop is not one of asyncio's own.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 
 class FakeHolds:
-    """`held` has the milliseconds of each queue that is held, `log` everything that was asked for."""
+    """`held` has the milliseconds of each queue that is held, `log` every call."""
 
     def __init__(self) -> None:
         self.held: dict[str, int] = {}
         self.log: list[tuple[str, str]] = []
 
     async def hold(self, queue: str, for_ms: int) -> None:
-        """Nothing starts for so long."""
+        """Hold a queue for this time."""
         self.held[queue] = for_ms
         self.log.append(("hold", queue))
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 from msgspec import Struct
 
+from toril.core.destination import Limiter
 from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreUnavailable
 from toril.core.lease import LENGTH_FIELD, NOTHING, Lease, Next, NoJob
-from toril.core.limiter import Limiter
-from toril.core.ports.shared import Now
-from toril.core.ports.work import LeaseStore
+from toril.core.ports import Now
 from toril.core.stored_job import read_options
 from toril.core.verdict import Complete, Fail, Retry, Snooze
+from toril.engine.ports import LeaseStore
 
 T = TypeVar("T")
 Mark = Callable[[str, float], None]
@@ -74,6 +74,7 @@ class FakeLeaseStore:
         self._mark = mark
         self._started = 0
         self._limited_until = 0.0
+        self._held_until = 0.0
         self._suspects: set[bytes] = set()
         self._away = False
         self._breaks: list[_Break] = []
@@ -89,7 +90,9 @@ class FakeLeaseStore:
         delay_s: float = 0.0,
         fields: Mapping[bytes, bytes] | None = None,
     ) -> bytes:
-        """Add a job at the end of the queue, or as a delayed one; its id. `fields` are put into its hash as well."""
+        """Add a job at the end of the queue, or as a delayed one; return its id. `fields` are put into its hash,
+        too.
+        """
         key = job_id.encode()
         self.jobs[key] = {
             b"name": b"job",
@@ -120,28 +123,28 @@ class FakeLeaseStore:
 
     def lift_limit(self) -> None:
         """End the rate limit under way, as `removeRateLimitKey` does."""
-        self._started, self._limited_until = 0, 0.0
+        self._started, self._limited_until, self._held_until = 0, 0.0, 0.0
 
     def go_away(self) -> None:
-        """From now on every call raises `StoreUnavailable` and does nothing."""
+        """Raise `StoreUnavailable` from every call from now on, and do nothing."""
         self._away = True
 
     def come_back(self) -> None:
-        """Calls are carried out again."""
+        """Carry out calls again."""
         self._away = False
 
     def break_next(
         self, call: str | None = None, *, carried_out: bool, error: StoreError | None = None, times: int = 1
     ) -> None:
-        """Let the next calls (of this name) end with an error, by default `ConnectionLost`, carried out or not."""
+        """Let the next calls (of this name) raise an error, by default `ConnectionLost`, carried out or not."""
         self._breaks += [_Break(call, carried_out, error or ConnectionLost()) for _ in range(times)]
 
     def hold_answers(self) -> None:
-        """Carry calls out, and keep the answers back."""
+        """Carry out calls, and hold the answers back."""
         self._answering.clear()
 
     def let_answers_go(self) -> None:
-        """Send the answers that were kept back."""
+        """Send the answers that were held back."""
         self._answering.set()
 
     async def take(self, token: bytes) -> Next:
@@ -168,6 +171,7 @@ class FakeLeaseStore:
             self._require(lease)
             self._end_attempt(lease)
             self._note_failure(lease, verdict)
+            self._hold(verdict)
             if verdict.after_ms <= 0:
                 self.waiting.append(lease.job_id)
                 self._mark(self.queue, 0.0)
@@ -184,6 +188,7 @@ class FakeLeaseStore:
             self._require(lease)
             self._end_attempt(lease)
             self._note_failure(lease, verdict)
+            self._hold(verdict)
             self.failed[lease.job_id] = verdict.reason
             return self._next(lease.token) if fetch_next else None
 
@@ -201,7 +206,7 @@ class FakeLeaseStore:
         return await self._call("snooze", step)
 
     async def release(self, lease: Lease) -> None:
-        """Give the job back to the head of the queue, spending no attempt."""
+        """Give the job back to the head of the queue without spending an attempt."""
 
         def step() -> None:
             self._require(lease)
@@ -224,7 +229,7 @@ class FakeLeaseStore:
         return await self._call("count_stall", step)
 
     async def extend(self, leases: Sequence[Lease]) -> set[bytes]:
-        """Renew the locks of these leases; returns the ids of the jobs whose lock is not ours any more."""
+        """Renew the locks of these leases; return the ids of the jobs whose lock is not ours."""
 
         def step() -> set[bytes]:
             lost = {lease.job_id for lease in leases if not self._holds(lease)}
@@ -250,7 +255,7 @@ class FakeLeaseStore:
         return await self._call("hand_over", step)
 
     async def left_s(self, lease: Lease) -> float | None:
-        """For how long the lock holds yet; None when it is not ours any more."""
+        """Return for how many seconds the lock still holds; None if it is not ours."""
         return await self._call(
             "left_s", lambda: self.active[lease.job_id][1] - self._now() if self._holds(lease) else None
         )
@@ -274,7 +279,9 @@ class FakeLeaseStore:
         return await self._call("recover_stalled", step)
 
     async def recover_abandoned(self) -> tuple[list[bytes], float]:
-        """Put jobs that are active without a lock back to waiting at once; and how long the others' locks hold."""
+        """Put jobs that are active without a lock back to waiting at once; also returns how long the other locks
+        hold.
+        """
         found: list[bytes] = []
         for _ in range(2):
             if any(self._lapsed(job_id) for job_id in self.active):
@@ -299,7 +306,7 @@ class FakeLeaseStore:
         return await self._call("adopt", step)
 
     async def schedule_next(self, lease: Lease) -> str | None:
-        """Remember that the next iteration of the job's scheduler was asked for; returns `unreadable`."""
+        """Remember that the next iteration of the job's scheduler was asked for; return `unreadable`."""
         await self._call("schedule_next", lambda: self.scheduled.append(lease.job_id))
         return self.unreadable
 
@@ -318,11 +325,16 @@ class FakeLeaseStore:
             raise broken.error
         return done  # type: ignore[return-value]
 
+    def _hold(self, verdict: Retry | Fail) -> None:
+        self._held_until = max(self._held_until, self._now() + verdict.hold_ms / 1000)
+
     def _next(self, token: bytes) -> Next:
         now = self._now()
         for job_id in [job_id for job_id, at_s in self.delayed.items() if at_s <= now]:
             del self.delayed[job_id]
             self.waiting.append(job_id)
+        if now < self._held_until:
+            return NoJob(retry_in_s=self._held_until - now)
         if self._limiter is not None and now < self._limited_until and self._started >= self._limiter.max:
             return NoJob(retry_in_s=self._limited_until - now)
         while self.waiting:

@@ -4,33 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toril.core.delivery import (
+from toril.core.errors import LedgerUnavailable, StoreError
+from toril.delivery.ports import DeliveryFilter, DeliveryHistory, TargetDepth
+from toril.delivery.rules.changes import (
     Accepted,
-    Attempt,
     Begin,
     Begun,
     Cancel,
     Change,
-    Decision,
-    Delivery,
     Duplicate,
     End,
-    Envelope,
     Expire,
     Lose,
-    NewDelivery,
-    RecordedResponse,
     Refused,
     Replay,
-    Stored,
     Written,
-    begun,
-    decide,
-    written,
 )
-from toril.core.errors import LedgerUnavailable, StoreError
-from toril.core.lifecycle import OPEN, TERMINAL, WAITING, Status, Transition
-from toril.core.ports.ledger import Depth, Filter, History
+from toril.delivery.rules.decisions import Decision, begun, decide, written
+from toril.delivery.rules.delivery import AttemptRecord, Delivery, Envelope, NewDelivery, Stored, TargetResponse
+from toril.delivery.rules.lifecycle import OPEN, TERMINAL, WAITING, Status, Transition
 
 
 class FakeLedger:
@@ -41,18 +33,18 @@ class FakeLedger:
         self.deliveries: dict[str, Delivery] = {}
         self.envelopes: dict[str, Envelope] = {}
         self.transitions: dict[str, list[Transition]] = {}
-        self.attempts: dict[str, list[Attempt]] = {}
-        self.responses: dict[str, RecordedResponse] = {}
+        self.attempts: dict[str, list[AttemptRecord]] = {}
+        self.responses: dict[str, TargetResponse] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._fingerprints: dict[str, bytes] = {}
         self._fault: StoreError | None = None
 
     def go_away(self, fault: StoreError | None = None) -> None:
-        """From now on every call raises `LedgerUnavailable`, or what is given."""
+        """Make every call raise `LedgerUnavailable`, or the given error."""
         self._fault = fault or LedgerUnavailable()
 
     def come_back(self) -> None:
-        """The ledger is there again."""
+        """Make calls work again."""
         self._fault = None
 
     async def accept(self, deliveries: Sequence[NewDelivery]) -> list[Accepted | Duplicate | StoreError]:
@@ -93,28 +85,32 @@ class FakeLedger:
         self._there()
         return {job_id: self.deliveries[job_id] for job_id in job_ids if job_id in self.deliveries}
 
-    async def history(self, job_id: str) -> History | None:
+    async def history(self, job_id: str) -> DeliveryHistory | None:
         """As `LedgerReader.history`."""
         self._there()
         delivery = self.deliveries.get(job_id)
         if delivery is None:
             return None
-        return History(
+        return DeliveryHistory(
             delivery, list(self.transitions[job_id]), list(self.attempts[job_id]), self.responses.get(job_id)
         )
 
-    async def page(self, which: Filter, *, before: str | None, limit: int) -> list[Delivery]:
+    async def envelope(self, job_id: str) -> Envelope | None:
+        """As `LedgerReader.envelope`."""
+        return self.envelopes.get(job_id)
+
+    async def page(self, which: DeliveryFilter, *, before: str | None, limit: int) -> list[Delivery]:
         """As `LedgerReader.page`."""
         self._there()
         found = [one for one in self._all() if which.matches(one) and (before is None or one.job_id < before)]
         return found[::-1][:limit]
 
-    async def depth(self, target: str) -> Depth:
+    async def depth(self, target: str) -> TargetDepth:
         """As `LedgerReader.depth`."""
         self._there()
         mine = [one for one in self._all() if one.target == target]
         counts = {status: sum(one.status is status for one in mine) for status in Status}
-        return Depth(
+        return TargetDepth(
             queued=counts[Status.QUEUED],
             dispatching=counts[Status.DISPATCHING],
             retrying=counts[Status.RETRYING],

@@ -1,4 +1,4 @@
-"""A meter that remembers every call, for tests of what is measured where."""
+"""A meter in memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from toril.core.metrics import Metric
 
 
 class FakeMeter:
-    """Remembers what it was told. `counts` are summed by metric and labels, `observed` are in order."""
+    """`counts` are summed by metric and labels; `observed` has every observation in order."""
 
     def __init__(self) -> None:
         self.counts: dict[tuple[Metric, tuple[str, ...]], float] = {}
@@ -24,7 +24,7 @@ class FakeMeter:
         self.observed.append((metric, labels, value))
 
     def values(self, metric: Metric) -> list[tuple[tuple[str, ...], float]]:
-        """What was put into one histogram."""
+        """Return what was put into one histogram."""
         return [(labels, value) for known, labels, value in self.observed if known is metric]
 
 

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from toril.core.destinations.base import OutboundRequest
+from toril.core.destination import OutboundRequest
 from toril.core.outcome import Answered, Outcome, TimedOut
-from toril.core.ports.calls import Outbound, OutboundPool
+from toril.engine.ports import Outbound, OutboundPool
 
 Answering = Callable[[OutboundRequest], Awaitable[Outcome]]
 
@@ -22,7 +22,7 @@ def answered(
     headers: Iterable[tuple[bytes, bytes]] = (),
     duration_s: float = 0.01,
 ) -> Answered:
-    """A whole answer; the reason phrase is the usual one of the status unless given."""
+    """Return a whole answer; without a `reason` it has the usual one of its status."""
     if reason is None:
         reason = HTTPStatus(status).phrase if status in {known.value for known in HTTPStatus} else ""
     return Answered(status, reason, list(headers), body, duration_s)
@@ -35,7 +35,7 @@ async def _ok(_: OutboundRequest) -> Outcome:
 class FakePool:
     """Answers requests by a function, within each request's own timeout.
 
-    `in_flight` and `most_in_flight` count requests; `closed` tells whether the owner has let go.
+    `closed` is True once the pool was closed.
     """
 
     def __init__(self, url: str, owner: FakeOutbound) -> None:
@@ -62,14 +62,15 @@ class FakePool:
             owner.in_flight -= 1
 
     def close(self) -> None:
-        """Let idle connections go; those in use end with their request."""
+        """Remember that it was closed."""
         self.closed = True
 
 
 class FakeOutbound:
     """Makes pools whose requests `answering` answers; by default at once with an empty 200.
 
-    `requests` holds every request in order, `broken_off` those that were cancelled, `pools` the pools made.
+    `requests` has every request in order, `broken_off` those that were cancelled, `pools` the pools made. `in_flight`
+    and `most_in_flight` count requests.
     """
 
     def __init__(self, answering: Answering = _ok) -> None:
@@ -81,7 +82,7 @@ class FakeOutbound:
         self.most_in_flight = 0
 
     def pool(self, url: str) -> FakePool:
-        """A pool for the origin of this URL."""
+        """Return a pool for the origin of this URL."""
         pool = FakePool(url, self)
         self.pools.append(pool)
         return pool

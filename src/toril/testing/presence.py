@@ -1,10 +1,10 @@
-"""A presence that only remembers."""
+"""A `Presence` in memory."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from toril.core.ports.work import Presence
+from toril.engine.ports import Presence
 
 
 class FakePresence:
@@ -14,11 +14,11 @@ class FakePresence:
         self.shown: set[str] = set()
 
     def active(self, queue: str) -> None:
-        """The queue had a job just now."""
+        """Show the queue."""
         self.shown.add(queue)
 
     def gone(self, queue: str) -> None:
-        """The queue has no worker here any more."""
+        """Stop showing the queue."""
         self.shown.discard(queue)
 
 

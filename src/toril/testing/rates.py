@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from toril.core.access import RateLimit
-from toril.core.ports.shared import Now
+from toril.core.ports import Now
 
 
 class FakeRates:
-    """Counts as the real one does, by a clock of yours. `fault` is raised instead, while it is set."""
+    """Counts as the real one does, by the clock it is given. `fault` is raised while it is set."""
 
     def __init__(self, now: Now) -> None:
         self.spent: list[str] = []
@@ -16,7 +16,7 @@ class FakeRates:
         self._free_at: dict[str, int] = {}
 
     async def spend(self, name: str, limit: RateLimit) -> float:
-        """Count one request; 0, or how long it takes until one would be within the limit."""
+        """Count one request; return 0, or how long it takes until one would be within the limit."""
         if self.fault is not None:
             raise self.fault
         now, interval = round(self._now() * 1e6), max(1, round(limit.per_s * 1e6 / limit.max))

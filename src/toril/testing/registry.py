@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from toril.core.errors import StoreUnavailable
-from toril.core.ports.work import RegistryState, WorkerRegistry
+from toril.queues.ports import RegistryState, WorkerRegistry
 
 
 class FakeRegistry:
@@ -31,12 +31,12 @@ class FakeRegistry:
         self._wipes = 0
 
     def go_away(self) -> None:
-        """From now on every call finds no Redis, those that wait included."""
+        """Raise `StoreUnavailable` from every call from now on, those that wait included."""
         self._away = True
         self._wake()
 
     def come_back(self) -> None:
-        """Redis is there again."""
+        """Carry out calls again."""
         self._away = False
 
     def wipe(self) -> None:
@@ -68,7 +68,7 @@ class FakeRegistry:
         self.announce(queue)
 
     async def remove(self, queue: str) -> bool:
-        """Remove a document and announce it; False (and nothing announced) when there was none."""
+        """Remove a document and announce it; return False, announcing nothing, if there was none."""
         await self._reach()
         self._removed.add(queue)
         if self.documents.pop(queue, None) is None:
@@ -78,7 +78,7 @@ class FakeRegistry:
         return True
 
     async def pause(self, queue: str, *, paused: bool) -> bool:
-        """Pause a worker, or let it go on, and announce it; False when there is none."""
+        """Pause or resume a worker, and announce it; return False if there is none."""
         await self._reach()
         if queue not in self.documents:
             return False
@@ -88,27 +88,27 @@ class FakeRegistry:
         return True
 
     async def paused(self) -> set[str]:
-        """The queues whose worker is paused."""
+        """Return the queues whose worker is paused."""
         await self._reach()
         return set(self.paused_queues)
 
     async def all(self) -> dict[str, bytes]:
-        """Every document."""
+        """Return every document."""
         await self._reach()
         return dict(self.documents)
 
     async def some(self, queues: Sequence[str]) -> dict[str, bytes]:
-        """The documents of these queues, those that exist."""
+        """Return the documents of these queues, where they exist."""
         await self._reach()
         return {queue: self.documents[queue] for queue in queues if queue in self.documents}
 
     async def position(self) -> str:
-        """The id of the newest announcement."""
+        """Return the id of the newest announcement."""
         await self._reach()
         return str(self._last)
 
     async def changed_since(self, position: str) -> tuple[str, list[str], bool]:
-        """Wait a few seconds for announcements after `position`; the queues they name, each once."""
+        """Wait a few seconds for announcements after `position`; return the queues that they name, each once."""
         await self._reach()
         if self._last <= int(position):
             try:
@@ -123,12 +123,12 @@ class FakeRegistry:
         return str(self._last), list(dict.fromkeys(queue for _, queue in new)), len(new) >= self._max_len
 
     async def state(self, seen: str | None) -> RegistryState:
-        """What tells this registry from an earlier one."""
+        """Return the state of the registry."""
         await self._reach()
         return RegistryState(b"mark %d" % self._wipes, len(self.documents), behind=self._last < int(seen or 0))
 
     async def put_back(self, documents: Mapping[str, bytes], paused: set[str], seen: str | None) -> list[str]:
-        """Store documents that are lost, and announce them; the queues whose document was stored."""
+        """Store documents that were lost, and announce them; return the queues whose document was stored."""
         await self._reach()
         named = {queue for number, queue in self._announcements if number > int(seen or 0)}
         stored = [queue for queue in documents if queue not in {*named, *self.documents, *self._removed}]
@@ -144,7 +144,7 @@ class FakeRegistry:
             raise StoreUnavailable
 
     def _wake(self) -> None:
-        # Whoever waits now is woken; whoever comes later waits anew.
+        # Those that wait now are woken; those that come later wait for the next announcement.
         self._announced.set()
         self._announced = asyncio.Event()
 

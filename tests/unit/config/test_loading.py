@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toril.config.loading import load
-from toril.config.settings import SETTINGS
+from toril.config.settings import Settings
+from toril.config.table import SETTINGS
 from toril.core.errors import ConfigInvalid
-from toril.core.policy import RedisAddress, Settings
+from toril.proxy.settings import PROXY_SETTINGS
+from toril.redis.policy import RedisAddress
 
 SECRET = "hunter2-the-secret"
 
@@ -37,7 +39,7 @@ def value_of(settings: Settings, target: str) -> Any:
     return found
 
 
-def test_nothing_given_is_the_defaults() -> None:
+def test_without_file_and_environment_the_settings_are_the_defaults() -> None:
     assert load({}) == Settings()
 
 
@@ -82,13 +84,13 @@ def test_the_environment_beats_the_file(file: Path) -> None:
     assert (settings.redis.host, settings.redis.port) == ("a", 6)
 
 
-def test_a_url_beats_the_single_settings(file: Path) -> None:
+def test_a_redis_url_beats_the_single_redis_settings(file: Path) -> None:
     environment = {"REDIS_URL": "redis://a:1", "REDIS_HOST": "b", "REDIS_PORT": "2", "REDIS_PASSWORD": SECRET}
     assert load(environment).redis == RedisAddress(host="a", port=1)
     assert load({"REDIS_HOST": "b"}, written(file, {"redis": {"url": "redis://a:1"}})).redis.host == "a"
 
 
-def test_either_name_of_the_url_is_read() -> None:
+def test_the_redis_url_is_read_under_either_name() -> None:
     assert load({"REDIS_URI": "redis://a"}).redis.host == "a"
     assert load({"REDIS_URI": "redis://b", "REDIS_URL": "redis://a"}).redis.host == "a"
 
@@ -128,7 +130,7 @@ def test_a_redis_url_is_read(url: str, address: RedisAddress) -> None:
         f"redis://u:{SECRET}#@a:x",
     ],
 )
-def test_a_redis_url_that_is_none_is_a_fault_and_not_repeated(url: str) -> None:
+def test_an_invalid_redis_url_is_a_fault_and_not_repeated(url: str) -> None:
     (fault,) = faults_of({"REDIS_URL": url})
     assert fault.startswith("the environment variable REDIS_URL: ")
     assert SECRET not in fault
@@ -143,18 +145,18 @@ def test_every_fault_is_named_at_once(file: Path) -> None:
         [
             f"{file} has an unknown key prot; did you mean port?",
             f"log.level in {file}: 'loud' is none of debug, info, warning, error",
-            f"engine.lock in {file}: 30 is not a duration such as 30s, 1h30m or 500ms",
+            f"engine.lock in {file}: 30 is not a duration such as 30s, 1h30m or 30d",
             f"{file} has an unknown key engine.grase; did you mean engine.grace?",
             f"max_body_bytes in {file}: 0 is not a whole number of at least 1",
             "the environment variable PORT: 'x' is not a whole number from 0 to 65535",
             "the environment variable REDIS_TLS: 'perhaps' is neither true nor false",
-            "the environment variable TORIL_GRACE: '1 s' is not a duration such as 30s, 1h30m or 500ms",
+            "the environment variable TORIL_GRACE: '1 s' is not a duration such as 30s, 1h30m or 30d",
             "min_queue_name_length is greater than max_queue_name_length",
         ]
     )
 
 
-def test_a_key_like_no_other_is_unknown_without_a_guess(file: Path) -> None:
+def test_an_unknown_key_similar_to_none_gets_no_suggestion(file: Path) -> None:
     assert faults_of({}, written(file, {"xyzzy": 1})) == [f"{file} has an unknown key xyzzy"]
 
 
@@ -162,11 +164,28 @@ def test_a_key_with_a_dot_may_be_written_flat(file: Path) -> None:
     assert load({}, written(file, "redis.host: a\nengine:\n  grace: 5s\n")).redis.host == "a"
 
 
-@pytest.mark.parametrize("section", ["redis", "engine", "log", "workers"])
+@pytest.mark.parametrize("section", ["engine", "log", "workers"])
 def test_a_section_that_is_no_mapping_is_unknown(file: Path, section: str) -> None:
     (fault,) = faults_of({}, written(file, {section: SECRET}))
     assert fault.startswith(f"{file} has an unknown key {section}")
     assert SECRET not in fault
+
+
+def test_redis_is_a_section_or_the_word_none(file: Path) -> None:
+    (fault,) = faults_of({}, written(file, {"redis": SECRET}))
+    assert fault.startswith(f"redis in {file}: it must be a section (url, host and so on), or the word none")
+    assert SECRET not in fault
+    document = {"redis": "none", "targets": {"a": {"url": "http://a/"}}, "ledger": {"url": "postgresql://db/toril"}}
+    settings = load({"REDIS_URL": "redis://elsewhere"}, written(file, document))
+    assert settings.without_redis
+    del document["redis"]
+    assert load({"TORIL_REDIS": "none"}, written(file, document)).without_redis
+    grouped = document | {"targets": {"a": {"url": "http://a/", "group_by": "labels.tenant"}}}
+    (fault,) = faults_of({"TORIL_REDIS": "none"}, written(file, grouped))
+    assert fault == "targets.a.group_by: groups are kept in Redis, and redis: none has none"
+    document["upstreams"] = [{"url": "http://b/", "prefix": "/b"}]
+    (fault,) = faults_of({"TORIL_REDIS": "none"}, written(file, document))
+    assert fault == "redis: none goes with targets alone: upstreams need Redis"
 
 
 @pytest.mark.parametrize("content", ["- a\n- b\n", "text", "5", "true"])
@@ -339,7 +358,10 @@ TOKEN = {"name": "shop", "sha256": "ab" * 32, "allow": ["*"], "queues": ["*"]}
 TARGETS = {"billing": {"url": "http://billing.internal"}}
 URLS = ["redis://a", "s3://bucket/prefix", "http://s3.internal", "postgresql://ledger"]
 VALUES = [
+    "queue.stuck",
+    "data.card.*",
     [TOKEN],
+    [{"hosts": ["*"], "proxy": {"url": "http://proxy:3128"}}],
     TARGETS,
     *URLS,
     1,
@@ -347,6 +369,7 @@ VALUES = [
     7,
     4096,
     "text",
+    "/path",
     "5s",
     "90s",
     "1",
@@ -360,7 +383,10 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
+NOT_OF_THE_PROXY = [setting for setting in SETTINGS if setting not in PROXY_SETTINGS]
+
+
+@pytest.mark.parametrize("setting", NOT_OF_THE_PROXY, ids=lambda setting: setting.key)
 def test_a_setting_means_the_same_in_the_file_and_in_the_environment(tmp_path: Path, setting: Any) -> None:
     """Whatever both take, both read alike; every setting takes something, and changes something."""
     changed = False
@@ -375,7 +401,10 @@ def test_a_setting_means_the_same_in_the_file_and_in_the_environment(tmp_path: P
         except ConfigInvalid:
             continue
         changed |= from_file != Settings()
-    assert changed or setting.key in {"redis.ca_file", "redis.cert_file", "redis.key_file", "redis.cluster"}
+    assert changed or setting.key in {
+        "redis.ca_file", "redis.cert_file", "redis.key_file", "redis.cluster", "events.target",
+        "redis.sentinels", "redis.sentinel_master", "redis", "acknowledge",
+    }  # fmt: skip
 
 
 @given(st.dictionaries(st.sampled_from([name for setting in SETTINGS for name in setting.env]), st.text(max_size=8)))
@@ -387,7 +416,7 @@ def test_any_environment_is_read_or_refused(environment: dict[str, str]) -> None
 
 
 def test_every_target_is_a_field_of_the_settings() -> None:
-    for setting in SETTINGS:
+    for setting in NOT_OF_THE_PROXY:
         value_of(Settings(), setting.target)
 
 
@@ -396,3 +425,77 @@ def test_no_two_settings_share_a_name() -> None:
     variables = [name for setting in SETTINGS for name in setting.env]
     assert len(set(keys)) == len(keys)
     assert len(set(variables)) == len(variables)
+
+
+def test_a_setting_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "toril.yaml"
+    file.write_text("redis.port: 1\nredis: {port: 2}\n")
+    with pytest.raises(ConfigInvalid) as caught:
+        load({}, file)
+    assert caught.value.faults == [f"redis.port in {file} is given twice, in its section and as one key"]
+
+
+def test_the_file_that_proxq_names_needs_upstreams_however_its_path_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "proxq.yaml"
+    file.write_text("port: 81\n")
+    with pytest.raises(ConfigInvalid, match="has no upstreams"):
+        load({"PROXQ_CONFIG": f"{tmp_path}/./proxq.yaml"}, file)
+
+
+SENTINELS = RedisAddress(
+    host="",
+    db=2,
+    username="u",
+    password="p:w",
+    sentinels=(("one", 26379), ("2001:db8::1", 26380)),
+    sentinel_master="orders",
+    sentinel_password="theirs",
+)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis+sentinel://u:p%3Aw@one,[2001:db8::1]:26380/orders/2?sentinel_password=theirs", SENTINELS),
+        ("rediss+sentinel://a:1/m", RedisAddress(
+            host="", tls=True, sentinels=(("a", 1),), sentinel_master="m", sentinel_tls=True,
+        )),
+        ("rediss+sentinel://a:1/m?sentinel_tls=false&ssl_cert_reqs=none", RedisAddress(
+            host="", tls=True, verify=False, sentinels=(("a", 1),), sentinel_master="m",
+        )),
+    ],
+)  # fmt: skip
+def test_a_url_may_name_sentinels(url: str, address: RedisAddress) -> None:
+    assert load({"REDIS_URL": url}).redis == address
+    assert "p:w" not in str(address)
+    assert str(SENTINELS) == "redis+sentinel://one:26379,2001:db8::1:26380/orders/2"
+
+
+def test_sentinels_may_be_settings_of_their_own(file: Path) -> None:
+    redis = {"sentinels": ["one", "[2001:db8::1]:26380"], "sentinel_master": "orders", "sentinel_password": "theirs"}
+    redis |= {"username": "u", "password": "p:w", "db": 2}
+    assert load({}, written(file, {"redis": redis})).redis == SENTINELS
+    env = {"REDIS_SENTINELS": "one, [2001:db8::1]:26380", "REDIS_SENTINEL_MASTER": "orders"}
+    assert load(env).redis.sentinels == SENTINELS.sentinels
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"REDIS_URL": "redis+sentinel://u:hunter2-the-secret@a:1"}, "names no master"),
+        ({"REDIS_URL": "redis+sentinel:///m"}, "is not the host:port of a Sentinel"),
+        ({"REDIS_URL": "redis+sentinel://a:70000/m"}, "'a:70000' is not the host:port"),
+        ({"REDIS_URL": "redis+sentinel://a/m/-1"}, "the number of a database"),
+        ({"REDIS_URL": "redis+sentinel://a/m/x"}, "the number of a database"),
+        ({"REDIS_SENTINELS": "a:1,,b"}, "'' is not the host:port of a Sentinel"),
+        ({"REDIS_SENTINELS": "a:1"}, "redis.sentinels need redis.sentinel_master"),
+        ({"REDIS_SENTINEL_MASTER": "orders"}, "redis.sentinel_master needs redis.sentinels"),
+        ({"REDIS_SENTINELS": "a:1", "REDIS_SENTINEL_MASTER": "m", "REDIS_URL": "redis://b"}, "both say where Redis is"),
+        ({"REDIS_SENTINELS": "a:1", "REDIS_SENTINEL_MASTER": "m", "REDIS_CLUSTER": "true",
+          "WORKER_METADATA_KEY": "{w}:m", "WORKER_METADATA_STREAM": "{w}:s"}, "exclude each other"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_about_sentinels_is_a_fault(environment: dict[str, str], said: str) -> None:
+    faults = faults_of(environment)
+    assert any(said in fault for fault in faults), faults
+    assert SECRET not in str(faults)

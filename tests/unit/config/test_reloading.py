@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from toril.config import reloading
 from toril.config.reloading import ConfigFile, Reloading
 from toril.config.rollout import Plan
+from toril.config.settings import Settings
 from toril.core.errors import BlobsUnavailable, ConfigInvalid
-from toril.core.policy import Settings
 from toril.core.rollout import Rollout
 
 PATIENCE_S = 60.0
@@ -128,7 +128,7 @@ async def test_a_file_that_stays_the_same_is_not_read_again_but_for_asking(file:
     assert logs == [{"event": "config.reloaded", "log_level": "info", "generation": 1, "applied": []}]
 
 
-async def test_what_has_the_same_size_and_time_is_another_file_all_the_same(file: Path) -> None:
+async def test_a_replaced_file_of_the_same_size_and_time_is_read_again(file: Path) -> None:
     async with following(file) as followed:
         before = file.stat()
         other = file.with_suffix(".new")
@@ -175,7 +175,7 @@ async def test_a_file_that_has_become_empty_changes_nothing(file: Path, nothing:
     assert logs[0]["faults"] == [f"{file} is empty; to run without its settings, restart without the file"]
 
 
-async def test_what_cannot_be_taken_over_changes_nothing_and_is_tried_again_at_the_next_reload(file: Path) -> None:
+async def test_settings_that_cannot_be_applied_change_nothing_and_are_retried_at_the_next_reload(file: Path) -> None:
     config = ConfigFile({}, file)
     applied: list[Settings] = []
     faults = [BlobsUnavailable("the folder is read-only")]
@@ -220,7 +220,7 @@ async def test_a_file_that_is_being_written_is_not_read_before_it_is_whole(
         assert len(followed.applied) == 1
 
 
-async def test_what_waits_for_a_rollout_is_told_once_and_cleared_by_taking_it_back(file: Path) -> None:
+async def test_a_pending_rollout_is_reported_once_and_cleared_by_reverting_the_edit(file: Path) -> None:
     with capture_logs() as logs:
         async with following(file) as followed:
             file.write_text("port: 1\n" + document("two"))
@@ -244,7 +244,9 @@ class TestSecretFiles:
             await until(lambda: followed.rollout.applied)
             assert followed.rollout == Rollout(generation=2, applied=("targets.billing.auth.secret_file",))
 
-    async def test_one_that_vanishes_keeps_the_last_secret_and_says_so_once(self, file: Path, secret: Path) -> None:
+    async def test_a_secret_file_that_vanishes_keeps_the_last_secret_and_is_logged_once(
+        self, file: Path, secret: Path
+    ) -> None:
         with capture_logs() as logs:
             async with following(file) as followed:
                 secret.unlink()
@@ -258,7 +260,7 @@ class TestSecretFiles:
                 await until(lambda: not followed.rollout.secrets_kept)
         assert [line["files"] for line in logs if line["event"] == "secret.vanished"] == [[str(secret)]]
 
-    async def test_a_missing_one_of_a_new_configuration_is_a_fault_until_it_comes(
+    async def test_a_missing_secret_file_of_a_new_configuration_is_a_fault_until_it_exists(
         self, file: Path, secret: Path, tmp_path: Path
     ) -> None:
         other = tmp_path / "other"
@@ -272,7 +274,7 @@ class TestSecretFiles:
         assert logs[0]["event"] == "config.kept"
         assert str(other) in logs[0]["faults"][0]
 
-    async def test_one_that_holds_no_secret_changes_nothing(self, file: Path, secret: Path) -> None:
+    async def test_a_secret_file_with_an_invalid_secret_changes_nothing(self, file: Path, secret: Path) -> None:
         with capture_logs() as logs:
             async with following(file) as followed:
                 renamed_over(secret, "two words")
@@ -284,7 +286,7 @@ class TestSecretFiles:
 
 
 class TestAskingForIt:
-    async def test_a_reload_says_what_it_came_to_and_reaches_the_others(self, file: Path) -> None:
+    async def test_a_reload_reports_its_result_and_reaches_the_other_processes(self, file: Path) -> None:
         followed = Followed(ConfigFile({}, file))
         file.write_text("port: 1\n" + document("two"))
         assert await followed.reloading.reload() == Rollout(generation=2, applied=("tokens",), pending=("port",))
@@ -299,7 +301,9 @@ class TestAskingForIt:
         assert len(caught.value.faults) == 2
         assert (followed.spread, followed.applied, followed.rollout) == (0, [], Rollout())
 
-    async def test_what_is_read_later_is_applied_later(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_configurations_are_applied_in_the_order_they_were_read(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         followed = Followed(ConfigFile({}, file))
         first, second, reading, go_on = document("first"), document("second"), threading.Event(), threading.Event()
         original, calls = ConfigFile.read, []
@@ -324,7 +328,7 @@ class TestAskingForIt:
         assert [settings.gateway.tokens[0].caller.name for settings in followed.applied] == ["first", "second"]
 
 
-async def test_what_the_command_line_said_stays_said(file: Path) -> None:
+async def test_command_line_settings_survive_a_reload(file: Path) -> None:
     followed = Followed(ConfigFile({}, file, lambda settings: replace(settings, port=7)))
     file.write_text("port: 8\n" + document("two"))
     assert await followed.reloading.reload() == Rollout(generation=2, applied=("tokens",))

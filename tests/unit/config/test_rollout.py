@@ -8,26 +8,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from toril.config.rollout import AT_ONCE, TARGET_AT_ONCE, TARGET_PENDING, plan
-from toril.config.settings import SETTINGS
+from toril.config.rollout import plan
+from toril.config.settings import Settings
 from toril.core.access import Caller, Grant, RateLimit, Right
-from toril.core.policy import Settings
-from toril.core.signing import Secret
-from toril.core.target import BreakerPolicy, Retention, RetryPolicy, Signing, TargetAuth, TargetSpec, Timeouts
+from toril.core.group_limits import GroupDefault
+from toril.core.http.outbound_policy import ClientCredentials, ForwardProxy, HostRoute, OutboundPolicy, TlsFiles
+from toril.core.http.signing import Secret
+from toril.delivery.rules.retry_policy import RetryPolicy
+from toril.delivery.rules.target import BreakerPolicy, Retention, Signing, TargetAuth, TargetSpec, Timeouts
+from toril.delivery.rules.target_rollout import AFTER_RESTART, AT_ONCE
+from toril.proxy.rules.upstream import CallbackPolicy, ProxyPolicy, Upstream
 
 
 def secret(text: str) -> Secret:
     return Secret(text.encode() * 8)
 
 
+CLIENT = ClientCredentials(token_url="https://login", client_id="c", secret_file="/client", secret="one")
+PROXY = ForwardProxy(url="http://proxy", secret_file="/proxy", secret="a")
+WAY = OutboundPolicy(tls=TlsFiles(ca_file="/ca", ca="one"), oauth2=CLIENT)
+UPSTREAM = Upstream(prefix="/api", url="http://api", outbound=OutboundPolicy(tls=WAY.tls))
+ROUTE = HostRoute(hosts=("a",), outbound=OutboundPolicy(proxy=PROXY))
 BILLING = TargetSpec(
     name="billing",
     url="https://billing.internal",
     auth=TargetAuth(scheme="bearer", secret="one", secret_file="/run/billing"),
     signing=Signing(secret_file="/run/signing", secrets=(secret("one"),)),
+    outbound=WAY,
 )
 PLAIN = TargetSpec(name="plain", url="https://plain.internal")
-BEFORE = Settings(targets=(BILLING, PLAIN))
+CALLBACK = CallbackPolicy(routes=(ROUTE,))
+BEFORE = Settings(
+    targets=(BILLING, PLAIN), proxy=ProxyPolicy(upstreams=(UPSTREAM,), callback=CALLBACK), worker_routes=(ROUTE,)
+)
 
 
 def grant(name: str = "shop", **more: Any) -> Grant:
@@ -45,6 +58,8 @@ def billing(**fields: Any) -> Settings:
 APPLIES = {
     "retry knobs": (billing(retry=RetryPolicy(max_attempts=3)), "targets.billing.retry"),
     "rate limit": (billing(rate_limit=RateLimit(5, 1.0)), "targets.billing.rate_limit"),
+    "the label of groups": (billing(group_by="tenant"), "targets.billing.group_by"),
+    "limits of groups": (billing(group=GroupDefault(1)), "targets.billing.group"),
     "retention": (billing(retention=Retention(delivered_s=1.0)), "targets.billing.retention"),
     "payload store": (of("payloads", url="file:///bodies"), "payloads.url"),
     "payload threshold": (of("payloads", threshold_bytes=1), "payloads.threshold"),
@@ -63,6 +78,31 @@ APPLIES = {
         billing(auth=replace(BILLING.auth, secret_file="/run/other")),
         "targets.billing.auth.secret_file",
     ),
+    "renewed certificates": (
+        billing(outbound=replace(WAY, tls=TlsFiles(ca_file="/ca", ca="two"))),
+        "targets.billing.tls",
+    ),
+    "a renewed client secret of OAuth": (
+        billing(outbound=replace(WAY, oauth2=replace(CLIENT, secret="two"))),
+        "targets.billing.auth.secret_file",
+    ),
+    "renewed certificates of an upstream": (
+        of("proxy", upstreams=(replace(UPSTREAM, outbound=OutboundPolicy(tls=TlsFiles(ca_file="/ca", ca="two"))),)),
+        "upstreams./api.tls",
+    ),
+    "a renewed password of the workers' proxy": (
+        replace(BEFORE, worker_routes=(replace(ROUTE, outbound=OutboundPolicy(proxy=replace(PROXY, secret="b"))),)),
+        "workers.outbound.1.proxy.secret_file",
+    ),
+    "a callback's proxy's secret": (
+        of(
+            "proxy",
+            callback=CallbackPolicy(
+                routes=(replace(ROUTE, outbound=OutboundPolicy(proxy=replace(PROXY, secret="b"))),)
+            ),
+        ),
+        "callback.outbound.1.proxy.secret_file",
+    ),
     "signing secrets": (
         billing(signing=Signing(secret_file="/run/signing", secrets=(secret("two"), secret("one")))),
         "targets.billing.signing.secret_file",
@@ -77,6 +117,24 @@ WAITS = {
     "auth scheme": (billing(auth=TargetAuth(scheme="basic", secret="a:b")), "targets.billing.auth"),
     "auth header": (billing(auth=TargetAuth(scheme="header", header="x-key", secret="a")), "targets.billing.auth"),
     "no auth any more": (billing(auth=TargetAuth()), "targets.billing.auth"),
+    "another OAuth client": (
+        billing(outbound=replace(WAY, oauth2=replace(CLIENT, client_id="d"))),
+        "targets.billing.auth",
+    ),
+    "no CA any more": (billing(outbound=replace(WAY, tls=None)), "targets.billing.tls"),
+    "a proxy": (billing(outbound=replace(WAY, proxy=PROXY)), "targets.billing.proxy"),
+    "an upstream's proxy": (
+        of("proxy", upstreams=(replace(UPSTREAM, outbound=replace(UPSTREAM.outbound, proxy=PROXY)),)),
+        "upstreams./api.proxy",
+    ),
+    "an upstream's url": (of("proxy", upstreams=(replace(UPSTREAM, url="http://other"),)), "upstreams"),
+    "a new upstream": (of("proxy", upstreams=(UPSTREAM, Upstream(prefix="/b", url="http://b"))), "upstreams"),
+    "other hosts of callbacks": (
+        of("proxy", callback=CallbackPolicy(routes=(replace(ROUTE, hosts=("b",)),))),
+        "callback.outbound",
+    ),
+    "other hosts of workers": (replace(BEFORE, worker_routes=(replace(ROUTE, hosts=("b",)),)), "workers.outbound"),
+    "no way to workers": (replace(BEFORE, worker_routes=()), "workers.outbound"),
     "signing off": (billing(signing=None), "targets.billing.signing"),
     "signing on": (
         replace(BEFORE, targets=(BILLING, replace(PLAIN, signing=BILLING.signing))),
@@ -97,7 +155,7 @@ WAITS = {
 
 
 @pytest.mark.parametrize("row", APPLIES)
-def test_what_applies_at_once_runs_from_now_on(row: str) -> None:
+def test_a_setting_that_applies_at_once_runs_from_now_on(row: str) -> None:
     wanted, key = APPLIES[row]
     made = plan(BEFORE, wanted)
     assert (made.applied, made.pending) == ((key,), ())
@@ -106,7 +164,7 @@ def test_what_applies_at_once_runs_from_now_on(row: str) -> None:
 
 
 @pytest.mark.parametrize("row", WAITS)
-def test_what_needs_a_rollout_is_named_and_not_applied(row: str) -> None:
+def test_a_setting_that_needs_a_rollout_is_named_and_not_applied(row: str) -> None:
     wanted, key = WAITS[row]
     made = plan(BEFORE, wanted)
     assert (made.applied, made.pending) == ((), (key,))
@@ -114,7 +172,7 @@ def test_what_needs_a_rollout_is_named_and_not_applied(row: str) -> None:
 
 
 @pytest.mark.parametrize("row", WAITS)
-def test_taking_it_back_clears_it(row: str) -> None:
+def test_reverting_an_edit_clears_the_pending_rollout(row: str) -> None:
     wanted, _ = WAITS[row]
     made = plan(plan(BEFORE, wanted).settings, BEFORE)
     assert (made.applied, made.pending, made.settings) == ((), (), BEFORE)
@@ -151,14 +209,14 @@ def test_the_order_of_targets_is_no_change() -> None:
         grant("other"),
     ],
 )
-def test_a_token_that_may_something_else_is_a_change_and_the_same_one_is_none(other: Grant) -> None:
+def test_a_token_with_other_rights_is_a_change_and_an_equal_one_is_not(other: Grant) -> None:
     running = of("gateway", tokens=(grant(),))
     assert plan(running, of("gateway", tokens=(grant(),))).applied == ()
     assert plan(running, of("gateway", tokens=(other,))).applied == ("tokens",)
 
 
 @given(st.sets(st.sampled_from(sorted(APPLIES))), st.sets(st.sampled_from(sorted(WAITS))))
-def test_several_edits_come_to_what_each_comes_to(applying: set[str], waiting: set[str]) -> None:
+def test_several_edits_together_have_the_effect_of_each_alone(applying: set[str], waiting: set[str]) -> None:
     """Edits of different fields, together; of several that touch one field the last counts, as in a file."""
     wanted = BEFORE
     for row in sorted(applying | waiting):
@@ -185,5 +243,11 @@ def _with_edits(settings: Settings, edited: Settings) -> Settings:
 
 
 def test_every_key_of_a_target_and_of_the_columns_is_known() -> None:
-    assert {setting.key for setting in SETTINGS} >= AT_ONCE
-    assert set(TargetSpec.__struct_fields__) == {"name", "auth", "signing", *TARGET_AT_ONCE, *TARGET_PENDING}
+    assert set(TargetSpec.__struct_fields__) == {
+        "name",
+        "auth",
+        "signing",
+        "outbound",
+        *AT_ONCE,
+        *AFTER_RESTART,
+    }

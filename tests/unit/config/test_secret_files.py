@@ -18,7 +18,7 @@ def test_a_file_is_read_without_the_white_space_around_it(file: Path) -> None:
     assert SecretFiles().read(file) == SECRET
 
 
-def test_a_file_that_nobody_has_read_before_is_a_fault_when_it_is_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_a_fault_if_it_was_never_read(tmp_path: Path) -> None:
     files = SecretFiles()
     with pytest.raises(ValueError, match="nothing cannot be read: No such file"):
         files.read(tmp_path / "nothing")
@@ -44,7 +44,7 @@ def test_a_file_that_is_gone_keeps_what_it_held_for_as_long_as_it_is_gone(file: 
     assert (back.read(file), back.vanished) == ("another", set())
 
 
-def test_what_only_a_configuration_before_the_last_one_read_is_forgotten(file: Path) -> None:
+def test_secrets_read_only_before_the_last_configuration_are_forgotten(file: Path) -> None:
     first = SecretFiles()
     first.read(file)
     file.unlink()
@@ -52,7 +52,7 @@ def test_what_only_a_configuration_before_the_last_one_read_is_forgotten(file: P
         SecretFiles(SecretFiles(first)).read(file)
 
 
-def test_what_is_no_text_is_a_fault_even_when_it_was_one(file: Path) -> None:
+def test_a_secret_file_that_is_no_longer_text_is_a_fault(file: Path) -> None:
     first = SecretFiles()
     first.read(file)
     file.write_bytes(b"\xff\xfe")

@@ -25,7 +25,7 @@ def test_patterns_mean_rights(patterns: list[str], meant: set[Right]) -> None:
 @pytest.mark.parametrize(
     "pattern", ["", "jobs", "jobs:", ":read", "jobs:drop", "job:add", "JOBS:ADD", "jobs:add ", "**"]
 )
-def test_a_pattern_that_means_nothing_is_refused(pattern: str) -> None:
+def test_an_unknown_right_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match="is no right; there are queues:read"):
         rights(["jobs:add", pattern])
 
@@ -49,7 +49,7 @@ def test_a_caller_sees_the_queues_of_its_globs(globs: list[str], queue: str, see
 
 
 @given(st.sampled_from(Right), st.sets(st.sampled_from(Right)), st.booleans())
-def test_a_right_on_a_queue_takes_both(right: Right, allowed: set[Right], seen: bool) -> None:
+def test_a_demand_needs_the_right_and_the_queue(right: Right, allowed: set[Right], seen: bool) -> None:
     caller = Caller("shop", frozenset(allowed), ["orders"])
     queue = "orders" if seen else "invoices"
     if right in allowed and seen:
@@ -60,13 +60,13 @@ def test_a_right_on_a_queue_takes_both(right: Right, allowed: set[Right], seen: 
         assert caught.value.message == "Forbidden"
 
 
-def test_no_right_in_particular_is_any() -> None:
+def test_a_route_without_a_particular_right_accepts_any_right() -> None:
     assert Caller("shop", frozenset({Right.JOBS_ADD}), ["orders"]).may(None, "orders")
     assert not Caller("shop", frozenset(), ["*"]).may(None, "orders")
     assert not ANYBODY.may(None)
 
 
-def test_everything_is_everything() -> None:
+def test_only_an_unlimited_caller_may_do_everything() -> None:
     assert Caller("root").everything
     assert not Caller("root", ALL - {Right.METRICS_READ}).everything
     assert not Caller("root", ALL, ["orders", "a*"]).everything

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from toril.core.backoff import Backoff, delay_ms, wait_s
-from toril.core.target import RetryPolicy
+from toril.core.backoff import Backoff, delay_ms
 
 delays = st.one_of(st.integers(0, 10**9), st.floats(0, 1e9))
 jitters = st.floats(0, 1)
@@ -84,26 +83,3 @@ def test_any_stored_backoff_gives_milliseconds(
 @pytest.mark.parametrize("kind", ["custom", "", "Fixed"])
 def test_an_unknown_strategy_gives_no_delay(kind: str) -> None:
     assert delay_ms(Backoff(kind, 100), 1, never) is None
-
-
-@given(st.integers(1, 10**6), st.floats(0, 0.999), st.floats(0, 1e4), st.floats(0, 1), st.floats(0, 1e6))
-def test_a_delivery_s_wait_is_never_longer_than_the_longest(
-    attempt: int, chance: float, base_s: float, jitter: float, max_s: float
-) -> None:
-    policy = RetryPolicy(base_s=base_s, max_s=max_s, jitter=jitter)
-    waited = wait_s(policy, attempt, lambda: chance)
-    assert 0 <= waited <= max_s
-    whole = wait_s(policy, attempt, lambda: 0.0)
-    assert waited >= whole * (1 - jitter) - 1e-9
-
-
-def test_a_delivery_s_wait_doubles_up_to_the_longest() -> None:
-    policy = RetryPolicy(base_s=1, max_s=10, jitter=0)
-    assert [wait_s(policy, attempt, lambda: 0.5) for attempt in range(1, 7)] == [1, 2, 4, 8, 10, 10]
-    fixed = RetryPolicy(base_s=3, max_s=10, jitter=0, backoff="fixed")
-    assert {wait_s(fixed, attempt, lambda: 0.5) for attempt in range(1, 7)} == {3}
-
-
-def test_jitter_takes_away_up_to_its_part() -> None:
-    policy = RetryPolicy(base_s=10, max_s=100, jitter=0.2)
-    assert (wait_s(policy, 1, lambda: 0.0), wait_s(policy, 1, lambda: 0.5)) == (10, 9)

@@ -41,7 +41,7 @@ def test_other_names_have_no_owner(name: str) -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "..", ".hidden", "a/b", "ä", "a b", "a\n", "x" * 201, "#1"])
-def test_what_a_store_might_not_take_is_refused(bad: str) -> None:
+def test_a_name_part_that_a_store_might_refuse_is_refused(bad: str) -> None:
     for parts in ((bad, "job", "request"), ("folder", bad, "request"), ("folder", "job", bad)):
         with pytest.raises(ValueError, match="cannot be part of"):
             reference(*parts, b"")

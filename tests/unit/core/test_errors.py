@@ -11,7 +11,7 @@ CLASSES = [
 
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
-def test_an_error_says_what_is_wrong_without_being_told(error: type[TorilError]) -> None:
+def test_an_errors_default_message_is_its_docstring(error: type[TorilError]) -> None:
     assert error().message == (error.__doc__ or "").strip().splitlines()[0]
     assert error("mine").message == "mine"
 
@@ -24,7 +24,7 @@ def drawn() -> dict[str, tuple[int, str]]:
     return {line[0]: (int(line[1]), line[2]) for line in lines if len(line) == 3 and line[1].isdigit()}  # fmt: skip
 
 
-def test_the_tree_is_drawn_as_it_is() -> None:
+def test_the_drawn_error_tree_matches_the_classes() -> None:
     all_of_them = [*CLASSES, ConfigInvalid]
     stand_in = {error.__name__: (error.status, error.code) for error in all_of_them if error is not TorilError}
     assert drawn() == stand_in
@@ -53,7 +53,7 @@ def test_a_fault_of_ours_is_not_taken_for_an_expected_error() -> None:
     assert len(caught.value.exceptions) == 2
 
 
-def test_what_is_no_group_passes_as_it_is() -> None:
+def test_an_exception_outside_a_group_passes_unchanged() -> None:
     with pytest.raises(KeyError), unwrapped():
         raise KeyError("ours")
     with unwrapped():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from toril.core.metrics import CAPPED, METRICS, OTHER, QueueDepth, bounded, word
 from toril.core.outcome import CutOff
 
-OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 ROW = re.compile(r"\| `(toril_[a-z_]+)` \| (\w+) \| ([^|]*) \|")
 names = st.lists(st.text(st.characters(codec="utf-8"), min_size=1), unique=True, max_size=30)
 
@@ -28,8 +28,8 @@ def test_histograms_have_buckets_in_order_and_nothing_else_has() -> None:
         assert sorted(set(metric.buckets)) == list(metric.buckets)
 
 
-def test_what_is_measured_is_documented_and_nothing_else() -> None:
-    rows = [found.groups() for line in OPERATIONS.read_text().splitlines() if (found := ROW.match(line))]
+def test_the_metrics_reference_lists_every_metric_and_no_other() -> None:
+    rows = [found.groups() for line in REFERENCE.read_text().splitlines() if (found := ROW.match(line))]
     said = [
         (name, kind, tuple(label.strip(" `") for label in labels.split(",") if label.strip()))
         for name, kind, labels in rows
@@ -37,7 +37,7 @@ def test_what_is_measured_is_documented_and_nothing_else() -> None:
     assert said == [(metric.name, metric.kind, metric.labels) for metric in METRICS]
 
 
-def test_a_class_becomes_a_word() -> None:
+def test_a_class_name_becomes_a_label_value() -> None:
     assert word(CutOff) == "cut_off"
 
 
@@ -56,7 +56,7 @@ def test_depths_are_bounded_and_lose_no_job(queues: list[str], most: int) -> Non
     )
 
 
-def test_the_rest_is_called_other() -> None:
+def test_queues_over_the_limit_are_summed_as_other() -> None:
     depths = [QueueDepth(queue, {"waiting": 1}, age) for queue, age in (("c", 1.0), ("a", 2.0), ("b", 3.0))]
     assert bounded(depths, 2, lambda _: True) == [
         QueueDepth("a", {"waiting": 1}, 2.0),
@@ -66,12 +66,13 @@ def test_the_rest_is_called_other() -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_no_label_but_the_bounded_one_is_for_names(metric: object) -> None:
+def test_only_the_bounded_label_holds_names(metric: object) -> None:
     known = {
         CAPPED,
         "kind",
         "outcome",
         "verdict",
+        "group",  # the twenty largest of a queue, and one for the others
         "method",
         "route",
         "status",
@@ -80,5 +81,8 @@ def test_no_label_but_the_bounded_one_is_for_names(metric: object) -> None:
         "connection",
         "state",
         "version",
+        "type",
+        "reason",
+        "change",
     }
     assert set(metric.labels) <= known  # type: ignore[attr-defined]

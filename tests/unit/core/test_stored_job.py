@@ -151,7 +151,7 @@ def test_an_integer_is_shown_as_it_is_stored(stored: bytes) -> None:
 
 
 @pytest.mark.parametrize("stored", [None, b"", b"x", b"1.5", b"007", b"+5", b" 5", b"5\n", b"--5", "٣".encode()])
-def test_what_is_no_integer_counts_as_zero(stored: bytes | None) -> None:
+def test_a_stored_value_that_is_no_integer_counts_as_zero(stored: bytes | None) -> None:
     assert integer_json(stored) == b"0"
 
 
@@ -224,7 +224,7 @@ def test_whatever_options_say_they_can_be_read(stored: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("stored", [b"", b"nonsense", b"[]", b"5", b"null", b'{"a":', b'{"\xff":1}', b"[" * 100_000])
-def test_options_that_are_none_are_empty(stored: bytes) -> None:
+def test_unreadable_stored_options_count_as_empty(stored: bytes) -> None:
     assert read_options(stored) == StoredOptions(b"{}")
 
 
@@ -252,7 +252,9 @@ def test_options_that_are_none_are_empty(stored: bytes) -> None:
         ([], Keep(-1), {"count": -1}),
     ],
 )
-def test_how_many_finished_jobs_stay(value: Any, kept: Keep | None, packed: dict[str, int] | None) -> None:
+def test_retention_options_say_how_many_finished_jobs_stay(
+    value: Any, kept: Keep | None, packed: dict[str, int] | None
+) -> None:
     found = keep(value)
     assert found == kept
     assert (None if found is None else found.as_packed()) == packed

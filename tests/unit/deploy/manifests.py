@@ -1,17 +1,17 @@
 """Reads `deploy/` as the tools do that it is for, as far as the tests need that."""
 
-import io
 from collections.abc import Iterator
-from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
-from toril import cli
+from toril.cli.main import toril
+from toril.cli.serve import serve_command
 from toril.config.loading import load
-from toril.core.policy import Role, Settings
+from toril.config.settings import Role, Settings
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
@@ -40,14 +40,13 @@ def built(folder: Path) -> list[dict[str, Any]]:
 
 def role_of(arguments: list[str]) -> Role:
     """The role that a command line of `toril` asks for, which has to be one that `serve` takes."""
-    printed = io.StringIO()
+    command, *options = arguments
+    assert command == "serve"
     try:
-        with redirect_stderr(printed):
-            options = cli._parser().parse_args(arguments)
-    except SystemExit:
-        pytest.fail(f"{arguments}: {printed.getvalue()}")
-    assert options.run is cli._serve
-    return Role(name=options.role, targets=options.targets)
+        given = serve_command.make_context(command, options, **toril.context_settings).params
+    except click.ClickException as exc:
+        pytest.fail(f"{arguments}: {exc.format_message()}")
+    return Role(name=given["role"], targets=given["targets"])
 
 
 def settings(text: str, files: dict[str, str], environment: dict[str, str], folder: Path) -> Settings:

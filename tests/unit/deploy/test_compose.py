@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.unit.deploy.manifests import DEPLOY, documents, role_of, settings
-from toril.core.durations import parse_duration_s
-from toril.core.policy import Settings
+from toril.config.settings import Settings
+from toril.core.times import parse_duration_s
 
 BEHIND_GRACE_S = 10.0
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+):\?[^}]+\}")
@@ -32,7 +32,7 @@ def held(compose: dict[str, Any], tmp_path: Path) -> Settings:
     return settings(compose["configs"][mounted["source"]]["content"], {}, environment, tmp_path)
 
 
-def test_the_command_serves_all_there_is(compose: dict[str, Any]) -> None:
+def test_the_compose_command_has_the_role_all(compose: dict[str, Any]) -> None:
     assert role_of(compose["services"]["toril"]["command"]).name == "all"
 
 
@@ -54,7 +54,7 @@ def test_the_bucket_that_is_made_is_the_one_that_is_used(compose: dict[str, Any]
     assert (held.payloads.url or "").startswith(f"s3://{made}/")
 
 
-def test_nothing_starts_before_what_it_needs(compose: dict[str, Any]) -> None:
+def test_no_service_starts_before_its_dependencies(compose: dict[str, Any]) -> None:
     services = compose["services"]
     for service in services.values():
         for name, condition in service.get("depends_on", {}).items():
@@ -73,7 +73,7 @@ def test_jobs_in_flight_may_end_before_it_is_killed(compose: dict[str, Any], hel
     assert stop_s >= 2 * held.shutdown.delay_s + held.engine.grace_s + BEHIND_GRACE_S
 
 
-def test_valkey_keeps_and_never_evicts(compose: dict[str, Any]) -> None:
+def test_valkey_persists_its_data_and_never_evicts(compose: dict[str, Any]) -> None:
     command = compose["services"]["valkey"]["command"]
     options = dict(zip(command[1::2], command[2::2], strict=True))
     assert options == {"--appendonly": "yes", "--appendfsync": "always", "--maxmemory-policy": "noeviction"}

@@ -8,9 +8,9 @@ import kubernetes_validate
 import pytest
 
 from tests.unit.deploy.manifests import KUBERNETES, ROOT, built, containers, documents, role_of, settings
-from toril.core.policy import Settings
-from toril.gateway.ops import OpsRoutes
-from toril.gateway.routing import Access
+from toril.config.settings import Settings
+from toril.web.access_control import Access
+from toril.web.operations.status import StatusRoutes
 
 VERSIONS = ("1.30", "1.33", kubernetes_validate.latest_version())
 SHAPES = ("one-process", "split", "per-target")
@@ -57,7 +57,9 @@ def test_no_two_objects_of_a_shape_are_the_same(shape: list[dict[str, Any]]) -> 
     assert len(names) == len(set(names))
 
 
-def test_what_answers_and_what_works_adds_up(shape: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_every_target_has_exactly_one_deployment_that_delivers_to_it(
+    shape: list[dict[str, Any]], tmp_path: Path
+) -> None:
     """Every target has exactly one deployment that delivers to it, and so has all other work; one answers."""
     (config,) = of_kind(shape, "ConfigMap")
     for container, pod, thing in containers(shape):
@@ -110,11 +112,11 @@ def test_the_configuration_is_valid_where_it_is_mounted(shape: list[dict[str, An
         assert port["containerPort"] == held.port
 
 
-def test_probes_ask_what_toril_serves_to_anybody(shape: list[dict[str, Any]]) -> None:
+def test_probes_use_routes_that_need_no_token(shape: list[dict[str, Any]]) -> None:
     async def well() -> list[str]:
         return []
 
-    open_paths = {route.template for route in OpsRoutes("1", well).routes() if route.access is Access.OPEN}
+    open_paths = {route.path for route in StatusRoutes("1", well).routes() if route.access is Access.OPEN}
     for container, _, _ in containers(shape):
         (port,) = container["ports"]
         probes = {name: container[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}

@@ -1,4 +1,4 @@
-"""A consumer with everything around it, on fakes and on a clock of its own."""
+"""A consumer with everything around it, on fakes and on its own clock."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -7,20 +7,21 @@ from typing import Any
 
 from msgspec import Struct
 
-from toril.core.destinations.base import OutboundRequest
+from toril.core.destination import OutboundRequest
 from toril.core.failed_attempt import attempt_failed
-from toril.core.handover import read_handover
 from toril.core.lease import Lease
-from toril.core.lock_tokens import LockTokens
 from toril.core.outcome import Answered, Outcome
-from toril.core.policy import EnginePolicy
 from toril.core.verdict import Complete, Verdict
-from toril.core.worker import Endpoint, Limiter, WorkerSpec
-from toril.engine.consumer import Consumer, Surroundings
+from toril.engine.consumer import Consumer
 from toril.engine.executor import Executor
 from toril.engine.handovers import Handovers
+from toril.engine.lock_tokens import LockTokens
+from toril.engine.policy import EnginePolicy
 from toril.engine.settler import Settler
+from toril.engine.shared_services import SharedServices
 from toril.engine.shared_waits import SharedWaits
+from toril.queues.rules.handover import read_handover
+from toril.queues.rules.worker import Endpoint, Limiter, WorkerSpec
 from toril.testing import (
     FakeClock,
     FakeLeasedQueues,
@@ -28,7 +29,7 @@ from toril.testing import (
     FakeMarkerWaits,
     FakeOutbound,
     FakePresence,
-    FakeSettledNews,
+    FakeSettlementNotifications,
     answered,
 )
 
@@ -36,13 +37,13 @@ LOCK_S = 30.0
 POLICY = EnginePolicy(lock_s=LOCK_S, poll_interval_s=10.0, stalled_interval_s=30.0, grace_s=5.0)
 
 
-class Desk(Struct):
+class FakeDestination(Struct):
     """A destination whose request holds the job's id, and nothing else."""
 
     queue: str = "orders"
     concurrency: int = 1
     timeout_s: float = 10_000.0
-    url: str = "http://desk.example/"
+    url: str = "http://destination.example/"
 
     @property
     def lease_rules(self) -> WorkerSpec:
@@ -94,8 +95,8 @@ class Endpoints:
 
 
 def patient(patience_s: float) -> Settler:
-    """A settler for jobs that nobody settles later."""
-    handovers = Handovers(FakeLeasedQueues(), FakeSettledNews(), instance_id="instance", now=lambda: 0.0)
+    """A settler for jobs that are not settled later."""
+    handovers = Handovers(FakeLeasedQueues(), FakeSettlementNotifications(), instance_id="instance", now=lambda: 0.0)
     return Settler(patience_s, handovers)
 
 
@@ -103,7 +104,13 @@ class Bench:
     """One consumer and its surroundings. `lot` adds and looks after its jobs, `endpoints` answers."""
 
     def __init__(
-        self, clock: FakeClock, tasks: asyncio.TaskGroup, limit: int, limiter: Limiter | None, patience_s: float
+        self,
+        clock: FakeClock,
+        tasks: asyncio.TaskGroup,
+        limit: int,
+        limiter: Limiter | None,
+        patience_s: float,
+        executor: type[Executor] = Executor,
     ) -> None:
         self.clock = clock
         self.tasks = tasks
@@ -112,7 +119,7 @@ class Bench:
         self.store = FakeLeaseStore("orders", now=clock, lock_s=LOCK_S, limiter=limiter, mark=self.waits.mark)
         self.endpoints = Endpoints()
         self.outbound = FakeOutbound(self.endpoints)
-        self.around = Surroundings(
+        self.shared = SharedServices(
             tasks=tasks,
             waits=SharedWaits(self.waits),
             presence=self.presence,
@@ -120,13 +127,13 @@ class Bench:
             tokens=LockTokens([], "instance"),
         )
         self.leased = FakeLeasedQueues()
-        self.news = FakeSettledNews()
+        self.news = FakeSettlementNotifications()
         self.handovers = Handovers(self.leased, self.news, instance_id="instance", now=clock)
         self.settler = Settler(patience_s, self.handovers)
-        self.destination = Desk(concurrency=limit)
-        self.executor = Executor(self.destination, self.store, self.outbound, self.settler, lambda: 0.5)
-        self.begins: Callable[[], bool] = lambda: True
-        self.consumer = Consumer(self.destination, limit, self.store, self.executor, self.around, self._may_begin)
+        self.destination = FakeDestination(concurrency=limit)
+        self.executor = executor(self.destination, self.store, self.outbound, self.settler, lambda: 0.5)
+        self.gate: Callable[[], bool] = lambda: True
+        self.consumer = Consumer(self.destination, limit, self.store, self.executor, self.shared, self._may_begin)
 
     @property
     def attempted(self) -> list[bytes]:
@@ -134,7 +141,7 @@ class Bench:
         return [request.body for request in self.outbound.requests]
 
     def _may_begin(self) -> bool:
-        return self.begins()
+        return self.gate()
 
     async def settle_down(self) -> None:
         """Let everything happen that needs no time to pass."""
@@ -162,12 +169,17 @@ async def until(fact: Callable[[], Any], within_s: float = 1.0, step_s: float = 
 
 @asynccontextmanager
 async def bench(
-    clock: FakeClock, limit: int = 1, *, limiter: Limiter | None = None, patience_s: float = 2 * LOCK_S
+    clock: FakeClock,
+    limit: int = 1,
+    *,
+    limiter: Limiter | None = None,
+    patience_s: float = 2 * LOCK_S,
+    executor: type[Executor] = Executor,
 ) -> AsyncIterator[Bench]:
     """A consumer that works for the length of a block, and is ended in good order behind it."""
     failure: Exception | None = None
     async with asyncio.TaskGroup() as tasks:
-        made = Bench(clock, tasks, limit, limiter, patience_s)
+        made = Bench(clock, tasks, limit, limiter, patience_s, executor)
         try:
             yield made
         except Exception as exc:

@@ -2,6 +2,7 @@ import asyncio
 import gc
 import random
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ from structlog.testing import capture_logs
 
 from tests.unit.engine.support import LOCK_S, Bench, bench, turns, until
 from toril.core.errors import StoreTimeout
+from toril.core.lease import Lease, Next
 from toril.core.outcome import Outcome
-from toril.core.worker import Limiter
+from toril.engine.executor import Executor
+from toril.engine.slot import Slot
+from toril.queues.rules.worker import Limiter
 from toril.testing import FakeClock, answered
 
 
@@ -77,7 +81,7 @@ async def test_slots_grow_in_doubling_steps(clock: FakeClock) -> None:
         assert sizes == [1, 2, 4, 8, 16, 32, 64, 64]
 
 
-async def test_slots_that_find_nothing_go(clock: FakeClock) -> None:
+async def test_slots_that_find_no_job_end(clock: FakeClock) -> None:
     async with bench(clock, 64) as made:
         for number in range(3):
             made.store.add(str(number))
@@ -111,7 +115,7 @@ async def test_a_wake_while_looking_is_not_lost(clock: FakeClock, limit: int) ->
         assert made.store.calls == ["take", "take"]
         made.store.add("1")
         await made.settle_down()
-        assert made.waits.markers == {}, "the marker is used up: nobody else will be woken by it"
+        assert made.waits.markers == {}, "the marker is used up: it will wake no other worker"
         made.store.let_answers_go()
         await made.until(lambda: made.store.completed)
 
@@ -224,7 +228,7 @@ async def test_a_limit_is_not_trusted_for_longer_than_half_a_minute(clock: FakeC
         assert made.attempted == [b"1", b"2"]
 
 
-async def test_what_goes_before_another_job_holds_it_up_and_what_is_in_flight_goes_on(clock: FakeClock) -> None:
+async def test_a_gate_that_refuses_holds_jobs_up_and_those_in_flight_go_on(clock: FakeClock) -> None:
     async with bench(clock, 4) as made:
         begun: list[float] = []
 
@@ -232,7 +236,7 @@ async def test_what_goes_before_another_job_holds_it_up_and_what_is_in_flight_go
             begun.append(clock())
             return len(begun) <= 3
 
-        made.begins = three_of_them
+        made.gate = three_of_them
         for number in range(8):
             made.store.add(str(number))
         made.consumer.look()
@@ -242,7 +246,7 @@ async def test_what_goes_before_another_job_holds_it_up_and_what_is_in_flight_go
         assert len(begun) == pytest.approx(100, abs=15)  # it asks a hundred times a second, and not without end
         made.endpoints.open()
         await made.until(lambda: len(made.store.completed) == 3)
-        made.begins = lambda: True
+        made.gate = lambda: True
         await made.until(lambda: len(made.store.completed) == 8, 0.1)
         await made.settle_down()
         assert made.waits.watched == {"orders"}
@@ -256,11 +260,11 @@ async def test_asking_again_does_not_put_off_the_end_of_a_rate_limit(clock: Fake
         made.consumer.look()
         await made.until(lambda: made.store.completed)
         await made.settle_down()
-        made.begins = lambda: False
+        made.gate = lambda: False
         for _ in range(50):
             made.consumer.look()
             await asyncio.sleep(0.01)
-        made.begins = lambda: True
+        made.gate = lambda: True
         await made.until(lambda: len(made.store.completed) == 2, 0.6)
 
 
@@ -333,7 +337,7 @@ async def test_after_a_lost_lease_the_slot_goes_on(clock: FakeClock) -> None:
         await made.until(lambda: made.store.completed.keys() == {b"2"})
 
 
-async def test_only_the_lost_lease_is_broken_off(clock: FakeClock) -> None:
+async def test_only_the_attempt_of_the_lost_lease_is_broken_off(clock: FakeClock) -> None:
     async with bench(clock, 3) as made:
         for number in range(3):
             made.store.add(str(number))
@@ -344,6 +348,34 @@ async def test_only_the_lost_lease_is_broken_off(clock: FakeClock) -> None:
         await made.settle_down()
         assert [request.body for request in made.outbound.broken_off] == [b"1"]
         assert made.outbound.in_flight == 2
+
+
+async def test_a_second_lost_lease_does_not_interrupt_the_end_of_the_first(clock: FakeClock) -> None:
+    waits: list[str] = []
+
+    class Recording(Executor):
+        """Waits once more behind an attempt that was broken off, as a delivery does for its ledger."""
+
+        async def execute(self, slot: Slot, lease: Lease, may_lease: Callable[[], bool]) -> Next | None:
+            result = await super().execute(slot, lease, may_lease)
+            if lease.lost:
+                kept = await self._until_broken_off(slot, lease, asyncio.sleep(5, "recorded"))
+                waits.append(f"{lease.job_id.decode()} {kept}")
+            return result
+
+    async with bench(clock, 3, executor=Recording) as made:
+        for number in range(3):
+            made.store.add(str(number))
+        made.consumer.look()
+        await made.until(lambda: made.outbound.in_flight == 3)
+        made.consumer.lose(b"0")
+        await made.settle_down()
+        made.consumer.lose(b"1")
+        made.consumer.lose(b"0")
+        await made.settle_down()
+        made.consumer.lose(b"2")
+        await made.until(lambda: len(waits) == 3, within_s=10)
+    assert sorted(waits) == ["0 recorded", "1 recorded", "2 recorded"]
 
 
 async def test_a_lease_lost_while_its_attempt_ends_is_not_settled(clock: FakeClock) -> None:
@@ -481,6 +513,20 @@ async def test_abandoned_jobs_go_back_to_the_head_without_an_attempt(clock: Fake
         assert made.consumer.slots == set()
 
 
+async def test_a_stall_is_counted_also_when_the_grace_ends_at_the_same_moment(clock: FakeClock) -> None:
+    """The worker vanishes, and before its slot has run again the instance breaks off what is in flight."""
+    async with bench(clock) as made:
+        made.store.add("1")
+        made.consumer.look()
+        await made.until(lambda: made.outbound.in_flight == 1)
+        made.consumer.stop()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(made.consumer.abandon(stalled=True))
+            tasks.create_task(made.consumer.abandon())
+        assert made.store.jobs[b"1"][b"stc"] == b"1"
+        assert made.store.released == [b"1"]
+
+
 async def test_a_job_that_arrives_while_abandoning_goes_back_too(clock: FakeClock) -> None:
     async with bench(clock) as made:
         made.store.add("1")
@@ -525,7 +571,7 @@ async def test_a_look_that_fails_is_tried_again_soon(clock: FakeClock) -> None:
         assert 20 <= made.store.calls.count("take") <= 60, "a few times a second, not in a busy loop"
 
 
-async def test_while_the_store_is_away_the_consumer_is_not_heard_of(clock: FakeClock) -> None:
+async def test_a_consumer_is_not_heard_of_while_the_store_is_away(clock: FakeClock) -> None:
     async with bench(clock) as made:
         loop = asyncio.get_running_loop()
         made.consumer.look()
@@ -610,7 +656,7 @@ async def test_adopting_does_not_go_beyond_the_limit(clock: FakeClock) -> None:
         assert made.outbound.most_in_flight == 1
 
 
-async def test_what_waits_for_a_free_slot_is_given_back_when_abandoned(clock: FakeClock) -> None:
+async def test_an_adopted_lease_waiting_for_a_slot_is_given_back_when_abandoned(clock: FakeClock) -> None:
     async with bench(clock) as made:
         made.store.add("1")
         made.store.add("2")
@@ -626,7 +672,7 @@ async def test_what_waits_for_a_free_slot_is_given_back_when_abandoned(clock: Fa
         assert len(made.attempted) == 1
 
 
-async def test_what_waits_for_a_free_slot_and_is_lost_is_never_sent(clock: FakeClock) -> None:
+async def test_an_adopted_lease_lost_while_waiting_for_a_slot_is_never_sent(clock: FakeClock) -> None:
     async with bench(clock) as made:
         made.store.add("1")
         made.store.add("2")
@@ -655,7 +701,7 @@ async def test_a_delayed_job_that_is_due_while_every_slot_works_is_left_for_othe
         await made.until(lambda: made.store.completed.keys() == {b"1", b"later"})
 
 
-async def test_what_a_stopping_consumer_knew_of_delayed_jobs_is_left_for_others(clock: FakeClock) -> None:
+async def test_delayed_jobs_known_to_a_stopping_consumer_are_left_for_others(clock: FakeClock) -> None:
     async with bench(clock) as made:
         made.store.add("later", delay_s=60)
         at_s = clock() + 60
@@ -695,8 +741,8 @@ async def test_a_job_that_breaks_its_slot_breaks_nothing_else(clock: FakeClock) 
         await made.until(lambda: made.store.completed.keys() == {b"2"})
 
 
-async def test_a_process_that_goes_down_takes_its_consumers_along_quietly(clock: FakeClock) -> None:
-    """Something else has failed for good: a slot that is cancelled starts nothing any more."""
+async def test_a_process_shutdown_ends_its_consumers_without_errors(clock: FakeClock) -> None:
+    """Something else has failed for good: a slot that is cancelled starts nothing."""
     errors: list[type[Exception]] = []
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -726,63 +772,63 @@ async def test_a_slot_that_ends_leaves_no_task_behind(clock: FakeClock) -> None:
         assert len(asyncio.all_tasks()) == before
 
 
-class Weather:
+class Conditions:
     """What one example is like: how long things take, when a poll comes, and what goes wrong."""
 
     def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
-        self.longest_store_answer_s = self.chance.choice((0.0, 0.02))
-        self.longest_endpoint_answer_s = self.chance.choice((0.0, 0.02, 2.0))
-        self.breaks = self.chance.random() < 0.3
-        self.gives_way = self.chance.choice((0.0, 0.0, 0.3))
+        self.random = random.Random(seed)
+        self.longest_store_answer_s = self.random.choice((0.0, 0.02))
+        self.longest_endpoint_answer_s = self.random.choice((0.0, 0.02, 2.0))
+        self.breaks = self.random.random() < 0.3
+        self.refuses = self.random.choice((0.0, 0.0, 0.3))
 
     def may_begin(self) -> bool:
-        return self.chance.random() >= self.gives_way
+        return self.random.random() >= self.refuses
 
     def store_answer_s(self) -> float:
-        return self.chance.random() * self.longest_store_answer_s
+        return self.random.random() * self.longest_store_answer_s
 
     async def endpoint(self, _: Any) -> Outcome:
-        await asyncio.sleep(self.chance.random() * self.longest_endpoint_answer_s)
-        return answered(200 if self.chance.random() < 0.8 else 500)
+        await asyncio.sleep(self.random.random() * self.longest_endpoint_answer_s)
+        return answered(200 if self.random.random() < 0.8 else 500)
 
     async def pause(self) -> None:
-        await asyncio.sleep(self.chance.choice((0.0, 0.0, 0.001, self.chance.random() * 0.03)))
+        await asyncio.sleep(self.random.choice((0.0, 0.0, 0.001, self.random.random() * 0.03)))
 
 
-async def _round(made: Bench, weather: Weather, limit: int, name: str) -> None:
+async def _round(made: Bench, conditions: Conditions, limit: int, name: str) -> None:
     """An idle consumer, a poll or none, and a few jobs in the same moment: they are finished without another poll."""
-    chance = weather.chance
+    chance = conditions.random
     if chance.random() < 0.7:
         made.consumer.look()
-    if weather.breaks and chance.random() < 0.3:
+    if conditions.breaks and chance.random() < 0.3:
         call = chance.choice(("take", "complete", "retry", "fail"))
         made.store.break_next(call, carried_out=False, times=chance.randint(1, 3))
     finished = len(made.store.completed) + len(made.store.failed)
     jobs = chance.randint(1, 3 * limit)
     for number in range(jobs):
-        await weather.pause()
+        await conditions.pause()
         delay_s = chance.choice((0.0, 0.0, 0.0, 0.3))
         made.store.add(f"{name}-{number}", opts={"attempts": 3}, delay_s=delay_s)
     # Three attempts for each job that shares a slot, and pauses for what breaks.
     turns_of_a_slot = (jobs + limit - 1) // limit * 3
-    most_s = 0.5 + turns_of_a_slot * (weather.longest_endpoint_answer_s + 0.05) + (5.0 if weather.breaks else 0.0)
+    most_s = 0.5 + turns_of_a_slot * (conditions.longest_endpoint_answer_s + 0.05) + (5.0 if conditions.breaks else 0.0)
     await until(lambda: len(made.store.completed) + len(made.store.failed) == finished + jobs, most_s, 0.02)
 
 
 @given(seed=st.integers(0, 2**32), limit=st.integers(1, 4))
-def test_no_wake_is_lost_and_no_slot_is_too_many_whatever_the_weather(seed: int, limit: int) -> None:
+def test_no_wake_is_lost_and_slots_stay_bounded_under_random_failures(seed: int, limit: int) -> None:
     async def example() -> None:
-        clock, weather = FakeClock(), Weather(seed)
+        clock, conditions = FakeClock(), Conditions(seed)
         with clock.driving():
             async with bench(clock, limit) as made:
-                made.store.answer_after_s = weather.store_answer_s
-                made.outbound.answering = weather.endpoint
-                made.begins = weather.may_begin
+                made.store.answer_after_s = conditions.store_answer_s
+                made.outbound.answering = conditions.endpoint
+                made.gate = conditions.may_begin
                 made.consumer.look()
                 await made.settle_down()
                 for number in range(8):
-                    await _round(made, weather, limit, str(number))
+                    await _round(made, conditions, limit, str(number))
                 await asyncio.sleep(1.0)
                 assert made.outbound.most_in_flight <= limit
                 assert made.store.active == {}
@@ -824,22 +870,22 @@ async def test_a_job_that_is_cancelled_while_its_lease_is_on_its_way_is_not_sent
         await made.until(lambda: b"1" in made.store.active)
         made.store.lapse(b"1")
         assert not made.consumer.cancel(b"1")
-        made.around.note_cancelled("orders", b"1")
+        made.shared.cancelled.note("orders", b"1")
         made.store.add("2")
         await made.until(lambda: made.attempted == [b"2"], 5.0)
         # Noted for a moment only, and believed only where the lock is gone too.
         made.endpoints.open()
-        made.around.note_cancelled("orders", b"3")
+        made.shared.cancelled.note("orders", b"3")
         made.store.add("3")
         await made.until(lambda: made.attempted == [b"2", b"3"], 5.0)
 
 
-async def test_what_was_cancelled_long_ago_is_forgotten(clock: FakeClock) -> None:
+async def test_cancellations_of_long_ago_are_forgotten(clock: FakeClock) -> None:
     async with bench(clock) as made:
-        made.around.note_cancelled("orders", b"1")
-        assert made.around.was_cancelled("orders", b"1")
+        made.shared.cancelled.note("orders", b"1")
+        assert made.shared.cancelled.has("orders", b"1")
         await asyncio.sleep(6.0)
-        assert not made.around.was_cancelled("orders", b"1")
+        assert not made.shared.cancelled.has("orders", b"1")
         for number in range(1500):
-            made.around.note_cancelled("orders", b"%d" % number)
-        assert len(made.around.cancelled) <= 1001
+            made.shared.cancelled.note("orders", b"%d" % number)
+        assert len(made.shared.cancelled) <= 1001

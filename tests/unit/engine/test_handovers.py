@@ -36,7 +36,7 @@ async def settle(made: Bench, job_id: bytes, token: bytes | None = None) -> Leas
     return lease
 
 
-async def test_the_job_keeps_its_slot_and_its_lease(clock: FakeClock) -> None:
+async def test_a_handed_over_job_keeps_its_slot_and_its_lease(clock: FakeClock) -> None:
     async with bench(clock, 1) as made:
         await hand_over(made, "1", lease_ms=600_000)
         made.store.add("2")
@@ -46,33 +46,33 @@ async def test_the_job_keeps_its_slot_and_its_lease(clock: FakeClock) -> None:
         assert made.leased.until["orders"] >= clock()
 
 
-async def test_its_slot_is_free_at_once_when_it_is_settled_here(clock: FakeClock) -> None:
+async def test_the_slot_is_freed_at_once_when_this_instance_settles_the_job(clock: FakeClock) -> None:
     async with bench(clock, 1) as made:
         await hand_over(made, "1")
         made.store.add("2")
         lease = await settle(made, b"1")
         made.endpoints.open(Answered(200, "OK", [], b"", 0.01))
-        await made.handovers.tell(lease)
+        await made.handovers.settled(lease)
         await made.settle_down()
         assert made.attempted == [b"1", b"2"]
         assert set(made.store.completed) == {b"1", b"2"}
 
 
-async def test_and_when_it_is_settled_elsewhere(clock: FakeClock) -> None:
+async def test_the_slot_is_freed_when_another_instance_settles_the_job(clock: FakeClock) -> None:
     async with bench(clock, 1) as made:
         listening = made.tasks.create_task(made.handovers.run())
         await hand_over(made, "1")
         made.store.add("2")
         await settle(made, b"1")
         assert made.news.say is not None
-        made.news.say("orders", b"7")  # of a job that nobody here knows
+        made.news.say("orders", b"7")  # of a job that this instance does not know
         made.news.say("orders", b"1")
         await made.settle_down()
         assert made.attempted == [b"1", b"2"]
         listening.cancel()
 
 
-async def test_nobody_listens_before_there_is_something_to_hear(clock: FakeClock) -> None:
+async def test_notifications_are_not_listened_for_before_a_first_handover(clock: FakeClock) -> None:
     async with bench(clock, 1) as made:
         listening = made.tasks.create_task(made.handovers.run())
         await asyncio.sleep(60)
@@ -80,7 +80,7 @@ async def test_nobody_listens_before_there_is_something_to_hear(clock: FakeClock
         listening.cancel()
 
 
-async def test_without_any_news_it_is_noticed_all_the_same(clock: FakeClock) -> None:
+async def test_a_settlement_without_a_notification_is_noticed(clock: FakeClock) -> None:
     async with bench(clock, 1) as made:
         await hand_over(made, "1", lease_ms=600_000)
         made.store.add("2")
@@ -120,7 +120,7 @@ async def test_the_next_job_gets_another_token(clock: FakeClock) -> None:
         assert made.store.active[b"1"][0] != first
 
 
-async def test_nobody_but_the_endpoint_renews_it(clock: FakeClock) -> None:
+async def test_only_the_endpoint_renews_a_handed_over_lease(clock: FakeClock) -> None:
     async with bench(clock, 2) as made:
         await hand_over(made, "1", lease_ms=90_000)
         await asyncio.sleep(LOCK_S)
@@ -133,7 +133,7 @@ async def test_a_job_that_was_settled_before_the_answer_came_is_done(clock: Fake
         made.store.add("1")
         made.consumer.look()
         await made.until(lambda: made.outbound.in_flight == 1)
-        await made.handovers.tell(await settle(made, b"1"))
+        await made.handovers.settled(await settle(made, b"1"))
         made.store.add("2")
         made.endpoints.open(later())
         await made.until(lambda: made.attempted == [b"1", b"2"])
@@ -185,13 +185,13 @@ async def test_other_instances_are_told_of_their_jobs_and_pull_workers_are_not(c
             if not isinstance(lease, Lease):
                 made.store.steal(b"1", token)
                 lease = made.store._lease(b"1", token)
-            await made.handovers.tell(lease)
+            await made.handovers.settled(lease)
         assert made.news.told == [(b"elsewhere", "orders", b"1")]
 
 
-async def test_news_that_cannot_be_told_harm_nobody(clock: FakeClock) -> None:
+async def test_a_notification_that_cannot_be_sent_does_no_harm(clock: FakeClock) -> None:
     async with bench(clock, 1) as made:
         made.store.add("1")
         lease: Any = await made.store.take(b"elsewhere:7")
         made.news.fault = ConnectionLost()
-        await made.handovers.tell(lease)
+        await made.handovers.settled(lease)

@@ -119,7 +119,7 @@ async def test_an_abandoned_job_goes_back_at_once_when_a_consumer_starts(clock: 
         running.cancel()
 
 
-async def test_what_is_locked_when_a_consumer_starts_goes_back_when_the_lock_has_run_out(clock: FakeClock) -> None:
+async def test_a_job_locked_when_a_consumer_starts_goes_back_once_its_lock_expires(clock: FakeClock) -> None:
     async with bench(clock) as made, asyncio.TaskGroup() as tasks:
         made.endpoints.open()
         made.store.add("1")
@@ -267,7 +267,7 @@ async def test_a_stopped_consumer_is_neither_polled_nor_swept(clock: FakeClock) 
         running.cancel()
 
 
-async def test_a_store_that_is_away_stops_no_sweep(clock: FakeClock) -> None:
+async def test_an_unavailable_store_does_not_stop_later_sweeps(clock: FakeClock) -> None:
     async with bench(clock) as made, asyncio.TaskGroup() as tasks:
         made.endpoints.open()
         running = tasks.create_task(recoverer(made).run())
@@ -292,7 +292,7 @@ async def test_a_queue_with_jobs_in_flight_stays_present(clock: FakeClock) -> No
         running.cancel()
 
 
-async def test_without_consumers_nothing_spins(clock: FakeClock) -> None:
+async def test_without_consumers_the_recoverer_is_idle(clock: FakeClock) -> None:
     asked = 0
 
     def none() -> list[Consumer]:

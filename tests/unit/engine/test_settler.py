@@ -15,7 +15,7 @@ DONE = Complete(b'"done"')
 PATIENCE_S = 2 * LOCK_S
 
 
-class Desk:
+class SettlerBench:
     """A leased job, and a settler to settle it."""
 
     def __init__(self, clock: FakeClock, store: FakeLeaseStore, slot: Slot, lease: Lease) -> None:
@@ -34,7 +34,7 @@ class Desk:
         return [call for call in self.store.calls if call != "take"]
 
 
-async def desk(clock: FakeClock, *more_jobs: str, **opts: Any) -> Desk:
+async def bench(clock: FakeClock, *more_jobs: str, **opts: Any) -> SettlerBench:
     store = FakeLeaseStore("orders", now=clock, lock_s=LOCK_S)
     store.add("1", opts=opts)
     for job_id in more_jobs:
@@ -43,7 +43,7 @@ async def desk(clock: FakeClock, *more_jobs: str, **opts: Any) -> Desk:
     lease = await store.take(slot.token)
     assert isinstance(lease, Lease)
     lease.renewed_at = asyncio.get_running_loop().time()
-    return Desk(clock, store, slot, lease)
+    return SettlerBench(clock, store, slot, lease)
 
 
 def job_id_of(found: Any) -> bytes:
@@ -52,25 +52,25 @@ def job_id_of(found: Any) -> bytes:
 
 
 async def test_a_settlement_brings_the_next_lease(clock: FakeClock) -> None:
-    made = await desk(clock, "2")
+    made = await bench(clock, "2")
     assert job_id_of(await made.settle()) == b"2"
     assert made.store.completed == {b"1": b'"done"'}
 
 
 async def test_a_settlement_says_that_there_is_nothing_more(clock: FakeClock) -> None:
-    made = await desk(clock)
+    made = await bench(clock)
     assert await made.settle() == NoJob()
 
 
-async def test_whoever_may_not_lease_gets_no_next_job(clock: FakeClock) -> None:
-    made = await desk(clock, "2")
+async def test_a_consumer_that_may_not_lease_gets_no_next_job(clock: FakeClock) -> None:
+    made = await bench(clock, "2")
     made.may_lease = False
     assert await made.settle() is None
     assert list(made.store.waiting) == [b"2"]
 
 
 async def test_a_failure_is_written_with_its_reason(clock: FakeClock) -> None:
-    made = await desk(clock)
+    made = await bench(clock)
     await made.settle(Fail("Bad Gateway", "trace"))
     assert made.store.failed == {b"1": "Bad Gateway"}
     assert made.store.jobs[b"1"][b"stacktrace"] == b'["trace"]'
@@ -80,21 +80,21 @@ async def test_a_failure_is_written_with_its_reason(clock: FakeClock) -> None:
 async def test_a_retry_goes_to_waiting_or_to_delayed(
     clock: FakeClock, after_ms: int, waits: bool, is_delayed: bool
 ) -> None:
-    made = await desk(clock)
+    made = await bench(clock)
     await made.settle(Retry(after_ms, "Bad Gateway", "trace"))
     assert (b"1" in made.store.waiting, b"1" in made.store.delayed) == (waits, is_delayed)
     assert made.store.jobs[b"1"][b"atm"] == b"1"
 
 
 async def test_a_lost_lease_writes_nothing(clock: FakeClock) -> None:
-    made = await desk(clock)
+    made = await bench(clock)
     made.lease.lost = True
     assert await made.settle() is None
     assert made.settlements == []
 
 
 async def test_a_lease_that_turns_out_lost_is_logged_and_not_tried_again(clock: FakeClock) -> None:
-    made = await desk(clock)
+    made = await bench(clock)
     made.store.steal(b"1")
     with capture_logs() as logs:
         assert await made.settle() is None
@@ -104,7 +104,7 @@ async def test_a_lease_that_turns_out_lost_is_logged_and_not_tried_again(clock: 
 
 
 async def test_a_settlement_is_tried_again_while_the_store_is_away(clock: FakeClock) -> None:
-    made = await desk(clock)
+    made = await bench(clock)
     made.store.go_away()
     async with asyncio.TaskGroup() as tasks:
         settling = tasks.create_task(made.settle())
@@ -115,16 +115,16 @@ async def test_a_settlement_is_tried_again_while_the_store_is_away(clock: FakeCl
     assert 25 < len(made.settlements) < 60, "a few times a second, not in a busy loop"
 
 
-async def test_the_first_tries_come_quickly(clock: FakeClock) -> None:
-    made = await desk(clock)
+async def test_the_first_retries_of_a_settlement_come_quickly(clock: FakeClock) -> None:
+    made = await bench(clock)
     made.store.break_next("complete", carried_out=False, times=3)
     began = clock()
     assert await made.settle() == NoJob()
     assert clock() - began < 0.5
 
 
-async def test_after_an_answer_nothing_is_repeated(clock: FakeClock) -> None:
-    made = await desk(clock)
+async def test_a_settlement_is_not_repeated_after_an_answer(clock: FakeClock) -> None:
+    made = await bench(clock)
     await made.settle()
     await asyncio.sleep(100)
     assert made.settlements == ["complete"]
@@ -132,7 +132,7 @@ async def test_after_an_answer_nothing_is_repeated(clock: FakeClock) -> None:
 
 @pytest.mark.parametrize("error", [ConnectionLost(), StoreTimeout()])
 async def test_a_settlement_whose_answer_got_lost_is_not_carried_out_twice(clock: FakeClock, error: StoreError) -> None:
-    made = await desk(clock, "2")
+    made = await bench(clock, "2")
     made.store.break_next("complete", carried_out=True, error=error)
     with capture_logs() as logs:
         assert await made.settle() is None
@@ -145,14 +145,14 @@ async def test_a_settlement_whose_answer_got_lost_is_not_carried_out_twice(clock
 
 
 async def test_a_settlement_that_was_not_carried_out_leaves_no_doubt(clock: FakeClock) -> None:
-    made = await desk(clock, "2")
+    made = await bench(clock, "2")
     made.store.break_next("complete", carried_out=False, times=2)
     assert job_id_of(await made.settle()) == b"2"
     assert not made.slot.doubtful
 
 
 async def test_a_store_that_was_never_reached_leaves_no_doubt(clock: FakeClock) -> None:
-    made = await desk(clock)
+    made = await bench(clock)
     made.store.go_away()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(made.settle())
@@ -162,8 +162,8 @@ async def test_a_store_that_was_never_reached_leaves_no_doubt(clock: FakeClock) 
     assert not made.slot.doubtful
 
 
-async def test_patience_ends_when_the_job_is_surely_somebody_elses(clock: FakeClock) -> None:
-    made = await desk(clock)
+async def test_settling_is_given_up_when_the_lock_has_surely_expired(clock: FakeClock) -> None:
+    made = await bench(clock)
     made.store.go_away()
     with capture_logs() as logs:
         assert await made.settle() is None
@@ -172,7 +172,7 @@ async def test_patience_ends_when_the_job_is_surely_somebody_elses(clock: FakeCl
 
 
 async def test_a_lease_lost_while_the_store_is_away_is_given_up(clock: FakeClock) -> None:
-    made = await desk(clock)
+    made = await bench(clock)
     made.store.go_away()
     async with asyncio.TaskGroup() as tasks:
         settling = tasks.create_task(made.settle())
@@ -184,7 +184,7 @@ async def test_a_lease_lost_while_the_store_is_away_is_given_up(clock: FakeClock
 
 
 async def test_whether_to_lease_is_asked_anew_for_each_try(clock: FakeClock) -> None:
-    made = await desk(clock, "2")
+    made = await bench(clock, "2")
     made.store.go_away()
     async with asyncio.TaskGroup() as tasks:
         settling = tasks.create_task(made.settle())
@@ -196,7 +196,7 @@ async def test_whether_to_lease_is_asked_anew_for_each_try(clock: FakeClock) -> 
 
 
 async def test_a_job_that_cannot_complete_fails_instead(clock: FakeClock) -> None:
-    made = await desk(clock, "2")
+    made = await bench(clock, "2")
     made.store.pending_children.add(b"1")
     with capture_logs():
         assert job_id_of(await made.settle()) == b"2"
@@ -204,8 +204,8 @@ async def test_a_job_that_cannot_complete_fails_instead(clock: FakeClock) -> Non
 
 
 async def test_a_failing_instead_whose_answer_got_lost_leaves_its_token_in_doubt(clock: FakeClock) -> None:
-    """It has brought the next job; nobody but the recoverer will find it."""
-    made = await desk(clock, "2")
+    """It has brought the next job; only the recoverer will find it."""
+    made = await bench(clock, "2")
     made.store.pending_children.add(b"1")
     made.store.break_next("fail", carried_out=True)
     with capture_logs():
@@ -215,7 +215,7 @@ async def test_a_failing_instead_whose_answer_got_lost_leaves_its_token_in_doubt
 
 
 async def test_a_job_lost_between_completing_and_failing_is_only_logged(clock: FakeClock) -> None:
-    made = await desk(clock)
+    made = await bench(clock)
     made.store.pending_children.add(b"1")
     made.store.break_next("fail", carried_out=False, error=StoreTimeout())
     with capture_logs() as logs:
@@ -228,8 +228,8 @@ async def test_a_job_lost_between_completing_and_failing_is_only_logged(clock: F
     assert made.store.failed == {}
 
 
-async def test_what_redis_refuses_is_logged_and_not_tried_again(clock: FakeClock) -> None:
-    made = await desk(clock)
+async def test_a_settlement_that_redis_refuses_is_logged_and_not_retried(clock: FakeClock) -> None:
+    made = await bench(clock)
     made.store.break_next("complete", carried_out=False, error=StoreRefused("ERR no"))
     with capture_logs() as logs:
         assert await made.settle() is None
@@ -238,14 +238,14 @@ async def test_what_redis_refuses_is_logged_and_not_tried_again(clock: FakeClock
 
 
 async def test_a_released_job_is_at_the_head_again(clock: FakeClock) -> None:
-    made = await desk(clock, "2")
+    made = await bench(clock, "2")
     made.store.break_next("release", carried_out=False, times=2)
     await made.settler.release(made.store, made.lease)
     assert list(made.store.waiting) == [b"1", b"2"]
 
 
 async def test_a_release_that_fails_is_only_logged(clock: FakeClock) -> None:
-    made = await desk(clock)
+    made = await bench(clock)
     made.store.steal(b"1")
     with capture_logs() as logs:
         await made.settler.release(made.store, made.lease)
@@ -253,15 +253,15 @@ async def test_a_release_that_fails_is_only_logged(clock: FakeClock) -> None:
 
 
 async def test_a_release_whose_answer_got_lost_is_not_made_twice(clock: FakeClock) -> None:
-    made = await desk(clock)
+    made = await bench(clock)
     made.store.break_next("release", carried_out=True)
     with capture_logs():
         await made.settler.release(made.store, made.lease)
     assert list(made.store.waiting) == [b"1"]
 
 
-async def test_patiently_gives_up_after_its_patience(clock: FakeClock) -> None:
-    made = await desk(clock)
+async def test_patiently_gives_up_after_its_time(clock: FakeClock) -> None:
+    made = await bench(clock)
     made.store.go_away()
     with pytest.raises(StoreError):
         await made.settler.patiently(lambda: made.store.schedule_next(made.lease))
@@ -269,7 +269,7 @@ async def test_patiently_gives_up_after_its_patience(clock: FakeClock) -> None:
 
 
 async def test_patiently_lets_other_errors_through(clock: FakeClock) -> None:
-    made = await desk(clock)
+    made = await bench(clock)
 
     async def refuse() -> None:
         made.store.calls.append("refuse")

@@ -8,7 +8,7 @@ from toril.engine.shared_waits import SharedWaits
 from toril.testing import FakeMarkerWaits
 
 
-class Crowd:
+class Waiters:
     """Waiters with names, and who of them was woken with what."""
 
     def __init__(self) -> None:
@@ -27,58 +27,67 @@ class Crowd:
 
 
 @pytest.fixture
-async def crowd() -> Crowd:
-    return Crowd()
+async def waiters() -> Waiters:
+    return Waiters()
 
 
-async def test_one_marker_wakes_the_one_who_has_waited_longest(crowd: Crowd) -> None:
-    crowd.watch("a", "b", "c")
-    crowd.real.mark("orders")
+async def test_a_marker_wakes_the_waiter_that_has_waited_longest(waiters: Waiters) -> None:
+    waiters.watch("a", "b", "c")
+    waiters.real.mark("orders")
     await turns()
-    assert crowd.woken == [("a", 0.0)]
-    crowd.watch("a")
+    assert waiters.woken == [("a", 0.0)]
+    waiters.watch("a")
     for _ in range(3):
-        crowd.real.mark("orders")
+        waiters.real.mark("orders")
         await turns()
-    assert [name for name, _ in crowd.woken] == ["a", "b", "c", "a"]
-    assert crowd.real.watched == set()
+    assert [name for name, _ in waiters.woken] == ["a", "b", "c", "a"]
+    assert waiters.real.watched == set()
 
 
-async def test_queues_are_apart(crowd: Crowd) -> None:
-    crowd.watch("a")
-    crowd.watch("b", queue="mails")
-    crowd.real.mark("mails", 7.0)
+async def test_a_queue_with_a_waiter_is_not_forgotten(waiters: Waiters) -> None:
+    waiters.watch("a")
+    waiters.waits.forget("orders")
+    assert (waiters.real.forgotten, waiters.real.watched) == ([], {"orders"})
+    waiters.unwatch("a")
+    waiters.waits.forget("orders")
+    assert waiters.real.forgotten == ["orders"]
+
+
+async def test_a_marker_wakes_only_waiters_of_its_queue(waiters: Waiters) -> None:
+    waiters.watch("a")
+    waiters.watch("b", queue="mails")
+    waiters.real.mark("mails", 7.0)
     await turns()
-    assert crowd.woken == [("b", 7.0)]
-    assert crowd.real.watched == {"orders"}
+    assert waiters.woken == [("b", 7.0)]
+    assert waiters.real.watched == {"orders"}
 
 
-async def test_whoever_left_is_not_woken(crowd: Crowd) -> None:
-    crowd.watch("a", "b")
-    crowd.unwatch("a")
-    crowd.unwatch("a")
-    crowd.real.mark("orders")
+async def test_a_waiter_that_has_left_is_not_woken(waiters: Waiters) -> None:
+    waiters.watch("a", "b")
+    waiters.unwatch("a")
+    waiters.unwatch("a")
+    waiters.real.mark("orders")
     await turns()
-    assert crowd.woken == [("b", 0.0)]
-    crowd.unwatch("b")
-    crowd.watch("a")
-    crowd.unwatch("a")
-    assert crowd.real.watched == set()
+    assert waiters.woken == [("b", 0.0)]
+    waiters.unwatch("b")
+    waiters.watch("a")
+    waiters.unwatch("a")
+    assert waiters.real.watched == set()
 
 
-async def test_what_one_cannot_take_is_passed_on(crowd: Crowd) -> None:
-    crowd.watch("a", "b")
-    crowd.waits.pass_on("orders", 5.0)
-    assert crowd.woken == [("a", 5.0)]
-    assert crowd.real.watched == {"orders"}, "b still waits"
-    crowd.real.mark("orders")
+async def test_a_wake_that_a_waiter_cannot_use_is_passed_on(waiters: Waiters) -> None:
+    waiters.watch("a", "b")
+    waiters.waits.pass_on("orders", 5.0)
+    assert waiters.woken == [("a", 5.0)]
+    assert waiters.real.watched == {"orders"}, "b still waits"
+    waiters.real.mark("orders")
     await turns()
-    assert crowd.woken == [("a", 5.0), ("b", 0.0)]
+    assert waiters.woken == [("a", 5.0), ("b", 0.0)]
 
 
-async def test_where_nobody_waits_the_marker_goes_back(crowd: Crowd) -> None:
-    crowd.waits.pass_on("orders", 5.0)
-    assert crowd.real.markers == {"orders": 5.0}
-    crowd.watch("late")
+async def test_a_marker_without_a_waiter_is_put_back(waiters: Waiters) -> None:
+    waiters.waits.pass_on("orders", 5.0)
+    assert waiters.real.markers == {"orders": 5.0}
+    waiters.watch("late")
     await asyncio.sleep(0)
-    assert crowd.woken == [("late", 5.0)]
+    assert waiters.woken == [("late", 5.0)]

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.engine.support import POLICY, Desk, Endpoints, patient, turns, until
-from toril.core.destinations.base import Destination
-from toril.core.lock_tokens import LockTokens
-from toril.core.policy import EnginePolicy
-from toril.engine.consumer import Consumer, Surroundings
+from tests.unit.engine.support import POLICY, Endpoints, FakeDestination, patient, turns, until
+from toril.core.destination import Destination
+from toril.engine.consumer import Consumer
 from toril.engine.executor import Executor
+from toril.engine.lock_tokens import LockTokens
+from toril.engine.policy import EnginePolicy
+from toril.engine.shared_services import SharedServices
 from toril.engine.shared_waits import SharedWaits
 from toril.engine.supervisor import Supervisor, share
 from toril.testing import FakeClock, FakeLeaseStore, FakeMarkerWaits, FakeOutbound, FakePresence
@@ -25,7 +26,7 @@ def test_the_shares_of_all_processes_are_the_concurrency(concurrency: int, queue
     assert max(shares) - min(shares) <= 1
 
 
-def test_one_process_has_it_all() -> None:
+def test_a_single_process_has_the_whole_concurrency() -> None:
     assert share(7, "orders", 0, 1) == 7
 
 
@@ -36,7 +37,7 @@ def test_queues_with_one_slot_spread_over_the_processes() -> None:
     assert all(holders.count(process) > 50 for process in range(4))
 
 
-class Fleet:
+class SupervisorBench:
     """A supervisor, and the store of each queue."""
 
     def __init__(self, clock: FakeClock, tasks: asyncio.TaskGroup, policy: EnginePolicy) -> None:
@@ -47,15 +48,14 @@ class Fleet:
         self.outbound = FakeOutbound(self.endpoints)
         self.stores: dict[str, FakeLeaseStore] = {}
         self.made: list[Consumer] = []
-        self.forgotten: list[str] = []
-        self._around = Surroundings(
+        self._shared = SharedServices(
             tasks=tasks,
             waits=SharedWaits(self.waits),
             presence=self.presence,
             now=clock,
             tokens=LockTokens([], "instance"),
         )
-        self.supervisor = Supervisor(self._make, policy, self.presence, self.forgotten.append)
+        self.supervisor = Supervisor(self._make, policy, self._shared)
 
     def store(self, queue: str) -> FakeLeaseStore:
         if queue not in self.stores:
@@ -65,15 +65,15 @@ class Fleet:
     def _make(self, destination: Destination, slots: int) -> Consumer:
         store = self.store(destination.queue)
         executor = Executor(destination, store, self.outbound, patient(60.0), lambda: 0.5)
-        self.made.append(Consumer(destination, slots, store, executor, self._around))
+        self.made.append(Consumer(destination, slots, store, executor, self._shared))
         return self.made[-1]
 
 
 @asynccontextmanager
-async def fleet(clock: FakeClock, policy: EnginePolicy = POLICY) -> AsyncIterator[Fleet]:
+async def supervisor_bench(clock: FakeClock, policy: EnginePolicy = POLICY) -> AsyncIterator[SupervisorBench]:
     failure: Exception | None = None
     async with asyncio.TaskGroup() as tasks:
-        made = Fleet(clock, tasks, policy)
+        made = SupervisorBench(clock, tasks, policy)
         runner = tasks.create_task(made.supervisor.run())
         try:
             yield made
@@ -92,29 +92,29 @@ async def fleet(clock: FakeClock, policy: EnginePolicy = POLICY) -> AsyncIterato
 
 
 async def test_a_started_destination_is_worked_on(clock: FakeClock) -> None:
-    async with fleet(clock) as made:
+    async with supervisor_bench(clock) as made:
         made.endpoints.open()
         made.store("orders").add("1")
-        made.supervisor.start(Desk("orders"))
+        made.supervisor.start(FakeDestination("orders"))
         await until(lambda: made.store("orders").completed)
         assert made.supervisor.queues() == ["orders"]
 
 
 async def test_a_process_without_a_share_works_on_nothing(clock: FakeClock) -> None:
     idle = next(process for process in range(2) if share(1, "orders", process, 2) == 0)
-    async with fleet(clock, msgspec.structs.replace(POLICY, process=idle, processes=2)) as made:
-        made.supervisor.start(Desk("orders"))
+    async with supervisor_bench(clock, msgspec.structs.replace(POLICY, process=idle, processes=2)) as made:
+        made.supervisor.start(FakeDestination("orders"))
         assert made.supervisor.queues() == []
 
 
 async def test_a_replaced_consumers_job_ends_where_it_began_and_holds_up_nothing(clock: FakeClock) -> None:
-    async with fleet(clock) as made:
+    async with supervisor_bench(clock) as made:
         store = made.store("orders")
         store.add("1")
-        made.supervisor.start(Desk("orders", url="http://old/"))
+        made.supervisor.start(FakeDestination("orders", url="http://old/"))
         await until(lambda: made.outbound.in_flight == 1)
         store.add("2")
-        made.supervisor.start(Desk("orders", url="http://new/"))
+        made.supervisor.start(FakeDestination("orders", url="http://new/"))
         await until(lambda: made.outbound.in_flight == 2)
         assert [pool.url for pool in made.outbound.pools] == ["http://old/", "http://new/"]
         made.endpoints.answer(b"1")
@@ -125,13 +125,13 @@ async def test_a_replaced_consumers_job_ends_where_it_began_and_holds_up_nothing
 
 
 async def test_a_stopped_queue_is_forgotten_and_its_job_ends(clock: FakeClock) -> None:
-    async with fleet(clock) as made:
+    async with supervisor_bench(clock) as made:
         store = made.store("orders")
         store.add("1")
-        made.supervisor.start(Desk("orders"))
+        made.supervisor.start(FakeDestination("orders"))
         await until(lambda: made.outbound.in_flight == 1)
         made.supervisor.stop("orders")
-        assert made.forgotten == ["orders"]
+        assert made.waits.forgotten == ["orders"]
         assert made.presence.shown == set()
         assert made.supervisor.queues() == []
         store.add("2")
@@ -142,18 +142,18 @@ async def test_a_stopped_queue_is_forgotten_and_its_job_ends(clock: FakeClock) -
         assert made.supervisor.consumers() == []
 
 
-async def test_stopping_what_does_not_run_does_nothing(clock: FakeClock) -> None:
-    async with fleet(clock) as made:
+async def test_stopping_a_queue_that_does_not_run_does_nothing(clock: FakeClock) -> None:
+    async with supervisor_bench(clock) as made:
         made.supervisor.stop("orders")
-        assert made.forgotten == []
+        assert made.waits.forgotten == []
 
 
 async def test_draining_lets_jobs_end(clock: FakeClock) -> None:
-    async with fleet(clock) as made:
+    async with supervisor_bench(clock) as made:
         store = made.store("orders")
         for number in range(3):
             store.add(str(number))
-        made.supervisor.start(Desk("orders"))
+        made.supervisor.start(FakeDestination("orders"))
         await until(lambda: made.outbound.in_flight == 1)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(made.supervisor.drain())
@@ -164,12 +164,12 @@ async def test_draining_lets_jobs_end(clock: FakeClock) -> None:
         assert store.released == []
 
 
-async def test_draining_gives_back_what_the_grace_does_not_suffice_for(clock: FakeClock) -> None:
-    async with fleet(clock) as made:
+async def test_draining_gives_back_jobs_that_outlast_the_grace_period(clock: FakeClock) -> None:
+    async with supervisor_bench(clock) as made:
         store = made.store("orders")
         store.add("1")
         store.add("2")
-        made.supervisor.start(Desk("orders", concurrency=2))
+        made.supervisor.start(FakeDestination("orders", concurrency=2))
         await until(lambda: made.outbound.in_flight == 2)
         began = clock()
         await made.supervisor.drain()
@@ -180,10 +180,10 @@ async def test_draining_gives_back_what_the_grace_does_not_suffice_for(clock: Fa
 
 
 async def test_draining_ends_even_where_the_store_is_away(clock: FakeClock) -> None:
-    async with fleet(clock) as made:
+    async with supervisor_bench(clock) as made:
         store = made.store("orders")
         store.add("1")
-        made.supervisor.start(Desk("orders"))
+        made.supervisor.start(FakeDestination("orders"))
         await until(lambda: made.outbound.in_flight == 1)
         store.go_away()
         began = clock()
@@ -192,22 +192,22 @@ async def test_draining_ends_even_where_the_store_is_away(clock: FakeClock) -> N
 
 
 async def test_nothing_is_started_while_stopping(clock: FakeClock) -> None:
-    async with fleet(clock) as made:
+    async with supervisor_bench(clock) as made:
         made.supervisor.stop_leasing()
-        made.supervisor.start(Desk("orders"))
+        made.supervisor.start(FakeDestination("orders"))
         assert made.supervisor.queues() == []
 
 
 async def test_a_queue_that_redis_answers_for_is_not_sluggish(clock: FakeClock) -> None:
-    async with fleet(clock) as made:
-        made.supervisor.start(Desk("orders"))
+    async with supervisor_bench(clock) as made:
+        made.supervisor.start(FakeDestination("orders"))
         await asyncio.sleep(100)
         assert made.supervisor.sluggish() == []
 
 
 async def test_a_queue_that_has_heard_nothing_for_three_polls_is_sluggish(clock: FakeClock) -> None:
-    async with fleet(clock) as made:
-        made.supervisor.start(Desk("orders"))
+    async with supervisor_bench(clock) as made:
+        made.supervisor.start(FakeDestination("orders"))
         await turns()
         made.store("orders").go_away()
         await asyncio.sleep(2 * POLICY.poll_interval_s)
@@ -219,40 +219,40 @@ async def test_a_queue_that_has_heard_nothing_for_three_polls_is_sluggish(clock:
 
 
 async def test_a_queue_whose_slots_are_all_busy_is_not_sluggish(clock: FakeClock) -> None:
-    async with fleet(clock) as made:
+    async with supervisor_bench(clock) as made:
         made.store("orders").add("1")
-        made.supervisor.start(Desk("orders", timeout_s=1000.0))
+        made.supervisor.start(FakeDestination("orders", timeout_s=1000.0))
         await asyncio.sleep(10 * POLICY.poll_interval_s)
         assert made.outbound.in_flight == 1
         assert made.supervisor.sluggish() == []
 
 
 async def test_long_jobs_keep_their_locks(clock: FakeClock) -> None:
-    async with fleet(clock) as made:
+    async with supervisor_bench(clock) as made:
         store = made.store("orders")
         store.add("1")
-        made.supervisor.start(Desk("orders", timeout_s=1000.0))
+        made.supervisor.start(FakeDestination("orders", timeout_s=1000.0))
         await asyncio.sleep(10 * POLICY.lock_s)
         made.endpoints.open()
         await until(lambda: store.completed)
 
 
-async def test_a_kept_destination_is_neither_replaced_nor_stopped_nor_paused(clock: FakeClock) -> None:
-    async with fleet(clock) as made:
-        kept = Desk(concurrency=2)
-        made.supervisor.keep(kept)
+async def test_a_configured_destination_is_neither_replaced_nor_stopped_nor_paused(clock: FakeClock) -> None:
+    async with supervisor_bench(clock) as made:
+        kept = FakeDestination(concurrency=2)
+        made.supervisor.start_configured(kept)
         (consumer,) = made.made
-        made.supervisor.start(Desk(concurrency=5))
-        made.supervisor.pause(Desk(concurrency=5))
+        made.supervisor.start(FakeDestination(concurrency=5))
+        made.supervisor.pause(FakeDestination(concurrency=5))
         made.supervisor.stop("orders")
         assert made.made == [consumer]
         assert not consumer.stopped
         assert made.supervisor.queues() == ["orders"]
 
 
-async def test_a_kept_destination_can_be_kept_anew(clock: FakeClock) -> None:
-    async with fleet(clock) as made:
-        made.supervisor.keep(Desk(concurrency=2))
-        made.supervisor.keep(Desk(concurrency=3))
+async def test_a_configured_destination_can_be_started_anew(clock: FakeClock) -> None:
+    async with supervisor_bench(clock) as made:
+        made.supervisor.start_configured(FakeDestination(concurrency=2))
+        made.supervisor.start_configured(FakeDestination(concurrency=3))
         first, second = made.made
         assert (first.stopped, second.stopped) == (True, False)

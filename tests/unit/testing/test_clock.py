@@ -52,7 +52,7 @@ async def test_a_timeout_follows_the_clock() -> None:
             await asyncio.Event().wait()
 
 
-async def test_behind_the_block_the_loop_has_its_own_time_again() -> None:
+async def test_after_the_block_the_loop_has_its_own_time_again() -> None:
     loop = asyncio.get_running_loop()
     before = loop.time()
     with FakeClock().driving():

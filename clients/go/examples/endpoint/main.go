@@ -42,7 +42,7 @@ func main() {
 	address := "127.0.0.1:" + cmp.Or(os.Getenv("PORT"), "3000")
 	secrets := strings.Fields(os.Getenv("SECRET"))
 
-	http.Handle("POST /charge", http.MaxBytesHandler(orders.Handler(charge, secrets...), 10<<20))
+	http.Handle("POST /charge", orders.Handler(charge, secrets...))
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		log.Fatal(err)

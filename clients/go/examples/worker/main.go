@@ -30,7 +30,7 @@ func charge(ctx context.Context, task *toril.Task[Order]) (Receipt, error) {
 	select {
 	case <-time.After(20 * time.Millisecond): // the work
 		return Receipt{Charged: task.Data.Amount}, nil
-	case <-ctx.Done(): // the job is somebody else's by now
+	case <-ctx.Done(): // the job no longer belongs to this worker
 		return Receipt{}, context.Cause(ctx)
 	}
 }

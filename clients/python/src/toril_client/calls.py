@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -33,6 +33,7 @@ class Call(Generic[T]):
     read: Callable[[httpx.Response], T]
     json: Any = None
     params: Mapping[str, str] | None = None
+    headers: Mapping[str, str] | None = None
     once: bool = False
     timeout_s: float = 30.0
 
@@ -59,7 +60,8 @@ def checked(call: Call[T], response: httpx.Response) -> T:
     raise TorilError(response.text or response.reason_phrase, code, response.status_code)
 
 
-def _path(*parts: str) -> str:
+def path(*parts: str) -> str:
+    """A path of parts that may hold anything."""
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
@@ -68,7 +70,7 @@ def add(queue: str, jobs: Iterable[NewJob]) -> Call[list[Job]]:
     body = [job.as_json() for job in jobs]
     return Call(
         "POST",
-        _path("queues", queue, "jobs"),
+        path("queues", queue, "jobs"),
         lambda response: [Job.from_json(raw) for raw in response.json()],
         json=body,
         once=any("jobId" not in job["opts"] for job in body),
@@ -77,14 +79,14 @@ def add(queue: str, jobs: Iterable[NewJob]) -> Call[list[Job]]:
 
 def get(queue: str, job_id: str) -> Call[Job]:
     """One job."""
-    return Call("GET", _path("queues", queue, "jobs", job_id), lambda response: Job.from_json(response.json()))
+    return Call("GET", path("queues", queue, "jobs", job_id), lambda response: Job.from_json(response.json()))
 
 
 def page(queue: str, states: Iterable[str], start: int, length: int) -> Call[tuple[dict[str, int], list[Job]]]:
     """Counts by state, and the newest jobs of each."""
     return Call(
         "GET",
-        _path("queues", queue, "jobs"),
+        path("queues", queue, "jobs"),
         lambda response: (response.json()["counts"], [Job.from_json(raw) for raw in response.json()["jobs"]]),
         params={"statuses": ",".join(states), "start": str(start), "length": str(length)},
     )
@@ -94,11 +96,98 @@ def result(queue: str, job_id: str, wait_s: float) -> Call[tuple[bool, Any]]:
     """Whether the job is done, and its return value."""
     return Call(
         "GET",
-        _path("queues", queue, "jobs", job_id, "result"),
+        path("queues", queue, "jobs", job_id, "result"),
         lambda response: (response.status_code == 200, response.json()),
         params={"wait": f"{min(wait_s, LONGEST_WAIT_S):.3f}"},
         timeout_s=LONGEST_WAIT_S + 30,
     )
+
+
+@dataclass(frozen=True)
+class Found:
+    """Some of the jobs that a search has found, and the cursor to continue with; None at the end."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+
+
+def search(queue: str, where: str, states: Iterable[str], order: str, cursor: str | None) -> Call[Found]:
+    """Jobs by what is in them."""
+    params = {"where": where, "states": ",".join(states), "order": order, "cursor": cursor or ""}
+    return Call(
+        "GET",
+        path("queues", queue, "search"),
+        lambda response: Found([Job.from_json(raw) for raw in response.json()["jobs"]], response.json()["next_cursor"]),
+        params={name: value for name, value in params.items() if value},
+    )
+
+
+class BulkOptions(TypedDict, total=False):
+    """Which jobs an action is for, and how.
+
+    Attributes:
+        ids: these, at most 10,000; or
+        states: all in these states
+        where: that match this search; one of the two may be left out.
+        delay_ms: how long from now, for `delay`.
+        dry_run: only count them.
+    """
+
+    ids: Iterable[str]
+    states: Iterable[str]
+    where: str
+    delay_ms: int
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class BulkResult:
+    """How many jobs matched, were changed (would be, in a dry run) and refused; the first 100 of these, with codes."""
+
+    matched: int
+    done: int
+    refused: int
+    failed: list[dict[str, str]]
+
+
+BulkAction = Literal["retry", "promote", "remove", "delay"]
+
+
+def bulk(queue: str, action: BulkAction, options: BulkOptions) -> Call[BulkResult]:
+    """One action on many jobs. Not repeated: the second answer would count other jobs than the first."""
+    said: dict[str, Any] = {"action": action, **options}
+    for name in ("ids", "states"):
+        if name in said:
+            said[name] = list(said[name])
+    return Call(
+        "POST",
+        path("queues", queue, "bulk"),
+        lambda response: BulkResult(**response.json()),
+        json=said,
+        once=True,
+        timeout_s=600.0,
+    )
+
+
+JobAction = Literal["retry", "promote"]
+
+
+def job_action(queue: str, job_id: str, action: JobAction) -> Call[None]:
+    """Retry or promote one job. Not repeated: the second one finds it in another state."""
+    return Call("POST", path("queues", queue, "jobs", job_id, action), lambda _: None, json={}, once=True)
+
+
+def remove(queue: str, job_id: str) -> Call[None]:
+    """Remove one job."""
+    return Call("DELETE", path("queues", queue, "jobs", job_id), lambda _: None, once=True)
+
+
+QueueAction = Literal["pause", "resume"]
+
+
+def queue_action(queue: str, action: QueueAction) -> Call[None]:
+    """Pause or resume a queue."""
+    return Call("POST", path("queues", queue, action), lambda _: None)
 
 
 def register(queue: str, url: str, options: EndpointOptions) -> Call[None]:
@@ -118,7 +207,7 @@ def register(queue: str, url: str, options: EndpointOptions) -> Call[None]:
 
 def unregister(queue: str) -> Call[None]:
     """Remove the queue's registered worker."""
-    return Call("DELETE", _path("workers", queue), lambda _: None, once=True)
+    return Call("DELETE", path("workers", queue), lambda _: None, once=True)
 
 
 def workers() -> Call[dict[str, str]]:
@@ -130,7 +219,7 @@ def logs(queue: str, job_id: str, start: int, end: int) -> Call[list[str]]:
     """A job's log lines."""
     return Call(
         "GET",
-        _path("queues", queue, "jobs", job_id, "logs"),
+        path("queues", queue, "jobs", job_id, "logs"),
         lambda response: list(response.json()["logs"]),
         params={"start": str(start), "end": str(end)},
     )
@@ -138,12 +227,12 @@ def logs(queue: str, job_id: str, start: int, end: int) -> Call[list[str]]:
 
 def progress(queue: str, job_id: str, value: Any) -> Call[None]:
     """Report progress, with the job's lock token."""
-    return Call("POST", _path("queues", queue, "jobs", job_id, "progress"), lambda _: None, json=value)
+    return Call("POST", path("queues", queue, "jobs", job_id, "progress"), lambda _: None, json=value)
 
 
 def log(queue: str, job_id: str, line: str) -> Call[None]:
     """Append a log line, with the job's lock token. Not repeated: the line could be there twice."""
-    return Call("POST", _path("queues", queue, "jobs", job_id, "logs"), lambda _: None, json=line, once=True)
+    return Call("POST", path("queues", queue, "jobs", job_id, "logs"), lambda _: None, json=line, once=True)
 
 
 def complete(queue: str, job_id: str, value: Any) -> Call[None]:
@@ -173,12 +262,12 @@ def release(queue: str, job_id: str) -> Call[None]:
 
 def _end(queue: str, job_id: str, action: str, said: Mapping[str, Any]) -> Call[None]:
     # Safe to repeat, as the second one finds the lock gone: what was done can be answered with `lease_lost`.
-    return Call("POST", _path("queues", queue, "jobs", job_id, action), lambda _: None, json=said)
+    return Call("POST", path("queues", queue, "jobs", job_id, action), lambda _: None, json=said)
 
 
 def events_path(queue: str) -> str:
     """Where a queue's Server-Sent Events are."""
-    return _path("queues", queue, "events")
+    return path("queues", queue, "events")
 
 
 class EventLines:

@@ -11,9 +11,12 @@ from typing import Any, Self, TypeVar, Unpack, overload
 import httpx
 
 from toril_client import calls
+from toril_client import deliveries as delivery_calls
 from toril_client.calls import Call, EventLines
+from toril_client.delivery_clients import AsyncDeliveries, Deliveries
 from toril_client.endpoint import EndpointOptions
 from toril_client.errors import TorilError
+from toril_client.groups import AsyncGroups, GroupOption, Groups, in_group
 from toril_client.jobs import Event, Job, NewJob
 from toril_client.worker import Handler, Worker
 
@@ -65,6 +68,8 @@ class Client(_Workers):
         self._url = url
         self._token = token
         self._http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {token}"}, verify=_verified(url))
+        self.deliveries = Deliveries(self.call)
+        self.groups = Groups(self.call)
 
     def __enter__(self) -> Self:
         return self
@@ -76,9 +81,9 @@ class Client(_Workers):
         """Close the connections."""
         self._http.close()
 
-    def add(self, queue: str, name: str, data: Any, **options: Any) -> Job:
+    def add(self, queue: str, name: str, data: Any, *, group: GroupOption | None = None, **options: Any) -> Job:
         """Add one job; options as BullMQ spells them (`attempts`, `delay`, `backoff`, `jobId` …), times in ms."""
-        return self.add_bulk(queue, [NewJob(name, data, options)])[0]
+        return self.add_bulk(queue, [NewJob(name, data, in_group(group, options))])[0]
 
     def add_bulk(self, queue: str, jobs: Iterable[NewJob]) -> list[Job]:
         """Add jobs, all or none."""
@@ -110,6 +115,55 @@ class Client(_Workers):
                 return value
             if left_s <= calls.LONGEST_WAIT_S and time.monotonic() >= until:
                 raise TimeoutError(f"job {job_id} of {queue} is {value['state']} after {wait_s:g} s")
+
+    def search(self, queue: str, where: str, *, states: Sequence[str] = (), order: str = "newest") -> Iterator[Job]:
+        """Go through the jobs that match, as `data.customer.id = 42 and failedReason ~ timeout`."""
+        cursor: str | None = None
+        while True:
+            found = self.call(calls.search(queue, where, states, order, cursor))
+            yield from found.jobs
+            if (cursor := found.next_cursor) is None:
+                return
+
+    def bulk(self, queue: str, action: calls.BulkAction, **options: Unpack[calls.BulkOptions]) -> calls.BulkResult:
+        """Retry, promote, remove or delay many jobs: `ids`, or all in `states` that match `where`."""
+        return self.call(calls.bulk(queue, action, options))
+
+    def retry(self, queue: str, job_id: str) -> None:
+        """Retry a failed or completed job."""
+        self.call(calls.job_action(queue, job_id, "retry"))
+
+    def promote(self, queue: str, job_id: str) -> None:
+        """Move a delayed job to waiting."""
+        self.call(calls.job_action(queue, job_id, "promote"))
+
+    def remove(self, queue: str, job_id: str) -> None:
+        """Remove a job and its children."""
+        self.call(calls.remove(queue, job_id))
+
+    def pause(self, queue: str) -> None:
+        """Pause a queue: no worker takes jobs from it."""
+        self.call(calls.queue_action(queue, "pause"))
+
+    def resume(self, queue: str) -> None:
+        """Resume a paused queue."""
+        self.call(calls.queue_action(queue, "resume"))
+
+    def targets(self) -> list[dict[str, Any]]:
+        """Return every target with its status."""
+        return self.call(delivery_calls.targets())
+
+    def target(self, name: str) -> dict[str, Any]:
+        """Return a target with its status: `breaker`, `depth`, `dead_letters`, `paused` …"""
+        return self.call(delivery_calls.target(name))
+
+    def pause_target(self, name: str) -> None:
+        """Pause a target on all instances."""
+        self.call(delivery_calls.switch_target(name, "pause"))
+
+    def resume_target(self, name: str) -> None:
+        """Resume a paused target, and end its hold."""
+        self.call(delivery_calls.switch_target(name, "resume"))
 
     def register_worker(self, queue: str, url: str, **options: Unpack[EndpointOptions]) -> None:
         """Register an endpoint as the worker of a queue, in place of the one that was."""
@@ -152,7 +206,12 @@ class Client(_Workers):
         while True:
             try:
                 response = self._http.request(
-                    call.method, call.path, json=call.json, params=call.params, timeout=call.timeout_s
+                    call.method,
+                    call.path,
+                    json=call.json,
+                    params=call.params,
+                    headers=call.headers,
+                    timeout=call.timeout_s,
                 )
             except httpx.TransportError as exc:
                 if call.once or tried + 1 >= calls.TRIES:
@@ -173,6 +232,8 @@ class AsyncClient(_Workers):
         self._http = httpx.AsyncClient(
             base_url=url, headers={"authorization": f"Bearer {token}"}, verify=_verified(url)
         )
+        self.deliveries = AsyncDeliveries(self.call)
+        self.groups = AsyncGroups(self.call)
 
     async def __aenter__(self) -> Self:
         return self
@@ -184,9 +245,9 @@ class AsyncClient(_Workers):
         """Close the connections."""
         await self._http.aclose()
 
-    async def add(self, queue: str, name: str, data: Any, **options: Any) -> Job:
+    async def add(self, queue: str, name: str, data: Any, *, group: GroupOption | None = None, **options: Any) -> Job:
         """Add one job; options as BullMQ spells them, times in ms."""
-        return (await self.add_bulk(queue, [NewJob(name, data, options)]))[0]
+        return (await self.add_bulk(queue, [NewJob(name, data, in_group(group, options))]))[0]
 
     async def add_bulk(self, queue: str, jobs: Iterable[NewJob]) -> list[Job]:
         """Add jobs, all or none."""
@@ -218,6 +279,60 @@ class AsyncClient(_Workers):
                 return value
             if left_s <= calls.LONGEST_WAIT_S and time.monotonic() >= until:
                 raise TimeoutError(f"job {job_id} of {queue} is {value['state']} after {wait_s:g} s")
+
+    async def search(
+        self, queue: str, where: str, *, states: Sequence[str] = (), order: str = "newest"
+    ) -> AsyncIterator[Job]:
+        """Go through the jobs that match, as `data.customer.id = 42 and failedReason ~ timeout`."""
+        cursor: str | None = None
+        while True:
+            found = await self.call(calls.search(queue, where, states, order, cursor))
+            for job in found.jobs:
+                yield job
+            if (cursor := found.next_cursor) is None:
+                return
+
+    async def bulk(
+        self, queue: str, action: calls.BulkAction, **options: Unpack[calls.BulkOptions]
+    ) -> calls.BulkResult:
+        """Retry, promote, remove or delay many jobs: `ids`, or all in `states` that match `where`."""
+        return await self.call(calls.bulk(queue, action, options))
+
+    async def retry(self, queue: str, job_id: str) -> None:
+        """Retry a failed or completed job."""
+        await self.call(calls.job_action(queue, job_id, "retry"))
+
+    async def promote(self, queue: str, job_id: str) -> None:
+        """Move a delayed job to waiting."""
+        await self.call(calls.job_action(queue, job_id, "promote"))
+
+    async def remove(self, queue: str, job_id: str) -> None:
+        """Remove a job and its children."""
+        await self.call(calls.remove(queue, job_id))
+
+    async def pause(self, queue: str) -> None:
+        """Pause a queue: no worker takes jobs from it."""
+        await self.call(calls.queue_action(queue, "pause"))
+
+    async def resume(self, queue: str) -> None:
+        """Resume a paused queue."""
+        await self.call(calls.queue_action(queue, "resume"))
+
+    async def targets(self) -> list[dict[str, Any]]:
+        """Return every target with its status."""
+        return await self.call(delivery_calls.targets())
+
+    async def target(self, name: str) -> dict[str, Any]:
+        """Return a target with its status: `breaker`, `depth`, `dead_letters`, `paused` …"""
+        return await self.call(delivery_calls.target(name))
+
+    async def pause_target(self, name: str) -> None:
+        """Pause a target on all instances."""
+        await self.call(delivery_calls.switch_target(name, "pause"))
+
+    async def resume_target(self, name: str) -> None:
+        """Resume a paused target, and end its hold."""
+        await self.call(delivery_calls.switch_target(name, "resume"))
 
     async def register_worker(self, queue: str, url: str, **options: Unpack[EndpointOptions]) -> None:
         """Register an endpoint as the worker of a queue, in place of the one that was."""
@@ -260,7 +375,12 @@ class AsyncClient(_Workers):
         while True:
             try:
                 response = await self._http.request(
-                    call.method, call.path, json=call.json, params=call.params, timeout=call.timeout_s
+                    call.method,
+                    call.path,
+                    json=call.json,
+                    params=call.params,
+                    headers=call.headers,
+                    timeout=call.timeout_s,
                 )
             except httpx.TransportError as exc:
                 if call.once or tried + 1 >= calls.TRIES:

@@ -26,6 +26,11 @@ class _Pushed:
     token: str
     queue: str
 
+    @property
+    def data(self) -> Any:
+        """The job's data."""
+        return self.job.data
+
     @classmethod
     def from_body(cls, body: bytes) -> Self:
         """Read the body of a request.
@@ -58,7 +63,7 @@ class _Pushed:
     @staticmethod
     def result(value: Any) -> Answer:
         """The answer that completes the job."""
-        return 200, {"content-type": "application/json"}, json.dumps(value).encode()
+        return 200, {"content-type": "application/json"}, json.dumps(value, allow_nan=False).encode()
 
     @staticmethod
     def failure(message: str, status: int = 500, *, retry_in_s: float | None = None) -> Answer:

@@ -35,7 +35,7 @@ def verify(body: bytes, headers: Headers, secrets: str | Iterable[str], now_s: f
         TorilError: it is not signed with one of the secrets, or not within five minutes (code `unauthorized`).
         ValueError: there is no secret, or one is not `whsec_` and 24 to 64 bytes in Base64.
     """
-    keys = [_key(secret) for secret in ([secrets] if isinstance(secrets, str) else secrets)]
+    keys = read_secrets([secrets] if isinstance(secrets, str) else secrets)
     if not keys:
         raise ValueError("there must be a secret to verify with")
     given = {name.lower(): value for name, value in headers.items()}
@@ -48,6 +48,15 @@ def verify(body: bytes, headers: Headers, secrets: str | Iterable[str], now_s: f
     wanted = [b"v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)) for key in keys]
     if not any(hmac.compare_digest(one, of.encode()) for one in wanted for of in signatures.split(" ")):
         raise TorilError("the request's signature is wrong", "unauthorized", 401)
+
+
+def read_secrets(secrets: Iterable[str]) -> list[bytes]:
+    """Return the keys in secrets.
+
+    Raises:
+        ValueError: one is not `whsec_` and 24 to 64 bytes in Base64; the message does not repeat it.
+    """
+    return [_key(secret) for secret in secrets]
 
 
 def _key(secret: str) -> bytes:

@@ -1,6 +1,6 @@
 """A worker on a WebSocket: jobs come in, what the function returns goes out. Connects again by itself.
 
-A job whose connection broke belongs to somebody else by then, so its function is cancelled and nothing is sent.
+When the connection breaks, its jobs no longer belong to this worker: their functions are cancelled and nothing is sent.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Worker:
             with contextlib.suppress(ConnectionClosed):
                 async for text in socket:
                     self._hear(json.loads(text), socket, tasks)
-            # The socket is closed: what is still running is somebody else's job now.
+            # The socket is closed: jobs that are still running no longer belong to this worker.
             for running in self._running.values():
                 running.cancel()
 

@@ -1,0 +1,267 @@
+"""Two versions of toril in turns, and the CPU that each takes for a request: what a change costs.
+
+    python -m benchmarks.interleaved --before /path/of/another/worktree --rounds 20
+
+Both run in the environment of this one, on one embedded Valkey, with nothing but their sources apart. Slices of load
+alternate, so what else runs on the machine meets both alike; CPU time of the server's process counts, not the clock.
+The ratio is taken in each round before the median. `benchmarks.guard` compares a commit with its parent in this way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import redis
+
+from benchmarks import wrk
+from benchmarks.endpoint import Endpoint
+from benchmarks.processes import Child
+from benchmarks.servers import free_port, start_valkey, wait_until_up
+from benchmarks.streams import StreamServer
+from benchmarks.target import Target, Wire
+
+TOKEN = "interleaved"
+JOB = b'[{"name":"charge","data":{"order":42,"amount":1999,"currency":"EUR"},"opts":{"attempts":3}}]'
+ENVELOPE = {"target": "sink", "path": "/orders", "body": {"order": 4711, "customer": "c-81"}, "delay_ms": 3_600_000}
+SCENARIOS = ("add", "get", "accept", "pass", "durable", "push")
+"""What is compared: a job added, a job read, a request accepted by the async proxy, one that it passes through, an
+envelope accepted with a ledger in PostgreSQL, and a job pushed to a registered worker.
+"""
+QUICK = SCENARIOS[:4]
+"""Those that need no PostgreSQL, and that wrk makes."""
+_PUSHED_A_SECOND = 8_000
+_PUSH_CONCURRENCY = 100
+_STANDS_STILL_S = 20.0
+_UPSTREAMS = """\
+upstreams:
+  - prefix: /api
+    url: http://127.0.0.1:9
+    timeout: 1s
+  - prefix: /direct
+    url: {upstream}
+    pathFilter:
+      patterns: ["^/direct"]
+listenAddress: "127.0.0.1:{port}"
+apiPath: /__toril
+"""
+_HEALTH = {"accept": "/__toril/health", "pass": "/__toril/health"}
+
+
+@dataclass(frozen=True)
+class Version:
+    """A server of one version, and the database that is its own."""
+
+    name: str
+    url: str
+    pid: int
+    store: redis.Redis
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The CPU that two versions took for a request, in microseconds, in each round."""
+
+    scenario: str
+    rounds: Sequence[tuple[float, float]]
+
+    @property
+    def before_us(self) -> float:
+        return median(before for before, _ in self.rounds)
+
+    @property
+    def after_us(self) -> float:
+        return median(after for _, after in self.rounds)
+
+    @property
+    def ratio(self) -> float:
+        """How much the second version took of what the first one did, in the median of the rounds."""
+        return median(self._ratios())
+
+    def line(self) -> str:
+        """The figures, with the ratios between which half of the rounds were."""
+        ratios = sorted(self._ratios())
+        quarter = len(ratios) // 4
+        return (
+            f"{self.scenario:7} before {self.before_us:6.1f} µs   after {self.after_us:6.1f} µs   "
+            f"ratio {self.ratio:.3f} (middle half {ratios[quarter]:.3f} to {ratios[-1 - quarter]:.3f})"
+        )
+
+    def __add__(self, more: Comparison) -> Comparison:
+        return Comparison(self.scenario, [*self.rounds, *more.rounds])
+
+    def _ratios(self) -> list[float]:
+        return [after / before for before, after in self.rounds]
+
+
+def compare(scenario: str, before: Path, after: Path, rounds: int, seconds: float) -> Comparison:
+    """Measure one scenario with the sources of two worktrees."""
+    with ExitStack() as stack:
+        store = start_valkey(stack)
+        named = (("before", before), ("after", after))
+        config = _Config(stack, scenario)
+        versions = [_start(stack, *one, f"{store}/{number}", config) for number, one in enumerate(named)]
+        measured = (
+            _pushes(config.endpoint, versions, rounds, seconds)
+            if scenario == "push"
+            else _rounds(scenario, versions, rounds, seconds)
+        )
+        return Comparison(scenario, [(one, two) for one, two in measured])
+
+
+class _Config:
+    """The configuration files of a scenario, and the servers that stand behind it."""
+
+    def __init__(self, stack: ExitStack, scenario: str) -> None:
+        self.scenario = scenario
+        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        self._upstream = "http://127.0.0.1:9"
+        if scenario == "pass":
+            upstream = StreamServer()
+            stack.callback(upstream.stop)
+            self._upstream = upstream.url
+        elif scenario == "push":
+            self.endpoint = Endpoint()
+            stack.callback(self.endpoint.stop)
+        elif scenario == "durable":
+            from tests.support.postgres import PostgresProcess  # noqa: PLC0415 - the others need none
+
+            self._postgres = stack.enter_context(PostgresProcess(shared_buffers="256MB"))
+
+    def file(self, port: int) -> Path | None:
+        """Write the file of one version; None where it needs none."""
+        file = self._folder / f"{port}.yaml"
+        if self.scenario in {"accept", "pass"}:
+            file.write_text(_UPSTREAMS.format(port=port, upstream=self._upstream))
+        elif self.scenario == "durable":
+            ledger = {"url": self._postgres.database()}
+            file.write_text(json.dumps({"targets": {"sink": {"url": "http://127.0.0.1:9"}}, "ledger": ledger}))
+        else:
+            return None
+        return file
+
+
+def _start(stack: ExitStack, name: str, source: Path, store: str, config: _Config) -> Version:
+    """Start a version. It takes requests, and works on none of them, but where jobs are pushed."""
+    port = free_port()
+    argv = [
+        sys.executable, "-m", "toril", "serve", "--host", "127.0.0.1", "--port", str(port), "--processes", "1",
+        "--role", "all" if config.scenario == "push" else "gateway",
+    ]  # fmt: skip
+    file = config.file(port)
+    if file is not None:
+        argv += ["--config", str(file)]
+    environment = {
+        "REDIS_URL": store,
+        "AUTH_TOKENS": TOKEN,
+        "PYTHONPATH": str(source / "src"),
+        # Else two processes of the same source differ by a few percent for as long as they live.
+        "PYTHONHASHSEED": "0",
+        "TORIL_SHUTDOWN_DELAY": "0",
+        "TORIL_LOG_LEVEL": "warning",
+    }
+    child = stack.enter_context(Child(name, argv, environment))
+    wait_until_up(child, port, _HEALTH.get(config.scenario, "/health"))
+    return Version(name, f"http://127.0.0.1:{port}", child.pid, redis.Redis.from_url(store))
+
+
+def cpu_us(pid: int) -> float:
+    """Return the CPU that all threads of a process have used, in microseconds."""
+    files = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(file.read_text().split()[0]) for file in files) / 1000
+
+
+def _rounds(scenario: str, versions: list[Version], rounds: int, seconds: float) -> Iterator[list[float]]:
+    """Yield, for each round, the CPU of each version for a request."""
+    for version in versions:
+        wrk.load(_request("add" if scenario == "get" else scenario, version), 4, 1)  # warm, and there is a job 1
+    for number in range(rounds):
+        figures = [0.0] * len(versions)
+        order = range(len(versions)) if number % 2 == 0 else reversed(range(len(versions)))
+        for place in order:
+            version = versions[place]
+            if scenario in {"add", "accept"}:
+                version.store.flushdb()
+            before = cpu_us(version.pid)
+            done = wrk.load(_request(scenario, version), 32, seconds)
+            if done.bad_status or done.broken:
+                raise RuntimeError(f"{version.name}: {done}")
+            figures[place] = (cpu_us(version.pid) - before) / done.requests
+        yield figures
+
+
+def _pushes(endpoint: Endpoint, versions: list[Version], rounds: int, seconds: float) -> Iterator[list[float]]:
+    """Yield, for each round, the CPU of each version for a job that it pushes, about so many seconds of them."""
+    for version in versions:
+        _pushed_us(endpoint, version, "warm", 1_000)
+    for number in range(rounds):
+        figures = [0.0] * len(versions)
+        order = range(len(versions)) if number % 2 == 0 else reversed(range(len(versions)))
+        for place in order:
+            jobs = round(_PUSHED_A_SECOND * seconds)
+            figures[place] = _pushed_us(endpoint, versions[place], f"interleaved-{number}", jobs)
+        yield figures
+
+
+def _pushed_us(endpoint: Endpoint, version: Version, queue: str, jobs: int) -> float:
+    """Return the CPU for each of these jobs, from the registration of the worker until all have completed."""
+    with Wire(Target(version.name, version.url, TOKEN)) as wire:
+        wire.add_many(queue, jobs)
+        endpoint.reset()
+        before = cpu_us(version.pid)
+        wire.register(queue, endpoint.url(queue), _PUSH_CONCURRENCY)
+        done, moved_s = 0, time.monotonic()
+        while done < jobs:
+            time.sleep(0.02)
+            latest = version.store.zcard(f"bull:{queue}:completed")
+            if latest != done:
+                done, moved_s = latest, time.monotonic()
+            elif time.monotonic() - moved_s > _STANDS_STILL_S:
+                raise RuntimeError(f"{version.name}: only {done} of {jobs} jobs completed")
+        used_us = cpu_us(version.pid) - before
+        if (arrived := endpoint.stats().count) != jobs:
+            raise RuntimeError(f"{version.name}: {jobs} jobs made {arrived} requests")
+        wire.unregister(queue)
+        wire.call("POST", f"/queues/{queue}/obliterate", b'{"force":true}')
+    return used_us / jobs
+
+
+def _request(scenario: str, version: Version) -> wrk.Request:
+    match scenario:
+        case "add":
+            return wrk.Request("POST", f"{version.url}/queues/interleaved/jobs", TOKEN, JOB)
+        case "get":
+            return wrk.Request("GET", f"{version.url}/queues/interleaved/jobs/1", TOKEN)
+        case "accept":
+            return wrk.Request("POST", f"{version.url}/api/charge", TOKEN, JOB)
+        case "pass":
+            return wrk.Request("GET", f"{version.url}/direct/2", TOKEN)
+        case _:
+            return wrk.Request("POST", f"{version.url}/enqueue", TOKEN, json.dumps(ENVELOPE).encode())
+
+
+def main() -> None:
+    """Measure, and print a line for each scenario."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--before", type=Path, required=True, help="a worktree of the version to compare with")
+    parser.add_argument("--after", type=Path, default=Path.cwd(), help="a worktree (default: this one)")
+    parser.add_argument("--scenario", action="append", choices=SCENARIOS, help=f"(default: {', '.join(QUICK)})")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    options = parser.parse_args()
+    wrk.require()
+    for scenario in options.scenario or QUICK:
+        found = compare(scenario, options.before, options.after, options.rounds, options.seconds)
+        print(found.line(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

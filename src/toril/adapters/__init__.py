@@ -1,1 +1,0 @@
-"""Adapters: one technology behind one port each, named `<technology>_<port>`."""

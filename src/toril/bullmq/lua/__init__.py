@@ -1,0 +1,1 @@
+"""BullMQ's Lua scripts, our additions to them, and our own scripts beside them."""

@@ -1,0 +1,1 @@
+"""`toril dev`: a gateway to try toril out, with all doors and an inspector."""

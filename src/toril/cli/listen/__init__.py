@@ -1,0 +1,1 @@
+"""`toril listen`: an endpoint on this machine works on a queue of any toril."""

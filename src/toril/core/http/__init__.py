@@ -1,0 +1,1 @@
+"""HTTP's own vocabulary: headers, paths, URLs, retry hints, signatures, streamed bodies. Pure."""

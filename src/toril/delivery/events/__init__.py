@@ -1,0 +1,1 @@
+"""Events to operators, as deliveries to a target like any other."""

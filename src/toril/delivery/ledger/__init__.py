@@ -1,0 +1,1 @@
+"""The ledger of deliveries in PostgreSQL, SQLite or Redis."""

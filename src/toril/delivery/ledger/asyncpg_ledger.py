@@ -1,0 +1,288 @@
+"""The ledger in PostgreSQL, for any number of toril instances.
+
+All writes are set-based: a batch of accepts is one statement, a batch of changes is one short transaction that locks
+its rows in the order of their ids, decides on them, and writes them back with one statement per table. Operations that
+arrive during a commit share the next one (decisions/0004 says why asyncpg).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import structlog
+
+from toril.core.errors import LedgerUnavailable, RowRefused, StoreError
+from toril.delivery.ledger.blocked_keys import BlockedKeys
+from toril.delivery.ledger.group_commit import Bounds, GroupCommit
+from toril.delivery.ledger.postgres_connections import PostgresConnections
+from toril.delivery.ledger.postgres_dialect import POSTGRES
+from toril.delivery.ledger.postgres_errors import RowLocked, TryAgain
+from toril.delivery.ledger.postgres_migration import migrate
+from toril.delivery.ledger.sql_batch import AppliedChanges, Decided, size_of, size_of_change
+from toril.delivery.ledger.sql_ledger import SqlLedger, value_of
+from toril.delivery.ledger.sql_reader import Query
+from toril.delivery.ledger.sql_rows import Row, accepted_row, changing_row, delivery_of, response_row
+from toril.delivery.ledger.sql_schema import CHANGING, STATE
+from toril.delivery.rules.changes import Accepted, Begin, Change, Duplicate
+from toril.delivery.rules.decisions import needs_envelope
+from toril.delivery.rules.delivery import Delivery, NewDelivery
+from toril.delivery.rules.row_codec import unpack_envelope
+
+log = structlog.get_logger(__name__)
+
+_AGAIN_S = 1.0
+_LANES = 2
+
+_TYPES = {
+    "job_id": "text", "target": "text", "status": "text", "seq": "int", "created_at": "float8", "updated_at": "float8",
+    "max_attempts": "int", "next_attempt_at": "float8", "finished_at": "float8", "deadline": "float8",
+    "priority": "int", "idempotency_key": "text", "labels": "text", "attempts_made": "int", "attempts_begun": "int",
+    "token": "text", "started_at": "float8", "lease_until": "float8", "last_error": "text", "reason": "text",
+    "fingerprint": "bytea", "envelope": "bytea", "envelope_blob": "text", "source": "text", "at": "float8",
+    "attempt": "int", "actor": "text", "number": "int", "duration": "float8", "outcome": "text", "status_code": "int",
+    "error": "text", "retry_after": "float8", "name": "text", "value": "text", "response": "bytea",
+    "response_blob": "text", "replay_key": "text",
+}  # fmt: skip
+
+
+def _columns(*names: str, first: int = 1) -> str:
+    """Return SQL for rows that are passed as one array per column."""
+    arrays = ", ".join(f"${n}::{_TYPES[name]}[]" for n, name in enumerate(names, first))
+    return f"unnest({arrays}) AS given ({', '.join(names)})"
+
+
+_FIRST = (
+    "job_id", "target", "created_at", "max_attempts", "next_attempt_at", "deadline", "priority", "idempotency_key",
+    "labels", "fingerprint", "envelope", "envelope_blob",
+)  # fmt: skip
+ACCEPTED = (*_FIRST, "actor")
+"""The columns of a new delivery that are not the same for all, in the order of its row. Each array that is passed costs
+CPU for each of its elements here, so what all have in common is in the statement.
+"""
+_STEP = ("job_id", "seq", "source", "status", "at", "reason", "attempt", "actor")
+_ATTEMPT = ("job_id", "number", "started_at", "duration", "outcome", "status_code", "error", "retry_after")
+_LABEL = ("name", "value", "job_id")
+_RESPONSE = ("response", "response_blob", "job_id")
+
+# One statement is one transaction: what it inserts is committed when it answers. It waits for a key that another
+# transaction has inserted and not committed yet.
+_ACCEPT = f"""
+WITH given AS (SELECT * FROM {_columns(*ACCEPTED)}),
+accepted AS (
+    INSERT INTO toril_deliveries
+        ({", ".join(_FIRST)}, status, seq, updated_at, attempts_made, attempts_begun, token)
+    SELECT {", ".join(_FIRST)}, 'queued', 1, created_at, 0, 0, '' FROM given
+    ORDER BY target, idempotency_key, job_id
+    ON CONFLICT DO NOTHING RETURNING job_id
+),
+stepped AS (
+    INSERT INTO toril_transitions (job_id, seq, source, status, at, reason, attempt, actor)
+    SELECT job_id, 1, NULL, 'queued', given.created_at, NULL, NULL, given.actor
+    FROM accepted JOIN given USING (job_id)
+){{labelled}}
+SELECT job_id FROM accepted"""
+_LABELLED = f""",
+labelled AS (
+    INSERT INTO toril_labels SELECT name, value, job_id
+    FROM {_columns(*_LABEL, first=len(ACCEPTED) + 1)} JOIN accepted USING (job_id)
+)"""
+_ACCEPT_PLAIN = _ACCEPT.format(labelled="")
+_ACCEPT_LABELLED = _ACCEPT.format(labelled=_LABELLED)
+_THERE = f"""
+SELECT {STATE}, fingerprint FROM toril_deliveries WHERE job_id = ANY($1::text[])
+UNION ALL
+SELECT {", ".join(f"d.{column}" for column in STATE.split(", "))}, d.fingerprint FROM toril_deliveries AS d
+JOIN unnest($2::text[], $3::text[]) AS given (target, idempotency_key)
+ON d.target = given.target AND d.idempotency_key = given.idempotency_key"""
+_LOCKED = f"""
+SELECT {STATE}, CASE WHEN job_id = ANY($2::text[]) THEN envelope END FROM toril_deliveries
+WHERE job_id = ANY($1::text[]) ORDER BY job_id FOR NO KEY UPDATE"""
+_UPDATE = f"""
+UPDATE toril_deliveries AS d SET {", ".join(f"{column} = given.{column}" for column in CHANGING)}
+FROM {_columns(*CHANGING, "job_id")} WHERE d.job_id = given.job_id"""
+_INSERT_STEPS = f"INSERT INTO toril_transitions SELECT * FROM {_columns(*_STEP)}"
+_WRITE_ATTEMPTS = f"""
+INSERT INTO toril_attempts SELECT * FROM {_columns(*_ATTEMPT)}
+ON CONFLICT (job_id, number) DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in _ATTEMPT[2:])}"""
+_UPDATE_RESPONSES = f"""
+UPDATE toril_deliveries AS d SET response = given.response, response_blob = given.response_blob
+FROM {_columns(*_RESPONSE)} WHERE d.job_id = given.job_id"""
+
+
+class AsyncpgLedger(SqlLedger):
+    """The ledger in a PostgreSQL database.
+
+    Args:
+        url: `postgresql://user:password@host:port/database`, with libpq's options.
+        connections: the greatest number of connections.
+    """
+
+    def __init__(self, url: str, connections: int = 8) -> None:
+        super().__init__(
+            POSTGRES,
+            GroupCommit(self._commit_accepts, size=size_of, lanes=_LANES),
+            GroupCommit(self._commit_changes, size=size_of_change, lanes=_LANES),
+        )
+        self._blocked = BlockedKeys()
+        self._apart: GroupCommit[NewDelivery, Accepted | Duplicate] = GroupCommit(
+            self._commit_accepts, size=size_of, bounds=Bounds(batch=1)
+        )
+        self._connections = PostgresConnections(url, connections, self._forget_identity)
+
+    async def run(self) -> None:
+        """As `SqlLedger.run`."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._accepts.run(), name="ledger:accepts")
+            tasks.create_task(self._apart.run(), name="ledger:accepts-apart")
+            tasks.create_task(self._changes.run(), name="ledger:changes")
+            try:
+                await self._connect_until_reached()
+                await asyncio.Event().wait()
+            finally:
+                self._connections.close()
+
+    async def _connect_until_reached(self) -> None:
+        said: str | None = None
+        while True:
+            try:
+                await self._connections.open(migrate)
+            except LedgerUnavailable as exc:
+                if exc.message != said:
+                    said = exc.message
+                    log.warning("ledger.unavailable", error=said, hint="nothing is accepted or sent until it is there")
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                if said is not None:
+                    log.info("ledger.reached")
+                return
+
+    async def accept(self, deliveries: Sequence[NewDelivery]) -> list[Accepted | Duplicate | StoreError]:
+        """As `Ledger.accept`. Those whose key another transaction held a moment ago keep no others waiting."""
+        apart = self._blocked.among(deliveries, _loop_s())
+        if not apart:
+            return await super().accept(deliveries)
+        others = iter(await super().accept([one for one in deliveries if one.job_id not in apart]))
+        waited = iter(await self._apart.submit_all([one for one in deliveries if one.job_id in apart]))
+        return [value_of(next(waited)) if one.job_id in apart else next(others) for one in deliveries]
+
+    @asynccontextmanager
+    async def _to_write(self, opened: AbstractAsyncContextManager[Any]) -> AsyncIterator[Any]:
+        with self._writing():
+            async with opened as connection:
+                yield connection
+
+    async def _fetch(self, *queries: Query) -> list[list[Row]]:
+        opened = self._connections.statements() if len(queries) == 1 else self._connections.snapshot()
+        async with opened as connection:
+            return [await connection.fetch(sql, *values) for sql, values in queries]
+
+    async def _execute(self, *statements: Query) -> None:
+        async with self._to_write(self._connections.transaction()) as connection:
+            for sql, values in statements:
+                await connection.execute(sql, *values)
+
+    async def _commit_accepts(self, batch: Sequence[NewDelivery]) -> list[Accepted | Duplicate | Exception]:
+        results = await _isolating(self._accept_all, batch)
+        for new, result in zip(batch, results, strict=True):
+            if isinstance(result, RowLocked):
+                self._blocked.note(new, _loop_s())
+        return results
+
+    async def _commit_changes(self, batch: Sequence[Change]) -> list[Decided | Exception]:
+        return await _isolating(self._change_all, batch)
+
+    async def _accept_all(self, batch: Sequence[NewDelivery]) -> list[Accepted | Duplicate | Exception]:
+        values = _turned(accepted_row(new) for new in batch)
+        labels = [(name, value, new.job_id) for new in batch for name, value in new.labels.items()]
+        async with self._to_write(self._connections.statements()) as connection:
+            if labels:
+                rows = await connection.fetch(_ACCEPT_LABELLED, *values, *zip(*labels, strict=True))
+            else:
+                rows = await connection.fetch(_ACCEPT_PLAIN, *values)
+            accepted = {row[0] for row in rows}
+            there: dict[Any, tuple[Delivery, bytes]] = {}
+            if len(accepted) < len(batch):
+                others = [new for new in batch if new.job_id not in accepted]
+                for row in await connection.fetch(
+                    _THERE,
+                    [new.job_id for new in others],
+                    [new.target for new in others],
+                    [new.idempotency_key for new in others],
+                ):
+                    one = delivery_of(row)
+                    there[one.job_id] = there[one.target, one.idempotency_key] = (one, row[-1])
+        return [Accepted(new.queued()) if new.job_id in accepted else _standing(new, there) for new in batch]
+
+    async def _change_all(self, batch: Sequence[Change]) -> list[Decided | Exception]:
+        job_ids = list({change.job_id for change in batch})
+        beginning = [change.job_id for change in batch if isinstance(change, Begin)]
+        async with self._to_write(self._connections.transaction()) as connection:
+            rows = await connection.fetch(_LOCKED, job_ids, beginning)
+            applied = AppliedChanges({row[0]: delivery_of(row) for row in rows})
+            decided = [applied.apply(change) for change in batch]
+            if applied.changed:
+                await connection.execute(
+                    _UPDATE, *_turned((*changing_row(one), one.job_id) for one in applied.changed.values())
+                )
+                await connection.execute(_INSERT_STEPS, *_turned(applied.transitions))
+            if applied.attempts:
+                await connection.execute(_WRITE_ATTEMPTS, *_turned(applied.attempts))
+            if applied.responses:
+                await connection.execute(
+                    _UPDATE_RESPONSES,
+                    *_turned((*response_row(response), job_id) for job_id, response in applied.responses.items()),
+                )
+        envelopes = {row[0]: row[-1] for row in rows}
+        return [
+            (one, unpack_envelope(envelopes[change.job_id]) if needs_envelope(change, one) else None)
+            for change, one in zip(batch, decided, strict=True)
+        ]
+
+
+def _standing(new: NewDelivery, there: dict[Any, tuple[Delivery, bytes]]) -> Accepted | Duplicate | Exception:
+    if new.job_id in there:
+        return Accepted(there[new.job_id][0])
+    standing = None if new.idempotency_key is None else there.get((new.target, new.idempotency_key))
+    if standing is None:  # its row was removed between the two statements
+        return LedgerUnavailable("The key's former job was just removed. Try again.")
+    return Duplicate(*standing)
+
+
+def _turned(rows: Iterable[Row]) -> list[tuple[Any, ...]]:
+    return list(zip(*rows, strict=True))
+
+
+def _loop_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _isolating(commit: Any, batch: Sequence[Any]) -> list[Any]:
+    """Commit a batch; where the server refuses a row or a lock, halve the batch until the bad rows are alone.
+
+    Any other error is that of all operations that are left: it would be the same for a smaller batch.
+    """
+    results: list[Any] = []
+    left = [batch]
+    while left:
+        some = left.pop()
+        try:
+            results.extend(await _again_if_rolled_back(commit, some))
+        except (RowRefused, RowLocked) as exc:
+            if len(some) == 1:
+                results.append(exc)
+            else:
+                left += [some[len(some) // 2 :], some[: len(some) // 2]]
+        except StoreError as exc:
+            return results + [exc] * (len(batch) - len(results))
+    return results
+
+
+async def _again_if_rolled_back(commit: Any, batch: Sequence[Any]) -> list[Any]:
+    """Commit a batch; try once more if the server rolled it back because of concurrent transactions."""
+    try:
+        return list(await commit(batch))
+    except TryAgain:
+        return list(await commit(batch))

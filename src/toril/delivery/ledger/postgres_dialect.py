@@ -1,0 +1,21 @@
+"""How the ledger's SQL is spelled for PostgreSQL."""
+
+from __future__ import annotations
+
+from toril.delivery.ledger.sql_schema import MIGRATIONS, Dialect
+from toril.delivery.postgres_queue.tables import QUEUE_TABLES
+
+POSTGRES = Dialect(
+    types={
+        "text": 'TEXT COLLATE "C"',  # ids are compared byte by byte
+        "double": "DOUBLE PRECISION",
+        "bytes": "BYTEA",
+        "roomy": " WITH (fillfactor = 80)",  # room for the row's next version on its page
+        "clustered": "",
+    },
+    among=lambda column, place: f"{column} = ANY({place}::text[])",
+    many=list,
+    find="strpos",
+    # The queues of an instance without Redis came with version 4.
+    migrations=(*MIGRATIONS[:3], QUEUE_TABLES, *MIGRATIONS[3:]),
+)

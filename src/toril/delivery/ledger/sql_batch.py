@@ -1,0 +1,67 @@
+"""Batches of the SQL ledgers: how large an operation is, and what a batch of changes makes of the rows it touches."""
+
+from __future__ import annotations
+
+from toril.delivery.ledger.sql_rows import Row, attempt_row, transition_row
+from toril.delivery.rules.changes import Change, End, Refused, Written
+from toril.delivery.rules.decisions import Decision, decide
+from toril.delivery.rules.delivery import Delivery, Envelope, Inline, NewDelivery, TargetResponse
+
+Decided = tuple[Decision | Written | Refused, Envelope | None]
+"""What was decided on a change, with the envelope where an attempt begins."""
+
+
+def size_of(new: NewDelivery) -> int:
+    """Return about how many bytes a delivery takes in a batch."""
+    envelope = new.envelope
+    content = envelope.content
+    size_bytes = 500 + len(envelope.path or "")
+    for name, value in envelope.headers:
+        size_bytes += len(name) + len(value)
+    for name, value in new.labels.items():
+        size_bytes += len(name) + len(value)
+    return size_bytes + (len(content.data) if isinstance(content, Inline) else 0)
+
+
+def size_of_change(change: Change) -> int:
+    """Return about how many bytes a change takes in a batch."""
+    response = change.response if isinstance(change, End) else None
+    if response is None:
+        return 500
+    return (
+        500
+        + sum(len(name) + len(value) for name, value in response.headers)
+        + (len(response.content.data) if isinstance(response.content, Inline) else 0)
+    )
+
+
+class AppliedChanges:
+    """The effect of a batch of changes on the rows loaded for it. A delivery may occur in it several times."""
+
+    def __init__(self, rows: dict[str, Delivery]) -> None:
+        self._rows = rows
+        self.changed: dict[str, Delivery] = {}
+        self.transitions: list[Row] = []
+        self._attempts: dict[tuple[str, int], Row] = {}
+        self.responses: dict[str, TargetResponse] = {}
+
+    @property
+    def attempts(self) -> list[Row]:
+        """The rows of finished attempts; of several with one number, the last."""
+        return list(self._attempts.values())
+
+    def apply(self, change: Change) -> Decision | Written | Refused:
+        """Decide on a change, after those before it in the batch."""
+        job_id = change.job_id
+        row = self._rows.get(job_id)
+        if row is None:
+            return Refused(None)
+        decided = decide(change, row)
+        if isinstance(decided, Decision):
+            self._rows[job_id] = self.changed[job_id] = decided.delivery
+            self.transitions.extend(transition_row(job_id, step) for step in decided.transitions)
+            for attempt in decided.attempts:
+                self._attempts[job_id, attempt.number] = attempt_row(job_id, attempt)
+            if decided.response is not None:
+                self.responses[job_id] = decided.response
+        return decided

@@ -1,0 +1,117 @@
+"""The files of a SQLite ledger, and whether those that a connection has open are still the ones at their path.
+
+SQLite goes on writing to a file that was deleted or moved away, and what it writes is lost with the process. So the
+ledger checks before and after all that it does. Must never remove or change a file of the ledger.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from toril.core.errors import LedgerMoved
+
+_Place = tuple[int, int] | None
+
+GONE = (
+    "The ledger's file was deleted or moved away while it was open, so nothing is accepted. Move the same file back, "
+    "put another ledger in its place, or restart toril to begin an empty one"
+)
+_LOG_LEFT = (
+    "The ledger's file was exchanged, and the -wal file beside it belongs to the former one. Stop toril, and remove "
+    "the -wal and -shm files before it starts again"
+)
+_LOG_GONE = (
+    "The -wal or -shm file of the ledger was deleted while it was open, so nothing is accepted. Restart toril; what "
+    "was committed is in the ledger's file"
+)
+
+
+def _place(path: Path) -> _Place:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _beside(path: Path) -> tuple[_Place, _Place]:
+    real = path.resolve()  # SQLite keeps them beside the file that a link leads to
+    return _place(real.with_name(f"{real.name}-wal")), _place(real.with_name(f"{real.name}-shm"))
+
+
+class OpenFiles:
+    """A connection, and the identity of the files that it has open."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self._path = path
+        self._file = _place(path)
+        self._beside = _beside(path)
+
+    @property
+    def exchanged(self) -> bool:
+        """True once another file is at the path, which can be opened instead of this one."""
+        return _place(self._path) not in (None, self._file) and not self._log_left()
+
+    def check(self) -> None:
+        """Check that what is written to this connection will be found again.
+
+        Raises:
+            LedgerMoved: it would not; the message says what to do.
+        """
+        there = _place(self._path)
+        if there is None:
+            raise LedgerMoved(GONE)
+        if there != self._file:
+            raise LedgerMoved(_LOG_LEFT if self._log_left() else GONE)
+        if _beside(self._path) != self._beside:
+            # Move what is only in the deleted log into the file, before the process ends.
+            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            raise LedgerMoved(_LOG_GONE)
+
+    def _log_left(self) -> bool:
+        return self._beside[0] is not None and _beside(self._path)[0] == self._beside[0]
+
+
+class SqliteFile:
+    """Opens the ledger's file: makes it the first time, and never again in the life of this instance.
+
+    Args:
+        path: the file.
+        connect: connects to this URI and leaves it in use, with its log.
+        siblings: a folder that the processes of this instance share while it lives, and no other instance uses. A
+            process that starts late sees there that the ledger was opened before. None: there is one process alone.
+    """
+
+    def __init__(self, path: Path, connect: Callable[[str], sqlite3.Connection], siblings: Path | None = None) -> None:
+        self._path = path
+        self._connect = connect
+        self._made = False
+        self._opened_before = None if siblings is None else siblings / "ledger.opened"
+
+    def open(self) -> OpenFiles:
+        """Return a new connection.
+
+        Raises:
+            LedgerMoved: the file is gone since it was last opened.
+            sqlite3.Error: it cannot be opened.
+        """
+        if self._opened_before is not None and self._opened_before.exists():
+            self._made = True
+        if self._made and _place(self._path) is None:
+            raise LedgerMoved(GONE)
+        before = _place(self._path)
+        mode = "rw" if self._made else "rwc"
+        connection = self._connect(f"{self._path.absolute().as_uri()}?mode={mode}")
+        opened = OpenFiles(self._path, connection)
+        if before not in (None, _place(self._path)):
+            connection.close()
+            raise LedgerMoved("The ledger's file was exchanged while it was opened. Try again.")
+        self._made = True
+        if self._opened_before is not None:
+            with suppress(OSError):  # it is only a hint: this process knows anyhow
+                self._opened_before.touch()
+        return opened

@@ -1,0 +1,142 @@
+"""Adds the jobs of deliveries to the queues of their targets, finds and cancels them, and counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import UNSET, Struct
+
+from toril.bullmq.rules.job import JobSpec
+from toril.core.metrics import JOBS_ADDED, UNMETERED, QueueDepth
+from toril.core.ports import Meter
+from toril.delivery.ledger.group_commit import GroupCommit
+from toril.delivery.postgres_queue.database import QueueDatabase, answering, unless_rolled_back
+from toril.delivery.postgres_queue.tables import NOW
+from toril.delivery.postgres_queue.waits import PostgresWaits
+from toril.delivery.rules.delivery import QUEUE_PREFIX, queue_of
+
+_ADD = f"""
+INSERT INTO toril_jobs (job_id, target, priority, place, added, due)
+SELECT job_id, target, priority, ({NOW} * 1e6)::bigint, {NOW}, CASE WHEN after_s > 0 THEN {NOW} + after_s END
+FROM unnest($1::text[], $2::text[], $3::int[], $4::float8[]) AS given (job_id, target, priority, after_s)
+ORDER BY job_id ON CONFLICT DO NOTHING RETURNING target, due"""
+_MISSING = """
+SELECT job_id FROM unnest($1::text[]) AS given (job_id)
+WHERE NOT EXISTS (SELECT FROM toril_jobs AS j WHERE j.job_id = given.job_id)"""
+_CANCEL = "DELETE FROM toril_jobs WHERE job_id = $1 RETURNING job_id"
+_HELD = "SELECT job_id FROM toril_jobs WHERE job_id = ANY($1::text[]) AND token IS NOT NULL"
+_COUNTS = f"""
+SELECT given.target, count(*) FILTER (WHERE token IS NOT NULL),
+    count(*) FILTER (WHERE token IS NULL AND due IS NULL AND priority = 0),
+    count(*) FILTER (WHERE token IS NULL AND due IS NULL AND priority > 0), count(due),
+    {NOW} - min(added) FILTER (WHERE token IS NULL AND due IS NULL),
+    bool_or(q.paused_since IS NOT NULL)
+FROM unnest($1::text[]) AS given (target) LEFT JOIN toril_jobs AS j USING (target)
+LEFT JOIN toril_queues AS q USING (target) GROUP BY given.target"""
+_SIZE_BYTES = 200
+
+
+class _NewJob(Struct, frozen=True):
+    """A job to add: it may begin in `after_s`."""
+
+    job_id: str
+    target: str
+    priority: int
+    after_s: float
+
+
+class PostgresJobs:
+    """The jobs of all targets.
+
+    Args:
+        database: has them.
+        waits: told of jobs that are added or cancelled.
+        meter: counts what is added.
+    """
+
+    def __init__(self, database: QueueDatabase, waits: PostgresWaits, meter: Meter = UNMETERED) -> None:
+        self._database = database
+        self._waits = waits
+        self._meter = meter
+        self._adds: GroupCommit[_NewJob, None] = GroupCommit(self._commit, size=lambda _: _SIZE_BYTES)
+
+    async def run(self) -> None:
+        """Add jobs until cancelled."""
+        await self._adds.run()
+
+    async def add(self, queue: str, jobs: Sequence[JobSpec], now_ms: int, *, again: bool = False) -> list[bytes]:
+        """As `JobProducer.add`; idempotent, because every job has a custom id."""
+        new = [_new(queue.removeprefix(QUEUE_PREFIX), job) for job in jobs]
+        with answering():
+            for result in await self._adds.submit_all(new):
+                if result is not None:
+                    raise result
+        if not again:
+            self._meter.count(JOBS_ADDED, (queue,), len(new))
+        return [one.job_id.encode() for one in new]
+
+    async def missing(self, queue: str, job_ids: Sequence[str]) -> list[str]:
+        """As `JobFinder.missing`."""
+        return [row[0] for row in await self._database.fetch(_MISSING, list(job_ids))]
+
+    async def held(self, queue: str, job_ids: Sequence[str]) -> list[str]:
+        """As `JobFinder.held`."""
+        return [row[0] for row in await self._database.fetch(_HELD, list(job_ids))]
+
+    async def cancel(self, queue: str, job_id: str) -> bool:
+        """As `Cancels.cancel`."""
+        async with self._database.transaction() as connection:
+            rows = await connection.fetch(_CANCEL, job_id)
+            await self._waits.tell(connection, ("cancelled", queue, job_id))
+        self._waits.cancelled(queue, job_id)
+        return bool(rows)
+
+    async def counts(self, queue: str, states: Sequence[str]) -> Mapping[str, int]:
+        """Return how many jobs are in each of these states; `waiting` includes those of a paused target."""
+        (depth,) = await self.read([queue])
+        return {state: depth.jobs.get(state, 0) for state in states}
+
+    async def read(self, queues: Sequence[str]) -> list[QueueDepth]:
+        """As `QueueDepths.read`."""
+        targets = [queue.removeprefix(QUEUE_PREFIX) for queue in queues]
+        rows = {row[0]: row[1:] for row in await self._database.fetch(_COUNTS, targets)}
+        return [_depth(target, rows[target]) for target in targets]
+
+    async def _commit(self, batch: Sequence[_NewJob]) -> list[None]:
+        return await unless_rolled_back(lambda: self._add_all(batch))
+
+    async def _add_all(self, batch: Sequence[_NewJob]) -> list[None]:
+        async with self._database.transaction() as connection:
+            rows = await connection.fetch(
+                _ADD,
+                [one.job_id for one in batch],
+                [one.target for one in batch],
+                [one.priority for one in batch],
+                [one.after_s for one in batch],
+            )
+            soonest: dict[str, float] = {}
+            for target, due in rows:
+                soonest[target] = min(due or 0.0, soonest.get(target, float("inf")))
+            if soonest:
+                await self._waits.tell(
+                    connection, *(("jobs", queue_of(target), repr(at_s)) for target, at_s in soonest.items())
+                )
+        for target, at_s in soonest.items():
+            self._waits.jobs_wait(queue_of(target), at_s)
+        return [None] * len(batch)
+
+
+def _new(target: str, job: JobSpec) -> _NewJob:
+    options = job.opts
+    if options is None or options.jobId is UNSET or options.jobId is None:
+        raise ValueError("the job of a delivery has its id")
+    delay_ms = 0.0 if options.delay is UNSET else options.delay
+    return _NewJob(str(options.jobId), target, 0 if options.priority is UNSET else options.priority, delay_ms / 1000)
+
+
+def _depth(target: str, counted: Sequence[Any]) -> QueueDepth:
+    active, waiting, prioritized, delayed, oldest_s, paused = counted
+    jobs = {"active": active, "prioritized": prioritized, "delayed": delayed, "completed": 0, "failed": 0}
+    jobs |= {"waiting-children": 0, "waiting": 0 if paused else waiting, "paused": waiting if paused else 0}
+    return QueueDepth(queue_of(target), jobs, max(0.0, oldest_s or 0.0), bool(paused))

@@ -1,0 +1,65 @@
+"""The queues of all targets in PostgreSQL, with everything that the delivery door and the engine use of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from toril.bullmq.announcements import Hearing
+from toril.core.ports import Meter
+from toril.delivery.postgres_queue.breakers import PostgresBreakers
+from toril.delivery.postgres_queue.conditions import PostgresConditions
+from toril.delivery.postgres_queue.control import PostgresControl
+from toril.delivery.postgres_queue.database import QueueDatabase
+from toril.delivery.postgres_queue.jobs import PostgresJobs
+from toril.delivery.postgres_queue.leases import PostgresLeaseStores
+from toril.delivery.postgres_queue.moves import JobMoves
+from toril.delivery.postgres_queue.waits import PostgresWaits
+
+_NOW = "SELECT floor(t)::bigint, ((t - floor(t)) * 1e6)::bigint FROM extract(epoch FROM clock_timestamp()) AS n (t)"
+
+
+class PostgresQueue:
+    """The queues of one process.
+
+    Args:
+        url: the ledger's database.
+        instance_id: what others tell this instance by.
+        hearing: told of cancelled jobs and of holds that were ended.
+        meter: counts jobs that are added.
+        lock_s: how long a lease lives.
+        lost: called when the database was away, which may have lost the last jobs.
+    """
+
+    def __init__(
+        self, url: str, instance_id: str, hearing: Hearing, meter: Meter, *, lock_s: float, lost: Callable[[], None]
+    ) -> None:
+        self._database = database = QueueDatabase(url, lost)
+        self.open = asyncio.Event()
+        """Set once the database was reached."""
+        self.waits = PostgresWaits(database, instance_id, hearing)
+        self.jobs = PostgresJobs(database, self.waits, meter)
+        self._moves = JobMoves(database)
+        self.leases = PostgresLeaseStores(database, self._moves, lock_s)
+        self.control = PostgresControl(database, self.waits)
+        self.breakers = PostgresBreakers(database)
+        self.conditions = PostgresConditions(database)
+
+    async def run(self) -> None:
+        """Connect and serve, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            # These refuse what is asked of them before the database is there.
+            for part in (self.jobs, self._moves, self.breakers):
+                tasks.create_task(part.run(), name=f"queues:{type(part).__name__}")
+            try:
+                await self._database.open()
+                self.open.set()
+                await self.waits.run()
+            finally:
+                self._database.close()
+
+    async def time(self) -> Any:
+        """Return the time of PostgreSQL as Redis tells its own: seconds and microseconds."""
+        (row,) = await self._database.fetch(_NOW)
+        return tuple(row)

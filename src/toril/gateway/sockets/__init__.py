@@ -1,1 +1,0 @@
-"""The three sockets of a queue: commands, work, events."""

@@ -1,0 +1,177 @@
+"""Wires the statistics: writes the measurements of this process to Redis, and reads those of the fleet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, Protocol
+
+import structlog
+
+from toril.bullmq.depths import DepthReader
+from toril.bullmq.rules.queue_name import NameRules
+from toril.config.settings import Settings
+from toril.core.access import Caller
+from toril.delivery.ports import Breakers
+from toril.delivery.rules.delivery import QUEUE_PREFIX
+from toril.delivery.rules.target import TargetSpec
+from toril.delivery.target_facts import TargetFacts
+from toril.instance.health import HealthChecks
+from toril.instance.store import Store
+from toril.proxy.rules.upstream import callback_queue, queue_name
+from toril.queues.worker_facts import WorkerFacts
+from toril.telemetry.failures import Failures
+from toril.telemetry.measures import Measures
+from toril.telemetry.prometheus_meter import PrometheusMeter
+from toril.telemetry.recent_attempts import RecentAttemptCounts
+from toril.telemetry.redis_failures import RedisFailures
+from toril.telemetry.redis_points import RedisPoints
+from toril.telemetry.statistics import Statistics
+from toril.telemetry.watched_depths import WatchedDepths
+from toril.web.operations.attention import Working
+from toril.web.operations.overview import DoorKnowledge, Overview, OverviewSources
+from toril.web.operations.stats import StatsRoutes
+from toril.web.operations.stats_shapes import Door, Fact, Place
+from toril.web.routing import Route
+
+log = structlog.get_logger(__name__)
+
+_FLUSH_S = 2.0
+_PAGE = 1_000
+_MOST_QUEUES = 10_000
+
+
+class KnownTargets(Protocol):
+    """The targets that run here, and their breakers."""
+
+    @property
+    def breakers(self) -> Breakers:
+        """The breakers of all targets."""
+        ...
+
+    def specs(self) -> Sequence[TargetSpec]:
+        """Return every target as it runs now."""
+        ...
+
+
+class UpstreamFacts:
+    """Facts about upstreams for the overview: how many there are. Their queues tell the rest."""
+
+    door: Door = "proxy"
+
+    def __init__(self, queues: Sequence[str]) -> None:
+        self._queues = queues
+
+    async def facts(self, caller: Caller) -> list[Fact]:
+        """Return nothing: an upstream has no state beside that of its queue."""
+        return []
+
+    async def sizes(self, caller: Caller) -> dict[str, int]:
+        """Return how many upstreams there are whose queue the caller sees."""
+        return {"upstreams": sum(map(caller.sees, self._queues))}
+
+
+class FleetStats:
+    """The statistics of one instance.
+
+    Args:
+        store: Redis.
+        meter: what is measured here.
+        measures: notes from now on why attempts fail here.
+        targets: None if there are none.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        meter: PrometheusMeter,
+        measures: Measures,
+        targets: KnownTargets | None,
+    ) -> None:
+        self._store = store
+        self._targets = targets
+        self._answers = settings.role.answers
+        self._upstreams = [queue_name(settings.proxy.queue, one.prefix) for one in settings.proxy.upstreams]
+        self._proxied = {*self._upstreams, callback_queue(settings.proxy.queue)} if self._upstreams else set()
+        self._points = RedisPoints(store.links, store.prefix)
+        self.recent = RecentAttemptCounts(self._points, store.clock)
+        self._failures = RedisFailures(store.links, store.prefix, store.clock)
+        failures = measures.failures = Failures()
+        self._statistics = Statistics(
+            meter, self._points, failures, self._failures, lambda queue: self.place(queue).door, store.clock
+        )
+        self._depths = WatchedDepths(DepthReader(store.inspector, store.clock), self._names)
+
+    def place(self, queue: str) -> Place:
+        """Return the door of a queue, and the name to show for it."""
+        if queue in self._proxied:
+            return Place("proxy", queue)
+        if self._targets is not None and queue.startswith(QUEUE_PREFIX):
+            name = queue.removeprefix(QUEUE_PREFIX)
+            if any(spec.name == name for spec in self._targets.specs()):
+                return Place("delivery", name)
+        return Place("queues", queue)
+
+    def tasks(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        """Yield the tasks that run as long as the instance does, by name."""
+        yield "statistics", self._statistics.run()
+        if self._answers:
+            yield "watched-depths", self._depths.run()
+
+    async def flush(self) -> None:
+        """Write the measurements since the last write, before the instance ends."""
+        try:
+            async with asyncio.timeout(_FLUSH_S):
+                await self._statistics.flush()
+        except TimeoutError:
+            log.debug("stats.not_flushed")
+
+    def routes(self, health: Callable[[], HealthChecks], names: NameRules) -> list[Route]:
+        """Return the routes of the statistics. `health` is called for each request."""
+        workers = WorkerFacts(self._store.registry, names)
+        doors: list[DoorKnowledge] = [workers]
+        if self._upstreams:
+            doors.append(UpstreamFacts(self._upstreams))
+        if self._targets is not None:
+            doors.append(TargetFacts(self._targets.specs, self._targets.breakers))
+
+        async def working(queue: str) -> Working:
+            control = self._store.control
+            held_ms = (await control.rate_limit(queue)).ttl_ms
+            if self.place(queue).door != "queues" or await workers.has_worker(queue):
+                return Working(True, held_ms)
+            return Working(bool(await control.workers(queue)), held_ms)
+
+        async def paused_since_s(queue: str) -> float | None:
+            since_ms = await self._store.control.paused_since_ms(queue)
+            return None if since_ms is None else since_ms / 1000
+
+        async def faults() -> list[str]:
+            return await health().faults()
+
+        clock = self._store.clock
+        overview = Overview(
+            OverviewSources(
+                self._points,
+                self.recent,
+                self._failures,
+                self._depths,
+                self.place,
+                working,
+                paused_since_s,
+                doors,
+                faults,
+                clock,
+            )
+        )
+        return StatsRoutes(overview, self._points, workers.worker, names=names, now=clock).routes()
+
+    async def _names(self) -> list[str]:
+        found: list[str] = []
+        while len(found) < _MOST_QUEUES:
+            page = await self._store.queue_names.page(found[-1] if found else "", _PAGE)
+            found += page
+            if len(page) < _PAGE:
+                break
+        return found

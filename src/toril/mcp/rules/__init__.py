@@ -1,0 +1,1 @@
+"""Messages of the protocol, bounded answers, and why a job failed: functions without I/O."""

@@ -1,0 +1,1 @@
+"""Answers of upstreams that are used again, and equal requests that share one."""

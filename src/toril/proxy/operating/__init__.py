@@ -1,0 +1,1 @@
+"""The async proxy for those who operate it."""

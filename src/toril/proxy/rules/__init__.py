@@ -1,0 +1,1 @@
+"""Rules of the async proxy: matching upstreams, recorded requests and responses, caching, callbacks. Pure."""

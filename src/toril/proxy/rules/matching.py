@@ -1,0 +1,106 @@
+"""Which upstream a request to the async proxy belongs to, and whether it is queued.
+
+It works on the raw target as it came: nothing is normalized, and only path filters see it decoded.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+from msgspec import Struct
+
+from toril.core.http.headers import Header, is_websocket_upgrade
+from toril.proxy.rules.upstream import PathFilter, Upstream
+
+
+class Reason(enum.Enum):
+    """Why a request bypasses the queue."""
+
+    WEBSOCKET = "websocket"
+    PATH = "path"
+    CHUNKED = "chunked"
+    LARGE = "large"
+
+
+class Enqueue(Struct, frozen=True):
+    """The request goes into the upstream's queue. `target` is the raw target without the prefix; it begins with `/`."""
+
+    upstream: Upstream
+    target: bytes
+
+
+class Bypass(Struct, frozen=True):
+    """The request bypasses the queue: it goes to the upstream directly, or by a redirect."""
+
+    upstream: Upstream
+    target: bytes
+    reason: Reason
+
+
+Match = Enqueue | Bypass
+
+
+def stripped(prefix: bytes, target: bytes) -> bytes | None:
+    """Return the target without a prefix; None if it has another one. The empty prefix is `/`; none ends with a slash.
+
+    A path matches if it is the prefix, or goes on with a slash behind it. Query and percent-encoding stay as sent.
+    """
+    if not target.startswith(prefix):
+        return None
+    rest = target[len(prefix) :]
+    if rest[:1] == b"/":
+        return rest
+    if prefix and (not rest or rest[:1] == b"?"):
+        return b"/" + rest
+    return None
+
+
+def match(upstreams: Sequence[Upstream], target: bytes, headers: Sequence[Header]) -> Match | None:
+    """Return where a request goes; None if no prefix matches.
+
+    Args:
+        upstreams: whose prefixes exclude each other, so their order does not matter.
+        target: the request target as it came: path and query.
+        headers: names in lower case.
+    """
+    for upstream in upstreams:
+        rest = stripped(upstream.raw_prefix, target)
+        if rest is not None:
+            reason = bypass_reason(upstream, target, headers)
+            return Enqueue(upstream, rest) if reason is None else Bypass(upstream, rest, reason)
+    return None
+
+
+def bypass_reason(upstream: Upstream, target: bytes, headers: Sequence[Header]) -> Reason | None:
+    """Return why this request bypasses the queue; None if it does not."""
+    upgrade = chunked = False
+    length = 0
+    for name, value in headers:
+        if name == b"content-length":
+            length = int(value) if value.isdigit() else 0
+        elif name == b"transfer-encoding":
+            chunked = chunked or b"chunked" in value.lower()
+        elif name == b"upgrade":
+            upgrade = True
+    if upgrade and is_websocket_upgrade(headers):
+        return Reason.WEBSOCKET
+    if passes_by(upstream.path_filter, target):
+        return Reason.PATH
+    if chunked:
+        return Reason.CHUNKED
+    if upstream.direct_threshold_bytes is not None and length > upstream.direct_threshold_bytes:
+        return Reason.LARGE
+    return None
+
+
+def passes_by(path_filter: PathFilter, target: bytes) -> bool:
+    """Return True if a filter lets this path bypass the queue. Without patterns no path does, in either mode."""
+    if not path_filter.patterns:
+        return False
+    path = target.partition(b"?")[0].decode("latin-1")
+    if "%" in path:
+        path = unquote(path)
+    found = any(pattern.search(path) for pattern in path_filter.patterns)
+    return found is (path_filter.mode == "blacklist")

@@ -1,0 +1,1 @@
+"""Jobs found by what is in them: searches, and actions on all that match."""

@@ -1,0 +1,1 @@
+"""The groups of a queue over HTTP: what they have, and their limits."""

@@ -1,0 +1,1 @@
+"""What the queues door answers and takes, described for the OpenAPI document."""

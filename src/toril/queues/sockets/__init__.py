@@ -1,0 +1,1 @@
+"""WebSockets of the queues door: commands, work and events."""

@@ -1,0 +1,156 @@
+"""uvicorn's HTTP protocol, with what a proxy needs beyond ASGI.
+
+- A WebSocket's handshake can become a tunnel (the extension `toril.tunnel`): after a 101 the connection carries bytes
+  both ways, through the same `receive` and `send`.
+- An answer can be cut off so that the client can tell (`toril.response.cut_off`). It can have a reason phrase
+  (`toril.reason`), and heads below 200 before it (`toril.response.early`), which an HTTP/1.0 client does not get.
+- The scope has what `toril.web.raw_target` needs: the target as it was sent, and this cycle.
+- Once the instance has begun to shut down, each answer closes its connection.
+- A 304 may have the `Content-Length` of the body that it stands for, and an HTTP/1.0 client gets no chunks.
+- A request without `Host`, or with two, is refused with 400, one in a transfer coding other than `chunked` with 501.
+- Bytes that cannot be parsed, such as an unknown method, are answered as the async proxy answers where there is one,
+  and never in the middle of another answer.
+- An `Upgrade` to anything but a WebSocket is ignored, and the request keeps its body; uvicorn's parser would take the
+  body for the other protocol.
+
+docs/decisions/0010-uvicorn-protocols.md lists the parts of uvicorn that are used here.
+"""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from collections.abc import Callable
+from typing import Any, cast
+
+import httptools
+from websockets.exceptions import SecurityError
+
+from toril.core.errors import HeadTooLarge, TorilError
+from toril.core.http.headers import is_websocket_upgrade
+from toril.server.bounded_requests import BoundedProtocol, rendered
+from toril.server.inbound_head import head_fault
+from toril.server.lingering_close import LingeringSocketProtocol
+from toril.server.request_cycle import Leaving, RequestCycle
+from toril.web.raw_target import CYCLE, TARGET, TUNNEL, origin_form
+from toril.web.responses import BytesResponse
+from toril.web.sourced import own_error
+
+Tunnels = Callable[[bytes], bool]
+"""True if a WebSocket to this raw target is tunnelled; the gateway serves the others itself."""
+
+
+class ProxiedProtocol(BoundedProtocol):
+    """One HTTP connection.
+
+    Args:
+        tunnels: asked for each WebSocket's handshake.
+        leaving: asked for each answer.
+        proxies: there are upstreams, so bytes that cannot be parsed are answered as the async proxy answers.
+    """
+
+    def __init__(self, *args: Any, tunnels: Tunnels, leaving: Leaving, proxies: bool = False, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._tunnels = tunnels
+        self._leaving = leaving
+        self._proxies = proxies
+
+    def parser_failed(self, error: httptools.HttpParserError) -> None:
+        """Answer bytes that cannot be parsed, or a head that `on_headers_complete` has refused by raising."""
+        if isinstance(error.__context__, TorilError):
+            self.refuse(error.__context__)
+        else:
+            self._refuse_as_wrong(in_body=not self.in_head)
+
+    def _refuse_as_wrong(self, *, in_body: bool) -> None:
+        if self._proxies:
+            answer = _BAD_REQUEST
+        else:
+            text = b"Invalid HTTP request received."
+            headers = self.server_state.default_headers
+            answer = rendered(BytesResponse(text, 400, b"text/plain; charset=utf-8", headers))
+        self.end_with(answer, in_body=in_body)
+
+    def on_headers_complete(self) -> None:
+        """Hand the request to the application, unless its head has a fault or asks for another protocol."""
+        self.head_ended()
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        version = self.parser.get_http_version()
+        fault = head_fault(self.headers, version)
+        if fault is not None:
+            raise fault  # ends the parser; `parser_failed` answers
+        if version != "1.1":
+            self.scope["http_version"] = version
+        if not self.parser.should_upgrade():  # else the parser raises HttpParserUpgrade after the head
+            self._begin(tunnel=False)
+
+    def on_message_complete(self) -> None:
+        """End the request; the parser reports the end also for a head that asks for another protocol."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def on_upgrade(self, rest: bytes) -> None:
+        """Begin a tunnel or a WebSocket, or ignore the `Upgrade`."""
+        if self.scope["method"] == "CONNECT":
+            self._refuse_as_wrong(in_body=False)
+        elif not is_websocket_upgrade(self.headers):
+            self._begin_anew(rest)
+        elif self._tunnels(self.url):
+            self.aside = self._begin(tunnel=True).feed
+            if rest:
+                self.aside(rest)
+        elif self.scope["method"] != "GET":  # a handshake is a GET (RFC 6455 4.1): this is a request like any other
+            self._begin_anew(rest)
+        else:
+            self.handle_websocket_upgrade()
+            self._take_back_if_unread()
+
+    def _take_back_if_unread(self) -> None:
+        """Refuse a handshake that the WebSocket library could not read: uvicorn would leave it unanswered."""
+        socket_protocol = cast(LingeringSocketProtocol, self.transport.get_protocol())
+        if socket_protocol.handshake_initiated:
+            return
+        self.connections.discard(socket_protocol)
+        self.connections.add(self)
+        self.transport.set_protocol(self)
+        fault = socket_protocol.conn.handshake_exc
+        if fault is not None and isinstance(fault.__cause__, SecurityError):  # its own limits are narrower than ours
+            self.refuse(HeadTooLarge())
+        else:
+            self._refuse_as_wrong(in_body=False)
+
+    def _begin_anew(self, rest: bytes) -> None:
+        """Parse the request again, without what makes it ask for another protocol."""
+        lines = [b"%b %b HTTP/%b\r\n" % (self.scope["method"].encode(), self.url, self.scope["http_version"].encode())]
+        lines += [b"%b: %b\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        self.begin_anew(b"".join([*lines, b"\r\n"]), rest)
+
+    def _begin(self, *, tunnel: bool) -> RequestCycle:
+        """Hand a request to the application, as uvicorn does, with toril's cycle."""
+        url = self.url
+        if _PLAIN.match(url):  # as the parser would read it, in half the time
+            target = url
+            raw_path, _, query = url.partition(b"?")
+        else:
+            parsed = httptools.parse_url(url)
+            target = origin_form(url)
+            raw_path, query = parsed.path or b"/", parsed.query or b""
+        path = raw_path.decode("ascii")
+        scope = cast("dict[str, Any]", self.scope)
+        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        scope["raw_path"] = raw_path
+        scope["query_string"] = query
+        scope[TARGET] = target
+        scope["extensions"] = {TUNNEL: {}} if tunnel else {}
+        keep_alive = self.scope["http_version"] != "1.0" and self.parser.should_keep_alive() and not tunnel
+        cycle = RequestCycle(self, keep_alive=keep_alive, tunnel=tunnel, leaving=self._leaving)
+        scope[CYCLE] = cycle
+        self.cycle = cycle
+        # The answer before has been sent, else this head would be held back.
+        self.tasks.add(self.loop.create_task(cycle.run_asgi(self.app)))
+        return cycle
+
+
+# A target in origin form (RFC 9112 3.2.1), of characters that a path and a query may hold.
+_PLAIN = re.compile(rb"/(?!/)[A-Za-z0-9._~!$&'()*+,;=:@%/-]*(?:\?[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?\Z")
+_BAD_REQUEST = rendered(own_error(400))

@@ -1,0 +1,1 @@
+"""Spans of requests and attempts, where OpenTelemetry is asked for."""

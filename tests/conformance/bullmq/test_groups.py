@@ -1,0 +1,378 @@
+"""Groups in Redis: the scripts choose as the rules in Python do, whatever happens before; slots never leak."""
+
+import asyncio
+import json
+import random
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from msgspec import Raw
+
+from tests.conformance.worlds import RealWorld, announcements_of, real_world
+from tests.conformance.worlds import control_of as queue_control_of
+from tests.support.redis62 import redis_6_2
+from tests.support.valkey import ValkeyProcess
+from toril.bullmq.cancelling import Cancelling
+from toril.bullmq.flows import Flows
+from toril.bullmq.groups.control import GroupControl
+from toril.bullmq.inspector import Inspector
+from toril.bullmq.job_actions import JobActions
+from toril.bullmq.rules.flow import FlowJob
+from toril.bullmq.rules.groups import RETRIED, GroupLimits, GroupOption, GroupSchedule
+from toril.bullmq.rules.job import JobOptions
+from toril.core.errors import GroupFull
+from toril.core.group_limits import GroupDefault, GroupRate
+from toril.core.lease import Lease, NoJob
+from toril.core.verdict import Complete, Fail, Retry
+from toril.engine.ports import LeaseStore
+
+DONE = Complete(b"1")
+AGAIN = Retry(0, "no", "trace")
+FAILED = Fail("no", "trace")
+FLAG = "toril:groups"
+
+
+def control_of(world: RealWorld) -> GroupControl:
+    """The groups of the queues on this Valkey."""
+    return GroupControl(world.scripts, "bull", world.book.defaults)
+
+
+async def add(world: RealWorld, job_id: str, group: str | int | None, priority: int = 0, **opts: Any) -> None:
+    """Add a job of a group, or of none."""
+    given = {} if group is None else {"group": {"id": group, "priority": priority}}
+    await world.add(job_id, opts=given | opts)
+
+
+async def taken(store: LeaseStore, token: bytes = b"us:1") -> Lease:
+    """Take a job that must be there."""
+    found = await store.take(token)
+    assert isinstance(found, Lease), found
+    return found
+
+
+async def promote(world: RealWorld, job_id: str) -> None:
+    """Promote a held job, as a dashboard does."""
+    script = world.scripts.promote
+    assert await world.scripts.call(script, world.keys, world.keys.prefix, job_id) == 0
+
+
+async def left(world: RealWorld) -> list[bytes]:
+    """The keys that groups have left in Redis, and the flag in meta."""
+    keys = [key async for key in _scan(world)]
+    flag = await world.link.call("HEXISTS", world.keys.key("meta"), FLAG)
+    return sorted(keys) + ([b"flag"] if flag else [])
+
+
+async def _scan(world: RealWorld) -> Any:
+    cursor = b"0"
+    while True:
+        cursor, found = await world.link.call("SCAN", cursor, "MATCH", world.keys.key("toril:groups*"), "COUNT", 1000)
+        for key in found:
+            yield key
+        if cursor == b"0":
+            return
+
+
+class Both:
+    """A queue in Redis, and the rules beside it; each step is made in both and must choose the same job."""
+
+    GROUPS = ("a", "b", "t", "t/1", "t/2", "7")
+
+    def __init__(self, world: RealWorld, seed: int) -> None:
+        self.world = world
+        self.control = control_of(world)
+        self.rules = GroupSchedule(GroupDefault(concurrency=2))
+        world.book.defaults.follow(lambda _: self.rules.default)
+        self.chance = random.Random(seed)
+        self.running: list[tuple[Lease, str | None]] = []
+        self.priorities: dict[str, int] = {}
+        self.starts = 0
+
+    async def step(self) -> None:
+        kinds = [self.add, self.add, self.add, self.start, self.start, self.start, self.end, self.end, self.retry]
+        kinds += [self.limit, self.promote, self.pause, self.default, self.die]
+        await self.chance.choice(kinds)()
+
+    async def add(self) -> None:
+        job_id, group = f"j-{len(self.priorities)}", self.chance.choice((*self.GROUPS, None))
+        priority = self.chance.choice((0, 0, 1, 5))
+        await add(self.world, job_id, group, priority)
+        if group is None:
+            self.rules.plain.append(job_id)
+        else:
+            self.rules.add(group, job_id, priority)
+        self.priorities[job_id] = priority
+
+    async def start(self) -> None:
+        self.starts += 1
+        found = await self.world.store.take(b"us:%d" % self.starts)
+        chosen = self.rules.start(0)
+        assert (found.job_id.decode() if isinstance(found, Lease) else None) == chosen.job
+        if isinstance(found, Lease):
+            self.running.append((found, chosen.group))
+
+    async def end(self) -> None:
+        if self.running:
+            lease, group = self.running.pop(self.chance.randrange(len(self.running)))
+            verdict = self.chance.choice((DONE, FAILED))
+            if isinstance(verdict, Complete):
+                await self.world.store.complete(lease, verdict, fetch_next=False)
+            else:
+                await self.world.store.fail(lease, verdict, fetch_next=False)
+            self._free(lease, group)
+
+    async def retry(self) -> None:
+        held = [each for each in self.running if each[1] is not None]
+        if held:
+            lease, group = self.chance.choice(held)
+            self.running.remove((lease, group))
+            if self.chance.random() < 0.5:
+                await self.world.store.retry(lease, AGAIN, fetch_next=False)
+            else:
+                await self.world.store.release(lease)
+            self._back(lease, group)
+
+    async def die(self) -> None:
+        """A worker dies: its job's lock lapses, and the job goes back."""
+        held = [each for each in self.running if each[1] is not None]
+        if not held:
+            return
+        lease, group = self.chance.choice(held)
+        self.running.remove((lease, group))
+        await self.world.lapse(lease.job_id)
+        await self.world.pass_time(0.01)
+        await self.world.store.recover_abandoned()
+        self._back(lease, group)
+        await self.start()
+
+    def _free(self, lease: Lease, group: str | None) -> None:
+        if group is not None:
+            self.rules.free(group, lease.job_id.decode())
+
+    def _back(self, lease: Lease, group: str | None) -> None:
+        assert group is not None
+        job_id = lease.job_id.decode()
+        self.rules.free(group, job_id)
+        self.rules.add(group, job_id, self.priorities[job_id], RETRIED)
+
+    async def limit(self) -> None:
+        group, chance = self.chance.choice(self.GROUPS), self.chance
+        # So long that no time passes meanwhile.
+        rate = chance.choice((None, None, GroupRate(chance.randint(1, 4), 10**9)))
+        limits = GroupLimits(chance.choice((None, 1, 3)), rate, chance.choice((None, 1, 2, 4)))
+        paused = self.rules.limits.get(group, GroupLimits()).paused
+        await self.control.set_limits(self.world.queue, group, limits, paused=None)
+        self.rules.set_limits(group, GroupLimits(limits.concurrency, rate, limits.weight, None, paused))
+
+    async def pause(self) -> None:
+        group = self.chance.choice(self.GROUPS)
+        before = self.rules.limits.get(group, GroupLimits())
+        paused = not before.paused
+        await (self.control.pause if paused else self.control.resume)(self.world.queue, group)
+        after = GroupLimits(before.concurrency, before.limit, before.weight, before.max_waiting, paused)
+        self.rules.set_limits(group, after)
+
+    async def default(self) -> None:
+        self.rules.set_default(GroupDefault(self.chance.choice((None, 1, 2))))
+        await self.start()
+
+    async def promote(self) -> None:
+        waiting = [(group, job) for group in self.GROUPS for job in self.rules.jobs(group)]
+        if waiting:
+            group, job = self.chance.choice(waiting)
+            await promote(self.world, job)
+            self.rules.promote(group, job)
+            await self.start()
+
+    async def finish(self) -> None:
+        """Let all jobs run to their end; nothing may be left."""
+        for group in self.GROUPS:
+            await self.control.remove_limits(self.world.queue, group)
+            self.rules.set_limits(group, GroupLimits())
+        while self.running or self.rules.waiting() or self.rules.plain:
+            await self.start()
+            await self.end()
+        await self.start()
+
+
+HISTORIES = 60
+
+
+async def test_the_scripts_choose_as_the_rules_do_whatever_came_before(valkey: ValkeyProcess, queue: str) -> None:
+    for seed in range(HISTORIES):
+        async with real_world(valkey, f"{queue}-{seed}") as world:
+            both = Both(world, seed)
+            try:
+                for _ in range(60):
+                    await both.step()
+                await both.finish()
+            except AssertionError as exc:
+                raise AssertionError(f"history {seed}") from exc
+            assert await left(world) == [], seed
+
+
+async def test_the_scripts_choose_so_in_redis_6_2_too(tmp_path: Path, queue: str) -> None:
+    with ValkeyProcess(tmp_path / "redis", binary=redis_6_2()) as server:
+        for seed in range(10):
+            async with real_world(server, f"{queue}-{seed}") as world:
+                both = Both(world, seed)
+                for _ in range(60):
+                    await both.step()
+                await both.finish()
+                assert await left(world) == [], seed
+
+
+async def test_held_jobs_are_delayed_jobs_that_no_time_promotes(world: RealWorld) -> None:
+    await add(world, "held", "a")
+    assert await world.places(b"held") == ["delayed"]
+    await world.pass_time(10 * 365 * 86400)
+    await add(world, "plain", None)
+    assert (await taken(world.under(), b"us:2")).job_id == b"held"
+
+
+async def test_a_queue_without_groups_has_no_key_of_theirs_and_uses_the_scripts_without(world: RealWorld) -> None:
+    await add(world, "plain", None)
+    lease = await taken(world.store)
+    await world.store.complete(lease, DONE, fetch_next=True)
+    assert await left(world) == []
+    assert not world.store._has_groups  # type: ignore[attr-defined]
+
+
+async def test_a_job_that_another_program_adds_is_taken_in_when_it_is_seen(world: RealWorld) -> None:
+    world.book.defaults.follow(lambda _: GroupDefault(concurrency=1))
+    for number in range(3):
+        await _added_by_node(world, f"node-{number}", "a")
+    first = await taken(world.store)
+    assert first.job_id == b"node-0"
+    assert (await world.fields(b"node-0"))[b"ats"] == b"1"
+    assert isinstance(await world.store.take(b"us:2"), NoJob)
+    assert await world.places(b"node-1") == ["delayed"]
+    following = await world.store.complete(first, DONE, fetch_next=True)
+    assert isinstance(following, Lease)
+    assert following.job_id == b"node-1"
+
+
+async def _added_by_node(world: RealWorld, job_id: str, group: str) -> None:
+    """Add a job as Node's BullMQ does, which knows nothing of groups."""
+    await world.add(job_id)
+    options = json.dumps({"attempts": 0, "group": {"id": group}})
+    await world.link.call("HSET", world.keys.key(job_id), "opts", options)
+
+
+async def test_a_delayed_job_of_a_group_is_held_when_it_is_due(world: RealWorld) -> None:
+    control = control_of(world)
+    await control.pause(world.queue, "a")
+    await add(world, "other", "b")
+    await world.add("later", opts={"group": {"id": "a"}}, delay_s=5)
+    await world.pass_time(6)
+    assert (await taken(world.store)).job_id == b"other"
+    assert isinstance(await world.store.take(b"us:2"), NoJob)
+    assert (await control.get(world.queue, "a")).waiting == 1
+
+
+async def test_a_slot_is_free_once_the_lock_of_its_job_has_lapsed(world: RealWorld) -> None:
+    world.book.defaults.follow(lambda _: GroupDefault(concurrency=1))
+    await add(world, "first", "a")
+    await add(world, "second", "a")
+    lease = await taken(world.book.of(world.queue, world.store._rules, 60))  # type: ignore[attr-defined]
+    assert lease.job_id == b"first"
+    waiting = await world.store.take(b"us:2")
+    assert isinstance(waiting, NoJob)
+    assert waiting.next_at_s > 0, "it says when to look again"
+    await asyncio.sleep(0.07)
+    assert (await taken(world.store, b"us:3")).job_id == b"second"
+
+
+async def test_a_renewed_lock_keeps_its_slot(world: RealWorld) -> None:
+    world.book.defaults.follow(lambda _: GroupDefault(concurrency=1))
+    await add(world, "first", "a")
+    await add(world, "second", "a")
+    store = world.book.of(world.queue, world.store._rules, 60)  # type: ignore[attr-defined]
+    lease = await taken(store)
+    await world.link.call("PEXPIRE", world.keys.key(b"first:lock"), 30_000)
+    await asyncio.sleep(0.07)
+    assert isinstance(await store.take(b"us:2"), NoJob)
+    await store.complete(lease, DONE, fetch_next=False)
+    assert (await taken(store, b"us:3")).job_id == b"second"
+
+
+async def test_all_held_jobs_get_out(world: RealWorld) -> None:
+    for number in range(250):
+        await add(world, f"j-{number}", f"g{number % 7}")
+    assert await control_of(world).release(world.queue) == 250
+    assert len(await world.waiting()) == 250
+    assert await world.link.call("ZCARD", world.keys.key("delayed")) == 0
+
+
+async def test_no_more_are_added_than_may_wait_one_by_one_or_together(world: RealWorld) -> None:
+    control = control_of(world)
+    await control.set_limits(world.queue, "a", GroupLimits(max_waiting=2), paused=None)
+    await add(world, "one", "a")
+    await add(world, "two", "a")
+    with pytest.raises(GroupFull):
+        await add(world, "three", "a")
+    assert await world.fields(b"three") == {}
+    await add(world, "two", "a")  # it is there already
+    await world.link.call("ZREM", world.keys.key("delayed"), "one")
+    await world.link.call("DEL", world.keys.key("one"))
+    await add(world, "four", "a")  # a removed job leaves room
+
+
+async def test_a_flow_is_refused_as_a_whole_where_a_group_is_full(world: RealWorld) -> None:
+    await control_of(world).set_limits(world.queue, "a", GroupLimits(max_waiting=2), paused=None)
+    inspector = Inspector(world.scripts, "bull")
+    actions = JobActions(world.scripts, "bull", world.now, world.scripts)
+    flows = Flows(world.scripts, world.producer, inspector, actions, "bull")
+
+    def tree(children: int) -> FlowJob:
+        options = JobOptions(group=GroupOption("a"))
+        child = FlowJob("child", world.queue, Raw(b"1"), options)
+        below = [child for _ in range(children)]
+        return FlowJob("parent", world.queue, Raw(b"1"), options, below).identified(lambda: str(uuid4()))
+
+    with pytest.raises(GroupFull):
+        await flows.add([tree(3)], 0)
+    assert await world.link.call("ZCARD", world.keys.key("waiting-children")) == 0
+    await flows.add([tree(2)], 0)
+
+
+async def test_jobs_that_are_gone_hold_up_nothing_and_leave_nothing(world: RealWorld) -> None:
+    for number in range(3):
+        await add(world, f"j-{number}", "a")
+    await world.link.call("DEL", world.keys.key("delayed"), *(world.keys.key(f"j-{number}") for number in range(3)))
+    await add(world, "real", "a")
+    lease = await taken(world.store)
+    assert lease.job_id == b"real"
+    await world.store.complete(lease, DONE, fetch_next=False)
+    assert isinstance(await world.store.take(b"us:2"), NoJob)
+    assert await left(world) == []
+
+
+async def test_an_id_without_a_hash_is_dropped_and_holds_no_slot(world: RealWorld) -> None:
+    world.book.defaults.follow(lambda _: GroupDefault(concurrency=1))
+    await add(world, "bare", "a")
+    await add(world, "real", "a")
+    await world.lose_hash(b"bare")
+    assert (await taken(world.store)).job_id == b"real"
+
+
+async def test_an_obliterated_queue_leaves_no_group(world: RealWorld) -> None:
+    await control_of(world).set_limits(world.queue, "a", GroupLimits(concurrency=1), paused=True)
+    await add(world, "held", "a")
+    await add(world, "runs", "b")
+    await taken(world.store)
+    await queue_control_of(world).obliterate(world.queue, force=True)
+    assert await left(world) == []
+
+
+async def test_a_cancelled_job_frees_its_slot_at_once(world: RealWorld) -> None:
+    world.book.defaults.follow(lambda _: GroupDefault(concurrency=1))
+    await add(world, "first", "a")
+    await add(world, "second", "a")
+    await taken(world.store)
+    assert isinstance(await world.store.take(b"us:2"), NoJob)
+    await Cancelling(world.scripts, "bull", announcements_of(world)).cancel(world.queue, "first")
+    assert await world.link.call("ZSCORE", world.keys.key("marker"), "0") is not None, "others are woken"
+    assert (await taken(world.store, b"us:3")).job_id == b"second"

@@ -1,0 +1,20 @@
+"""The dashboard of a toril over PostgreSQL alone: it begins with the targets, and shows no pages about queues."""
+
+from pathlib import Path
+
+from tests.support.alone import NO_REDIS, alone
+from tests.support.browser import Tab, open_page
+from tests.support.postgres import PostgresProcess
+from tests.support.toril import StartToril
+
+
+def test_it_begins_with_the_targets(
+    tmp_path: Path, postgres: PostgresProcess, start_toril: StartToril, tab: Tab
+) -> None:
+    targets = {"billing": {"url": "http://127.0.0.1:9/"}}
+    toril = start_toril(NO_REDIS, args=alone(tmp_path / "toril.yaml", postgres.database(), targets))
+    open_page(tab, toril)
+    tab.shows("1 target.")
+    tab.shows("billing")
+    tab.hides("Schedulers")
+    tab.hides("no_redis")

@@ -1,0 +1,129 @@
+"""Groups of deliveries: each tenant has its own limit at the target, and none waits for another."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.deliveries import Door, configuration
+from tests.support.endpoint import Answer, Call, Endpoint, respond
+from tests.support.toril import TorilProcess
+from tests.support.valkey import ValkeyProcess
+from tests.support.waiting import eventually
+
+GROUPED = {"group_by": "labels.tenant", "group": {"concurrency": 1}}
+
+
+class Place:
+    """One toril with the target billing, whose requests stop at the gate if they are of the noisy tenant."""
+
+    def __init__(self, folder: Path, endpoint: Endpoint, toril: TorilProcess) -> None:
+        self.folder = folder
+        self.endpoint = endpoint
+        self.toril = toril
+        self.door = Door(toril.gateway)
+        self.most: Counter[str] = Counter()
+        self._running: Counter[str] = Counter()
+        self.gate = endpoint.gate()
+        endpoint.behaviour = self._behave
+
+    async def _behave(self, call: Call) -> Answer:
+        name = call.target.strip("/")
+        self._running[name] += 1
+        self.most[name] = max(self.most[name], self._running[name])
+        if name == "noisy":
+            await self.gate.passed()
+        self._running[name] -= 1
+        return respond()
+
+    def write(self, **keys: Any) -> Path:
+        """The configuration, with these keys of the target."""
+        ledger = {"url": f"sqlite:///{self.folder}/ledger.sqlite3"}
+        return configuration(
+            self.folder / "toril.yaml", {"billing": {"url": self.endpoint.at("/")} | keys}, ledger=ledger
+        )
+
+    def enqueue(self, tenant: str | None) -> str:
+        """A delivery of a tenant; its path says whose it is, and its label, unless it has none."""
+        labels = {} if tenant is None else {"tenant": tenant}
+        return self.door.enqueue("billing", path=f"/{tenant or '-'}", labels=labels)
+
+    def delivered(self, jobs: list[str]) -> None:
+        for job_id in jobs:
+            eventually(
+                lambda: self.door.job(job_id)["status"] == "delivered",  # noqa: B023 - it is called at once
+                timeout_s=60,
+                what=f"{job_id} to be delivered",
+            )
+
+    def group(self, name: str) -> dict[str, Any]:
+        answer = self.door.http.get(f"/queues/deliver-billing/groups/{name}")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def calls(self, tenant: str) -> int:
+        return sum(call.target == f"/{tenant}" for call in self.endpoint.calls)
+
+
+@pytest.fixture
+def place(tmp_path: Path, valkey: ValkeyProcess) -> Iterator[Place]:
+    with Endpoint() as endpoint:
+        toril = TorilProcess(
+            valkey.url,
+            tmp_path / "toril.log",
+            args=["--config", str(tmp_path / "toril.yaml")],
+            env={"QUEUE_PREFIX": f"groups-{tmp_path.name}"},
+        )
+        made = Place(tmp_path, endpoint, toril)
+        made.write(**GROUPED)
+        with toril:
+            made.door = Door(toril.gateway)
+            yield made
+            made.gate.open()
+        assert toril.complaints() == []
+
+
+def test_a_tenant_has_one_request_at_the_target_and_others_go_on(place: Place) -> None:
+    noisy = [place.enqueue("noisy") for _ in range(6)]
+    quiet = [place.enqueue(name) for name in ("a", "b", None) for _ in range(3)]
+    place.delivered(quiet)
+    assert place.calls("noisy") == 1, "the others overtook it"
+    shown = place.group("noisy")
+    assert (shown["waiting"], shown["active"], shown["effective"]["concurrency"]) == (5, 1, 1)
+    place.gate.open()
+    place.delivered(noisy)
+    assert place.most["noisy"] == place.most["a"] == place.most["b"] == 1
+
+
+def test_a_full_group_is_refused_and_nothing_of_it_is_in_the_ledger(place: Place) -> None:
+    answer = place.door.http.put("/queues/deliver-billing/groups/noisy", json={"concurrency": 1, "max_waiting": 1})
+    assert answer.status_code == 200, answer.text
+    first = place.enqueue("noisy")
+    place.endpoint.wait_for_calls(1)
+    second = place.enqueue("noisy")
+    refused = place.door.post({"target": "billing", "labels": {"tenant": "noisy"}}, "key")
+    assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (429, "group_full", "1")
+    batch = place.door.http.post(
+        "/enqueue/batch",
+        json=[{"target": "billing", "path": f"/{name}", "labels": {"tenant": name}} for name in ("noisy", "a")],
+    ).json()
+    assert len(place.door.jobs()) == 3, batch
+    place.gate.open()
+    place.delivered([first, second])
+    assert place.door.post({"target": "billing", "labels": {"tenant": "noisy"}}, "key").status_code == 202
+
+
+def test_a_reload_changes_the_limits_at_once(place: Place) -> None:
+    noisy = [place.enqueue("noisy") for _ in range(3)]
+    place.endpoint.wait_for_calls(1)
+    eventually(lambda: place.group("noisy")["waiting"] == 2, what="two wait")
+    place.write(group_by="labels.tenant", group={"concurrency": 3})
+    answer = place.toril.client.post("/reload", timeout=30).json()
+    assert (answer["applied"], answer["pending_rollout"]) == (["targets.billing.group"], [])
+    place.endpoint.wait_for_calls(3)
+    assert place.most["noisy"] == 3
+    place.gate.open()
+    place.delivered(noisy)

@@ -1,0 +1,38 @@
+"""Programs that are Go modules, built once into the user's cache and kept there by their version."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.support.toolchains import missing
+
+INSTALLED = "/usr/local/go/bin"  # where Go's own installer puts it, often without a word in PATH
+BUILDING_S = 900
+"""Helm takes two minutes of CPU on a machine that has none of it in its caches."""
+
+TOOLS = {
+    "actionlint": "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12",
+    "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
+    "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
+}
+
+
+def go_tool(name: str) -> str:
+    """The path of a program. Skipped where Go is missing, but not in CI."""
+    go = shutil.which("go") or shutil.which("go", path=INSTALLED)
+    if go is None:
+        missing("go")
+    module = TOOLS[name]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toril-tests"
+    folder = cache / module.rpartition("@")[2] / name
+    program = folder / name
+    if not program.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        own = folder / f"building-{os.getpid()}"  # another process may build it too; the last one to move wins
+        env = os.environ | {"GOBIN": str(own), "GOFLAGS": "-trimpath"}
+        done = subprocess.run([go, "install", module], env=env, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, f"go install {module} failed:\n{done.stderr[-4000:]}"
+        (own / name).rename(program)
+        own.rmdir()
+    return str(program)
