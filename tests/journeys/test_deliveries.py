@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -306,8 +306,9 @@ def test_the_envelope_and_the_answer_of_a_delivery_can_be_read(
 def test_jobs_are_found_by_target_status_labels_and_time(door: Door, ledger: Path, label: dict[str, str]) -> None:
     mine = {"label.test": label["test"]}
     a = door.enqueue("billing", labels=label | {"n": "1"}, **LATER)
-    between = datetime.now(UTC).isoformat()
+    time.sleep(0.02)
     b = door.enqueue("email", labels=label | {"n": "2"}, **LATER)
+    between = door.job(b)["created_at"]  # not this machine's time: the store's may be a few milliseconds ahead
     c = door.enqueue("billing", labels=label | {"n": "2"}, **LATER)
     settle(ledger, c, Delivered(), error=None)
     assert door.jobs(**mine) == [c, b, a]
@@ -352,8 +353,8 @@ def test_a_cancelled_job_leaves_its_queue_and_is_over(door: Door, toril: TorilPr
 
 def test_dead_letters_are_listed_replayed_and_purged(door: Door, toril: TorilProcess, ledger: Path) -> None:
     place = "/targets/billing/dead-letters"
-    since = datetime.now(UTC).isoformat()
     ids = [door.enqueue("billing", labels={"n": str(n)}, **LATER) for n in range(4)]
+    since = door.job(ids[0])["created_at"]  # not this machine's time: the store's may be a few milliseconds ahead
     other = door.enqueue("email", **LATER)
     for job_id in ids:
         dead_letter(ledger, job_id, "HTTP 410" if job_id == ids[3] else "HTTP 500")

@@ -52,6 +52,19 @@ async def test_the_clocks_error_is_at_most_half_a_round_trip_and_a_quicker_one_c
     assert machine.clock() == pytest.approx(machine.true_s, abs=0.003)
 
 
+async def test_of_the_first_answers_the_quickest_counts() -> None:
+    machine = Machine()
+    ways = [(0.0, 0.4), (0.3, 0.0), (0.001, 0.001), (0.0, 0.2), (0.1, 0.0)]
+    asks = [machine.asked(there_s, back_s) for there_s, back_s in ways]
+
+    async def ask() -> Any:
+        return await asks.pop(0)()
+
+    await machine.clock.measure(ask)
+    assert machine.clock() == pytest.approx(machine.true_s, abs=0.001)
+    assert asks == []
+
+
 async def test_the_clock_runs_evenly_while_no_answer_contradicts_it() -> None:
     machine = Machine()
     await machine.clock.measure(machine.asked(0.001, 0.001))
