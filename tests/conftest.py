@@ -17,7 +17,7 @@ import redis
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.support import failure_report
+from tests.support import failure_report, repeat_failed
 from tests.support.dev import StartDev, starting_dev
 from tests.support.endpoint import Behaviour, Endpoint
 from tests.support.gateway import Gateway
@@ -37,6 +37,7 @@ _WEIGHTS = {"chromium": 20, "start_toril": 10, "start_proxq": 10, "start_dev": 1
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(failure_report)
+    config.pluginmanager.register(repeat_failed)
     config.option.loadscopereorder = False  # pytest_collection_modifyitems has put them in order
     # The same examples in every CI run: what they find depends on the change, not on chance. Elsewhere they explore,
     # from a seed that is printed.

@@ -130,6 +130,7 @@ def replicated(tmp_path: Path) -> Iterator[Replicated]:
         yield made
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize(("acknowledge", "answered"), [("memory", 200), ("replicas:1", 503)])
 def test_a_failover_loses_nothing_that_was_acknowledged_by_replicas(
     replicated: Replicated, tmp_path: Path, acknowledge: str, answered: int

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import pytest
 import redis
 
 from tests.support.endpoint import Answer, Call, Endpoint, reply_json
@@ -67,6 +68,7 @@ def leasing(toril: TorilProcess, queue: str, seen: AtOnce, over: threading.Event
                 over.wait(0.05)
 
 
+@pytest.mark.promise
 def test_one_job_of_a_group_runs_at_once_in_a_fleet_that_is_killed_and_nothing_leaks(
     start_valkey: Callable[..., ValkeyProcess], start_toril: Callable[..., TorilProcess]
 ) -> None:

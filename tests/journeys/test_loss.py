@@ -4,6 +4,8 @@ import pytest
 from benchmarks import sql_loss
 from benchmarks.loss import run
 
+pytestmark = pytest.mark.promise
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)

@@ -15,6 +15,7 @@ REQUESTS = 1000
 THREADS = 8
 
 
+@pytest.mark.promise
 @pytest.mark.timeout(300)
 def test_no_accepted_request_is_lost_when_instances_are_killed(
     start_proxq: StartProxq, start_valkey: Any, start_endpoint: Any

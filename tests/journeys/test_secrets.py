@@ -126,6 +126,7 @@ def paths(queue: str, delivery: str) -> Iterator[str]:
     yield f"/queues/{queue}/jobs/p1/result?wait=1"
 
 
+@pytest.mark.promise
 def test_no_route_shows_a_secret_to_a_token_without_the_right(toril: TorilProcess, queue: str, delivery: str) -> None:
     shown = {}
     for path in dict.fromkeys(paths(queue, delivery)):

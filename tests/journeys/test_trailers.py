@@ -54,6 +54,7 @@ def has_no_forged(headers: tuple[tuple[str, str], ...]) -> None:
         assert forged not in text
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("upgrade", [(), ("Connection: Upgrade", "Upgrade: h2c")], ids=["plain", "with an upgrade"])
 def test_a_token_in_a_trailer_is_ignored(toril: TorilProcess, queue: str, upgrade: tuple[str, ...]) -> None:
     body = json.dumps([{"name": "n", "data": 1}])
