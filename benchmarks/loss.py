@@ -107,7 +107,7 @@ class Member:
         self.role = role
         self.port = free_port()
         self.log = folder / f"{role}-{number}.log"
-        self._environment = environment
+        self._environment = environment | {"PYTHONFAULTHANDLER": "1"}
         self._command = [
             sys.executable, "-m", "toril", "serve", "--processes", "1", "--host", "127.0.0.1", "--port", str(self.port),
             "--config", str(config), "--role", role,
@@ -139,10 +139,14 @@ class Member:
         try:
             status = self._process.wait(60)
         except subprocess.TimeoutExpired:
-            self.kill()
-            return -signal.SIGKILL
+            self._process.send_signal(signal.SIGABRT)  # its log then says what each thread was at
+            status = self._process.wait(20)
         self._process = None
         return status
+
+    def last_lines(self, count: int = 40) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
     def ready(self) -> bool:
         """Whether work moves."""
@@ -460,7 +464,7 @@ def _settle(fleet: Fleet, account: Account, receiver: Receiver, patience_s: floa
         member.stop()
     for member in fleet.members:
         if (status := member.ended()) != 0:
-            account.wrong.append(f"a {member.role} ended with {status}")
+            account.wrong.append(f"a {member.role} ended with {status}; its last lines:\n{member.last_lines()}")
     account.received = Counter(receiver.received)
     account.calls = receiver.calls
 
