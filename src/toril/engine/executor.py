@@ -18,7 +18,7 @@ from toril.core.made_attempt import STALLED, Ending, broken_off_attempt, ending_
 from toril.core.metrics import word
 from toril.core.outcome import Answered, ConnectFailed, Outcome
 from toril.core.verdict import Complete, DeadLetter, Fail, HandOver, Retry, Verdict, keep_for_scheduler
-from toril.engine.ports import LeaseStore, Outbound, OutboundPool
+from toril.engine.ports import LeaseStore, Outbound, OutboundPool, SettlementConfirmations
 from toril.engine.settler import Settler
 from toril.engine.slot import Slot
 from toril.telemetry.tracing.spans import trace_ids
@@ -37,16 +37,19 @@ OnAttempt = Callable[[Lease, Outcome, Verdict], None]
 """Called after each attempt, before its verdict is written."""
 
 
-def _ignore(lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
-    pass
+def ignore(lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
+    """Do nothing."""
 
 
 class Executor:
-    """Takes a lease through its attempt to its settlement."""
+    """Takes a lease through its attempt to its settlement.
+
+    `confirming`, to be set before the first job, confirms settlements; None where settling is enough.
+    """
 
     __slots__ = (
         "_chance", "_destination", "_labels", "_logs_success", "_on_attempt", "_outbound", "_pool", "_settler",
-        "_store",
+        "_store", "confirming",
     )  # fmt: skip
 
     def __init__(
@@ -56,7 +59,7 @@ class Executor:
         outbound: Outbound,
         settler: Settler,
         random: RandomSource,
-        on_attempt: OnAttempt = _ignore,
+        on_attempt: OnAttempt = ignore,
     ) -> None:
         self._destination = destination
         self._store = store
@@ -64,6 +67,7 @@ class Executor:
         self._settler = settler
         self._chance = random
         self._on_attempt = on_attempt
+        self.confirming: SettlementConfirmations | None = None
         self._logs_success = log.is_enabled_for(logging.DEBUG)
         self._labels = (word(type(destination)).removesuffix("_destination"), destination.queue)
         self._pool: OutboundPool | None = None
@@ -89,7 +93,12 @@ class Executor:
             verdict = self._destination.judge(lease, outcome, self._chance)
             self._note(lease, outcome, verdict)
             self._on_attempt(lease, outcome, verdict)
-        return await self._settler.settle(self._store, slot, lease, verdict, may_lease)
+        settled = verdict
+        if self.confirming is None or isinstance(settled, HandOver):
+            return await self._settler.settle(self._store, slot, lease, settled, may_lease)
+        return await self.confirming.after(
+            lease, lambda: self._settler.settle(self._store, slot, lease, settled, may_lease)
+        )
 
     async def release(self, lease: Lease) -> None:
         """Give a job back to the head of its queue; an error is logged."""

@@ -5,7 +5,7 @@ Leases, markers, presence, notifications between instances, and outbound request
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from toril.core.destination import OutboundRequest
@@ -94,6 +94,18 @@ class LeaseStore(Protocol):
         Returns None if that is done or there is none to produce. Otherwise returns why it is not possible for now: this
         job is then the only one that the scheduler can go on with, and must be kept.
         """
+        ...
+
+
+class SettlementConfirmations(Protocol):
+    """Confirms settlements after they were made; the worker may be told of one that cannot be confirmed."""
+
+    async def after(self, lease: Lease, settle: Callable[[], Awaitable[Next | None]]) -> Next | None:
+        """Settle a lease, and return the result without waiting for its confirmation."""
+        ...
+
+    async def settled(self) -> None:
+        """Return when nothing is left to be confirmed."""
         ...
 
 

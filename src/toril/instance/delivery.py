@@ -24,8 +24,8 @@ from toril.core.ports import Meter
 from toril.delivery.dead_letters import DeadLetterRoutes
 from toril.delivery.deliveries import Deliveries, DeliveryBodies, InstanceContext
 from toril.delivery.delivery_janitor import DeliveryJanitor, JanitorTimes
+from toril.delivery.ledger.acknowledged_ledger import AcknowledgedLedger
 from toril.delivery.ledger.asyncpg_ledger import AsyncpgLedger
-from toril.delivery.ledger.redis_ledger import RedisLedger
 from toril.delivery.ledger.sql_ledger import SqlLedger
 from toril.delivery.ledger.sqlite_ledger import SqliteLedger
 from toril.delivery.ledger_fleet import LedgerFleet
@@ -41,7 +41,6 @@ from toril.instance.entropy import Entropy
 from toril.instance.store import Store
 from toril.payloads.payload_offload import PayloadOffload
 from toril.payloads.ports import BlobStore
-from toril.redis.links import Links
 from toril.web.routing import Route
 
 _READY_S = 1.0
@@ -67,13 +66,13 @@ class SharedWithDelivery(Struct, frozen=True):
     meter: Meter
 
 
-def open_ledger(url: str, links: Links, prefix: str, siblings: Path | None = None) -> RunningLedger:
+def open_ledger(url: str, redis: Store, siblings: Path | None = None) -> RunningLedger:
     """Return the ledger at this URL, not connected yet; with `none`, the one in Redis.
 
     `siblings` is a folder that the processes of this instance share, if there are several.
     """
     if url == "none":
-        return RedisLedger(links, prefix)
+        return AcknowledgedLedger(redis.links, redis.prefix, redis.confirmations)
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite":
         return SqliteLedger(Path(rest.removeprefix("/")), siblings)
@@ -98,8 +97,7 @@ class DeliveryDoor:
         self.targets: dict[str, TargetSpec] = {target.name: target for target in settings.targets}
         self.ledger = open_ledger(
             settings.ledger.url,
-            shared.redis.links,
-            shared.redis.prefix,
+            shared.redis,
             None if settings.metrics.folder is None else Path(settings.metrics.folder),
         )
         queues = replace(shared.store.queues, group_by=self._group_by)

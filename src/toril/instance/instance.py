@@ -26,7 +26,7 @@ from toril.dashboard.routes import DashboardRoute
 from toril.delivery.ledger_recoverer import Recovered
 from toril.delivery.rules.destination import Target
 from toril.engine.consumer import Consumer
-from toril.engine.executor import Executor
+from toril.engine.executor import Executor, ignore
 from toril.engine.handovers import Handovers
 from toril.engine.load_shedding import LoadShedding
 from toril.engine.ports import Outbound
@@ -61,7 +61,7 @@ from toril.queues.reconciler import Reconciler
 from toril.queues.rules.attempt import attempt_of
 from toril.queues.rules.push_worker import PushWorker
 from toril.queues.rules.worker import read_worker
-from toril.queues.socket_workers import SocketConsumers
+from toril.queues.sockets.socket_workers import OneConnection, SocketConsumers
 from toril.telemetry.logs import set_level
 from toril.telemetry.loop_lag import LoopLag
 from toril.telemetry.measures import Measures
@@ -305,12 +305,11 @@ class Instance:
         if outbound is None and self._proxy is not None:
             outbound = self._proxy.outbound(destination)
         leases = self._store.leases.of(destination.queue, destination.lease_rules)
-        if outbound is None:
-            executor = Executor(
-                destination, leases, self._worker_calls.client, self._settler, random.random, self._attempted
-            )
-        else:
-            executor = Executor(destination, leases, outbound, self._settler, random.random)
+        executor = Executor(
+            destination, leases, outbound or self._worker_calls.client, self._settler, random.random,
+            self._attempted if outbound is None else ignore,
+        )  # fmt: skip
+        executor.confirming = outbound.confirming if isinstance(outbound, OneConnection) else self._store.unattended
         if isinstance(destination, UpstreamDestination):
             return Consumer(destination, slots, leases, executor, self._shared, self._load_shedding.may_begin)
         return Consumer(destination, slots, leases, executor, self._shared)
@@ -363,7 +362,7 @@ class Instance:
                 self._names,
                 self._egress,
                 self._pulls,
-                SocketConsumers(self._consumer, self.supervisor),
+                SocketConsumers(self._consumer, self.supervisor, self._store.settlements),
                 self._reconciler,
                 self.settings.gateway.max_body_bytes,
             )

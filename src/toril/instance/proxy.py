@@ -113,7 +113,12 @@ class Proxy:
             prefix: UpstreamCalls(client, self._spill, singleflight) for prefix, client in self._clients.items()
         }
         jobs = BullProxiedJobs(
-            shared.store.reading, prefix, queues, shared.store.cancelling, policy.retention_s, shared.store.clock
+            shared.store.reading,
+            prefix,
+            queues,
+            shared.store.acknowledged_cancels,
+            policy.retention_s,
+            shared.store.clock,
         )
         stores = SubmissionStores(
             shared.store.acknowledged_producer,

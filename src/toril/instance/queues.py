@@ -8,6 +8,7 @@ from toril.bullmq.maintenance import Maintenance
 from toril.bullmq.rules.queue_name import NameRules
 from toril.http_client.egress import Egress
 from toril.instance.store import Store
+from toril.queues.acknowledging import Acknowledging
 from toril.queues.child_jobs import ChildJobs
 from toril.queues.connected.routes import ConnectionRoutes
 from toril.queues.events import EventRoutes
@@ -25,9 +26,9 @@ from toril.queues.queue_actions import QueueActionRoutes
 from toril.queues.queues import JobAdder, QueueRoutes
 from toril.queues.reconciler import Reconciler
 from toril.queues.schedulers import SchedulerRoutes
-from toril.queues.socket_workers import SocketConsumers
 from toril.queues.sockets.events import EventSocketRoutes
 from toril.queues.sockets.queue import QueueSocketRoutes
+from toril.queues.sockets.socket_workers import SocketConsumers
 from toril.queues.sockets.worker import WorkerSocketRoutes
 from toril.queues.workers import WorkerRoutes
 from toril.web.routing import Route, SocketRoute
@@ -49,23 +50,29 @@ class Queues(Struct, frozen=True):
         store, names, limit = self.store, self.names, self.max_body_bytes
         prefix, adder, inspector = store.prefix, self._adder(), store.inspector
         control, actions = store.control, store.job_actions
-        children = ChildJobs(actions, prefix)
+        children, confirmed = ChildJobs(actions, prefix), self._acknowledging()
         expansion = Expansion(actions, inspector, children)
         return [
             *QueueRoutes(adder, inspector, names=names, prefix=prefix, max_body_bytes=limit).routes(),
-            *QueueActionRoutes(control, store.queue_names, names=names, forget=store.producer.forget).routes(),
-            *GroupRoutes(store.groups, names=names, now=store.clock).routes(),
-            *MaintenanceRoutes(Maintenance(store.scripts, prefix), control, children, names=names).routes(),
-            *JobActionRoutes(actions, children, names=names, max_body_bytes=limit).routes(),
+            *QueueActionRoutes(
+                control, store.queue_names, names=names, forget=store.producer.forget, acknowledging=confirmed
+            ).routes(),
+            *GroupRoutes(store.groups, names=names, now=store.clock, acknowledging=confirmed).routes(),
+            *MaintenanceRoutes(
+                Maintenance(store.scripts, prefix), control, children, names=names, acknowledging=confirmed
+            ).routes(),
+            *JobActionRoutes(actions, children, names=names, max_body_bytes=limit, acknowledging=confirmed).routes(),
             *FlowRoutes(
                 store.acknowledged_flows, names=names, prefix=prefix, max_body_bytes=limit, now=store.clock
             ).routes(),
-            *SchedulerRoutes(store.schedulers, store.queue_names, names=names, max_body_bytes=limit).routes(),
+            *SchedulerRoutes(
+                store.schedulers, store.queue_names, names=names, max_body_bytes=limit, acknowledging=confirmed
+            ).routes(),
             *JobRoutes(inspector, inspector, expansion, names=names, prefix=prefix, max_body_bytes=limit).routes(),
             *SearchRoutes(store.scanner, inspector, names=names, prefix=prefix).routes(),
-            *BulkRoutes(actions, inspector, store.scanner, children, names=names).routes(),
+            *BulkRoutes(actions, inspector, store.scanner, children, names=names, acknowledging=confirmed).routes(),
             *CopyRoutes(adder, inspector, names=names, max_body_bytes=limit).routes(),
-            *LeaseRoutes(self.pulls, store.acknowledged, names=names, prefix=prefix, max_body_bytes=limit).routes(),
+            *LeaseRoutes(self.pulls, confirmed, names=names, prefix=prefix, max_body_bytes=limit).routes(),
             *WorkerRoutes(
                 store.registry, store.attempts, self.reconciler, names=names, egress=self.egress, max_body_bytes=limit
             ).routes(),
@@ -75,6 +82,9 @@ class Queues(Struct, frozen=True):
             *EventRoutes(store.events, inspector, actions, names=names).routes(),
         ]
 
+    def _acknowledging(self) -> Acknowledging:
+        return Acknowledging(self.store.confirmations, self.store.prefix)
+
     def _adder(self) -> JobAdder:
         return JobAdder(self.store.acknowledged_producer, prefix=self.store.prefix, now=self.store.clock)
 
@@ -83,7 +93,12 @@ class Queues(Struct, frozen=True):
         store, names, prefix = self.store, self.names, self.store.prefix
         return [
             *QueueSocketRoutes(
-                self._adder(), store.inspector, store.control, store.audit, names=names, prefix=prefix
+                self._adder(),
+                store.inspector,
+                store.control,
+                store.audit,
+                names=names,
+                acknowledging=self._acknowledging(),
             ).routes(),
             *EventSocketRoutes(store.events, names=names).routes(),
             *WorkerSocketRoutes(

@@ -6,13 +6,15 @@ For `toril.instance.instance`. What is made here does nothing before its tasks r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from importlib.metadata import version as installed
 from typing import Any
 
 import structlog
 
 from toril.bullmq.acknowledged.adds import AcknowledgedFlows, AcknowledgedProducer
+from toril.bullmq.acknowledged.cancels import AcknowledgedCancels
+from toril.bullmq.acknowledged.settlements import AcknowledgedSettlements, Told, UnconfirmedLog
 from toril.bullmq.announcements import Announcements, Hearing
 from toril.bullmq.cancelling import Cancelling
 from toril.bullmq.control import Control
@@ -22,7 +24,6 @@ from toril.bullmq.groups.control import GroupControl
 from toril.bullmq.inspector import Inspector
 from toril.bullmq.job_actions import JobActions
 from toril.bullmq.job_scanner import RedisJobScanner
-from toril.bullmq.keys import QueueKeys
 from toril.bullmq.leasing.active_jobs import ActiveJobReader
 from toril.bullmq.leasing.leased_queues import LeasedQueueSet
 from toril.bullmq.leasing.leases import LeaseStores
@@ -113,6 +114,9 @@ class Store:
         self.scripts = Scripts(self.links)
         self.acknowledge = store.acknowledge
         self.confirmations = Confirmations(self.links, store, tasks, always=store.worker_stream.encode())
+        self._tasks, self._unconfirmed = tasks, UnconfirmedLog()
+        # Of workers whose connection is over when their job is settled.
+        self.unattended = self.settlements()
         self.registry = RedisRegistry(self.links, self.following.call, store)
         self.attempts = RedisAttempts(self.links, prefix)
         self.open_workers = OpenWorkers(self.links, prefix, instance_id, self.clock)
@@ -161,15 +165,18 @@ class Store:
             self.acknowledged_producer = AcknowledgedProducer(self.producer, self.confirmations, prefix)
             self.acknowledged_flows = AcknowledgedFlows(self.flows, self.confirmations, prefix)
         self.cancelling = Cancelling(self.scripts, prefix, self.announcements)
+        self.acknowledged_cancels = AcknowledgedCancels(self.cancelling, self.confirmations, prefix)
 
     @property
     def master_fault(self) -> str | None:
         """Why the Sentinels do not name the master; None if they do, or there are none."""
         return None if self._sentinels is None else self._sentinels.fault
 
-    async def acknowledged(self, queue: str, write: Callable[[], Awaitable[None]]) -> None:
-        """Make a write to a queue, and return when it is confirmed as `acknowledge` asks."""
-        await self.confirmations.after(QueueKeys(self.prefix, queue).prefix, write)
+    def settlements(self, told: Told | None = None) -> AcknowledgedSettlements | None:
+        """Return what confirms settlements as `acknowledge` asks, and calls `told`; None with `memory`."""
+        if not self.confirmations.wanted:
+            return None
+        return AcknowledgedSettlements(self.confirmations, self.prefix, self._tasks, self._unconfirmed, told)
 
     def tasks(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         """Return the tasks that run as long as the instance does, by name."""

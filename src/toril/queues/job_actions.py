@@ -14,6 +14,7 @@ from toril.bullmq.rules.queue_name import NameRules
 from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobNotFound, JobRefused
 from toril.queues import job_json
+from toril.queues.acknowledging import AT_ONCE, Acknowledging
 from toril.queues.child_jobs import ChildJobs
 from toril.queues.large_answers import gathered, page_of_lines
 from toril.web.openapi.description import DONE, About, Parameter
@@ -30,18 +31,27 @@ _encode = msgspec.json.Encoder().encode
 class JobActionRoutes:
     """Routes that act on one job."""
 
-    def __init__(self, control: JobControl, children: ChildJobs, *, names: NameRules, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        control: JobControl,
+        children: ChildJobs,
+        *,
+        names: NameRules,
+        max_body_bytes: int,
+        acknowledging: Acknowledging = AT_ONCE,
+    ) -> None:
         self._control = control
         self._children = children
         self._names = names
         self._max_body_bytes = max_body_bytes
+        self._confirmed = acknowledging.handler
 
     def routes(self) -> list[Route]:
         """Return the routes."""
 
         def route(method: str, path: str, handler: Handler, about: About) -> Route:
-            template = f"/queues/{{queue}}/jobs/{{id}}{path}"
-            return Route(template, handler, method=method, right=Right.JOBS_MANAGE, own=True, about=about)
+            template, confirmed = f"/queues/{{queue}}/jobs/{{id}}{path}", self._confirmed(handler)
+            return Route(template, confirmed, method=method, right=Right.JOBS_MANAGE, own=True, about=about)
 
         def action(body: Any, *, required: bool = False) -> About:
             return About((DONE,), body=body, body_required=required, errors=(JobNotFound, JobRefused))

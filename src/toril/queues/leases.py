@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -15,6 +15,7 @@ from toril.core.access import Right
 from toril.core.errors import JobNotFound, JobRefused, LeaseLost, TorilError, unwrapped
 from toril.core.lease import held_job
 from toril.queues import job_json
+from toril.queues.acknowledging import Acknowledging
 from toril.queues.pulls import Pulls
 from toril.queues.rules.pull import (
     Action,
@@ -66,20 +67,14 @@ _ENDS = {
 }
 
 
-Acknowledged = Callable[[str, Callable[[], Awaitable[None]]], Awaitable[None]]
-
-
 class LeaseRoutes:
-    """Routes of pull workers, which lease jobs and settle them.
-
-    `acknowledged` makes a write to a queue, and returns when it may be acknowledged.
-    """
+    """Routes of pull workers, which lease jobs and settle them."""
 
     def __init__(
-        self, pulls: Pulls, acknowledged: Acknowledged, *, names: NameRules, prefix: str, max_body_bytes: int
+        self, pulls: Pulls, acknowledging: Acknowledging, *, names: NameRules, prefix: str, max_body_bytes: int
     ) -> None:
         self._pulls = pulls
-        self._acknowledged = acknowledged
+        self._acknowledging = acknowledging
         self._names = names
         self._prefix = prefix
         self._max_body_bytes = max_body_bytes
@@ -128,7 +123,7 @@ class LeaseRoutes:
         if isinstance(action, Extended):
             await self._pulls.settle(queue, job_id, token, action)
         else:
-            await self._acknowledged(queue, lambda: self._pulls.settle(queue, job_id, token, action))
+            await self._acknowledging.after(queue, lambda: self._pulls.settle(queue, job_id, token, action))
 
     async def settle(self, request: Request) -> Response:
         """Settle several jobs; a bad item does not affect the others."""

@@ -11,6 +11,7 @@ from toril.bullmq.rules.job import MAX_PRIORITY
 from toril.bullmq.rules.queue_name import NameRules
 from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobNotFound, QueueNotFound
+from toril.queues.acknowledging import AT_ONCE, Acknowledging
 from toril.queues.child_jobs import ChildJobs
 from toril.queues.shapes import answers
 from toril.web.openapi.description import DONE, About, Parameter, Reply
@@ -51,18 +52,26 @@ class MaintenanceRoutes:
     """Routes for the maintenance of queues and jobs."""
 
     def __init__(
-        self, maintenance: QueueMaintenance, control: QueueControl, children: ChildJobs, *, names: NameRules
+        self,
+        maintenance: QueueMaintenance,
+        control: QueueControl,
+        children: ChildJobs,
+        *,
+        names: NameRules,
+        acknowledging: Acknowledging = AT_ONCE,
     ) -> None:
         self._maintenance = maintenance
         self._children = children
         self._control = control
         self._names = names
+        self._confirmed = acknowledging.handler
 
     def routes(self) -> list[Route]:
         """Return the routes."""
 
         def route(method: str, path: str, handler: Handler, right: Right, about: About) -> Route:
-            return Route(f"/queues/{{queue}}{path}", handler, method=method, right=right, own=True, about=about)
+            answered = handler if method == "GET" else self._confirmed(handler)
+            return Route(f"/queues/{{queue}}{path}", answered, method=method, right=right, own=True, about=about)
 
         manage = Right.JOBS_MANAGE
         return [

@@ -30,6 +30,7 @@ from toril.bullmq.rules.actions import (
 from toril.bullmq.rules.queue_name import NameRules
 from toril.core.access import Right
 from toril.core.errors import InvalidRequest, JobRefused, QueueNotFound, TorilError
+from toril.queues.acknowledging import AT_ONCE, Acknowledging
 from toril.queues.shapes import answers
 from toril.web.openapi.description import DONE, About, Parameter, Reply
 from toril.web.parameters import cursor_of, integer_in, read_cursor
@@ -82,19 +83,27 @@ class QueueActionRoutes:
     """Routes that list, read and control queues. `forget` is called with the names of removed queues."""
 
     def __init__(
-        self, control: QueueControl, known: QueueNames, *, names: NameRules, forget: Callable[[str], None]
+        self,
+        control: QueueControl,
+        known: QueueNames,
+        *,
+        names: NameRules,
+        forget: Callable[[str], None],
+        acknowledging: Acknowledging = AT_ONCE,
     ) -> None:
         self._control = control
         self._known_names = known
         self._names = names
         self._forget = forget
+        self._confirmed = acknowledging.handler
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         read, manage = Right.QUEUES_READ, Right.QUEUES_MANAGE
 
         def route(method: str, path: str, handler: Handler, right: Right, about: About) -> Route:
-            return Route(f"/queues{path}", handler, method=method, right=right, own=True, about=about)
+            answered = handler if method == "GET" else self._confirmed(handler)
+            return Route(f"/queues{path}", answered, method=method, right=right, own=True, about=about)
 
         return [
             route("GET", "", self.all, read, _LIST),

@@ -49,14 +49,14 @@ class JobAdder:
 
     def __init__(self, producer: JobProducer, *, prefix: str, now: Now) -> None:
         self._producer = producer
-        self._prefix = prefix
+        self.prefix = prefix
         self._now = now
 
     async def add(self, queue: str, jobs: Sequence[JobSpec], *, hide: Redaction | None) -> list[bytes]:
         """Add jobs in order, all or none; return the JSON of each, with `hide` without secrets."""
         now_ms = int(self._now() * 1000)
         ids = await self._producer.add(queue, jobs, now_ms)
-        qualified = job_json.qualified(self._prefix, queue)
+        qualified = job_json.qualified(self.prefix, queue)
         return [
             job_json.added(qualified, job, job_id, now_ms, hide=hide) for job, job_id in zip(jobs, ids, strict=True)
         ]

@@ -18,6 +18,7 @@ from toril.core.errors import SchedulerNotFound
 from toril.core.redaction import Redaction
 from toril.core.stored_job import integer_json, read_options, text_json
 from toril.queues import job_json
+from toril.queues.acknowledging import AT_ONCE, Acknowledging
 from toril.queues.queues import WINDOW, window
 from toril.queues.shapes import answers
 from toril.web.openapi.description import DONE, About, Parameter, Reply
@@ -53,11 +54,20 @@ _OF_ALL_QUEUES = About(
 class SchedulerRoutes:
     """Routes that set, read and remove job schedulers."""
 
-    def __init__(self, schedulers: SchedulerStore, known: QueueNames, *, names: NameRules, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        schedulers: SchedulerStore,
+        known: QueueNames,
+        *,
+        names: NameRules,
+        max_body_bytes: int,
+        acknowledging: Acknowledging = AT_ONCE,
+    ) -> None:
         self._schedulers = schedulers
         self._known_names = known
         self._names = names
         self._max_body_bytes = max_body_bytes
+        self._confirmed = acknowledging.handler
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -73,8 +83,14 @@ class SchedulerRoutes:
             route("GET", "", self.all, read, About((Reply(answers.SchedulerPage, "A page"),), parameters=WINDOW)),
             Route("/schedulers", self.of_all_queues, right=read, own=True, about=_OF_ALL_QUEUES),
             route("GET", "/{id}", self.get, read, About((one,), parameters=(_NEXT,), errors=(SchedulerNotFound,))),
-            route("PUT", "/{id}", self.put, manage, About((one,), body=SchedulerSpec, errors=(SchedulerNotFound,))),
-            route("DELETE", "/{id}", self.remove, manage, About((DONE,), errors=(SchedulerNotFound,))),
+            route(
+                "PUT",
+                "/{id}",
+                self._confirmed(self.put),
+                manage,
+                About((one,), body=SchedulerSpec, errors=(SchedulerNotFound,)),
+            ),
+            route("DELETE", "/{id}", self._confirmed(self.remove), manage, About((DONE,), errors=(SchedulerNotFound,))),
         ]
 
     def _scheduler(self, request: Request) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import structlog
+from msgspec import Struct
 
 from toril.core.errors import ConnectionLost, StoreError
 from toril.redis.connection import Link
@@ -36,6 +37,13 @@ class Unconfirmed(ConnectionLost):
     def __init__(self, why: str) -> None:
         super().__init__(f"It may have been written, but that was not confirmed: {why}")
         self.why = why
+
+
+class PlannedWrite(Struct, frozen=True):
+    """A key that is about to be written, and the id of its server's run before that."""
+
+    key: bytes
+    server: str | None
 
 
 class Confirmations:
@@ -70,21 +78,40 @@ class Confirmations:
         """
         if not self.wanted:
             return await write()
+        written = await self.before(key)
+        result = await write()
+        await self.confirm(written)
+        return result
+
+    async def before(self, key: bytes) -> PlannedWrite:
+        """Return what `confirm` has to know of the server that has this key, before it is written there.
+
+        Raises:
+            StoreUnavailable: that server cannot be reached; nothing was written.
+        """
+        if not self.wanted:
+            return PlannedWrite(key, None)
         link = self._links.of(key)
         if link.server is None:
             await link.up()
-        before = link.server
-        result = await write()
+        return PlannedWrite(key, link.server)
+
+    async def confirm(self, written: PlannedWrite) -> None:
+        """Return when what was written to this server since then is confirmed by that run of it.
+
+        Raises:
+            Unconfirmed: it may have been written, but was not confirmed in time.
+        """
+        if not self.wanted:
+            return
         try:
-            await self._confirm(key, link, before)
+            await self._confirm(written.key, self._links.of(written.key), written.server)
         except Unconfirmed:
             raise
         except StoreError as exc:  # whatever else is wrong: it may have been written
             raise Unconfirmed(exc.message) from exc
-        return result
 
     async def _confirm(self, key: bytes, link: KeyLink, before: str | None) -> None:
-        """Return when what was written to the run `before` of a server is confirmed by that run."""
         server = self._server(key)
         if before is None or link.server != before:
             raise Unconfirmed("the connection to Redis was made anew meanwhile")

@@ -4,7 +4,7 @@ What the ledgers in PostgreSQL and SQLite promise, and this one does not:
 
 - A `202` does not mean that the delivery is on a disk. It is in Redis' memory, and on its disk as `appendfsync` has it:
   with `everysec` a crash of the server loses about the last second, without an append-only file all since the last
-  snapshot. A failover loses what the replica had not received; nothing waits for replicas.
+  snapshot. A failover loses what the replica had not received. `AcknowledgedLedger` waits for disk or replicas.
 - Nothing outlives Redis. A Redis that was flushed, or came back empty, has lost deliveries, history and queues
   together; the recoverer has nothing to put back.
 - While Redis is away nothing is accepted.

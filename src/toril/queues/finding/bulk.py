@@ -17,6 +17,7 @@ from toril.bullmq.rules.job import is_job_id
 from toril.bullmq.rules.queue_name import NameRules
 from toril.core.access import Right
 from toril.core.errors import InvalidRequest, InvalidWhere, TorilError, unwrapped
+from toril.queues.acknowledging import AT_ONCE, Acknowledging
 from toril.queues.child_jobs import ChildJobs
 from toril.queues.finding.bulk_run import MOST_FAILED, BulkRun
 from toril.queues.finding.scan import Sought
@@ -34,6 +35,7 @@ _MAX_BODY_BYTES = 2**20
 _PROGRESS_S = 0.2
 _encode = msgspec.json.Encoder().encode
 
+_Steps = AsyncGenerator[None, None]
 _BULK = About(
     (
         Reply(answers.BulkDone, f"The counts, and the first {MOST_FAILED} refused jobs with the reason"),
@@ -48,13 +50,21 @@ class BulkRoutes:
     """The route that acts on many jobs."""
 
     def __init__(
-        self, control: JobControl, reader: JobReader, scanner: JobScanner, children: ChildJobs, *, names: NameRules
+        self,
+        control: JobControl,
+        reader: JobReader,
+        scanner: JobScanner,
+        children: ChildJobs,
+        *,
+        names: NameRules,
+        acknowledging: Acknowledging = AT_ONCE,
     ) -> None:
         self._control = control
         self._reader = reader
         self._scanner = scanner
         self._children = children
         self._names = names
+        self._acknowledging = acknowledging
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -78,12 +88,12 @@ class BulkRoutes:
             await self._children.demand(request, Right.JOBS_MANAGE, queue, job_id)
 
         run = BulkRun(self._control, self._reader, self._scanner, may_remove, asked, sought)
-        audited = report_later(request.scope)
+        audited, steps = report_later(request.scope), self._acknowledging.steps(queue, run.steps())
         if b"text/event-stream" in (request.header(b"accept") or b""):
-            parts = _progress(run, audited)
+            parts = _progress(run, steps, audited)
             return StreamResponse(await anext(parts), parts, SSE)
         try:
-            await _while_there(request, run)
+            await _while_there(request, steps)
         finally:
             _tell(run, audited)
         return json_response(_encode(run.counts))
@@ -101,27 +111,27 @@ def _check(asked: Bulk) -> None:
         raise InvalidRequest("delay_ms is for the action delay, which needs it", field="delay_ms")
 
 
-async def _while_there(request: Request, run: BulkRun) -> None:
+async def _while_there(request: Request, steps: _Steps) -> None:
     """Run the action until it ends or the caller hangs up."""
     with unwrapped():
         async with asyncio.TaskGroup() as tasks:
-            working = tasks.create_task(_all(run))
+            working = tasks.create_task(_all(steps))
             hanging_up = tasks.create_task(request.disconnected())
             await asyncio.wait((working, hanging_up), return_when=asyncio.FIRST_COMPLETED)
             working.cancel()
             hanging_up.cancel()
 
 
-async def _all(run: BulkRun) -> None:
-    async with aclosing(run.steps()) as steps:
+async def _all(steps: _Steps) -> None:
+    async with aclosing(steps):
         async for _ in steps:
             pass
 
 
-async def _progress(run: BulkRun, audited: dict[str, int]) -> AsyncGenerator[bytes, None]:
+async def _progress(run: BulkRun, steps: _Steps, audited: dict[str, int]) -> AsyncGenerator[bytes, None]:
     told = 0.0  # the first event comes at once
     try:
-        async with aclosing(run.steps()) as steps:
+        async with aclosing(steps):
             async for _ in steps:
                 if time.monotonic() - told >= _PROGRESS_S:
                     yield event_text("progress", _encode(run.counts))

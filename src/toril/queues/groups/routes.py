@@ -18,6 +18,7 @@ from toril.core.access import Right
 from toril.core.errors import InvalidRequest
 from toril.core.ports import Now
 from toril.core.times import moment_text
+from toril.queues.acknowledging import AT_ONCE, Acknowledging
 from toril.queues.groups import shapes
 from toril.queues.shapes import answers
 from toril.web.openapi.description import DONE, About, Parameter, Reply
@@ -43,10 +44,13 @@ _STATE = Reply(shapes.Group, "The group")
 class GroupRoutes:
     """Routes that read and change the groups of a queue."""
 
-    def __init__(self, groups: GroupStore, *, names: NameRules, now: Now) -> None:
+    def __init__(
+        self, groups: GroupStore, *, names: NameRules, now: Now, acknowledging: Acknowledging = AT_ONCE
+    ) -> None:
         self._groups = groups
         self._names = names
         self._now = now
+        self._confirmed = acknowledging.handler
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -54,7 +58,8 @@ class GroupRoutes:
 
         def route(method: str, path: str, handler: Handler, right: Right, about: About) -> Route:
             template = f"/queues/{{queue}}/groups{path}"
-            return Route(template, handler, method=method, right=right, own=True, about=about)
+            answered = handler if method == "GET" else self._confirmed(handler)
+            return Route(template, answered, method=method, right=right, own=True, about=about)
 
         action = About((DONE,), body=Nothing, body_required=False)
         return [

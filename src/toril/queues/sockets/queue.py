@@ -17,6 +17,7 @@ from toril.bullmq.rules.queue_name import NameRules
 from toril.core.access import Right
 from toril.core.errors import InvalidRequest, TorilError
 from toril.queues import job_json
+from toril.queues.acknowledging import AT_ONCE, Acknowledging
 from toril.queues.large_answers import array_of_jobs, gathered, page_of_lines
 from toril.queues.queues import JobAdder
 from toril.queues.rules.commands import (
@@ -77,14 +78,14 @@ class QueueSocketRoutes:
         audit: AuditLog,
         *,
         names: NameRules,
-        prefix: str,
+        acknowledging: Acknowledging = AT_ONCE,
     ) -> None:
         self._adder = adder
         self._reader = reader
         self._control = control
         self._audit = audit
         self._names = names
-        self._prefix = prefix
+        self._acknowledging = acknowledging
 
     def routes(self) -> list[SocketRoute]:
         """Return the routes."""
@@ -149,10 +150,10 @@ class QueueSocketRoutes:
             case Add():
                 return await self._add(asked, command)
             case Pause():
-                await self._control.pause(queue)
+                await self._acknowledging.after(queue, lambda: self._control.pause(queue))
                 return None
             case Resume():
-                await self._control.resume(queue)
+                await self._acknowledging.after(queue, lambda: self._control.resume(queue))
                 return None
             case GetJobs():
                 return await self._jobs(asked, command)
@@ -181,7 +182,7 @@ class QueueSocketRoutes:
             if max(counts.values(), default=0) > MAX_JOBS:
                 raise InvalidRequest(f"At most {MAX_JOBS} jobs at a time; ask for a smaller window")
         jobs = self._reader.jobs(queue, states, (start, end), oldest_first=bool(command.args.oldest_first))
-        qualified, hide = job_json.qualified(self._prefix, queue), asked.socket.hides(queue)
+        qualified, hide = job_json.qualified(self._adder.prefix, queue), asked.socket.hides(queue)
         return await gathered(array_of_jobs(qualified, jobs, hide=hide), "ask for a smaller window")
 
     async def _logs(self, queue: str, job_id: str, window: tuple[int, int]) -> bytes:

@@ -20,14 +20,16 @@ from toril.bullmq.rules.queue_name import NameRules
 from toril.core.access import Right
 from toril.core.destination import OutboundRequest
 from toril.core.errors import InvalidRequest, JobNotFound, TorilError
+from toril.core.lease import Lease
 from toril.core.outcome import Outcome, Replied, TimedOut
 from toril.queues import job_json
 from toril.queues.connected.open_workers import OpenWorkers
 from toril.queues.rules.replies import Done, LogLine, Progress, is_ping, is_stop, read_reply
 from toril.queues.rules.socket_worker import SocketWorker
 from toril.queues.shapes import socket_messages
-from toril.queues.socket_workers import SocketConsumer, SocketConsumers
 from toril.queues.sockets.queue import refusal
+from toril.queues.sockets.socket_workers import SocketConsumer, SocketConsumers
+from toril.redis.confirmations import Unconfirmed
 from toril.web.openapi.description import Parameter, SocketAbout
 from toril.web.parameters import integer
 from toril.web.routing import SocketRoute
@@ -104,7 +106,8 @@ class WorkerSocketRoutes:
     async def _work(self, socket: WebSocket, destination: SocketWorker) -> None:
         async with asyncio.TaskGroup() as tasks:
             line = _Line(socket, destination, self._reporter, tasks)
-            consumer = self._consumers.start(destination, line)
+            consumer = self._consumers.start(destination, line, line.told)
+            line.confirms = consumer.confirms
             socket.on_drain = lambda: tasks.create_task(_end(socket, destination, consumer))
             shown = self._workers.including(
                 destination.queue, socket.caller.name, socket.address, destination.concurrency, line.jobs
@@ -164,6 +167,9 @@ class _Line:
         self._tasks = tasks
         self._held: dict[int, _Held] = {}
         self._next = 0
+        self.confirms = False
+        # Of results that are not confirmed yet: the numbers of each job, the first one first.
+        self._unconfirmed: dict[bytes, list[int]] = {}
         self._room = asyncio.Semaphore(_REPORTS_IN_FLIGHT)
 
     async def send(self, request: OutboundRequest) -> Outcome:
@@ -187,7 +193,20 @@ class _Line:
             raise
         finally:
             self._held.pop(number, None)
+        if self.confirms:
+            self._unconfirmed.setdefault(request.job_id, []).append(number)
         return Replied(done.result, done.error, perf_counter() - began, done.asks)
+
+    async def told(self, lease: Lease, fault: Unconfirmed | None) -> None:
+        """Tell a worker that gets whole jobs of a result that was settled, but could not be confirmed."""
+        numbers = self._unconfirmed.get(lease.job_id)
+        if not numbers:
+            return  # it has sent no result of this attempt
+        number = numbers.pop(0)
+        if not numbers:
+            del self._unconfirmed[lease.job_id]
+        if fault is not None and self._destination.whole and not self._socket.gone:
+            await self._socket.send_message(refusal(b"%d" % number, fault))
 
     async def _answered(self, number: int, held: _Held, payload: bytes) -> Done:
         await self._socket.send_message(b'{"id":%d,"data":{"type":"process","payload":%b}}' % (number, payload))

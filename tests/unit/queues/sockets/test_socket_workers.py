@@ -11,7 +11,7 @@ from toril.engine.ports import Outbound
 from toril.engine.shared_services import SharedServices
 from toril.engine.shared_waits import SharedWaits
 from toril.engine.supervisor import Supervisor
-from toril.queues.socket_workers import SocketConsumers
+from toril.queues.sockets.socket_workers import SocketConsumers
 from toril.testing import FakeClock, FakeLeaseStore, FakeMarkerWaits, FakeOutbound, FakePool, FakePresence
 
 
