@@ -30,6 +30,8 @@ type Envelope struct {
 	Priority int
 	// Labels are what the delivery can be found by.
 	Labels map[string]string
+	// Group shares the target fairly with other groups, and has limits; its priority counts in place of Priority.
+	Group *GroupOption
 	// Key makes a second one with the same envelope the same delivery; one is made up if it is empty.
 	Key string
 }
@@ -46,6 +48,7 @@ type Delivery struct {
 	LastError    string            `json:"last_error"`
 	Reason       string            `json:"reason"` // of a dead letter: refused, attempts, deadline …
 	Labels       map[string]string `json:"labels"`
+	Group        *GroupOption      `json:"group"` // the one that its envelope named
 	// Transitions and Attempts are its history, in [Client.Delivery] and [Client.WaitDelivery].
 	Transitions []json.RawMessage `json:"transitions"`
 	Attempts    []json.RawMessage `json:"attempts"`
@@ -98,6 +101,9 @@ func (c *Client) Enqueue(ctx context.Context, envelope Envelope) (*Delivery, err
 	}
 	if envelope.Labels != nil {
 		said["labels"] = envelope.Labels
+	}
+	if envelope.Group != nil {
+		said["group"] = envelope.Group
 	}
 	if envelope.Delay > 0 {
 		said["delay_ms"] = atLeastOne(envelope.Delay, time.Millisecond)

@@ -14,6 +14,7 @@ from tests.conformance.ledgers import (
     finished,
     new,
 )
+from toril.bullmq.rules.groups import GroupOption
 from toril.delivery.ports import AnyLedger, DeliveryFilter
 from toril.delivery.rules.changes import (
     Accepted,
@@ -53,6 +54,23 @@ async def test_the_id_of_a_ledger_stays_the_same(ledger: AnyLedger) -> None:
 
 
 # accepting
+
+
+async def test_the_group_of_an_envelope_stays_over_attempts_and_replays(ledger: AnyLedger) -> None:
+    groups = [None, GroupOption("acme/ü 1"), None, GroupOption("7", 2_097_152)]
+    given = [new(group=group, labels={"n": "1"} if n > 1 else {}) for n, group in enumerate(groups)]
+    results = await ledger.accept(given)
+    assert [result.delivery.group for result in results if isinstance(result, Accepted)] == groups
+    last = await ledger.get(given[3].job_id)
+    assert last is not None
+    dead = await ended(ledger, await begun(ledger, last), DeadLettered("refused"))
+    replayed = await ledger.replay(replay(dead))
+    assert isinstance(replayed, Written)
+    found = await ledger.some([one.job_id for one in given])
+    page = await ledger.page(DeliveryFilter(), before=None, limit=9)
+    assert [found[one.job_id].group for one in given] == groups
+    assert {one.job_id: one.group for one in page} == {one.job_id: one.group for one in given}
+    assert (found[last.job_id], found[last.job_id].status) == (replayed.delivery, Status.QUEUED)
 
 
 async def test_an_accepted_delivery_is_read_as_it_was_given(ledger: AnyLedger) -> None:

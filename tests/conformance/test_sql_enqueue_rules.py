@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.support.postgres import PostgresProcess
 from tests.support.sql_enqueue import NOWHERE, SqlCaller
 from toril.core.errors import TorilError
+from toril.delivery.ledger.sql_rows import group_text
 from toril.delivery.rules.delivery import Inline
 from toril.delivery.rules.enqueue import EnqueueRequest, read_envelope
 from toril.delivery.rules.idempotency import fingerprint
@@ -82,7 +83,7 @@ def as_arguments(posted: dict[str, Any]) -> dict[str, Any]:
     for name in ("not_before", "deadline"):
         if name in given:
             given[name] = datetime.fromisoformat(given[name])
-    return given | {name: json.dumps(given[name]) for name in ("body", "headers", "labels") if name in given}
+    return given | {name: json.dumps(given[name]) for name in ("body", "headers", "labels", "group") if name in given}
 
 
 async def as_posted(connection: Connection, posted: dict[str, Any]) -> EnqueueRequest | TorilError:
@@ -97,6 +98,7 @@ async def as_posted(connection: Connection, posted: dict[str, Any]) -> EnqueueRe
         return exc
 
 
+letters = st.characters(exclude_categories=["Cs", "Cn"], exclude_characters="\x00")
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)
 numbers = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
 json_values = st.recursive(
@@ -116,6 +118,8 @@ SPELLINGS = [
 paths = st.sampled_from([*SPELLINGS, "", "/a b"]) | st.text("/.%2eEfF5cC;?#\\ a", max_size=12).map(
     lambda text: f"/{text}"
 )
+ids = st.text(letters, max_size=8) | st.sampled_from(["x" * 257, "é" * 256, " ", "t/1"]) | st.integers(-(2**62), 2**62)
+groups = st.fixed_dictionaries({"id": ids}, optional={"priority": st.integers(-1, 2**21 + 1)})
 envelopes = st.fixed_dictionaries(
     {"target": st.just("passing")},
     optional={
@@ -126,6 +130,7 @@ envelopes = st.fixed_dictionaries(
         "deadline": times,
         "priority": st.integers(0, 2**21 + 1),
         "labels": st.dictionaries(texts, texts, max_size=3),
+        "group": groups,
     },
 )
 bodies = (
@@ -155,6 +160,7 @@ def test_sql_enqueue_accepts_refuses_and_deduplicates_as_http_does(
         assert sorted(stored.headers) == sorted(expected.headers)
         assert stored.content == (None if expected.body is None else Inline(expected.body))
         assert row["fingerprint"] == fingerprint(expected)
+        assert row["job_group"] == group_text(expected.group)
 
     in_transaction(caller, compare)
 
@@ -191,7 +197,18 @@ def test_sql_enqueue_accepts_refuses_and_deduplicates_as_http_does(
         ({"labels": "[]"}, "invalid_envelope", "labels"),
         ({"labels": '{"a": 1}'}, "invalid_envelope", "labels"),
         ({"labels": json.dumps({str(number): "x" for number in range(33)})}, "invalid_envelope", "labels"),
-        ({"group": '{"id": "a"}'}, "invalid_envelope", "group"),
+        ({"group": "null"}, "invalid_envelope", "group"),
+        ({"group": "[]"}, "invalid_envelope", "group"),
+        ({"group": "7"}, "invalid_envelope", "group"),
+        ({"group": "{}"}, "invalid_envelope", "group"),
+        ({"group": '{"id": null}'}, "invalid_envelope", "group"),
+        ({"group": '{"id": true}'}, "invalid_envelope", "group"),
+        ({"group": '{"id": 7.5}'}, "invalid_envelope", "group"),
+        ({"group": '{"id": "a\\u200b"}'}, "invalid_envelope", "group"),
+        ({"group": '{"id": "a", "priority": "1"}'}, "invalid_envelope", "group"),
+        ({"group": '{"id": "a", "priority": null}'}, "invalid_envelope", "group"),
+        ({"group": '{"id": "a", "priority": 1.5}'}, "invalid_envelope", "group"),
+        ({"group": '{"id": "a", "size": 1}'}, "invalid_envelope", "group"),
     ],
 )
 def test_a_refused_sql_enqueue_names_the_code_and_the_field(

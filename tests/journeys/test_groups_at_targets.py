@@ -19,8 +19,10 @@ GROUPED = {"group_by": "labels.tenant", "group": {"concurrency": 1}}
 class Place:
     """One toril with the target billing, whose requests stop at the gate if they are of the noisy tenant."""
 
-    def __init__(self, folder: Path, endpoint: Endpoint, toril: TorilProcess) -> None:
+    def __init__(self, folder: Path, endpoint: Endpoint, toril: TorilProcess, valkey: ValkeyProcess) -> None:
         self.folder = folder
+        self.valkey = valkey
+        self.prefix = f"groups-{folder.name}"
         self.endpoint = endpoint
         self.toril = toril
         self.door = Door(toril.gateway)
@@ -36,19 +38,28 @@ class Place:
         if name == "noisy":
             await self.gate.passed()
         self._running[name] -= 1
-        return respond()
+        return respond(410 if name == "failing" and self.calls("failing") == 1 else 200)
 
     def write(self, **keys: Any) -> Path:
         """The configuration, with these keys of the target."""
         ledger = {"url": f"sqlite:///{self.folder}/ledger.sqlite3"}
         return configuration(
-            self.folder / "toril.yaml", {"billing": {"url": self.endpoint.at("/")} | keys}, ledger=ledger
+            self.folder / "toril.yaml",
+            {"billing": {"url": self.endpoint.at("/")} | keys},
+            ledger=ledger,
+            delivery={"recover_every": "1s"},
         )
 
     def enqueue(self, tenant: str | None) -> str:
         """A delivery of a tenant; its path says whose it is, and its label, unless it has none."""
         labels = {} if tenant is None else {"tenant": tenant}
         return self.door.enqueue("billing", path=f"/{tenant or '-'}", labels=labels)
+
+    def lose_the_jobs(self) -> int:
+        """Remove everything of the target's queue from Redis except its settings; how many keys that were."""
+        client = self.valkey.client()
+        names = [name for name in client.keys(f"{self.prefix}:deliver-billing:*") if not name.endswith(":meta")]
+        return int(client.delete(*names))
 
     def delivered(self, jobs: list[str]) -> None:
         for job_id in jobs:
@@ -77,7 +88,7 @@ def place(tmp_path: Path, valkey: ValkeyProcess) -> Iterator[Place]:
             args=["--config", str(tmp_path / "toril.yaml")],
             env={"QUEUE_PREFIX": f"groups-{tmp_path.name}"},
         )
-        made = Place(tmp_path, endpoint, toril)
+        made = Place(tmp_path, endpoint, toril, valkey)
         made.write(**GROUPED)
         with toril:
             made.door = Door(toril.gateway)
@@ -114,6 +125,39 @@ def test_a_full_group_is_refused_and_nothing_of_it_is_in_the_ledger(place: Place
     place.gate.open()
     place.delivered([first, second])
     assert place.door.post({"target": "billing", "labels": {"tenant": "noisy"}}, "key").status_code == 202
+
+
+def test_the_group_of_an_envelope_wins_over_the_label_and_is_shown(place: Place) -> None:
+    acme = {"id": "acme", "priority": 2}
+    held = place.door.enqueue("billing", path="/noisy", labels={"tenant": "other"}, group=acme)
+    place.endpoint.wait_for_calls(1)
+    batch = place.door.http.post(
+        "/enqueue/batch", json=[{"target": "billing", "path": "/noisy", "group": {"id": "acme"}}]
+    ).json()
+    second = batch[0]["job_id"]
+    eventually(lambda: place.group("acme")["waiting"] == 1, what="the second waits")
+    assert (place.group("acme")["active"], place.group("other")["active"]) == (1, 0)
+    listed = {job["job_id"]: job["group"] for job in place.door.http.get("/jobs").json()["jobs"]}
+    assert listed == {held: acme, second: {"id": "acme", "priority": 0}}
+    assert place.door.job(held)["group"] == acme
+    place.gate.open()
+    place.delivered([held, second])
+    assert place.most["noisy"] == 1
+
+
+def test_the_group_of_an_envelope_stays_over_a_lost_queue_and_a_replay(place: Place) -> None:
+    failing = place.door.enqueue("billing", path="/failing", group={"id": "f"})
+    eventually(lambda: place.door.job(failing)["status"] == "dead_lettered", what="the dead letter")
+    assert place.door.http.post("/targets/billing/pause").is_success
+    waiting = place.door.enqueue("billing", path="/a", group={"id": "noisy", "priority": 1})
+    eventually(lambda: place.group("noisy")["waiting"] == 1, what="one waits")
+    assert place.lose_the_jobs() > 0
+    eventually(lambda: place.group("noisy")["waiting"] == 1, timeout_s=60, what="it is back in its group")
+    place.door.http.post("/targets/billing/dead-letters/replay", json={"job_ids": [failing]})
+    eventually(lambda: place.group("f")["waiting"] == 1, what="the replayed one waits in its group")
+    assert place.door.http.post("/targets/billing/resume").is_success
+    place.delivered([waiting, failing])
+    assert place.calls("failing") == 2
 
 
 def test_a_reload_changes_the_limits_at_once(place: Place) -> None:

@@ -43,8 +43,8 @@ def test_migrate_makes_everything_once(database: Database) -> None:
     done = migrate(database.config)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "the database is up to date; targets: billing"
-    assert "made SQL enqueue, version 1" in done.stdout
-    assert database.sql("SELECT version, ledger FROM toril.version") == "1|public"
+    assert "made SQL enqueue, version 2" in done.stdout
+    assert database.sql("SELECT version, ledger FROM toril.version") == "2|public"
     assert database.sql("SELECT name FROM toril.targets") == "billing"
     before = database.sql(EVERYTHING)
     again = migrate(database.config)
@@ -76,6 +76,20 @@ def test_migrate_changes_nothing_in_a_database_of_a_newer_toril(
     assert (done.returncode, done.stdout) == (2, "")
     assert "99, made by a newer toril than this one; nothing was changed" in done.stderr
     assert database.sql("SELECT count(*) FROM pg_proc WHERE proname = 'job'") == "0"
+
+
+def test_what_was_made_before_there_were_groups_gets_them(database: Database) -> None:
+    migrated(database.config)
+    before = database.sql(EVERYTHING)
+    old = database.sql("SELECT toril.enqueue('billing', idempotency_key => 'k')")
+    database.sql("UPDATE toril.version SET version = 1; ALTER TABLE toril.targets DROP COLUMN groups")
+    database.sql("DELETE FROM toril_schema WHERE version = 5; ALTER TABLE toril_deliveries DROP COLUMN job_group")
+    migrated(database.config)
+    assert database.sql(EVERYTHING) == before
+    assert database.sql("SELECT toril.enqueue('billing', idempotency_key => 'k')") == old
+    new = database.sql("""SELECT toril.enqueue('billing', "group" => '{"id": "acme"}')""")
+    shown = f"SELECT toril.job('{new}') -> 'group' ->> 'id', toril.job('{old}') ->> 'group' IS NULL"
+    assert database.sql(shown) == "acme|t"
 
 
 def test_an_older_version_gets_the_present_functions_and_keeps_rights_and_rows(database: Database) -> None:

@@ -38,6 +38,7 @@ class Shop:
     def __init__(self, postgres: PostgresProcess, folder: Path, endpoint: Endpoint, **more: Any) -> None:
         self.endpoint = endpoint
         targets = {"billing": {"url": endpoint.at("/"), "retry": QUICK}, "parked": NOWHERE}
+        self.without_redis = "redis" in more
         self.sql = SqlCaller(postgres, folder, targets, **more)
         self.env = {"QUEUE_PREFIX": f"test-{uuid.uuid4().hex[:8]}"}
 
@@ -238,6 +239,31 @@ def test_a_key_is_the_same_over_http_and_in_sql(shop: Shop, toril: TorilProcess)
         connection.execute("SELECT toril.enqueue('parked', idempotency_key => 'http-first')")
     assert raised.value.diag.message_primary == "idempotency_mismatch"
     assert by_http in str(raised.value.diag.message_detail)
+
+
+def test_a_group_is_the_same_over_http_and_in_sql_and_needs_redis(shop: Shop, toril: TorilProcess) -> None:
+    door = Door(toril.gateway)
+    call = "SELECT toril.enqueue('parked', idempotency_key => 'k', \"group\" => '{\"id\": 7, \"priority\": 3}')"
+    assert door.http.post("/targets/parked/pause").is_success
+    posted = door.post({"target": "parked", "group": {"id": "7", "priority": 3}}, "k")
+    if shop.without_redis:
+        assert (posted.status_code, posted.json()["code"], posted.json()["field"]) == (400, "invalid_envelope", "group")
+        assert "redis: none" in posted.json()["detail"]
+        with psycopg.connect(shop.sql.url) as connection, pytest.raises(psycopg.errors.RaiseException) as raised:
+            connection.execute(call)
+        refused = raised.value.diag
+        assert (refused.message_primary, refused.column_name) == ("invalid_envelope", "group")
+        assert "redis: none" in str(refused.message_detail)
+        return
+    job_id = posted.json()["job_id"]
+    assert shop.sql.as_caller(call) == job_id
+    in_sql = shop.sql.as_caller('SELECT toril.enqueue(\'parked\', "group" => \'{"id": "acme/1"}\')')
+    for one, group in ((job_id, {"id": "7", "priority": 3}), (in_sql, {"id": "acme/1", "priority": 0})):
+        assert door.job(one)["group"] == group
+        assert json.loads(shop.sql.as_caller(f"SELECT toril.job('{one}')"))["group"] == group
+    eventually(lambda: shop.unqueued() == 0, timeout_s=PATIENCE_S)
+    found = door.http.get("/queues/deliver-parked/groups").json()["groups"]
+    assert [(group["id"], group["waiting"]) for group in found] == [("7", 1), ("acme/1", 1)]
 
 
 def test_rows_committed_while_toril_is_down_are_delivered_when_it_is_back(

@@ -2,6 +2,7 @@
 
 import { LONGEST_WAIT_MS } from "./calls.js";
 import { TorilError } from "./errors.js";
+import type { GroupOption } from "./jobs.js";
 import { fromJson } from "./json.js";
 import { path, type Call, type Server } from "./server.js";
 
@@ -26,6 +27,8 @@ export interface EnvelopeOptions {
   /** The lower the earlier. */
   readonly priority?: number;
   readonly labels?: Readonly<Record<string, string>>;
+  /** Groups share the target fairly and have limits: see `Queue.groups`. Its priority counts in place of `priority`. */
+  readonly group?: GroupOption;
   /** The same key with the same envelope is the same delivery. Made up if there is none. */
   readonly idempotencyKey?: string;
 }
@@ -49,6 +52,8 @@ export interface Delivery extends AcceptedDelivery {
   /** Why it is a dead letter: `refused`, `attempts`, `deadline` … */
   readonly reason: string | null;
   readonly labels: Readonly<Record<string, string>>;
+  /** The group that its envelope named. */
+  readonly group: { readonly id: string; readonly priority: number } | null;
 }
 
 /** A delivery with its history. */

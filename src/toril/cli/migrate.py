@@ -65,7 +65,9 @@ async def _migrated(settings: Settings, *, only_plan: bool) -> MigrationPlan:
         plan = await planned(connection, sql_enqueue=True)
         if plan.newer is None and not only_plan:
             await carry_out(connection, plan)
-            await write_targets(connection, settings.targets, settings.delivery.max_body_bytes)
+            await write_targets(
+                connection, settings.targets, settings.delivery.max_body_bytes, groups=not settings.without_redis
+            )
 
     try:
         await connections.open(prepare)

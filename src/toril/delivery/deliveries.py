@@ -19,6 +19,7 @@ from msgspec import Struct
 from toril.core.blob import owner
 from toril.core.errors import (
     IdempotencyMismatch,
+    InvalidEnvelope,
     JobNotFound,
     JobRefused,
     LedgerElsewhere,
@@ -43,7 +44,7 @@ from toril.delivery.rules.delivery import (
     new_job_id,
     queue_of,
 )
-from toril.delivery.rules.delivery_group import check_group_in, group_in
+from toril.delivery.rules.delivery_group import check_group_in, group_of
 from toril.delivery.rules.enqueue import EnqueueRequest, check_reserved, check_times
 from toril.delivery.rules.idempotency import fingerprint
 from toril.delivery.rules.lifecycle import WAITING, Status
@@ -276,7 +277,10 @@ class Deliveries:
         check_reserved(submission, target.auth)
         at_s = self._now()
         check_times(submission, at_s)
-        check_group_in(submission.labels, target.group_by)
+        if submission.group is None:
+            check_group_in(submission.labels, target.group_by)
+        elif self._queues.room is None:
+            raise InvalidEnvelope("Groups are kept in Redis, and this toril runs with redis: none", field="group")
         if submission.first_attempt_at_s(at_s) is None:
             await self._check_room(target, submission, Counter() if waiting is None else waiting)
         job_id = submission.job_id or new_job_id(at_s, self._entropy(10))
@@ -300,6 +304,7 @@ class Deliveries:
             deadline_s=submission.deadline_s,
             priority=submission.priority,
             labels=submission.labels,
+            group=submission.group,
         )
 
     async def _check_room(
@@ -308,7 +313,7 @@ class Deliveries:
         """Refuse an envelope whose group is full; `waiting` counts those beside it. Without Redis nothing is refused:
         what the ledger accepts waits there.
         """
-        group = group_in(submission.labels, target.group_by)
+        group = group_of(submission.group, submission.labels, target.group_by)
         if group is None:
             return
         place = (target.name, group)

@@ -30,6 +30,13 @@ class BatchResult(Struct):
     error: Problem | UnsetType = UNSET
 
 
+class DeliveryGroup(Struct):
+    """The group that an envelope names, and the priority of the delivery within it."""
+
+    id: str
+    priority: int
+
+
 class DeliverySummary(Struct):
     """A delivery in a list; times are RFC 3339."""
 
@@ -45,6 +52,7 @@ class DeliverySummary(Struct):
     last_error: str | None
     reason: str | None
     labels: dict[str, str]
+    group: DeliveryGroup | None
 
 
 class DeliveryResponse(Struct):

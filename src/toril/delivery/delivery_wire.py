@@ -145,6 +145,7 @@ def _summary(one: Delivery) -> dict[str, Any]:
         "last_error": one.last_error,
         "reason": one.reason,
         "labels": dict(one.labels),
+        "group": None if one.group is None else shapes.DeliveryGroup(one.group.name, one.group.order),
     }
 
 

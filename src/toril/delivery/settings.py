@@ -126,8 +126,6 @@ def _target(name: str, entry: Any, faults: list[str], read_secret_file: ReadSecr
     url = section.need("url", _url)
     auth, oauth2 = _auth(section, read_secret_file)
     default = TargetSpec(name=name, url="")
-    if "group" in section and "group_by" not in section:
-        section.refuse("group", "it needs group_by, which says what the group of a delivery is")
     return TargetSpec(
         name=name,
         url=url or "",

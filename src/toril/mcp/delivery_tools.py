@@ -12,6 +12,7 @@ from toril.mcp.tool import Answer, NoArguments, Tool
 
 TargetName = Annotated[str, Meta(description="The name of the target, as list_targets shows it", min_length=1)]
 Moment = Annotated[str, Meta(description="A time as RFC 3339: 2026-07-28T12:00:00Z")]
+Group = Annotated[str, Meta(description="Its group, such as a tenant", min_length=1, max_length=256)]
 Labels = Annotated[dict[str, str], Meta(description="Only deliveries with all these labels")]
 Status = Literal["queued", "dispatching", "retrying", "delivered", "dead_lettered", "cancelled"]
 
@@ -67,6 +68,7 @@ class SendDelivery(Struct, frozen=True, forbid_unknown_fields=True):
     headers: dict[str, str] | UnsetType = UNSET
     delay_ms: Annotated[Count, Meta(description="How long to wait before the first attempt")] = 0
     labels: dict[str, str] | UnsetType = UNSET
+    group: Group | UnsetType = UNSET
 
 
 async def _list_targets(api: InnerRequests, asked: NoArguments) -> Answer:
@@ -110,6 +112,8 @@ async def _send_delivery(api: InnerRequests, asked: SendDelivery) -> Answer:
     for name in ("path", "headers", "labels"):
         if (value := getattr(asked, name)) is not UNSET:
             envelope[name] = value
+    if asked.group is not UNSET:
+        envelope["group"] = {"id": asked.group}
     return dict(await api.ask(_ENQUEUE, body=envelope))
 
 

@@ -185,7 +185,8 @@ class TestSqlite:
             one = await accepted(ledger)
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("DROP TABLE toril_ledger")
-            connection.execute("ALTER TABLE toril_deliveries DROP COLUMN replay_key")
+            for column in ("replay_key", "job_group"):
+                connection.execute(f"ALTER TABLE toril_deliveries DROP COLUMN {column}")
             connection.execute("PRAGMA user_version = 1")
         ids = []
         for _ in range(2):
@@ -242,7 +243,7 @@ class TestPostgres:
         await connection.execute(
             "DROP TABLE toril_ledger, toril_jobs, toril_queues, toril_breakers, toril_conditions;"
             "DELETE FROM toril_schema WHERE version >= 2;"
-            "ALTER TABLE toril_deliveries DROP COLUMN replay_key"
+            "ALTER TABLE toril_deliveries DROP COLUMN replay_key, DROP COLUMN job_group"
         )
         await connection.close()
         async with serving(AsyncpgLedger(database)) as a, serving(AsyncpgLedger(database)) as b:

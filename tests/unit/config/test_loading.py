@@ -183,6 +183,9 @@ def test_redis_is_a_section_or_the_word_none(file: Path) -> None:
     grouped = document | {"targets": {"a": {"url": "http://a/", "group_by": "labels.tenant"}}}
     (fault,) = faults_of({"TORIL_REDIS": "none"}, written(file, grouped))
     assert fault == "targets.a.group_by: groups are kept in Redis, and redis: none has none"
+    limited = document | {"targets": {"a": {"url": "http://a/", "group": {"concurrency": 1}}}}
+    (fault,) = faults_of({"TORIL_REDIS": "none"}, written(file, limited))
+    assert fault == "targets.a.group: groups are kept in Redis, and redis: none has none"
     document["upstreams"] = [{"url": "http://b/", "prefix": "/b"}]
     (fault,) = faults_of({"TORIL_REDIS": "none"}, written(file, document))
     assert fault == "redis: none goes with targets alone: upstreams need Redis"

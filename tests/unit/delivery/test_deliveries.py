@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.delivery.fake_queues import FakeTargetQueues
+from toril.bullmq.rules.groups import GroupOption
 from toril.core.errors import (
     BlobsUnavailable,
     GroupFull,
@@ -26,6 +27,7 @@ from toril.delivery.rules.delivery import Stored, queue_of
 from toril.delivery.rules.enqueue import read_envelope
 from toril.delivery.rules.lifecycle import Status
 from toril.delivery.rules.target import TargetAuth, TargetSpec
+from toril.delivery.target_queues import TargetQueues
 from toril.payloads.payload_offload import PayloadOffload
 from toril.testing import FakeBlobs, FakeClock, FakeLedger
 
@@ -264,6 +266,41 @@ async def test_a_delivery_is_queued_in_the_group_of_its_label(world: World) -> N
     assert named is not None
     assert none is not None
     assert (named.as_shown()["group"], "group" in none.as_shown()) == ({"id": "acme", "priority": 7}, False)
+
+
+async def test_the_group_of_the_envelope_wins_over_the_label(world: World) -> None:
+    done = await world.enqueue(of("a" * 257, priority=7, group={"id": 7, "priority": 0}))
+    ranked = await world.enqueue('{"target":"billing","group":{"id":"acme","priority":3}}')
+    assert (done.delivery.group, ranked.delivery.group) == (GroupOption("7"), GroupOption("acme", 3))
+    for target, one, shown in (("grouped", done, {"id": "7"}), ("billing", ranked, {"id": "acme", "priority": 3})):
+        opts = world.queue.jobs[queue_of(target)][one.delivery.job_id].opts
+        assert opts is not None
+        assert opts.as_shown()["group"] == shown
+
+
+@pytest.mark.parametrize("group", [{"id": ""}, {"id": "a\n"}, {"id": "a" * 257}, {"id": "a", "priority": 2097153}, {}])
+async def test_an_envelope_whose_group_cannot_be_is_refused(world: World, group: dict[str, Any]) -> None:
+    with pytest.raises(InvalidEnvelope) as raised:
+        await world.enqueue(json.dumps({"target": "billing", "group": group}))
+    assert raised.value.details()["field"] == "group"
+    assert not world.ledger.deliveries
+
+
+async def test_a_full_group_of_envelopes_is_refused_as_that_of_a_label_is(world: World) -> None:
+    world.queue.most = {"acme": 2}
+    some = [submission('{"target":"billing","group":{"id":"acme"}}') for _ in range(3)]
+    results = await world.deliveries.enqueue_all(some)
+    assert [type(result) for result in results] == [Enqueued, Enqueued, GroupFull]
+
+
+async def test_where_there_is_no_redis_an_envelope_with_a_group_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports = world.queue.ports
+    monkeypatch.setattr(world.deliveries, "_queues", TargetQueues(ports.producer, ports.finder, ports.cancelling))
+    with pytest.raises(InvalidEnvelope, match="redis: none") as raised:
+        await world.enqueue('{"target":"billing","group":{"id":"acme"}}')
+    assert raised.value.details()["field"] == "group"
 
 
 async def test_a_label_that_can_be_no_group_is_refused_before_the_ledger_has_it(world: World) -> None:

@@ -137,7 +137,6 @@ def test_every_fault_is_named_at_once_with_target_and_key(tmp_path: Path) -> Non
             f"billing.auth.secret_file: the file {tmp_path}/missing cannot be read: No such file or directory",
             "billing.signing: secret_file is missing",
             "billing.retention: it must be a mapping with some of delivered, dead_lettered, cancelled",
-            "billing.group: it needs group_by, which says what the group of a delivery is",
             "billing.group.concurrency: 0 is not a whole number from 1 to 10000",
             "billing.group.limit: duration is missing",
             "grouped.group_by: 'tenant' is not labels.NAME, with the name of a label",

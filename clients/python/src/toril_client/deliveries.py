@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from toril_client.calls import LONGEST_WAIT_S, Call, path
+from toril_client.groups import GroupOption
 
 ENDED = ("delivered", "dead_lettered", "cancelled")
 """The statuses of deliveries that have ended; the others are `queued`, `dispatching` and `retrying`."""
@@ -26,6 +27,7 @@ class EnvelopeOptions(TypedDict, total=False):
         deadline: given up after this time (RFC 3339).
         priority: the lower the earlier.
         labels: to find the delivery by.
+        group: shares the target fairly with other groups, and has limits; see `Queue.groups`.
     """
 
     method: str
@@ -37,6 +39,7 @@ class EnvelopeOptions(TypedDict, total=False):
     deadline: str
     priority: int
     labels: Mapping[str, str]
+    group: GroupOption
 
 
 class DeliveryFilter(TypedDict, total=False):

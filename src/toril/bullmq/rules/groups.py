@@ -81,6 +81,11 @@ class GroupOption(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
         """The id as text."""
         return str(self.id)
 
+    @property
+    def order(self) -> int:
+        """The priority, 0 where there is none."""
+        return 0 if self.priority is UNSET else self.priority
+
 
 def check_group(group: GroupOption) -> None:
     """Refuse a group without a usable id, or with a priority that is out of bounds."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import product
 from typing import Any
 
 import structlog
@@ -24,7 +25,14 @@ from toril.delivery.ledger.postgres_migration import migrate
 from toril.delivery.ledger.sql_batch import AppliedChanges, Decided, size_of, size_of_change
 from toril.delivery.ledger.sql_ledger import SqlLedger, value_of
 from toril.delivery.ledger.sql_reader import Query
-from toril.delivery.ledger.sql_rows import Row, accepted_row, changing_row, delivery_of, response_row
+from toril.delivery.ledger.sql_rows import (
+    Row,
+    accepted_row,
+    changing_row,
+    delivery_of,
+    group_text,
+    response_row,
+)
 from toril.delivery.ledger.sql_schema import CHANGING, STATE
 from toril.delivery.rules.changes import Accepted, Begin, Change, Duplicate
 from toril.delivery.rules.decisions import needs_envelope
@@ -44,7 +52,7 @@ _TYPES = {
     "fingerprint": "bytea", "envelope": "bytea", "envelope_blob": "text", "source": "text", "at": "float8",
     "attempt": "int", "actor": "text", "number": "int", "duration": "float8", "outcome": "text", "status_code": "int",
     "error": "text", "retry_after": "float8", "name": "text", "value": "text", "response": "bytea",
-    "response_blob": "text", "replay_key": "text",
+    "response_blob": "text", "replay_key": "text", "job_group": "text",
 }  # fmt: skip
 
 
@@ -70,11 +78,11 @@ _RESPONSE = ("response", "response_blob", "job_id")
 # One statement is one transaction: what it inserts is committed when it answers. It waits for a key that another
 # transaction has inserted and not committed yet.
 _ACCEPT = f"""
-WITH given AS (SELECT * FROM {_columns(*ACCEPTED)}),
+WITH given AS (SELECT * FROM {{given}}),
 accepted AS (
     INSERT INTO toril_deliveries
-        ({", ".join(_FIRST)}, status, seq, updated_at, attempts_made, attempts_begun, token)
-    SELECT {", ".join(_FIRST)}, 'queued', 1, created_at, 0, 0, '' FROM given
+        ({", ".join(_FIRST)}, status, seq, updated_at, attempts_made, attempts_begun, token{{grouped}})
+    SELECT {", ".join(_FIRST)}, 'queued', 1, created_at, 0, 0, ''{{grouped}} FROM given
     ORDER BY target, idempotency_key, job_id
     ON CONFLICT DO NOTHING RETURNING job_id
 ),
@@ -84,13 +92,23 @@ stepped AS (
     FROM accepted JOIN given USING (job_id)
 ){{labelled}}
 SELECT job_id FROM accepted"""
-_LABELLED = f""",
+
+
+def _accepting(*, grouped: bool, labelled: bool) -> str:
+    """Return the statement that accepts deliveries, with or without a column of groups, with or without labels."""
+    columns = (*ACCEPTED, "job_group") if grouped else ACCEPTED
+    labels = f""",
 labelled AS (
     INSERT INTO toril_labels SELECT name, value, job_id
-    FROM {_columns(*_LABEL, first=len(ACCEPTED) + 1)} JOIN accepted USING (job_id)
+    FROM {_columns(*_LABEL, first=len(columns) + 1)} JOIN accepted USING (job_id)
 )"""
-_ACCEPT_PLAIN = _ACCEPT.format(labelled="")
-_ACCEPT_LABELLED = _ACCEPT.format(labelled=_LABELLED)
+    return _ACCEPT.format(
+        given=_columns(*columns), grouped=", job_group" if grouped else "", labelled=labels if labelled else ""
+    )
+
+
+_ACCEPTING = {both: _accepting(grouped=both[0], labelled=both[1]) for both in product((False, True), repeat=2)}
+"""The statements that accept, by whether there are groups, and whether there are labels."""
 _THERE = f"""
 SELECT {STATE}, fingerprint FROM toril_deliveries WHERE job_id = ANY($1::text[])
 UNION ALL
@@ -197,11 +215,12 @@ class AsyncpgLedger(SqlLedger):
     async def _accept_all(self, batch: Sequence[NewDelivery]) -> list[Accepted | Duplicate | Exception]:
         values = _turned(accepted_row(new) for new in batch)
         labels = [(name, value, new.job_id) for new in batch for name, value in new.labels.items()]
+        groups = [group_text(new.group) for new in batch]
+        grouped = any(groups)
         async with self._to_write(self._connections.statements()) as connection:
-            if labels:
-                rows = await connection.fetch(_ACCEPT_LABELLED, *values, *zip(*labels, strict=True))
-            else:
-                rows = await connection.fetch(_ACCEPT_PLAIN, *values)
+            rows = await connection.fetch(
+                _ACCEPTING[grouped, bool(labels)], *values, *([groups] if grouped else ()), *_turned(labels)
+            )
             accepted = {row[0] for row in rows}
             there: dict[Any, tuple[Delivery, bytes]] = {}
             if len(accepted) < len(batch):

@@ -20,6 +20,8 @@ def size_of(new: NewDelivery) -> int:
         size_bytes += len(name) + len(value)
     for name, value in new.labels.items():
         size_bytes += len(name) + len(value)
+    if new.group is not None:
+        size_bytes += len(new.group.name)
     return size_bytes + (len(content.data) if isinstance(content, Inline) else 0)
 
 

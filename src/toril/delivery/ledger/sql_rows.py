@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from toril.bullmq.rules.groups import GroupOption
 from toril.delivery.rules.delivery import AttemptRecord, Delivery, NewDelivery, Stored, TargetResponse
 from toril.delivery.rules.lifecycle import Status, Transition
 from toril.delivery.rules.row_codec import pack
@@ -15,6 +16,8 @@ Row = Sequence[Any]
 
 _labels = msgspec.json.Encoder(order="sorted").encode
 _read_labels = msgspec.json.Decoder(dict[str, str]).decode
+_group = msgspec.json.Encoder().encode
+_read_group = msgspec.json.Decoder(GroupOption).decode
 
 
 def new_row(new: NewDelivery) -> tuple[Delivery, Transition, Row]:
@@ -49,8 +52,13 @@ def state_row(one: Delivery) -> Row:
         one.job_id, one.target, one.status.value, one.seq, one.created_at_s, one.updated_at_s, one.max_attempts,
         one.next_attempt_at_s, one.finished_at_s, one.deadline_s, one.priority, one.idempotency_key,
         _labels(one.labels).decode() if one.labels else "{}", one.attempts_made, one.attempts_begun, one.token,
-        one.started_at_s, one.lease_until_s, one.last_error, one.reason, one.replay_key,
+        one.started_at_s, one.lease_until_s, one.last_error, one.reason, one.replay_key, group_text(one.group),
     )  # fmt: skip
+
+
+def group_text(group: GroupOption | None) -> str | None:
+    """Return a group as its column has it: `{"id":"acme","priority":3}`, without a priority of 0."""
+    return None if group is None else _group(group).decode()
 
 
 def changing_row(one: Delivery) -> Row:
@@ -86,6 +94,7 @@ def delivery_of(row: Row) -> Delivery:
         last_error=row[18],
         reason=row[19],
         replay_key=row[20],
+        group=None if row[21] is None else _read_group(row[21]),
     )
 
 

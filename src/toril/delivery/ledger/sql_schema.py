@@ -55,13 +55,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "INSERT INTO toril_ledger VALUES ('{ledger_id}', 0, NULL)",
     ),
     ("ALTER TABLE toril_deliveries ADD COLUMN replay_key {text}",),
+    ("ALTER TABLE toril_deliveries ADD COLUMN job_group {text}",),
 )
 """The schema's versions. One that was released is never changed; later ones are added."""
 
 STATE = (
     "job_id, target, status, seq, created_at, updated_at, max_attempts, next_attempt_at, finished_at, deadline, "
     "priority, idempotency_key, labels, attempts_made, attempts_begun, token, started_at, lease_until, last_error, "
-    "reason, replay_key"
+    "reason, replay_key, job_group"
 )
 """The columns of a `Delivery`, in the order of its row."""
 

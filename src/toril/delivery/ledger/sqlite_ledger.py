@@ -51,7 +51,7 @@ def _places(count: int) -> str:
     return ", ".join("?" * count)
 
 
-_INSERT = f"INSERT INTO toril_deliveries ({NEW}) VALUES ({_places(24)}) ON CONFLICT DO NOTHING"
+_INSERT = f"INSERT INTO toril_deliveries ({NEW}) VALUES ({_places(25)}) ON CONFLICT DO NOTHING"
 _STEP = f"INSERT INTO toril_transitions VALUES ({_places(8)})"
 _ATTEMPT = f"INSERT OR REPLACE INTO toril_attempts VALUES ({_places(8)})"
 _LABEL = "INSERT INTO toril_labels VALUES (?, ?, ?)"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from toril.bullmq.rules.groups import GroupOption
 from toril.delivery.rules.lifecycle import Status, Transition
 
 QUEUE_PREFIX = "deliver-"
@@ -116,7 +117,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
 
     `attempts_made` counts the attempts spent of the present budget. `attempts_begun` counts all, so it is the number of
     the last one. `token`, `started_at_s` and `lease_until_s` belong to the attempt under way, or the last one.
-    `replay_key` is what is sent as `idempotency-key` since a replay with a new one.
+    `replay_key` is what is sent as `idempotency-key` since a replay with a new one. `group` is what its envelope says.
     """
 
     job_id: str
@@ -140,6 +141,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     last_error: str | None = None
     reason: str | None = None
     replay_key: str | None = None
+    group: GroupOption | None = None
 
     @property
     def sent_key(self) -> str:
@@ -162,6 +164,7 @@ class NewDelivery(Struct, frozen=True, kw_only=True):
     deadline_s: float | None = None
     priority: int = 0
     labels: Mapping[str, str] = {}
+    group: GroupOption | None = None
 
     def first(self) -> tuple[Delivery, Transition]:
         """Return the delivery in its first state, and its first transition."""
@@ -182,6 +185,7 @@ class NewDelivery(Struct, frozen=True, kw_only=True):
             priority=self.priority,
             idempotency_key=self.idempotency_key,
             labels=self.labels,
+            group=self.group,
         )
 
 

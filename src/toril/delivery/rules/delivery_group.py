@@ -1,11 +1,31 @@
-"""The group of a delivery in its target's queue: the value of a label."""
+"""The group of a delivery in its target's queue: the one that its envelope names, else the value of a label."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from toril.bullmq.rules.groups import check_group_id
+from msgspec import UNSET
+
+from toril.bullmq.rules.groups import GroupOption, check_group, check_group_id
 from toril.core.errors import InvalidEnvelope, InvalidRequest
+
+
+def checked_group(given: GroupOption) -> GroupOption:
+    """Return the group of an envelope with its id as text and its defaults left out, so that equal ones are the same.
+
+    Raises:
+        InvalidEnvelope: its id or its priority is none.
+    """
+    try:
+        check_group(given)
+    except InvalidRequest as exc:
+        raise InvalidEnvelope(exc.message, field="group") from exc
+    return GroupOption(given.name, given.order or UNSET)
+
+
+def group_of(named: GroupOption | None, labels: Mapping[str, str], label: str | None) -> str | None:
+    """Return the id of a delivery's group: the named one, else the one of this label; None where there is neither."""
+    return group_in(labels, label) if named is None else named.name
 
 
 def group_in(labels: Mapping[str, str], label: str | None) -> str | None:

@@ -34,10 +34,12 @@ _decode = msgspec.json.Decoder(_JobData).decode
 def job_of(one: Delivery, now_s: float, ledger_id: str, group_by: str | None = None) -> JobSpec:
     """Return the job of a delivery in this ledger; Redis keeps nothing of it when it has ended.
 
-    Its id is the delivery's, so adding it again changes nothing. The envelope stays in the ledger. The label `group_by`
-    names its group, within which its priority counts.
+    Its id is the delivery's, so adding it again changes nothing. The envelope stays in the ledger. Its group is the one
+    that the envelope names; without one, the label `group_by` names it, and the delivery's priority counts within it.
     """
-    group = group_in(one.labels, group_by)
+    group = one.group
+    if group is None and (labelled := group_in(one.labels, group_by)) is not None:
+        group = GroupOption(labelled, one.priority or UNSET)
     delay_ms = 0 if one.next_attempt_at_s is None else max(0, math.ceil((one.next_attempt_at_s - now_s) * 1000))
     options = JobOptions(
         jobId=one.job_id,
@@ -45,7 +47,7 @@ def job_of(one: Delivery, now_s: float, ledger_id: str, group_by: str | None = N
         priority=one.priority or UNSET,
         removeOnComplete=True,
         removeOnFail=True,
-        group=UNSET if group is None else GroupOption(group, one.priority or UNSET),
+        group=UNSET if group is None else group,
     )
     return JobSpec(JOB_NAME, Raw(_encode(_JobData(one.target, ledger_id))), options)
 

@@ -15,11 +15,13 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from toril.bullmq.rules.groups import GroupOption
 from toril.core.blob import owner
 from toril.core.errors import EnvelopeTooLarge, InvalidEnvelope
 from toril.core.http.headers import is_header_name, is_header_value
 from toril.core.http.paths import has_dot_segments
 from toril.delivery.rules.delivery import Delivery, Envelope, Stored
+from toril.delivery.rules.delivery_group import checked_group
 from toril.delivery.rules.row_codec import UNREADABLE
 from toril.delivery.rules.target import NOT_ALLOWED, TargetAuth
 
@@ -72,6 +74,7 @@ class EnqueueRequest(Struct, frozen=True, kw_only=True):
     priority: int
     labels: Mapping[str, str]
     idempotency_key: str | None
+    group: GroupOption | None = None
     trace: tuple[tuple[str, str], ...] = ()
     job_id: str | None = None
 
@@ -101,6 +104,7 @@ class Posted(Struct, forbid_unknown_fields=True, kw_only=True):
     deadline: str | UnsetType = UNSET
     priority: int = 0
     labels: dict[str, str] = {}
+    group: GroupOption | UnsetType = UNSET
 
 
 class BatchItem(Posted, forbid_unknown_fields=True, kw_only=True):
@@ -151,6 +155,7 @@ def read_envelope(text: bytes, *, key: str | None, max_body_bytes: int, batched:
         priority=posted.priority,
         labels=_labels(posted.labels),
         idempotency_key=key,
+        group=None if posted.group is UNSET else checked_group(posted.group),
     )
 
 

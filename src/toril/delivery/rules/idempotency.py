@@ -38,6 +38,9 @@ def fingerprint(submission: EnqueueRequest) -> bytes:
         submission.priority,
         dict(submission.labels),
     )
+    if submission.group is not None:
+        # Fingerprints of envelopes without a group stay what they were before there were groups.
+        return hashlib.sha256(_sorted((*parts, (submission.group.name, submission.group.order)))).digest()
     return hashlib.sha256(_sorted(parts)).digest()
 
 

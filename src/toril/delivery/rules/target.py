@@ -102,8 +102,8 @@ class TargetSpec(Struct, frozen=True, kw_only=True):
     """A named receiver of deliveries. Its name is the boundary of idempotency, its queue is its own.
 
     A `breaker` of None is off: the next attempt is made whatever the outcomes. `replay_key` says whether a replay sends
-    the same `idempotency-key` as before or a new one. `group_by` is the label that names a delivery's group,
-    `group` has the limits of each group that has none itself.
+    the same `idempotency-key` as before or a new one. `group_by` is the label that names the group of a delivery
+    whose envelope names none, `group` has the limits of each group that has none itself.
     """
 
     name: str

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-VERSION = 1
+VERSION = 2
 """The version of the schema. Raise it with every change of the SQL, so that databases get it."""
 
 CHANNEL = "toril_enqueued"
 """The channel on which `toril.enqueue` notifies."""
 
 _TABLES = "tables.sql"
+_CHANGES = {2: "ALTER TABLE toril.targets ADD COLUMN IF NOT EXISTS groups boolean NOT NULL DEFAULT true;"}
+"""How the tables were changed, by the version that they were changed for."""
 _FUNCTIONS = ("packing.sql", "fingerprint.sql", "checks.sql", "enqueue.sql", "notify.sql", "job.sql", "rights.sql")
 
 
@@ -31,5 +33,6 @@ def script(version: int, ledger: str) -> str:
         ledger: the schema with the ledger's tables, quoted as an identifier.
     """
     tables = [source(_TABLES)] if version == 0 else []
-    texts = [*tables, *(source(name) for name in _FUNCTIONS)]
+    changes = [change for made, change in _CHANGES.items() if made > version]
+    texts = [*tables, *changes, *(source(name) for name in _FUNCTIONS)]
     return "\n".join(texts).replace("@ledger@", ledger)

@@ -17,20 +17,23 @@ REMOVED_AFTER_S = 60.0
 _GIVEN = "unnest($1::text[], $2::int[], $3::text[], $4::text[]) AS given (name, max_attempts, auth, own_header)"
 # In one order, so that two instances do not wait for each other.
 _KEEP = f"""
-INSERT INTO toril.targets (name, max_attempts, max_body, auth, own_header, seen_at)
-SELECT name, max_attempts, $5, auth, own_header, now() FROM {_GIVEN} ORDER BY name
+INSERT INTO toril.targets (name, max_attempts, max_body, auth, own_header, groups, seen_at)
+SELECT name, max_attempts, $5, auth, own_header, $6, now() FROM {_GIVEN} ORDER BY name
 ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at"""
 _WRITE = f"""{_KEEP}, max_attempts = excluded.max_attempts, max_body = excluded.max_body, auth = excluded.auth,
-own_header = excluded.own_header"""
+own_header = excluded.own_header, groups = excluded.groups"""
 _REMOVE = "DELETE FROM toril.targets WHERE name <> ALL($1::text[]) AND seen_at < now() - make_interval(secs => $2)"
 # The recoverer queues them if their target comes back.
 _PRUNE = "DELETE FROM toril.unqueued AS one WHERE NOT EXISTS (SELECT FROM toril.targets WHERE name = one.target)"
 
 
 async def write_targets(
-    connection: Any, targets: Sequence[TargetSpec], max_body_bytes: int, *, changed: bool = True
+    connection: Any, targets: Sequence[TargetSpec], max_body_bytes: int, *, groups: bool, changed: bool = True
 ) -> None:
-    """Write that an instance has these targets. Without `changed`, what stands in their rows is left as it is."""
+    """Write that an instance has these targets. Without `changed`, what stands in their rows is left as it is.
+
+    `groups` says whether deliveries may have groups, which needs Redis.
+    """
     await connection.execute(
         _WRITE if changed else _KEEP,
         [one.name for one in targets],
@@ -38,6 +41,7 @@ async def write_targets(
         [one.auth.scheme for one in targets],
         [one.auth.own_header for one in targets],
         max_body_bytes,
+        groups,
     )
 
 

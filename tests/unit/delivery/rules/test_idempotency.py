@@ -27,6 +27,7 @@ def of(envelope: Any) -> bytes:
         ({"target": "a", "body": 1}, {"target": "a", "body": 1, "headers": {"Content-Type": "application/json"}}),
         ({"target": "a", "deadline": "2027-01-01T00:00:00Z"}, {"target": "a", "deadline": "2027-01-01T01:00:00+01:00"}),
         (b'{"target":"a","body":"\\u0061"}', b'{"target":"a","body":"a"}'),
+        ({"target": "a", "group": {"id": 7}}, {"target": "a", "group": {"priority": 0, "id": "7"}}),
         ({"target": "a", "labels": {"x": "1", "y": "2"}}, {"target": "a", "labels": {"y": "2", "x": "1"}}),
     ],
 )
@@ -58,10 +59,18 @@ def test_differences_in_spelling_do_not_change_the_fingerprint(one: Any, other: 
         {"target": "a", "deadline": "2027-01-01T00:00:00Z"},
         {"target": "a", "priority": 1},
         {"target": "a", "labels": {"x": "1"}},
+        {"target": "a", "group": {"id": "x"}},
+        {"target": "a", "group": {"id": "x", "priority": 1}},
+        {"target": "a", "group": {"id": "y"}},
     ],
 )
 def test_every_difference_in_content_changes_the_fingerprint(other: Any) -> None:
     assert of(other) != of({"target": "a"})
+
+
+def test_envelopes_without_a_group_have_the_fingerprints_that_ledgers_hold() -> None:
+    before = "c327c651fb5fd57353df9292b87c03082b5c2a60667ed90efc9fef1ff07e62b7"
+    assert of({"target": "a", "path": "/x", "body": {"b": 1}, "labels": {"x": "1"}, "priority": 3}).hex() == before
 
 
 def test_all_variants_have_different_fingerprints() -> None:

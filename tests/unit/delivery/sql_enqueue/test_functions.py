@@ -7,7 +7,10 @@ from pathlib import Path
 from toril.delivery.sql_enqueue import functions
 from toril.delivery.sql_enqueue.functions import VERSION, script
 
-DIGESTS = {1: "12fc879084d91ceeeffda7682f2cf50f252578ab613cbaa5003cab269c36588a"}
+DIGESTS = {
+    1: "12fc879084d91ceeeffda7682f2cf50f252578ab613cbaa5003cab269c36588a",
+    2: "34af0dcc9565abfb3af6b767502b08799a025352b189830b877bf19a10061222",
+}
 """What the files of each version are; a released one never changes."""
 
 

@@ -77,6 +77,7 @@ function Delivery({ job, reload }) {
       ${job.next_attempt_at && html`<dt>Next attempt</dt><dd><${When} at=${job.next_attempt_at} due /></dd>`}
       ${job.deadline && html`<dt>Deadline</dt><dd><${When} at=${job.deadline} /></dd>`}
       ${job.reason && html`<dt>Reason</dt><dd>${job.reason}</dd>`}
+      ${job.group && html`<dt>Group</dt><dd><a href=${link(["queues", `deliver-${job.target}`, "groups"])}><bdi>${job.group.id}</bdi></a>${job.group.priority ? `, priority ${job.group.priority}` : ""}</dd>`}
       <dt>Labels</dt><dd><${Labels} labels=${job.labels} /></dd></dl></section></aside></div>`;
 }
 

@@ -29,6 +29,7 @@ DECLARE
     verb text := coalesce(enqueue.method, 'POST');
     rank integer := coalesce(enqueue.priority, 0);
     marks jsonb := coalesce(enqueue.labels, '{}');
+    grouped jsonb;
     delay_s double precision;
     not_before_s double precision;
     deadline_s double precision;
@@ -104,9 +105,7 @@ BEGIN
     not_before_s := toril._checked_time('not_before', enqueue.not_before);
     deadline_s := toril._checked_time('deadline', enqueue.deadline);
     PERFORM toril._check_labels(marks);
-    IF enqueue."group" IS NOT NULL THEN
-        PERFORM toril._refuse('invalid_envelope', 'group', 'deliveries have no groups in this version of toril');
-    END IF;
+    grouped := toril._checked_group(enqueue."group");
 
     -- What the target allows.
     SELECT * INTO known FROM toril.targets WHERE name = enqueue.target;
@@ -120,6 +119,8 @@ BEGIN
         PERFORM toril._refuse('invalid_envelope', 'headers',
             'The target''s own auth sets its header, and authorization is sent on by targets with '
             'auth: {scheme: passthrough} only; this one''s scheme is ' || known.auth);
+    ELSIF grouped IS NOT NULL AND NOT known.groups THEN
+        PERFORM toril._refuse('invalid_envelope', 'group', 'Groups are kept in Redis, and this toril runs with redis: none');
     END IF;
 
     envelope := '\x84'::bytea
@@ -144,11 +145,14 @@ BEGIN
         ELSIF kind = 'bytes' THEN
             compared := content;
         END IF;
-        digest := sha256('\x9b'::bytea
+        -- Without a group the fingerprint is what it was before there were groups.
+        digest := sha256(CASE WHEN grouped IS NULL THEN '\x9b'::bytea ELSE '\x9c'::bytea END
             || toril._packed_text(enqueue.target) || toril._packed_text(verb) || toril._packed_text(enqueue.path)
             || toril._packed_by_name(names, given) || toril._packed_text(kind) || toril._packed_bytes(compared)
             || toril._packed_seconds(nullif(delay_s, 0)) || toril._packed_seconds(not_before_s)
-            || toril._packed_seconds(deadline_s) || toril._packed_number(rank) || toril._packed_labels(marks));
+            || toril._packed_seconds(deadline_s) || toril._packed_number(rank) || toril._packed_labels(marks)
+            || CASE WHEN grouped IS NULL THEN '' ELSE '\x92'::bytea || toril._packed_text(grouped ->> 'id')
+                || toril._packed_number(coalesce((grouped ->> 'priority')::integer, 0)) END);
     END IF;
 
     -- A job id that sorts by its time (RFC 9562, UUID version 7).
@@ -161,10 +165,12 @@ BEGIN
         -- Waits for a transaction that has the same key and has not ended yet.
         INSERT INTO @ledger@.toril_deliveries (
             job_id, target, status, seq, created_at, updated_at, max_attempts, next_attempt_at, deadline, priority,
-            idempotency_key, labels, attempts_made, attempts_begun, token, fingerprint, envelope
+            idempotency_key, labels, attempts_made, attempts_begun, token, fingerprint, envelope,
+            job_group
         ) VALUES (
             id, enqueue.target, 'queued', 1, now_s, now_s, known.max_attempts, CASE WHEN due_s > now_s THEN due_s END,
-            deadline_s, rank, enqueue.idempotency_key, toril._canonical(marks), 0, 0, '', digest, envelope
+            deadline_s, rank, enqueue.idempotency_key, toril._canonical(marks), 0, 0, '', digest, envelope,
+            toril._canonical(grouped)
         ) ON CONFLICT DO NOTHING;
         EXIT WHEN FOUND;
         SELECT delivery.job_id, delivery.fingerprint INTO standing FROM @ledger@.toril_deliveries AS delivery

@@ -52,6 +52,7 @@ SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
         'last_error', delivery.last_error,
         'reason', delivery.reason,
         'labels', delivery.labels::jsonb,
+        'group', '{"priority": 0}'::jsonb || delivery.job_group::jsonb,
         'response', toril._response(delivery.response, (
             SELECT known.own_header FROM toril.targets AS known WHERE known.name = delivery.target)),
         'transitions', (
