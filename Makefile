@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev run test test-fast check lint types layers unit modules format bench bench-guard reference docs dist clean
+.PHONY: help demo dev run test test-fast check lint types layers unit modules format bench bench-guard proof-simulation reference docs dist clean
 
 # What `make check` runs, side by side; .pre-commit-config.yaml runs the same.
 CHECKS := types unit lint layers modules
@@ -17,7 +17,7 @@ CHECKS := types unit lint layers modules
 OUTPUT_SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "toril needs Python 3.11 or newer; set PYTHON=/path/to/python3"; exit 1; }
@@ -72,6 +72,9 @@ bench: $(READY) ## measure against the ceilings of this machine (needs wrk and a
 bench-guard: $(READY) ## compare the CPU of a request at COMMIT (HEAD) with BASE (its parent); fails over 7 % more (needs wrk)
 	@$(BIN)/python -m benchmarks.guard $(if $(COMMIT),--commit $(COMMIT)) $(if $(BASE),--base $(BASE)) \
 		$(foreach scenario,$(SCENARIO),--scenario $(scenario))
+
+proof-simulation: $(READY) ## ten thousand simulated worlds of each door (SEEDS=from:to DOOR=queues); prints seeds that break something
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0:10000) $(if $(DOOR),--door $(DOOR))
 
 reference: $(READY) ## write the generated tables of docs/reference anew
 	@$(BIN)/python -m scripts.reference

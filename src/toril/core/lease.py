@@ -21,7 +21,8 @@ class Lease(Struct, eq=False, kw_only=True):
     `renewed_at` is the event loop's time of the last renewal. The lease keeper sets `lost` once the lock is gone;
     nothing may be written from then on. With `handed_over` its receiver renews it. `failed` is the attempt that has
     just failed or was broken off, to be kept with the job when that is settled or given back. `trace` is the context of
-    the span of the attempt, where spans are made.
+    the span of the attempt, where spans are made. `unanswered`: a call for it had no answer and may still be carried
+    out, so its token must not hold the same job again.
     """
 
     queue: str
@@ -36,6 +37,7 @@ class Lease(Struct, eq=False, kw_only=True):
     entry: object = None
     failed: MadeAttempt | None = None
     trace: list[Header] | None = None
+    unanswered: bool = False
 
     @property
     def attempt(self) -> int:

@@ -163,15 +163,15 @@ class Consumer:
             self._place(self._waiting.pop())
         await self.drained()
 
-    def lose(self, job_id: bytes) -> None:
-        """Abort the attempt of a job and write nothing, because its lease is lost."""
-        if self._let_go(job_id):
+    def lose(self, lease: Lease) -> None:
+        """Abort the attempt of a lease that is lost, and write nothing; another lease of the same job goes on."""
+        if self._let_go([held for held in self.in_flight if held is lease]):
             self._shared.measures.lost(self.queue)
-            log.warning("lease.lost", queue=self.queue, job_id=job_id.decode(errors="replace"))
+            log.warning("lease.lost", queue=self.queue, job_id=lease.job_id.decode(errors="replace"))
 
     def cancel(self, job_id: bytes) -> bool:
         """Abort the attempt of a cancelled job and write nothing; return whether the job was here."""
-        here = self._let_go(job_id)
+        here = self._let_go([lease for lease in self.in_flight if lease.job_id == job_id])
         if here:
             log.info("attempt.cancelled", queue=self.queue, job_id=job_id.decode(errors="replace"))
         return here
@@ -180,9 +180,9 @@ class Consumer:
         """Look again now if it waits for the end of a rate limit, which was removed."""
         self._next_look.lift_rate_limit()
 
-    def _let_go(self, job_id: bytes) -> bool:
+    def _let_go(self, leases: list[Lease]) -> bool:
         # Not the slots of leases that were lost before: those go on only to record what is known of their attempt.
-        found = [lease for lease in self.in_flight if lease.job_id == job_id and not lease.lost]
+        found = [lease for lease in leases if not lease.lost]
         for lease in found:
             lease.lost = True
         self._waiting = [lease for lease in self._waiting if not lease.lost]
@@ -255,8 +255,6 @@ class Consumer:
             return None
         found = await self._executor.execute(slot, lease, self._may_lease)
         slot.lease = None
-        if slot.spent:
-            slot.token, slot.spent = self._shared.slot_token(self.queue), False
         if isinstance(found, Lease):
             return found
         if found is not None:
@@ -264,6 +262,9 @@ class Consumer:
             return None
         if slot.doubtful:
             self._doubt(slot)
+        elif slot.spent or lease.unanswered:
+            slot.token = self._shared.slot_token(self.queue)
+        slot.spent = False
         if not self._may_lease():
             return None
         self._looking += 1

@@ -39,16 +39,20 @@ class LeaseKeeper:
     async def renew(self) -> None:
         """Renew the leases that are due."""
         now = asyncio.get_running_loop().time()
-        due: dict[str, list[tuple[Consumer, Lease]]] = {}
+        # The answer names jobs. One that was lost and taken again has two leases here, which are asked about apart.
+        due: dict[tuple[str, int], dict[bytes, tuple[Consumer, Lease]]] = {}
         for consumer in self._consumers():
             for lease in consumer.in_flight:
                 if now - lease.renewed_at > self._lock_s / 3 and not (lease.handed_over or lease.lost):
-                    due.setdefault(consumer.queue, []).append((consumer, lease))
+                    call = 0
+                    while lease.job_id in due.setdefault((consumer.queue, call), {}):
+                        call += 1
+                    due[consumer.queue, call][lease.job_id] = consumer, lease
         if not due:
             return
         async with asyncio.TaskGroup() as tasks:
-            for queue, held in due.items():
-                tasks.create_task(self._renew(queue, held))
+            for (queue, _), held in due.items():
+                tasks.create_task(self._renew(queue, list(held.values())))
 
     async def _renew(self, queue: str, held: list[tuple[Consumer, Lease]]) -> None:
         loop = asyncio.get_running_loop()
@@ -64,4 +68,4 @@ class LeaseKeeper:
                 lease.renewed_at = began
         for consumer, lease in held:
             if lease.job_id in lost:
-                consumer.lose(lease.job_id)
+                consumer.lose(lease)

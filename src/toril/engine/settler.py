@@ -1,7 +1,8 @@
 """Writes verdicts. A settlement without an answer from Redis is tried again until there is one, or the lease is lost.
 
 Trying again is safe: BullMQ's scripts move a job only while its lock holds our token, and moving it takes the lock
-away.
+away. A try without an answer may still be carried out after one that was answered, so from then on the token holds no
+other job.
 """
 
 from __future__ import annotations
@@ -81,10 +82,11 @@ class Settler:
         tries = 0
         while not lease.lost:
             try:
-                found = await self._write(store, lease, verdict, fetch_next=may_lease())
+                found = await self._write(store, lease, verdict, fetch_next=not lease.unanswered and may_lease())
             except StoreUnavailable as exc:
                 tries += 1
-                slot.doubtful |= isinstance(exc, (ConnectionLost, StoreTimeout))
+                if isinstance(exc, (ConnectionLost, StoreTimeout)):
+                    slot.doubtful = lease.unanswered = True
                 if loop.time() - lease.renewed_at > self._patience_s:
                     self._lost(lease, exc)
                     return None
@@ -127,14 +129,14 @@ class Settler:
     async def release(self, store: LeaseStore, lease: Lease) -> None:
         """Give a job back to the head of its queue."""
         try:
-            await self.patiently(lambda: store.release(lease))
+            await self.patiently(lambda: store.release(lease), lease)
         except (StoreError, JobRefused) as exc:
             log.warning("release.failed", queue=lease.queue, job_id=_shown(lease), error=exc.message)
 
     async def stalled_too_often(self, store: LeaseStore, lease: Lease) -> bool:
         """Count a stall of a job that is held; return True if that was more often than its worker allows."""
         try:
-            too_often = await self.patiently(lambda: store.count_stall(lease))
+            too_often = await self.patiently(lambda: store.count_stall(lease), lease)
         except (StoreError, JobRefused) as exc:
             log.warning("stall.not_counted", queue=lease.queue, job_id=_shown(lease), error=exc.message)
             return False
@@ -142,19 +144,23 @@ class Settler:
         log.warning("job.stalled", queue=lease.queue, job_id=_shown(lease))
         return too_often
 
-    async def patiently(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Make an idempotent write, again and again while Redis is away."""
+    async def patiently(self, write: Callable[[], Awaitable[T]], lease: Lease | None = None) -> T:
+        """Make an idempotent write, again and again while Redis is away, and the lease that it is for is not lost."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience_s
         tries = 0
         while True:
             try:
                 return await write()
-            except StoreUnavailable:
+            except StoreUnavailable as exc:
                 tries += 1
+                if lease is not None and isinstance(exc, (ConnectionLost, StoreTimeout)):
+                    lease.unanswered = True
                 if loop.time() > until:
                     raise
                 await asyncio.sleep(_pause_s(tries))
+                if lease is not None and lease.lost:
+                    raise LeaseLost from None
 
     async def _write(self, store: LeaseStore, lease: Lease, verdict: Settlement, *, fetch_next: bool) -> Next | None:
         match verdict:

@@ -264,7 +264,8 @@ class FakeLeaseStore:
         """Put jobs that were active at the last check, and have no lock, back to the head of the queue."""
 
         def step() -> list[bytes]:
-            stalled = [job_id for job_id in self._suspects if job_id in self.active and self._lapsed(job_id)]
+            # In the order of their leases, and not of a set's, so that a run with the same steps ends the same.
+            stalled = [job_id for job_id in self.active if job_id in self._suspects and self._lapsed(job_id)]
             for job_id in stalled:
                 del self.active[job_id]
                 count = int(self.jobs[job_id].get(b"stc", b"0")) + 1

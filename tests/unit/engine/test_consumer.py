@@ -13,11 +13,17 @@ from structlog.testing import capture_logs
 from tests.unit.engine.support import LOCK_S, Bench, bench, turns, until
 from toril.core.errors import StoreTimeout
 from toril.core.lease import Lease, Next
-from toril.core.outcome import Outcome
+from toril.core.outcome import ConnectFailed, Outcome
 from toril.engine.executor import Executor
 from toril.engine.slot import Slot
 from toril.queues.rules.worker import Limiter
 from toril.testing import FakeClock, answered
+
+
+def lose(made: Bench, job_id: bytes) -> None:
+    """Let the consumer learn that a lease of a job is lost."""
+    for lease in [lease for lease in made.consumer.in_flight if lease.job_id == job_id]:
+        made.consumer.lose(lease)
 
 
 async def test_a_waiting_job_is_leased_attempted_and_settled(clock: FakeClock) -> None:
@@ -315,7 +321,7 @@ async def test_a_lost_lease_breaks_the_attempt_off_and_writes_nothing(clock: Fak
         made.store.steal(b"1")
         calls = len(made.store.calls)
         with capture_logs() as logs:
-            made.consumer.lose(b"1")
+            lose(made, b"1")
             await made.settle_down()
         assert made.outbound.in_flight == 0
         assert [request.body for request in made.outbound.broken_off] == [b"1"]
@@ -331,10 +337,37 @@ async def test_after_a_lost_lease_the_slot_goes_on(clock: FakeClock) -> None:
         made.consumer.look()
         await made.until(lambda: made.outbound.in_flight == 1)
         made.store.steal(b"1")
-        made.consumer.lose(b"1")
+        lose(made, b"1")
         await made.until(lambda: made.attempted == [b"1", b"2"])
         made.endpoints.open()
         await made.until(lambda: made.store.completed.keys() == {b"2"})
+
+
+async def test_a_job_that_comes_again_after_an_unanswered_settlement_has_another_token(clock: FakeClock) -> None:
+    """The try without an answer may still be carried out, and must find another token than its own."""
+    async with bench(clock) as made:
+        made.store.add("1", opts={"attempts": 2})
+        made.store.break_next("retry", carried_out=False)
+        made.consumer.look()
+        await made.until(lambda: made.outbound.in_flight == 1)
+        first, _ = made.store.active[b"1"]
+        made.endpoints.answer(b"1", answered(500))
+        await made.until(lambda: made.attempted == [b"1", b"1"])
+        second, _ = made.store.active[b"1"]
+        assert first != second
+
+
+async def test_a_job_that_comes_again_after_an_unanswered_release_has_another_token(clock: FakeClock) -> None:
+    async with bench(clock) as made:
+        made.store.add("1")
+        made.store.break_next("release", carried_out=False)
+        made.consumer.look()
+        await made.until(lambda: made.outbound.in_flight == 1)
+        first, _ = made.store.active[b"1"]
+        made.endpoints.answer(b"1", ConnectFailed("EMFILE", "no descriptor", 0.0, exhausted=True))
+        await made.until(lambda: made.attempted == [b"1", b"1"], within_s=3)
+        second, _ = made.store.active[b"1"]
+        assert first != second
 
 
 async def test_only_the_attempt_of_the_lost_lease_is_broken_off(clock: FakeClock) -> None:
@@ -343,8 +376,7 @@ async def test_only_the_attempt_of_the_lost_lease_is_broken_off(clock: FakeClock
             made.store.add(str(number))
         made.consumer.look()
         await made.until(lambda: made.outbound.in_flight == 3)
-        made.consumer.lose(b"1")
-        made.consumer.lose(b"unknown")
+        lose(made, b"1")
         await made.settle_down()
         assert [request.body for request in made.outbound.broken_off] == [b"1"]
         assert made.outbound.in_flight == 2
@@ -368,12 +400,12 @@ async def test_a_second_lost_lease_does_not_interrupt_the_end_of_the_first(clock
             made.store.add(str(number))
         made.consumer.look()
         await made.until(lambda: made.outbound.in_flight == 3)
-        made.consumer.lose(b"0")
+        lose(made, b"0")
         await made.settle_down()
-        made.consumer.lose(b"1")
-        made.consumer.lose(b"0")
+        lose(made, b"1")
+        lose(made, b"0")
         await made.settle_down()
-        made.consumer.lose(b"2")
+        lose(made, b"2")
         await made.until(lambda: len(waits) == 3, within_s=10)
     assert sorted(waits) == ["0 recorded", "1 recorded", "2 recorded"]
 
@@ -385,7 +417,7 @@ async def test_a_lease_lost_while_its_attempt_ends_is_not_settled(clock: FakeClo
         await made.until(lambda: made.outbound.in_flight == 1)
         made.store.steal(b"1")
         made.endpoints.answer(b"1")
-        made.consumer.lose(b"1")
+        lose(made, b"1")
         await made.settle_down()
         assert made.store.completed == {}
         assert "release" not in made.store.calls
@@ -681,7 +713,7 @@ async def test_an_adopted_lease_lost_while_waiting_for_a_slot_is_never_sent(cloc
         await made.until(lambda: made.outbound.in_flight == 1)
         (lease,) = await made.store.adopt(list(made.consumer.in_doubt))
         made.consumer.adopt(lease)
-        made.consumer.lose(lease.job_id)
+        lose(made, lease.job_id)
         made.endpoints.open()
         await made.until(lambda: made.store.completed)
         await made.settle_down()

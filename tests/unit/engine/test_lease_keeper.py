@@ -4,8 +4,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.unit.engine.support import LOCK_S, Bench, bench
+from toril.core.destination import OutboundRequest
+from toril.core.outcome import Outcome
 from toril.engine.lease_keeper import LeaseKeeper
-from toril.testing import FakeClock
+from toril.testing import FakeClock, answered
 
 
 def keeper(*benches: Bench) -> LeaseKeeper:
@@ -124,3 +126,28 @@ async def test_a_lease_that_was_settled_meanwhile_is_not_lost(clock: FakeClock) 
         assert [line for line in logs if line["event"] == "lease.lost"] == []
         assert made.attempted == [b"0", b"next"]
         assert made.outbound.broken_off == []
+
+
+async def test_a_job_that_was_lost_and_taken_again_here_goes_on_under_its_new_lease(clock: FakeClock) -> None:
+    """Had the new lease been given up with the old one, the job would have stalled again."""
+
+    async def answering(request: OutboundRequest) -> Outcome:
+        await asyncio.sleep(LOCK_S)
+        return answered()
+
+    async with bench(clock, 2) as made:
+        made.outbound.answering = answering
+        await in_flight(made, 1)
+        made.store.lapse(b"0")
+        for _ in range(2):
+            await made.store.recover_stalled()
+        made.consumer.look()
+        await made.until(lambda: made.attempted == [b"0", b"0"])
+        await asyncio.sleep(LOCK_S / 2)
+        with capture_logs() as logs:
+            await keeper(made).renew()
+            await made.settle_down()
+        assert [line["event"] for line in logs if line["log_level"] == "warning"] == ["lease.lost"]
+        assert len(made.outbound.broken_off) == 1
+        await made.until(lambda: made.store.completed.keys() == {b"0"}, within_s=LOCK_S)
+        assert made.store.jobs[b"0"][b"stc"] == b"1"

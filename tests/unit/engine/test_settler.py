@@ -119,7 +119,8 @@ async def test_the_first_retries_of_a_settlement_come_quickly(clock: FakeClock) 
     made = await bench(clock)
     made.store.break_next("complete", carried_out=False, times=3)
     began = clock()
-    assert await made.settle() == NoJob()
+    await made.settle()
+    assert made.store.completed.keys() == {b"1"}
     assert clock() - began < 0.5
 
 
@@ -147,8 +148,27 @@ async def test_a_settlement_whose_answer_got_lost_is_not_carried_out_twice(clock
 async def test_a_settlement_that_was_not_carried_out_leaves_no_doubt(clock: FakeClock) -> None:
     made = await bench(clock, "2")
     made.store.break_next("complete", carried_out=False, times=2)
-    assert job_id_of(await made.settle()) == b"2"
+    await made.settle()
+    assert made.store.completed.keys() == {b"1"}
     assert not made.slot.doubtful
+
+
+async def test_after_a_try_without_an_answer_no_job_is_leased_under_the_same_token(clock: FakeClock) -> None:
+    made = await bench(clock, "2")
+    made.store.break_next("complete", carried_out=False)
+    assert await made.settle() is None
+    assert list(made.store.waiting) == [b"2"]
+
+
+async def test_a_release_of_a_lease_that_is_lost_meanwhile_is_not_tried_again(clock: FakeClock) -> None:
+    made = await bench(clock)
+    made.store.go_away()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(made.settler.release(made.store, made.lease))
+        await asyncio.sleep(1)
+        made.lease.lost = True
+        made.store.come_back()
+    assert made.store.released == []
 
 
 async def test_a_store_that_was_never_reached_leaves_no_doubt(clock: FakeClock) -> None:

@@ -1,0 +1,54 @@
+"""Runs a world from its seed, and tells how to repeat what broke."""
+
+import traceback
+import warnings
+from typing import Any
+
+from tests.simulation.queue_store import Broken
+from tests.simulation.queues_world import QueuesWorld
+from tests.simulation.virtual_loop import run_virtually
+from tests.simulation.world import Trace, World, simulated_insides
+
+WORLDS: dict[str, type[World[Any]]] = {"queues": QueuesWorld}
+
+
+class Found(AssertionError):
+    """A seed whose run broke something."""
+
+    def __init__(self, door: str, seed: int, why: BaseException, trace: Trace) -> None:
+        super().__init__(
+            f"{why}\n  repeat it with: python -m tests.simulation --door {door} --seed {seed} --trace\n{trace.text(40)}"
+        )
+        self.why = why
+        self.trace = trace
+
+
+def simulate(door: str, seed: int) -> Trace:
+    """Live through the world of a seed. Raises `Found`."""
+    worlds: list[World[Any]] = []
+
+    def logged(method: str, event: dict[str, Any]) -> None:
+        world = worlds[0]
+        world.note("log", method, event.get("event"), event.get("job_id", ""), event.get("error", ""))
+        if event.get("exc_info"):
+            world.breaks(Broken(f"{event.get('event')}: an exception that nothing expects"))
+            world.note(*_traceback())
+
+    async def live() -> None:
+        worlds.append(WORLDS[door](seed))
+        await worlds[0].run()  # type: ignore[attr-defined]
+
+    try:
+        with simulated_insides(logged), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            run_virtually(live())
+    except Exception as exc:
+        raise Found(door, seed, exc, worlds[0].trace if worlds else Trace()) from exc
+    return worlds[0].trace
+
+
+def _traceback() -> list[str]:
+    return traceback.format_exc().splitlines()
+
+
+__all__ = ["WORLDS", "Found", "simulate"]
