@@ -16,7 +16,7 @@ CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 APT_GET = ("apt-get", "-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=3")
 
 
-def run(*command: str, env: Mapping[str, str] | None = None, timeout_s: float = 110) -> str:
+def run(*command: str, env: Mapping[str, str] | None = None, timeout_s: float = 220) -> str:
     """Run a command in the package to its end; what it printed."""
     done = subprocess.run(
         command, cwd=PACKAGE, env=os.environ | dict(env or {}), check=False, stdin=subprocess.DEVNULL,

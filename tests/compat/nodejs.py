@@ -81,7 +81,7 @@ class Script:
         """The events of this name so far."""
         return [fact for fact in self.facts("event") if fact["event"] == name]
 
-    def wait_for(self, count: int, kind: str, timeout_s: float = 15.0) -> list[Fact]:
+    def wait_for(self, count: int, kind: str, timeout_s: float = 30.0) -> list[Fact]:
         """The facts with this key, as soon as there are ``count`` of them."""
 
         def probe() -> list[Fact]:

@@ -175,11 +175,11 @@ def test_nothing_is_lost_under_load_while_bullmq_5_pauses_and_resumes(
             old.queue(queue, "pause")
             before = len(added)
             eventually(
-                lambda before=before: len(added) > before + 30, timeout_s=20, what="jobs added while it is paused"
+                lambda before=before: len(added) > before + 30, timeout_s=30, what="jobs added while it is paused"
             )
             added.append(old.queue(queue, "add", "work", {})["id"])
             before = len(added)
-            eventually(lambda before=before: len(added) > before + 30, timeout_s=20, what="more of them")
+            eventually(lambda before=before: len(added) > before + 30, timeout_s=30, what="more of them")
             old.queue(queue, "resume")
     finally:
         over.set()

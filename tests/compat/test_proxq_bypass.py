@@ -127,7 +127,7 @@ def test_events_of_the_upstream_come_as_they_come(proxq: Proxq, backend: Backend
             assert part
             received += part
     (call,) = backend.calls(path)
-    eventually(lambda: backend.endpoint.gone(call), timeout_s=20, what="the upstream's connection to be closed")
+    eventually(lambda: backend.endpoint.gone(call), timeout_s=30, what="the upstream's connection to be closed")
     gate.open()
 
 

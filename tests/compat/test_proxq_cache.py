@@ -177,7 +177,7 @@ def test_an_answer_is_forgotten_when_its_time_is_over(
     path = backend.path(respond())
     proxq.replayed("GET", path)
     began = time.monotonic()
-    eventually(lambda: cache_status(proxq, "GET", path) == ["MISS"], timeout_s=20, what="the answer to be forgotten")
+    eventually(lambda: cache_status(proxq, "GET", path) == ["MISS"], timeout_s=30, what="the answer to be forgotten")
     assert time.monotonic() - began < 20
 
 

@@ -175,7 +175,7 @@ def test_a_running_job_is_cancelled_and_its_connection_closed(proxq: Proxq, back
     assert proxq.is_in(job_id, "running")
     assert proxq.cancel(job_id).status == 200
     assert proxq.status(job_id).status == 404
-    eventually(lambda: backend.endpoint.gone(call), timeout_s=20, what="the upstream's connection to be closed")
+    eventually(lambda: backend.endpoint.gone(call), timeout_s=30, what="the upstream's connection to be closed")
     assert proxq.status(job_id).status == 404
 
 

@@ -27,7 +27,7 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
     with ValkeyProcess(folder / "master", config={"repl-diskless-sync-delay": "0"}) as master:
         replica = ValkeyProcess(folder / "replica", config={"replicaof": f"127.0.0.1 {master.port}"})
         with replica:
-            eventually(lambda: master.client().info("replication").get("connected_slaves") == 1, timeout_s=20)
+            eventually(lambda: master.client().info("replication").get("connected_slaves") == 1, timeout_s=30)
             replica.pause()
             yield master
 

@@ -36,7 +36,7 @@ def pair(start_valkey: StartValkey) -> tuple[ValkeyProcess, ValkeyProcess]:
     """A master and its one replica."""
     master = start_valkey(config={"repl-diskless-sync-delay": "0"})
     replica = start_valkey(config={"replicaof": f"127.0.0.1 {master.port}"})
-    eventually(lambda: master.client().info("replication").get("connected_slaves") == 1, timeout_s=20)
+    eventually(lambda: master.client().info("replication").get("connected_slaves") == 1, timeout_s=30)
     return master, replica
 
 
@@ -151,5 +151,5 @@ def test_a_failover_loses_nothing_that_was_acknowledged_by_replicas(
             server.resume()
         new = replicated.until_master_is_not(old)
         assert new.client().llen("bull:late:wait") == 0
-        eventually(lambda: status(toril.gateway, "later") == 200, timeout_s=20)
+        eventually(lambda: status(toril.gateway, "later") == 200, timeout_s=30)
         assert set(kept) <= set(new.client().lrange("bull:kept:wait", 0, -1))

@@ -98,7 +98,7 @@ class Load:
     def goes_on(self, *queues: str, count: int = 20) -> None:
         """Wait until so many more jobs have been added to each of these queues."""
         wanted = {queue: len(self.added[queue]) + count for queue in queues}
-        eventually(lambda: all(len(self.added[queue]) >= most for queue, most in wanted.items()), timeout_s=20)
+        eventually(lambda: all(len(self.added[queue]) >= most for queue, most in wanted.items()), timeout_s=30)
 
     def _client(self) -> httpx.Client:
         headers = {"authorization": f"Bearer {TOKEN}"}
@@ -218,7 +218,7 @@ def test_the_async_proxy_works_with_all_it_keeps_in_redis(
     calls = backend.called(waiting, 2)  # one in each instance
     for job_id in ids:
         assert two.cancel(job_id).status == 200
-    eventually(lambda: all(backend.endpoint.gone(call) for call in calls), timeout_s=20, what="both to be broken off")
+    eventually(lambda: all(backend.endpoint.gone(call) for call in calls), timeout_s=30, what="both to be broken off")
 
 
 def done(proxq: Proxq, target: str) -> str:

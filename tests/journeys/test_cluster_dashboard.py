@@ -110,7 +110,7 @@ def test_actions_on_many_jobs_and_who_is_connected_span_the_nodes(pair: tuple[To
                     lambda gateway=gateway, queue=queue: (
                         (all_of_them := get(gateway, "/connections", queue=queue))["sockets"] and all_of_them
                     ),
-                    timeout_s=15,
+                    timeout_s=40,
                 )
                 assert ([each["holding"] for each in shown["sockets"]], len(shown["leases"])) == ([1], 1)
                 assert (shown["leases"][0]["worker"], shown["leases"][0]["jobs"][0]["id"]) == (

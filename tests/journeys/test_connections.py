@@ -57,13 +57,13 @@ def test_a_worker_on_a_socket_is_shown_with_its_jobs_by_every_instance(
         assert (shown["queue"], shown["token"], shown["address"]) == (queue, "worker", "127.0.0.1")
         assert (shown["concurrency"], shown["holding"], shown["jobs"]) == (22, 22, ids[:20])
         assert shown["since"].endswith("Z")
-        eventually(lambda: connections(two.gateway, queue)["sockets"] == [shown], timeout_s=15)
+        eventually(lambda: connections(two.gateway, queue)["sockets"] == [shown], timeout_s=30)
         for message in messages:
             worker.finish(message)
         worker.jobs(3)
         eventually(lambda: connections(one.gateway, queue)["sockets"][0]["jobs"] == ids[22:])
     eventually(lambda: connections(one.gateway, queue)["sockets"] == [])
-    eventually(lambda: connections(two.gateway, queue)["sockets"] == [], timeout_s=15)
+    eventually(lambda: connections(two.gateway, queue)["sockets"] == [], timeout_s=30)
 
 
 def test_connections_of_a_killed_process_are_not_shown_for_long(
@@ -74,7 +74,7 @@ def test_connections_of_a_killed_process_are_not_shown_for_long(
     with contextlib.ExitStack() as stack:
         stack.callback(other.close)
         stack.enter_context(socket_to(other.url, f"/ws/queues/{queue}/process/1"))
-        eventually(lambda: connections(pair[0].gateway, queue)["sockets"] != [], timeout_s=15)
+        eventually(lambda: connections(pair[0].gateway, queue)["sockets"] != [], timeout_s=30)
         other.kill()
         keys = [key for key in store.scan_iter("toril:sockets:bull:*") if 0 < store.pttl(key) <= 15_000]
         assert keys

@@ -96,7 +96,7 @@ class TestReloading:
             answer = dev.gateway.http.post("/enqueue", json={"target": "erp", "body": 1})
             return answer.status_code == 202
 
-        eventually(is_there, timeout_s=20, what="the new target")
+        eventually(is_there, timeout_s=30, what="the new target")
         dev.wait_for("erp")
         assert dev.gateway.finished("orders", in_flight)["attemptsMade"] == 1
         assert len(dev.requests("charge")) == 1, "what was inspected before is still known"
@@ -105,7 +105,7 @@ class TestReloading:
     def test_a_faulty_file_changes_nothing(self, start_dev: StartDev) -> None:
         dev = start_dev('targets: {crm: {url: "URL/inspect/crm"}}\n')
         dev.file.write_text("targets: nonsense\n")
-        eventually(lambda: "config.kept" in dev.process.log(), timeout_s=20, what="the fault in the log")
+        eventually(lambda: "config.kept" in dev.process.log(), timeout_s=30, what="the fault in the log")
         assert dev.deliver("crm", 1)["status"] == "delivered"
         assert "starts anew" not in dev.process.log()
 

@@ -76,7 +76,7 @@ def test_pushed_jobs_and_deliveries_spend_no_attempt(
         job_id = toril.gateway.add_one(queue)
         delivery_id = door.enqueue("pay")
         # Asked over HTTP all the time: a connection that was closed as idle could not be replaced.
-        eventually(lambda: door.job(delivery_id) and complaints(toril), timeout_s=15)
+        eventually(lambda: door.job(delivery_id) and complaints(toril), timeout_s=30)
         assert {line["code"] for line in complaints(toril)} == {"EMFILE"}
         eventually(lambda: door.job(delivery_id) and time.monotonic() > began + RESTS_S)
         found = toril.gateway.job(queue, job_id)
@@ -108,7 +108,7 @@ def test_proxied_requests_spend_no_attempt(
         assert client.get(READY).status_code == 200  # the connection that the rest goes over
         with without_descriptors(toril):
             job_id = client.post("/pay", content=b"once").json()["jobId"]
-            eventually(lambda: client.get(READY) and complaints(toril), timeout_s=15)
+            eventually(lambda: client.get(READY) and complaints(toril), timeout_s=30)
             assert client.get(f"/__jobs/{job_id}").json()["status"] in {"queued", "running"}
-        eventually(lambda: client.get(f"/__jobs/{job_id}").json()["status"] == "completed", timeout_s=20)
+        eventually(lambda: client.get(f"/__jobs/{job_id}").json()["status"] == "completed", timeout_s=30)
     assert [call.body for call in backend.calls] == [b"once"]

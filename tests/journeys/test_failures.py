@@ -194,7 +194,7 @@ class TestReasons:
 
     def test_an_unknown_host_fails_the_job(self, gateway: Gateway, queue: str) -> None:
         gateway.register(queue, "http://no-such-host.invalid/hook", timeout=5000)
-        done = gateway.finished(queue, gateway.add_one(queue), timeout_s=15)
+        done = gateway.finished(queue, gateway.add_one(queue), timeout_s=40)
         assert done["failedReason"]
         assert "no-such-host.invalid" in done["stacktrace"][0]
 

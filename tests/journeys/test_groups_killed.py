@@ -103,7 +103,7 @@ def test_one_job_of_a_group_runs_at_once_in_a_fleet_that_is_killed_and_nothing_l
         assert set(seen.most.values()) == {1}, seen.most
         assert set(seen.most) == set(groups)
         store = valkey.client()
-        eventually(lambda: left(store, queue) == [], timeout_s=15, what="nothing of a group is left")
+        eventually(lambda: left(store, queue) == [], timeout_s=30, what="nothing of a group is left")
         store.close()
 
 

@@ -79,7 +79,7 @@ class TestSettling:
         began = time.monotonic()
         assert state(gateway, queue, first) == becomes
         # Its slot is free: not only when it is looked at again, which takes twenty seconds.
-        assert gateway.finished(queue, second, timeout_s=15)["returnvalue"] == "second"
+        assert gateway.finished(queue, second, timeout_s=40)["returnvalue"] == "second"
         assert time.monotonic() - began < 15
         status, problem = end(gateway, queue, call, "complete", returnvalue=2)
         assert (status, problem["code"], problem["state"]) == (409, "lease_lost", becomes)
@@ -161,7 +161,7 @@ class TestTheLease:
         gateway.register(queue, endpoint.url)
         job_id = gateway.add_one(queue, attempts=1)
         began = time.monotonic()
-        first, second = endpoint.wait_for_calls(2, timeout_s=20)
+        first, second = endpoint.wait_for_calls(2, timeout_s=40)
         assert time.monotonic() - began < 12  # 5, and what a busy machine adds
         assert second.token != first.token
         done = gateway.finished(queue, job_id)
@@ -215,7 +215,7 @@ class TestGoingDown:
         endpoint.behaviour = lambda _: reply_json("second time")
         assert end(staying.gateway, "long", calls["settled"], "complete", returnvalue="by then")[0] == 204
         assert staying.gateway.finished("long", ids["settled"])["returnvalue"] == "by then"
-        done = staying.gateway.finished("long", ids["lapses"], timeout_s=20)
+        done = staying.gateway.finished("long", ids["lapses"], timeout_s=40)
         assert done["returnvalue"] == "second time"
 
     def test_a_killed_instance_does_not_lose_a_handover(
@@ -236,4 +236,4 @@ class TestGoingDown:
         again = start_toril(valkey)
         assert end(again.gateway, "long", calls[first], "complete", returnvalue="after all")[0] == 204
         assert again.gateway.finished("long", first)["returnvalue"] == "after all"
-        assert again.gateway.finished("long", second, timeout_s=20)["returnvalue"] == "second time"
+        assert again.gateway.finished("long", second, timeout_s=40)["returnvalue"] == "second time"

@@ -207,7 +207,7 @@ class TestInTheTerminal:
         assert terminal.ended() == 0
         assert "put off" in terminal.printed
         gateway.register(queue, start_endpoint().url)
-        assert gateway.finished(queue, mail, timeout_s=15)["attemptsMade"] == 1, "being put off is no attempt"
+        assert gateway.finished(queue, mail, timeout_s=40)["attemptsMade"] == 1, "being put off is no attempt"
 
     def test_ctrl_c_gives_back_the_jobs_in_flight(
         self, gateway: Gateway, start_endpoint: StartEndpoint, queue: str, listen: Listen

@@ -199,7 +199,7 @@ def test_an_attempt_that_is_settled_later_is_one_attempt(
         found = {call.job["id"]: call.token for call in calls}
         return found if found.keys() == set(ids) else None
 
-    locks = eventually(tokens, timeout_s=20)
+    locks = eventually(tokens, timeout_s=30)
     assert locks is not None
     said: list[tuple[str, str, dict[str, Any]]] = [
         (ids[0], "complete", {"returnvalue": 1}),
@@ -238,10 +238,10 @@ def test_an_outage_of_redis_is_shown_and_so_is_its_end(
     toril = start_toril(valkey)
     assert total(scrape(toril), "toril_redis_up") == 1
     valkey.stop()
-    eventually(lambda: total(scrape(toril), "toril_redis_up") == 0, timeout_s=20)
+    eventually(lambda: total(scrape(toril), "toril_redis_up") == 0, timeout_s=30)
     valkey.start()
-    eventually(lambda: total(scrape(toril), "toril_redis_up") == 1, timeout_s=20)
-    eventually(lambda: total(scrape(toril), REDIS_RECONNECTS.name, connection="commands") >= 1, timeout_s=20)
+    eventually(lambda: total(scrape(toril), "toril_redis_up") == 1, timeout_s=30)
+    eventually(lambda: total(scrape(toril), REDIS_RECONNECTS.name, connection="commands") >= 1, timeout_s=30)
 
 
 def alerts() -> Iterator[tuple[str, str]]:

@@ -122,7 +122,7 @@ class TestRemoval:
             gateway.finished(queue, gateway.add_one(queue))
             return not gateway.exists(queue, first)
 
-        eventually(probe, timeout_s=15, what="the old job to be removed by a newer one's end")
+        eventually(probe, timeout_s=30, what="the old job to be removed by a newer one's end")
 
     @pytest.mark.parametrize(("status", "option"), [(200, "removeOnComplete"), (500, "removeOnFail")])
     def test_a_job_can_remove_itself(

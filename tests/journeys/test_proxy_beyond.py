@@ -279,7 +279,7 @@ def test_only_the_owner_sees_a_job(shared_proxq: StartProxq, backend: Backend) -
         return proxq.send("GET", f"/__jobs/{job_id}", headers).status
 
     eventually(
-        lambda: proxq.send("GET", f"/__jobs/{job_id}", mine).json["status"] == "completed", timeout_s=20, what="the end"
+        lambda: proxq.send("GET", f"/__jobs/{job_id}", mine).json["status"] == "completed", timeout_s=30, what="the end"
     )
     for headers in (other, [], [("Authorization", "Bearer min")]):
         assert status(headers) == 404

@@ -134,7 +134,7 @@ def test_a_cancel_reaches_the_instance_that_works_on_the_job(
     for job_id in ids:
         assert two.cancel(job_id).status == 200
     eventually(
-        lambda: all(backend.endpoint.gone(call) for call in calls), timeout_s=20, what="both attempts to be broken off"
+        lambda: all(backend.endpoint.gone(call) for call in calls), timeout_s=30, what="both attempts to be broken off"
     )
     # Both slots are free at once.
     for job_id in [two.submit("GET", backend.path()) for _ in range(4)]:

@@ -30,7 +30,7 @@ class TestHealth:
         eventually(lambda: toril.status("/ready") == 503, what="503 from /ready")
         assert toril.status("/health") == 200
         valkey.start()
-        eventually(lambda: toril.status("/ready") == 200, timeout_s=15, what="200 from /ready")
+        eventually(lambda: toril.status("/ready") == 200, timeout_s=30, what="200 from /ready")
 
     def test_the_server_is_not_ready_while_redis_hangs(
         self, start_valkey: StartValkey, start_toril: StartToril
@@ -38,10 +38,10 @@ class TestHealth:
         valkey = start_valkey()
         toril = start_toril(valkey)
         valkey.pause()
-        eventually(lambda: toril.status("/ready") == 503, timeout_s=15, what="503 from /ready")
+        eventually(lambda: toril.status("/ready") == 503, timeout_s=30, what="503 from /ready")
         assert toril.status("/health") == 200
         valkey.resume()
-        eventually(lambda: toril.status("/ready") == 200, timeout_s=15, what="200 from /ready")
+        eventually(lambda: toril.status("/ready") == 200, timeout_s=30, what="200 from /ready")
 
     def test_the_server_starts_without_redis_and_gets_ready_when_redis_comes(
         self, start_valkey: StartValkey, start_toril: StartToril, endpoint: Endpoint
@@ -52,7 +52,7 @@ class TestHealth:
         toril = start_toril(valkey, wait_for="/health")
         assert toril.status("/ready") == 503
         valkey.start()
-        eventually(lambda: toril.status("/ready") == 200, timeout_s=15, what="200 from /ready")
+        eventually(lambda: toril.status("/ready") == 200, timeout_s=30, what="200 from /ready")
         toril.gateway.finished("early", toril.gateway.add_one("early"))
 
 

@@ -179,7 +179,7 @@ def test_children_do_not_outlive_a_parent_that_is_killed(
         endpoint.wait_for_calls(2)
     toril.send(signal.SIGKILL)
     toril.wait()
-    eventually(lambda: toril.survivors() == [], timeout_s=15, what="the children to end")
+    eventually(lambda: toril.survivors() == [], timeout_s=30, what="the children to end")
     assert toril.status("/health") == 0
     # Whoever watches over toril starts it again: on the same port, with the same workers.
     again = start_toril(valkey, args=("--processes", "2"), port=toril.port)
@@ -209,7 +209,7 @@ def test_under_load_no_job_is_lost_or_done_twice(
     first.gateway.add("load", *(job({"n": n}) for n in range(1000)))
     endpoint.wait_for_calls(200)
     assert first.terminate().code == 0
-    second.gateway.wait_for_counts("load", completed=1000, timeout_s=20)
+    second.gateway.wait_for_counts("load", completed=1000, timeout_s=40)
     assert len(endpoint.calls) == 1000
     assert sorted(call.job["data"]["n"] for call in endpoint.calls) == list(range(1000))
 

@@ -61,7 +61,7 @@ def test_deliveries_come_once_and_in_time_whosever_clock_is_wrong(
         before = time.time()
         deadline = datetime.fromtimestamp(before + 60, UTC).isoformat()
         accepted[door.enqueue("billing", delay_ms=1000, deadline=deadline)] = before
-    eventually(lambda: len([some for some in calls.values() if len(some) > 1]) == 12, timeout_s=20, what="all retries")
+    eventually(lambda: len([some for some in calls.values() if len(some) > 1]) == 12, timeout_s=30, what="all retries")
     for number, (job_id, at_s) in enumerate(accepted.items()):
         found = Door((right, wrong)[number % 2].gateway).job(job_id, wait=20)
         assert found["status"] == "delivered"

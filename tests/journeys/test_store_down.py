@@ -95,7 +95,7 @@ def test_a_hanging_redis_is_503_within_two_seconds_and_heals(
     # What was sent may still be done when it wakes, so nothing here takes the worker away.
     assert_unavailable(toril, *(one for one in REQUESTS if "/workers" not in one[1] or one[0] == "GET"))
     valkey.resume()
-    eventually(lambda: toril.status("/ready") == 200, timeout_s=15)
+    eventually(lambda: toril.status("/ready") == 200, timeout_s=30)
     assert_working(toril, "down")
 
 
@@ -108,7 +108,7 @@ def test_many_requests_during_an_outage_are_all_answered_in_time(
     assert_unavailable(toril, *REQUESTS * 10)
     assert_unavailable(toril, *REQUESTS)
     valkey.start()
-    eventually(lambda: toril.client.post("/queues/down/jobs", json=[job()]).status_code == 200, timeout_s=15)
+    eventually(lambda: toril.client.post("/queues/down/jobs", json=[job()]).status_code == 200, timeout_s=30)
 
 
 def test_invalid_requests_are_still_refused_as_such_without_redis(
@@ -165,8 +165,8 @@ def test_a_job_in_flight_during_a_restart_ends_exactly_once(
     else:
         valkey.kill()
     valkey.start()
-    eventually(lambda: toril.status("/ready") == 200, timeout_s=15)
-    done = toril.gateway.finished("flight", "1", timeout_s=20)
+    eventually(lambda: toril.status("/ready") == 200, timeout_s=30)
+    done = toril.gateway.finished("flight", "1", timeout_s=40)
     assert done["returnvalue"] == "survived"
     events = [fields for _, fields in valkey.client().xrange("bull:flight:events")]
     assert [event["event"] for event in events].count("completed") == 1
@@ -212,9 +212,9 @@ def test_no_job_hangs_when_connections_break_under_it(
     store = valkey.client()
     toril.gateway.add("broken", *(job() for _ in range(3000)))
     for number in range(1, 26):
-        endpoint.wait_for_calls(number * 100, timeout_s=15)
+        endpoint.wait_for_calls(number * 100, timeout_s=40)
         store.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    eventually(lambda: store.zcard("bull:broken:completed") == 3000, timeout_s=20, what="all jobs to complete")
+    eventually(lambda: store.zcard("bull:broken:completed") == 3000, timeout_s=30, what="all jobs to complete")
     assert store.llen("bull:broken:active") == 0
     assert store.zcard("bull:broken:failed") == 0
     print(f"{len(endpoint.calls) - 3000} extra calls")

@@ -119,7 +119,7 @@ class TestReloading:
         self, start: Callable[..., TorilProcess], file: Path
     ) -> None:
         toril = start(READER, args=("--processes", "2"))
-        eventually(lambda: len(lines(toril, "listening")) == 2, timeout_s=20)
+        eventually(lambda: len(lines(toril, "listening")) == 2, timeout_s=30)
         pids = {line["pid"] for line in lines(toril, "listening")}
         toril.send(signal.SIGHUP)
         eventually(lambda: len(lines(toril, "config.reloaded")) == 2)
@@ -128,7 +128,7 @@ class TestReloading:
 
     def test_a_change_is_seen_by_all_processes(self, start: Callable[..., TorilProcess], file: Path) -> None:
         toril = start(READER, args=("--processes", "2"))
-        eventually(lambda: len(lines(toril, "listening")) == 2, timeout_s=20)
+        eventually(lambda: len(lines(toril, "listening")) == 2, timeout_s=30)
         write(file, ALL)
         eventually(lambda: len(lines(toril, "config.reloaded")) == 2)
         assert {status(toril, "all-secret") for _ in range(20)} == {200}
@@ -136,7 +136,7 @@ class TestReloading:
 
     def test_sighup_while_children_start_ends_none_of_them(self, start: Callable[..., TorilProcess]) -> None:
         toril = start(READER, args=("--processes", "2"))
-        eventually(lambda: len(lines(toril, "listening")) == 2, timeout_s=20)
+        eventually(lambda: len(lines(toril, "listening")) == 2, timeout_s=30)
         for pid in toril.children():
             os.kill(pid, signal.SIGKILL)
 
@@ -144,7 +144,7 @@ class TestReloading:
             toril.send(signal.SIGHUP)
             return len(lines(toril, "listening")) == 4
 
-        eventually(up_again, timeout_s=20, what="two new children")
+        eventually(up_again, timeout_s=30, what="two new children")
         assert len(lines(toril, "process.ended")) == 2
 
     def test_sighup_without_a_file_does_not_end_the_server(

@@ -499,7 +499,7 @@ class TestOtherInstances:
             write_like_bullmq_proxy(store, "deleted-meanwhile", None)
             for number in range(150):
                 write_like_bullmq_proxy(store, f"noise-{number}", None)
-        toril.gateway.finished("missed", toril.gateway.add_one("missed"), timeout_s=20)
+        toril.gateway.finished("missed", toril.gateway.add_one("missed"), timeout_s=40)
         toril.gateway.add_one("deleted-meanwhile")
         toril.gateway.finished("missed", toril.gateway.add_one("missed"))
         assert [call.target for call in endpoint.calls] == ["/deleted", "/hook", "/hook"]
@@ -610,10 +610,10 @@ class TestLosingRedis:
             )
             assert first.client.delete("/workers/removed").status_code == 404
             del documents["removed"]
-            eventually(lambda: client.hgetall(HASH) == documents, timeout_s=15, what="the workers to be put back")
+            eventually(lambda: client.hgetall(HASH) == documents, timeout_s=30, what="the workers to be put back")
             eventually(
                 lambda: {first.status("/ready"), second.status("/ready")} == {200},
-                timeout_s=15,
+                timeout_s=40,
                 what="both to be ready",
             )
             assert all("registry.lost" in toril.log() for toril in (first, second))
@@ -653,7 +653,7 @@ class TestLeases:
         endpoint = start_endpoint(lambda _: reply_json("slow but sure").after(4))
         first.gateway.register("slow", endpoint.url, timeout=20_000, concurrency=10)
         first.gateway.add("slow", *(job() for _ in range(10)))
-        first.gateway.wait_for_counts("slow", completed=10, timeout_s=15)
+        first.gateway.wait_for_counts("slow", completed=10, timeout_s=40)
         assert len(endpoint.calls) == 10
 
     @pytest.mark.parametrize("loss", ["expired", "taken by somebody else"])
@@ -715,10 +715,10 @@ class TestLeases:
             victim = start_toril(valkey, env=QUICK)
             if number == 1:
                 victim.gateway.add_one("stalls")
-            endpoint.wait_for_calls(number, timeout_s=15)
+            endpoint.wait_for_calls(number, timeout_s=40)
             victim.kill()
         last = start_toril(valkey, env=QUICK)
-        done = last.gateway.finished("stalls", "1", timeout_s=15)
+        done = last.gateway.finished("stalls", "1", timeout_s=40)
         assert done["failedReason"] == "job stalled more than allowable limit"
         assert done["stalledCounter"] == 2
         assert len(endpoint.calls) == 2
@@ -745,7 +745,7 @@ class TestLeases:
         endpoint.wait_for_calls(1)
         other = start_toril(valkey, env=QUICK)
         with frozen.frozen():
-            done = other.gateway.finished("ice", "1", timeout_s=15)
+            done = other.gateway.finished("ice", "1", timeout_s=40)
             gate.open()
             eventually(lambda: endpoint.open_calls == 0)
         assert done["returnvalue"] == "from the other"
@@ -848,7 +848,7 @@ def _work_until_concurrent(toril: TorilProcess, queue: str, endpoint: Endpoint, 
             toril.gateway.add(queue, *(job() for _ in range(2 * wanted)))
         return endpoint.max_concurrent >= wanted
 
-    eventually(probe, timeout_s=20, what=f"{wanted} calls at once")
+    eventually(probe, timeout_s=30, what=f"{wanted} calls at once")
 
 
 def test_a_hundred_changes_in_a_row_leave_the_worker_working(gateway: Gateway, endpoint: Endpoint, queue: str) -> None:

@@ -20,7 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.support.gateway import TOKEN
 from tests.support.toril import TorilProcess
 
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 

@@ -243,7 +243,7 @@ class Endpoint:
         """The ids of the pushed jobs, in order of arrival."""
         return [call.job["id"] for call in self.calls]
 
-    def wait_for_calls(self, count: int, timeout_s: float = 10.0) -> list[Call]:
+    def wait_for_calls(self, count: int, timeout_s: float = 30.0) -> list[Call]:
         """The calls, as soon as there are ``count`` of them."""
         eventually(lambda: len(self._record.calls) >= count, timeout_s=timeout_s, what=f"{count} endpoint calls")
         return self.calls

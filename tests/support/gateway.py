@@ -87,7 +87,7 @@ class Gateway:
         answer = self.http.delete(f"/workers/{queue}")
         assert (answer.status_code, answer.text) == (200, "OK")
 
-    def finished(self, queue: str, job_id: str, timeout_s: float = 10.0) -> dict[str, Any]:
+    def finished(self, queue: str, job_id: str, timeout_s: float = 30.0) -> dict[str, Any]:
         """The JSON of a job as soon as it has completed or failed for good."""
 
         def probe() -> dict[str, Any] | None:
@@ -98,7 +98,7 @@ class Gateway:
         assert done is not None
         return done
 
-    def wait_for_counts(self, queue: str, timeout_s: float = 10.0, **expected: int) -> None:
+    def wait_for_counts(self, queue: str, timeout_s: float = 30.0, **expected: int) -> None:
         """Wait until these states hold exactly so many jobs."""
         eventually(
             lambda: {state: self.counts(queue)[state] for state in expected} == expected,

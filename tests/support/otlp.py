@@ -84,7 +84,7 @@ class OtlpReceiver:
 
     def named(self, name: str, count: int = 1) -> list[ReceivedSpan]:
         """The spans of this name, once so many have come, by when they began."""
-        eventually(lambda: len([span for span in self.spans if span.name == name]) >= count, timeout_s=20)
+        eventually(lambda: len([span for span in self.spans if span.name == name]) >= count, timeout_s=30)
         return sorted((span for span in self.spans if span.name == name), key=lambda span: span.began_ns)
 
     def below(self, parent: ReceivedSpan, name: str | None = None) -> list[ReceivedSpan]:
@@ -93,7 +93,7 @@ class OtlpReceiver:
         def found() -> Sequence[ReceivedSpan]:
             return [one for one in self.spans if one.parent == parent.span and name in (None, one.name)]
 
-        eventually(lambda: bool(found()), timeout_s=20)
+        eventually(lambda: bool(found()), timeout_s=30)
         return list(found())
 
 

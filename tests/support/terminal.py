@@ -50,7 +50,7 @@ class Terminal:
     def wait_for(self, text: str, count: int = 1) -> None:
         """Wait until this has been printed so many times."""
         try:
-            eventually(lambda: self.printed.count(text) >= count, timeout_s=20, what=f"{text!r} on the terminal")
+            eventually(lambda: self.printed.count(text) >= count, timeout_s=30, what=f"{text!r} on the terminal")
         except AssertionError as exc:
             raise AssertionError(f"{exc}; it shows:\n{self.printed}") from None
 
@@ -62,7 +62,7 @@ class Terminal:
         """Type Ctrl-C."""
         os.write(self._ours, b"\x03")
 
-    def ended(self, timeout_s: float = 20.0) -> int:
+    def ended(self, timeout_s: float = 60.0) -> int:
         """Wait for its end; the exit status."""
         status = self._process.wait(timeout_s)
         self._reader.join()

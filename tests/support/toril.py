@@ -103,7 +103,7 @@ class TorilProcess:
         """Whether the main process is alive."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, wait_for: str = "/ready", timeout_s: float = 20.0) -> Self:
+    def start(self, wait_for: str = "/ready", timeout_s: float = 60.0) -> Self:
         """Start it and wait until ``GET wait_for`` answers 200."""
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -140,7 +140,7 @@ class TorilProcess:
         self._family.look(self.pid)
         os.kill(self.pid, number)
 
-    def wait(self, timeout_s: float = 20.0) -> Exit:
+    def wait(self, timeout_s: float = 60.0) -> Exit:
         """Wait for the end of the main process."""
         assert self._process is not None
         began = time.monotonic()
@@ -150,12 +150,12 @@ class TorilProcess:
             raise AssertionError(f"toril did not end within {timeout_s:g} s\n{self.log()}") from None
         return Exit(code, time.monotonic() - began)
 
-    def terminate(self, timeout_s: float = 20.0) -> Exit:
+    def terminate(self, timeout_s: float = 60.0) -> Exit:
         """SIGTERM, and wait."""
         self.send(signal.SIGTERM)
         return self.wait(timeout_s)
 
-    def interrupt(self, timeout_s: float = 20.0) -> Exit:
+    def interrupt(self, timeout_s: float = 60.0) -> Exit:
         """Ctrl-C as a terminal does it: SIGINT to the whole process group; and wait."""
         self._family.look(self.pid)
         os.killpg(self.pid, signal.SIGINT)

@@ -33,7 +33,7 @@ def uvicorn(folder: Path, *options: str, ready: str, env: Mapping[str, str] | No
         return httpx.get(url + ready, timeout=5, trust_env=False, verify=PLAIN).status_code == 200
 
     try:
-        eventually(answers, timeout_s=20, what=f"uvicorn's {ready}")
+        eventually(answers, timeout_s=30, what=f"uvicorn's {ready}")
         yield url
         process.terminate()
         assert process.wait(20) in {0, -15}, log_path.read_text()

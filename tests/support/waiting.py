@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(probe: Callable[[], T], *, timeout_s: float = 10.0, what: str = "") -> T:
+def eventually(probe: Callable[[], T], *, timeout_s: float = 30.0, what: str = "") -> T:
     """Return the first truthy value of ``probe``; fail with what was last seen when the time is up."""
     deadline = time.monotonic() + timeout_s
     pause_s = 0.002
