@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Self
 
 import httpx
@@ -13,12 +14,14 @@ import pytest
 from redis.crc import key_slot
 
 from tests.support.cluster import SLOTS, SlotMove, home_of, replicate, start_nodes
+from tests.support.deliveries import LATER, Door, configuration, ledger_in, recovered
 from tests.support.endpoint import Endpoint, hang, respond
 from tests.support.gateway import PLAIN, TOKEN
 from tests.support.proxq import Backend, Proxq, StartProxq
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
+from toril.delivery.rules.delivery import queue_of
 
 ENVIRONMENT = {
     "REDIS_CLUSTER": "true",
@@ -250,3 +253,19 @@ def test_a_queue_without_a_hash_tag_is_refused(nodes: list[ValkeyProcess], start
 def test_keys_of_the_worker_registry_need_one_hash_tag(start_toril: StartToril, start_valkey: StartValkey) -> None:
     with pytest.raises(AssertionError, match="need the same hash tag"):
         start_toril(start_valkey(), env={"REDIS_CLUSTER": "true"})
+
+
+def test_recover_puts_back_what_a_cluster_has_lost(
+    nodes: list[ValkeyProcess], start_toril: StartToril, tmp_path: Path
+) -> None:
+    environment = ENVIRONMENT | {"QUEUE_PREFIX": "{bull}"}
+    file = configuration(tmp_path / "toril.yaml", {"billing": "http://127.0.0.1:1"}, **ledger_in(tmp_path))
+    arguments = ["--config", str(file)]
+    toril = start_toril(nodes[0], env=environment, args=arguments)
+    job_id = Door(toril.gateway).enqueue("billing", **LATER)
+    toril.terminate()
+    for node in nodes:
+        node.client().flushall()
+    said = recovered(arguments, environment | {"REDIS_URL": nodes[0].url})
+    assert said.startswith("billing: 1 put back into the queue")
+    assert any(f"{{bull}}:{queue_of('billing')}:{job_id}" in node.client().keys("*") for node in nodes)

@@ -4,8 +4,6 @@ import asyncio
 import os
 import resource
 import signal
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -15,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.deliveries import LATER, Door, configuration
+from tests.support.deliveries import LATER, Door, configuration, recovered
 from tests.support.endpoint import Answer, Call, Endpoint, respond
 from tests.support.toril import StartToril
 from tests.support.valkey import StartValkey, ValkeyProcess
@@ -125,16 +123,7 @@ def test_recover_puts_back_missing_jobs_and_reports_them(
     valkey.client().flushall()
 
     def recover() -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "toril", "recover", *arguments],
-            env={"PATH": os.environ.get("PATH", ""), "REDIS_URL": valkey.url},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return recovered(arguments, {"REDIS_URL": valkey.url})
 
     assert recover() == "billing: 3 put back into the queue, 0 lost attempts ended, 0 past their deadline\n"
     assert waiting(valkey) == ids

@@ -8,6 +8,7 @@ from typing import Self
 import httpx
 import pytest
 
+from tests.support.deliveries import LATER, Door, configuration, ledger_in, recovered
 from tests.support.endpoint import Endpoint
 from tests.support.redis62 import redis_6_2
 from tests.support.sentinel import MASTER, Replicated
@@ -184,3 +185,13 @@ def test_the_password_of_the_sentinels_is_their_own(watched: Replicated, tmp_pat
     env = of_sentinels(watched) | {"REDIS_SENTINEL_PASSWORD": "theirs"}
     with TorilProcess("", tmp_path / "toril.log", env=env) as toril:
         toril.gateway.add_one("found")
+
+
+def test_recover_finds_the_master_by_its_sentinels(watched: Replicated, tmp_path: Path) -> None:
+    env = of_sentinels(watched) | {"REDIS_SENTINEL_PASSWORD": "theirs"}
+    file = configuration(tmp_path / "toril.yaml", {"billing": "http://127.0.0.1:1"}, **ledger_in(tmp_path))
+    arguments = ["--config", str(file)]
+    with TorilProcess("", tmp_path / "toril.log", env=env, args=arguments) as toril:
+        Door(toril.gateway).enqueue("billing", **LATER)
+    watched.master.client().flushall()
+    assert recovered(arguments, env).startswith("billing: 1 put back into the queue")

@@ -1,8 +1,11 @@
 """The delivery door as the tests use it: a toril with targets, and one short method per route."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +27,25 @@ def configuration(file: Path, targets: dict[str, Any], **more: Any) -> Path:
     spelled = {name: {"url": given} if isinstance(given, str) else given for name, given in targets.items()}
     file.write_text(yaml.safe_dump({"targets": spelled} | more))
     return file
+
+
+def ledger_in(folder: Path) -> dict[str, Any]:
+    """The settings of a ledger file whose instances compare it with the queues at their start alone."""
+    return {"ledger": {"url": f"sqlite:///{folder}/ledger.sqlite3"}, "delivery": {"recover_every": "1h"}}
+
+
+def recovered(arguments: Sequence[str], env: Mapping[str, str | None]) -> str:
+    """Run `toril recover` to its end; what it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "toril", "recover", *arguments],
+        env={"PATH": os.environ.get("PATH", "")} | {name: value for name, value in env.items() if value is not None},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 class Door:

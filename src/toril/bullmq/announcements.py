@@ -14,6 +14,7 @@ import structlog
 from toril.core.errors import StoreError
 from toril.redis.links import FollowingLink, KeyPlace, Links
 from toril.redis.policy import StorePolicy
+from toril.redis.stored_entries import readable
 
 log = structlog.get_logger(__name__)
 
@@ -93,11 +94,12 @@ class Announcements:
                 await asyncio.sleep(_AGAIN_S)
 
     def _heard(self, told: dict[bytes, bytes]) -> None:
-        queue = told[b"queue"].decode()
-        if b"limit" in told:
-            self._hearing.limit_lifted(queue)
-        else:
-            self._hearing.cancelled(queue, told[b"job"])
+        # An entry without a queue is as unreadable as one whose queue is no text.
+        for queue in readable(self._stream.decode(), [told.get(b"queue", b"\xff")], bytes.decode):
+            if b"limit" in told:
+                self._hearing.limit_lifted(queue)
+            elif b"job" in told:
+                self._hearing.cancelled(queue, told[b"job"])
 
     async def _newest(self) -> bytes:
         newest = await self._following.call("XREVRANGE", self._stream, "+", "-", "COUNT", 1)

@@ -11,6 +11,7 @@ from toril.core.errors import StoreError
 from toril.redis.links import FollowingLink, KeyPlace, Links
 from toril.redis.policy import StorePolicy
 from toril.redis.resp import pack
+from toril.redis.stored_entries import readable
 
 _BLOCK_S = 5
 _PATIENCE_S = 10.0
@@ -46,8 +47,8 @@ class RedisSettlementNotifications:
                 except StoreError:
                     await asyncio.sleep(_RETRY_S)
                     continue
-                if found is not None:
-                    heard(*_decode(found[1]))
+                for queue, job_id in readable(self._key.decode(), () if found is None else found[1:], _decode):
+                    heard(queue, job_id)
 
 
 def _key(instance: bytes) -> bytes:

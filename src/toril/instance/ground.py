@@ -93,7 +93,9 @@ class Ground:
             StoreUnavailable: Redis was not there in time.
         """
         if self._queue is None:
-            tasks.create_task(self._store.links.run(), name="redis")
+            for name, work in self._store.connecting():
+                tasks.create_task(work, name=name)
+            await self._store.links.refresh()  # the map of a cluster is not read yet
             await self._store.links.check()
         else:
             tasks.create_task(self._queue.run(), name="queues")

@@ -178,13 +178,17 @@ class Store:
             return None
         return AcknowledgedSettlements(self.confirmations, self.prefix, self._tasks, self._unconfirmed, told)
 
+    def connecting(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+        """Return the tasks that connect to Redis, by name: what a command needs that does nothing else."""
+        asking = [] if self._sentinels is None else [("sentinels", self._sentinels.run())]
+        return [*asking, ("redis", self.links.run())]
+
     def tasks(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         """Return the tasks that run as long as the instance does, by name."""
         if self._settings.without_redis:
             return []
         return [
-            *([("sentinels", self._sentinels.run())] if self._sentinels is not None else []),
-            ("redis", self.links.run()),
+            *self.connecting(),
             ("redis-reading", self._large_reads.run()),
             ("clock", self.clock.run(self._time)),
             ("confirmations", self.confirmations.run()),

@@ -16,6 +16,7 @@ from toril.core.errors import StoreError
 from toril.queues.rules.attempt import Attempt
 from toril.redis.links import Links
 from toril.redis.script import Script
+from toril.redis.stored_entries import readable
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +60,8 @@ class RedisAttempts:
         await self._flush(queue)
         stored: list[bytes] = await self._links.of(self._key(queue).encode()).call("LRANGE", self._key(queue), 0, -1)
         # Each process writes its own now and then: only nearly in order.
-        return [_encode(attempt) for attempt in sorted(map(_decode, stored), key=lambda one: -one.at)]
+        attempts = readable(self._key(queue), stored, _decode)
+        return [_encode(attempt) for attempt in sorted(attempts, key=lambda one: -one.at)]
 
     async def run(self) -> None:
         """Write new attempts until cancelled. Those that Redis does not take are dropped: they are soon outdated."""

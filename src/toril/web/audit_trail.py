@@ -18,6 +18,7 @@ from toril.core.ports import Now
 from toril.core.times import moment_text
 from toril.redis.links import Links
 from toril.redis.resp import pack
+from toril.redis.stored_entries import readable
 from toril.web.shapes import AuditLine
 
 log = structlog.get_logger(__name__)
@@ -43,7 +44,7 @@ class AuditTrail:
         self._new.append(_encode(AuditLine(at=moment_text(self._now()), **line)))
 
     async def lines(self) -> list[AuditLine]:
-        """Return the kept lines, the newest first.
+        """Return the kept lines, the newest first; without those that cannot be read, of which the log tells.
 
         Raises:
             StoreUnavailable: Redis is not there.
@@ -51,7 +52,8 @@ class AuditTrail:
         await self._flush()
         stored = await self._links.of(self._key).call("LRANGE", self._key, 0, KEPT - 1)
         # Instances write each second: lines of the same second stand in any order.
-        return sorted(map(_decode, stored), key=lambda line: line.at, reverse=True)
+        lines = readable(self._key.decode(), stored, _decode)
+        return sorted(lines, key=lambda line: line.at, reverse=True)
 
     async def run(self) -> None:
         """Write new lines once a second, until cancelled."""

@@ -23,6 +23,7 @@ from toril.delivery.rules.lifecycle import WAITING, Status, Transition
 from toril.delivery.rules.row_codec import unpack_envelope, unpack_response
 from toril.redis.links import Links
 from toril.redis.script import Script
+from toril.redis.stored_entries import readable
 
 log = structlog.get_logger(__name__)
 
@@ -89,8 +90,8 @@ class RedisReader:
             return None
         return DeliveryHistory(
             delivery,
-            [_read_step(step) for step in steps],
-            [_read_attempt(attempt) for attempt in attempts],
+            readable(self._keys.transitions(job_id), steps, _read_step),
+            readable(self._keys.attempts(job_id), attempts, _read_attempt),
             unpack_response(response),
         )
 

@@ -19,6 +19,7 @@ from toril.core.errors import StoreError
 from toril.core.ports import Now
 from toril.core.times import moment_text
 from toril.redis.links import Links
+from toril.redis.stored_entries import readable
 
 log = structlog.get_logger(__name__)
 
@@ -131,9 +132,9 @@ class OpenWorkers:
         found: list[ConnectedSocket] = []
         left_out = 0
         for instance in await self._call("ZRANGE", self._index, 0, -1):
-            text = await self._call("GET", f"{self._index}:{instance.decode(errors='replace')}")
-            if text is not None:
-                written = _decode(text)
+            key = f"{self._index}:{instance.decode(errors='replace')}"
+            text = await self._call("GET", key)
+            for written in readable(key, () if text is None else (text,), _decode):
                 found += written.sockets
                 left_out += written.left_out
         return sorted(found, key=lambda one: (one.queue, one.since)), left_out
