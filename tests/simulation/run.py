@@ -4,12 +4,13 @@ import traceback
 import warnings
 from typing import Any
 
+from tests.simulation.deliveries_world import DeliveriesWorld
 from tests.simulation.queue_store import Broken
 from tests.simulation.queues_world import QueuesWorld
 from tests.simulation.virtual_loop import run_virtually
 from tests.simulation.world import Trace, World, simulated_insides
 
-WORLDS: dict[str, type[World[Any]]] = {"queues": QueuesWorld}
+WORLDS: dict[str, type[World[Any]]] = {"deliveries": DeliveriesWorld, "queues": QueuesWorld}
 
 
 class Found(AssertionError):
@@ -36,7 +37,10 @@ def simulate(door: str, seed: int) -> Trace:
 
     async def live() -> None:
         worlds.append(WORLDS[door](seed))
-        await worlds[0].run()  # type: ignore[attr-defined]
+        try:
+            await worlds[0].run()
+        finally:
+            worlds[0].stop()
 
     try:
         with simulated_insides(logged), warnings.catch_warnings():

@@ -103,6 +103,15 @@ class World(Generic[P]):
         self._leaves: list[asyncio.Task[None]] = []
         self.loop = asyncio.get_running_loop()
 
+    async def run(self) -> None:
+        """Live from the first event to the last one. Raises `Broken`."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End every process that still runs."""
+        for line in self.lines:
+            line.cut()
+
     def process(self, name: str) -> P:
         """Return another instance, which starts."""
         raise NotImplementedError
@@ -300,6 +309,10 @@ class Process:
     def serves(self, request: Coroutine[Any, Any, None]) -> None:
         """Serve a request in a task."""
         self.tasks.create_task(request, context=self._context.copy())
+
+    def hears(self, listens: Callable[..., None], *news: Any) -> None:
+        """Let it learn of something."""
+        self._context.copy().run(listens, *news)
 
     def kill(self) -> None:
         """End the process at once."""
