@@ -8,7 +8,17 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from toril.core.errors import StoreUnavailable
-from toril.core.metrics import ATTEMPTS, JOBS_STALLED, METRICS, OPEN_SOCKETS, REQUEST_SECONDS, Metric, QueueDepth
+from toril.core.metrics import (
+    ATTEMPTS,
+    GROUP_HELD,
+    JOBS_STALLED,
+    METRICS,
+    OPEN_SOCKETS,
+    OTHER,
+    REQUEST_SECONDS,
+    Metric,
+    QueueDepth,
+)
 from toril.core.ports import Meter
 from toril.telemetry.prometheus_exposition import PrometheusExposition
 from toril.telemetry.prometheus_meter import PrometheusMeter
@@ -47,6 +57,25 @@ def test_counters_add_up_by_their_labels(meter: Meter) -> None:
     meter.count(JOBS_STALLED, ("b",))
     assert counted(meter, JOBS_STALLED, ("a",)) == 3
     assert counted(meter, JOBS_STALLED, ("b",)) == 1
+
+
+def test_a_series_that_is_forgotten_begins_at_0_again(meter: Meter) -> None:
+    one, another = ("a", "acme", "rate"), ("a", "acme", "paused")
+    for labels in (one, one, another):
+        meter.count(GROUP_HELD, labels)
+    meter.forget(GROUP_HELD, one)
+    meter.forget(GROUP_HELD, ("a", "unknown", "rate"))
+    assert (counted(meter, GROUP_HELD, one), counted(meter, GROUP_HELD, another)) == (0, 1)
+    meter.count(GROUP_HELD, one)
+    assert counted(meter, GROUP_HELD, one) == 1
+
+
+def test_the_groups_of_queues_without_a_name_are_one_series() -> None:
+    meter = PrometheusMeter(1, lambda: 0.0)
+    for queue in ("a", "b", "c"):
+        meter.count(GROUP_HELD, (queue, f"group-of-{queue}", "rate"))
+    series = dict(meter.snapshot().metrics[GROUP_HELD.name])
+    assert series == {("a", "group-of-a", "rate"): [1.0], (OTHER, OTHER, "rate"): [2.0]}
 
 
 def test_a_gauge_can_fall(meter: Meter) -> None:

@@ -108,6 +108,10 @@ def traffic(pair: TorilProcess, endpoint_of_module: Endpoint) -> Iterator[str]:
     pair.gateway.wait_for_counts(queue, completed=ADDS - 1, failed=1)
     pair.gateway.add_one(listened)
     pair.gateway.add(listened, *(job(1, group={"id": 'acme "1"'}) for _ in range(3)), job(1, group={"id": "other"}))
+    held = f"held-{uuid.uuid4().hex[:12]}"
+    assert pair.client.post(f"/queues/{held}/groups/acme/pause").is_success
+    pair.gateway.register(held, endpoint_of_module.url)
+    pair.gateway.add(held, job(1, group={"id": "acme"}))
     with (
         socket_to(pair.url, f"/ws/queues/{listened}"),
         pair.client.stream("GET", f"/queues/{listened}/events"),
@@ -126,21 +130,30 @@ def samples(pair: TorilProcess, traffic: str) -> Samples:
         added = total(found, "toril_accept_duration_seconds_count", door="queues")
         listening = total(found, "toril_open_sockets") and total(found, "toril_open_streams")
         read = total(found, "toril_queue_jobs", queue=traffic, state="completed") == ADDS - 1
-        grouped = total(found, "toril_group_jobs")
-        return found if ended == ADDS and added == ADDS + 3 and listening and read and grouped else None
+        grouped = total(found, "toril_group_jobs") and total(found, "toril_group_held_total")
+        return found if ended == ADDS and added == ADDS + 4 and listening and read and grouped else None
 
     found = eventually(whole, timeout_s=30, what="a scrape with everything in it")
     assert found is not None
     return found
 
 
+def test_what_is_held_back_is_counted_by_group_and_reason(samples: Samples) -> None:
+    (counted,) = [has for name, has, _ in samples if name == "toril_group_held_total"]
+    assert counted["queue"].startswith("held-")
+    assert (counted["group"], counted["reason"]) == ("acme", "paused")
+
+
 def test_groups_are_shown_by_name(samples: Samples) -> None:
-    (queue,) = {has["queue"] for name, has, _ in samples if name == "toril_group_jobs"}
-    assert queue.startswith("listened-")
+    (queue,) = {
+        has["queue"] for name, has, _ in samples if name == "toril_group_jobs" and has["queue"].startswith("listened-")
+    }
     assert total(samples, "toril_group_jobs", queue=queue, group='acme "1"') == 3
     assert total(samples, "toril_group_jobs", queue=queue, group="other") == 1
     assert total(samples, "toril_group_jobs", queue=queue) == 4
-    (age,) = [has for name, has, _ in samples if name == "toril_group_oldest_waiting_age_seconds"]
+    (age,) = [
+        has for name, has, _ in samples if name == "toril_group_oldest_waiting_age_seconds" and has["queue"] == queue
+    ]
     assert age == {"queue": queue, "group": 'acme "1"'}
 
 

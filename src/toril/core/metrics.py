@@ -21,6 +21,9 @@ from msgspec import Struct
 OTHER = "other"
 CAPPED = "queue"
 """The label whose values are bounded by the meter."""
+GROUP = "group"
+MOST_GROUPS = 20
+"""How many groups of a queue are shown by name."""
 
 QUICK_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 PATIENT_S = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0)
@@ -134,6 +137,12 @@ GROUP_OLDEST_SECONDS = Metric(
     "How long the oldest waiting job of such a group has been waiting; 0 if none waits",
     ("queue", "group"),
 )
+GROUP_HELD = Metric(
+    "toril_group_held_total",
+    "counter",
+    "How often the next job of such a group was held back, by its rate, its concurrency or a pause",
+    ("queue", "group", "reason"),
+)
 REDIS_UP = Metric("toril_redis_up", "gauge", "1 while Redis answers the process that was scraped")
 PROCESSES = Metric("toril_processes", "gauge", "Processes of this instance that are alive")
 BUILD_INFO = Metric("toril_build_info", "gauge", "1, with toril's version", ("version",))
@@ -189,11 +198,16 @@ EVENTS_DROPPED = Metric(
 METRICS = (
     REQUEST_SECONDS, ACCEPT_SECONDS, WAIT_SECONDS, ATTEMPT_SECONDS, JOB_SECONDS, ATTEMPTS, PROXIED, JOBS_ADDED,
     LEASES_LOST, JOBS_STALLED, REDIS_RECONNECTS, OPEN_SOCKETS, OPEN_STREAMS, LOOP_LAG_SECONDS, QUEUE_JOBS,
-    QUEUE_OLDEST_SECONDS, QUEUE_DEPTHS_AGE, GROUP_JOBS, GROUP_OLDEST_SECONDS, EVENTS_TOLD, EVENTS_DROPPED,
+    QUEUE_OLDEST_SECONDS, QUEUE_DEPTHS_AGE, GROUP_JOBS, GROUP_OLDEST_SECONDS, GROUP_HELD, EVENTS_TOLD, EVENTS_DROPPED,
     EVENTS_WAITING, DEAD_LETTERS, BREAKER_OPEN, TARGET_HELD_SECONDS, TARGET_DELIVERIES, TARGET_OLDEST_SECONDS,
     LEDGER_UP, LEDGER_COMMIT_SECONDS, LEDGER_WAITING, IDEMPOTENT_REPLAYS, RECOVERED, JANITOR_REMOVED, JANITOR_FAILURES,
     PAYLOAD_FAILURES, CONFIG_REFUSED, CONFIG_PENDING, REDIS_UP, PROCESSES, BUILD_INFO,
 )  # fmt: skip
+
+
+def as_other(metric: Metric, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return labels with `other` in place of the queue, and of its group, which no other queue may be shown to have."""
+    return tuple(OTHER if name in (CAPPED, GROUP) else label for name, label in zip(metric.labels, labels, strict=True))
 
 
 class Unmetered:
@@ -204,6 +218,9 @@ class Unmetered:
 
     def observe(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
         """Keep nothing."""
+
+    def forget(self, metric: Metric, labels: tuple[str, ...]) -> None:
+        """Forget nothing."""
 
 
 UNMETERED = Unmetered()

@@ -26,6 +26,10 @@ class Meter(Protocol):
         """Put a value into a histogram, in seconds."""
         ...
 
+    def forget(self, metric: Metric, labels: tuple[str, ...]) -> None:
+        """Show a series no longer; it begins at 0 if it is measured again."""
+        ...
+
 
 class QueueDepths(Protocol):
     """A reader of how full queues are."""

@@ -146,6 +146,7 @@ class Store:
             stalled_ms=max(1, round(engine.stalled_interval_s * 900)),
             now=self.clock,
         )
+        self.leases.held.follow(meter)
         self.groups = GroupControl(self.scripts, prefix, self.leases.defaults)
         self.leased = LeasedQueueSet(self.links, prefix, self.clock)
         self.settlement_notifications = RedisSettlementNotifications(self.links, store, instance_id)

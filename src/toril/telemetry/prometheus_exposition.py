@@ -35,6 +35,7 @@ from toril.core.metrics import (
     REDIS_UP,
     Metric,
     QueueDepth,
+    as_other,
     bounded,
 )
 from toril.core.ports import QueueDepths
@@ -148,7 +149,7 @@ def _added(metric: Metric, snapshots: Iterable[Snapshot], sees: Sees) -> Values:
     for snapshot in snapshots:
         for had, numbers in snapshot.metrics.get(metric.name, ()):
             hidden = place is not None and not sees(had[place])
-            labels = (*had[:place], OTHER, *had[place + 1 :]) if hidden and place is not None else had
+            labels = as_other(metric, had) if hidden else had
             known = values.get(labels)
             values[labels] = numbers if known is None else [a + b for a, b in zip(known, numbers, strict=True)]
     if not metric.labels and not values:

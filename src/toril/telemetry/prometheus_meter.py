@@ -19,7 +19,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from toril.core.metrics import CAPPED, METRICS, OTHER, Metric
+from toril.core.metrics import CAPPED, GROUP, METRICS, OTHER, Metric, as_other
 from toril.core.ports import Now
 
 log = structlog.get_logger(__name__)
@@ -85,6 +85,10 @@ class PrometheusMeter:
             numbers[bisect_left(metric.buckets, value)] += 1.0
             numbers[-1] += value
 
+    def forget(self, metric: Metric, labels: Labels) -> None:
+        """Show a series no longer; it begins at 0 if it is counted again."""
+        self._values[metric].pop(labels, None)
+
     def _series(self, metric: Metric, labels: Labels) -> tuple[list[float], ...]:
         """Return the numbers of these labels, made if missing. Of a queue over the limit these are those of `other`,
         and its own, for statistics: it costs more.
@@ -96,7 +100,9 @@ class PrometheusMeter:
         if len(self._queues) < self._most_queues:
             self._queues.add(queue)
             return (_numbers(metric, self._values[metric], labels),)
-        other = _numbers(metric, self._values[metric], (*labels[:place], OTHER, *labels[place + 1 :]))
+        other = _numbers(metric, self._values[metric], as_other(metric, labels))
+        if GROUP in metric.labels:  # there are no statistics of groups
+            return (other,)
         if len(self._further) < MOST_FURTHER:
             self._further.add(queue)
         if queue not in self._further:

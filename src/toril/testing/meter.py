@@ -23,6 +23,10 @@ class FakeMeter:
         _check(metric, labels)
         self.observed.append((metric, labels, value))
 
+    def forget(self, metric: Metric, labels: tuple[str, ...]) -> None:
+        """Forget what was counted."""
+        self.counts.pop((metric, labels), None)
+
     def values(self, metric: Metric) -> list[tuple[tuple[str, ...], float]]:
         """Return what was put into one histogram."""
         return [(labels, value) for known, labels, value in self.observed if known is metric]

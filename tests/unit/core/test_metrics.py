@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toril.core.metrics import CAPPED, METRICS, OTHER, QueueDepth, bounded, word
+from toril.core.metrics import ATTEMPTS, CAPPED, GROUP_HELD, METRICS, OTHER, QueueDepth, as_other, bounded, word
 from toril.core.outcome import CutOff
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
@@ -20,6 +20,11 @@ def test_names_are_those_that_prometheus_asks_for() -> None:
         assert ("_seconds" in metric.name) or metric.kind != "histogram"
         assert all(re.fullmatch(r"[a-z]+", label) and label != "le" for label in metric.labels)
     assert len({metric.name for metric in METRICS}) == len(METRICS)
+
+
+def test_a_group_is_hidden_with_its_queue() -> None:
+    assert as_other(GROUP_HELD, ("secret", "acme", "rate")) == (OTHER, OTHER, "rate")
+    assert as_other(ATTEMPTS, ("push_worker", "secret", "2xx", "retry")) == ("push_worker", OTHER, "2xx", "retry")
 
 
 def test_histograms_have_buckets_in_order_and_nothing_else_has() -> None:

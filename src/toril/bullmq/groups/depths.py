@@ -8,10 +8,10 @@ from toril.bullmq.keys import QueueKeys
 from toril.bullmq.lua.groups import HELD, group_functions
 from toril.bullmq.lua.queue_script import QueueScript
 from toril.bullmq.lua.scripts import Scripts
-from toril.core.metrics import OTHER, GroupDepth
+from toril.core.metrics import MOST_GROUPS, OTHER, GroupDepth
 from toril.core.ports import Now
 
-MOST_SHOWN = 20
+MOST_SHOWN = MOST_GROUPS
 LOOKED_AT = 200
 """How many groups one reading looks at, by name; the next reading goes on behind them.
 

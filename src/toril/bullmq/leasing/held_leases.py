@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from toril.bullmq.groups.defaults import GroupDefaults
+from toril.bullmq.groups.held import GroupsHeld
 from toril.bullmq.keys import QueueKeys
 from toril.bullmq.leasing.options_cache import OptionsCache
 from toril.bullmq.lua.scripts import Scripts
@@ -25,7 +26,7 @@ class LeasingContext(Struct, frozen=True):
     """What the leases of all queues share.
 
     `lock_ms` is how long a lock lives, `stalled_ms` the least time between two stalled checks; `now` is Redis' clock.
-    `defaults` has the limits of groups that have none.
+    `defaults` has the limits of groups that have none, `held` counts how often groups were held back.
     """
 
     scripts: Scripts
@@ -36,6 +37,7 @@ class LeasingContext(Struct, frozen=True):
     now: Callable[[], float]
     options: OptionsCache
     defaults: GroupDefaults
+    held: GroupsHeld
 
 
 class HeldLeases:

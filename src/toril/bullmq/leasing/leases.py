@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 import structlog
 
 from toril.bullmq.groups.defaults import GroupDefaults
+from toril.bullmq.groups.held import GroupsHeld
 from toril.bullmq.leasing.calls import LeaseCalls, attempts_with, failure_fields, pack_texts
 from toril.bullmq.leasing.held_leases import HeldLeases, LeasingContext
 from toril.bullmq.leasing.options_cache import OptionsCache
@@ -31,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 _KEEP_ALL = Keep(-1)
 # The parts of a reply of the scripts that lease. One more says that the queue has groups; `_MORE` is its value where
-# there may be more to look at now.
+# there may be more to look at now. Behind it stands which groups were held back, if any.
 _PARTS, _MORE = 4, 2
 
 # Records how long the lease is, if this token holds the lock.
@@ -85,7 +86,9 @@ return 0
 
 
 class LeaseStores:
-    """A factory of the `Leases` of each queue. `defaults` says what holds for groups without limits."""
+    """A factory of the `Leases` of each queue. `defaults` says what holds for groups without limits, and `held` counts
+    how often groups were held back.
+    """
 
     def __init__(
         self,
@@ -98,8 +101,9 @@ class LeaseStores:
     ) -> None:
         self.schedulers = schedulers
         self.defaults = GroupDefaults()
+        self.held = GroupsHeld(now)
         self._shared = LeasingContext(
-            scripts, schedulers, prefix, lock_ms, stalled_ms, now, OptionsCache(), self.defaults
+            scripts, schedulers, prefix, lock_ms, stalled_ms, now, OptionsCache(), self.defaults, self.held
         )
 
     def of(self, queue: str, rules: LeaseRules, lock_ms: int | None = None, worker: str | None = None) -> Leases:
@@ -152,6 +156,7 @@ class Leases(HeldLeases):
         while True:
             calls = self._calls()
             reply = await self._run(calls.scripts.take, calls.take(self._now_ms(), token))
+            self._count_held(reply)
             if self._passed_over(reply) or self._has_more(reply):
                 continue
             found = self._next(reply, token)
@@ -166,6 +171,10 @@ class Leases(HeldLeases):
             self._meet_groups()
             return True
         return bool(reply[_PARTS] == _MORE)
+
+    def _count_held(self, reply: list[Any]) -> None:
+        if len(reply) > _PARTS + 1:
+            self._shared.held.count(self.queue, reply[_PARTS + 1])
 
     @staticmethod
     def _is_stray(found: Next | None, reply: Any) -> TypeGuard[Lease]:
@@ -312,6 +321,7 @@ class Leases(HeldLeases):
 
     def _settled(self, reply: Any, lease: Lease, fetched: bool) -> Next | None:
         if isinstance(reply, list):
+            self._count_held(reply)
             return None if self._passed_over(reply) or self._has_more(reply) else self._next(reply, lease.token)
         if isinstance(reply, int) and reply < 0:
             raise refused(reply, lease.job_id)

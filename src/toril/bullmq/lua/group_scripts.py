@@ -24,13 +24,13 @@ if hasGroups then
     local reply = prepareJobForProcessing(%b, rateLimiterKey, eventStreamKey, chosen, %b,
                                           maxJobs, limiterDuration, markerKey, opts)
     if type(reply[1]) ~= 'table' then G.drop(chosen) end
-    reply[5] = 1
+    reply[5], reply[6] = 1, G.held()
     return reply
   end
   if not isPlain then
     local due = getNextDelayedTimestamp(delayedKey)
     if due and due < %d and due < (soonest or math.huge) then soonest = due end
-    return {0, 0, 0, soonest or 0, isMore and 2 or 1}
+    return {0, 0, 0, soonest or 0, isMore and 2 or 1, G.held()}
   end
 end
 """

@@ -6,7 +6,8 @@ says what each key holds. The functions go in front of BullMQ's scripts (`group_
 Keys, all behind `{queue}:toril:groups`:
 
     (itself)        hash: v, the virtual time; t0, the tag of the jobs without a group; seq and turn, counters; seen,
-                    the newest waiting job that was looked at; d, the worker's default when it was last seen
+                    the newest waiting job that was looked at; d, the worker's default when it was last seen; h, which
+                    groups were held back and not told of yet
     :index          sorted set: the groups that have waiting jobs
     :wait:GROUP     sorted set: its waiting jobs; promoted ones first, then retries, then by priority and arrival
     :ready          sorted set: the members that have a group which may start a job, by their tag
@@ -213,6 +214,16 @@ local function free_lapsed(now)
   end
 end
 
+local held = {}
+
+local function note(id, reason)
+  local n = #held
+  held[n + 1], held[n + 2], held[n + 3] = id, reason, call('ZCARD', g .. ':wait:' .. id)
+end
+
+-- The groups that were held back, for the reply: of each its id, why, and how many of its jobs wait.
+function G.held() return #held > 0 and held or nil end
+
 local function park(id, at)
   G.leave(id)
   call('ZADD', later, at, id)
@@ -235,11 +246,13 @@ local function may_start(id, limits, default, isPromoted, now)
   local busy = g .. ':busy:' .. id
   if concurrency and call('SCARD', busy) >= concurrency and all_locked(id, busy) then
     park(id, '+inf')
+    note(id, 'concurrency')
     return false
   end
   if isPromoted then return true end
   if limits.paused then
     G.leave(id)
+    note(id, 'paused')
     return false
   end
   local max, duration = limits.max or default.max, limits.duration or default.duration
@@ -247,6 +260,7 @@ local function may_start(id, limits, default, isPromoted, now)
     local at = tonumber(call('GET', g .. ':rate:' .. id) or 0) - duration + duration / max
     if at > now then
       park(id, at)
+      note(id, 'rate')
       return false
     end
   end
@@ -303,10 +317,14 @@ function G.choose(opts)
   local time = call('TIME')
   local now = time[1] * 1000 + time[2] / 1000
   local default = opts['group'] or {}
-  local state = call('HMGET', g, 'v', 't0', 'd', 'seen')
+  local state = call('HMGET', g, 'v', 't0', 'd', 'seen', 'h')
   local v, t0 = tonumber(state[1] or 0), tonumber(state[2] or 0)
   local plain, isMore = take_in_waiting(state[4])
   free_lapsed(now)
+  if state[5] then
+    held = cmsgpack.unpack(state[5])
+    call('HDEL', g, 'h')
+  end
   local first = call('ZRANGE', ready, 0, 0, 'WITHSCORES')
   if not first[1] and call('EXISTS', g .. ':index') == 0 then
     call('DEL', g)
@@ -325,6 +343,8 @@ function G.choose(opts)
     local own = math.max(v, t0)
     if plain and (not tag or own < tag) then
       call('HSET', g, 'v', own, 't0', own + 1)
+      -- The reply for a job without a group has no place for them.
+      if #held > 0 then call('HSET', g, 'h', cmsgpack.pack(held)) end
       return false, true
     end
     if not tag then
