@@ -6,9 +6,9 @@ The sync and the async client send these and share everything else.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypedDict, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -36,6 +36,20 @@ class Call(Generic[T]):
     headers: Mapping[str, str] | None = None
     once: bool = False
     timeout_s: float = 30.0
+
+
+class Calling(Protocol):
+    """Sends a call and returns what is read of its answer."""
+
+    def __call__(self, call: Call[T]) -> T:
+        """Send it."""
+
+
+class AsyncCalling(Protocol):
+    """The same, to be awaited."""
+
+    def __call__(self, call: Call[T]) -> Awaitable[T]:
+        """Send it."""
 
 
 def pause_s(tried: int) -> float:

@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from typing import Any, Protocol, TypeVar, Unpack
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Unpack
 
 from toril_client import deliveries as calls
-from toril_client.calls import LONGEST_WAIT_S, Call
+from toril_client.calls import LONGEST_WAIT_S, AsyncCalling, Calling
 from toril_client.deliveries import Delivery, DeliveryFilter, EnvelopeOptions, Replayed, ReplayOptions
-
-T = TypeVar("T")
-
-
-class Calling(Protocol):
-    """Sends a call and returns what is read of its answer."""
-
-    def __call__(self, call: Call[T]) -> T:
-        """Send it."""
-
-
-class AsyncCalling(Protocol):
-    """The same, to be awaited."""
-
-    def __call__(self, call: Call[T]) -> Awaitable[T]:
-        """Send it."""
 
 
 def _listed(target: str | None, status: str | None) -> dict[str, str]:

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict, Unpack
 
-from toril_client.calls import Call, path
-from toril_client.delivery_clients import AsyncCalling, Calling
+from toril_client.calls import AsyncCalling, Call, Calling, path
 
 
 class GroupOption(TypedDict):
