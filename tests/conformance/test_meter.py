@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from toril.core.errors import StoreUnavailable
 from toril.core.metrics import (
+    ATTEMPT_SECONDS,
     ATTEMPTS,
     GROUP_HELD,
     JOBS_STALLED,
@@ -26,6 +28,8 @@ from toril.testing import FakeMeter
 
 LABELS = ("GET", "/health", "2xx")
 Counted = Callable[[Meter, Metric, tuple[str, ...]], float]
+OPENLY = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3"
+"""What Prometheus sends as `Accept`."""
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -109,10 +113,22 @@ class Depths:
 
 
 def exposition(
-    meter: PrometheusMeter, depths: Depths | None = None, queues: tuple[str, ...] = (), most: int = 100
+    meter: PrometheusMeter,
+    depths: Depths | None = None,
+    queues: tuple[str, ...] = (),
+    most: int = 100,
+    traced: bool = False,
 ) -> PrometheusExposition:
     depths = depths or Depths()
-    return PrometheusExposition(meter, depths, depths.ping, lambda: queues, version="1.2.3", most_queues=most)  # type: ignore[arg-type]
+    return PrometheusExposition(
+        meter,
+        depths,  # type: ignore[arg-type]
+        depths.ping,
+        lambda: queues,
+        version="1.2.3",
+        most_queues=most,
+        traced=traced,
+    )
 
 
 async def scraped(shown: PrometheusExposition, sees: Callable[[str], bool] = lambda _: True) -> Samples:
@@ -205,6 +221,96 @@ async def test_queues_are_read_once_for_scrapes_in_a_row() -> None:
     for _ in range(3):
         await scraped(shown)
     assert depths.asked == [["measured", "worked-on"]]
+
+
+def context(trace: int, flags: str = "01") -> list[tuple[bytes, bytes]]:
+    return [(b"traceparent", f"00-{trace:032x}-{trace:016x}-{flags}".encode())]
+
+
+async def exemplars(
+    shown: PrometheusExposition, sees: Callable[[str], bool] = lambda _: True
+) -> dict[tuple[str, str], tuple[int, float, float]]:
+    """The trace, the value and the time of each exemplar, by the queue or status of its series and its bucket."""
+    kind, text = await shown.text(sees, OPENLY)
+    assert kind.startswith(b"application/openmetrics-text; version=1.0.0")
+    return {
+        (sample.labels.get("queue") or sample.labels["status"], sample.labels["le"]): (
+            int(one.labels["trace_id"], 16),
+            one.value,
+            float(one.timestamp),
+        )
+        for family in open_metrics_families(text.decode())
+        for sample in family.samples
+        if (one := sample.exemplar)
+    }
+
+
+class TestExemplars:
+    """The latest trace of each bucket, for those who read OpenMetrics."""
+
+    @pytest.fixture
+    def meter(self) -> PrometheusMeter:
+        return PrometheusMeter(2, lambda: 100.0)
+
+    async def test_each_bucket_has_its_latest_trace(self, meter: PrometheusMeter) -> None:
+        for trace, value in ((1, 0.003), (2, 0.004), (3, 1.0), (4, 70.0)):
+            meter.observe(REQUEST_SECONDS, LABELS, value, context(trace))
+        meter.observe(REQUEST_SECONDS, LABELS, 0.003)
+        found = await exemplars(exposition(meter, traced=True))
+        assert found == {
+            ("2xx", "0.005"): (2, 0.004, 100.0),
+            ("2xx", "1.0"): (3, 1.0, 100.0),
+            ("2xx", "+Inf"): (4, 70.0, 100.0),
+        }
+
+    async def test_a_trace_that_is_not_kept_is_no_exemplar(self, meter: PrometheusMeter) -> None:
+        for trace in (context(1, "00"), context(2, "02"), [], [(b"baggage", b"a=1")], [(b"traceparent", b"x")]):
+            meter.observe(REQUEST_SECONDS, LABELS, 0.003, trace)
+        meter.observe(REQUEST_SECONDS, LABELS, 0.003, context(3, "03"))
+        assert [one[0] for one in (await exemplars(exposition(meter, traced=True))).values()] == [3]
+
+    async def test_both_formats_have_the_same_numbers(self, meter: PrometheusMeter) -> None:
+        meter.observe(REQUEST_SECONDS, LABELS, 0.003, context(1))
+        meter.count(ATTEMPTS, ("push_worker", "a", "2xx", "complete"))
+        shown = exposition(meter, traced=True)
+        plain = {name: value for (name, _), value in (await scraped(shown)).items()}
+        _, text = await shown.text(lambda _: True, OPENLY)
+        openly = {one.name: one.value for family in open_metrics_families(text.decode()) for one in family.samples}
+        for samples in (plain, openly):
+            del samples["toril_queue_depths_age_seconds"]  # which grows meanwhile
+        assert plain == openly
+        assert text.endswith(b"# EOF\n")
+
+    @pytest.mark.parametrize(("accept", "traced"), [(OPENLY, False), ("", True), ("*/*", True)])
+    async def test_without_traces_or_unasked_the_text_stays_as_it_is(
+        self, meter: PrometheusMeter, accept: str, traced: bool
+    ) -> None:
+        meter.observe(REQUEST_SECONDS, LABELS, 0.003)
+        before = await exposition(meter).text(lambda _: True)
+        meter.observe(REQUEST_SECONDS, LABELS, 0.003, context(1))
+        meter.count(JOBS_STALLED, ("a",))
+        _, after = await exposition(meter, traced=traced).text(lambda _: True, accept)
+        assert before[0].startswith(b"text/plain; version=0.0.4")
+        assert (b" # {" in after, b'le="1"' in after) == (False, True)
+
+    async def test_they_do_not_grow_with_queues_nor_show_hidden_ones(self, meter: PrometheusMeter) -> None:
+        for number in range(500):
+            meter.observe(ATTEMPT_SECONDS, ("push_worker", f"q-{number}"), 0.003, context(number + 1))
+        ((_, series),) = meter.snapshot().exemplars.items()
+        assert sorted(labels[1] for labels, _ in series) == ["other", "q-0", "q-1"]
+        shown = exposition(meter, traced=True)
+        assert {name for name, _ in await exemplars(shown)} == {"other", "q-0", "q-1"}
+        assert {name for name, _ in await exemplars(shown, lambda queue: queue == "q-1")} == {"q-1"}
+
+    async def test_those_of_all_processes_are_there_and_the_latest_wins(self, tmp_path: Path) -> None:
+        ours, theirs = (PrometheusMeter(9, lambda now=now: now, os.fspath(tmp_path), now) for now in (100, 101))
+        for meter, trace in ((theirs, 2), (ours, 1)):
+            meter.observe(REQUEST_SECONDS, LABELS, 0.003, context(trace))
+            meter.observe(ATTEMPT_SECONDS, ("push_worker", f"q-{trace}"), 0.003, context(trace))
+            await meter.share()
+        for meter in (ours, theirs):
+            found = {name: one[0] for (name, _), one in (await exemplars(exposition(meter, traced=True))).items()}
+            assert found == {"2xx": 2, "q-1": 1, "q-2": 2}
 
 
 class TestSeveralProcesses:

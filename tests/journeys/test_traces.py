@@ -11,16 +11,15 @@ from typing import Any
 import pytest
 
 from tests.support.deliveries import Door, configuration
-from tests.support.endpoint import Call, Endpoint, reply_json, reply_text, respond
+from tests.support.endpoint import Endpoint, reply_json, reply_text, respond
 from tests.support.gateway import job
 from tests.support.otlp import OtlpReceiver, ReceivedSpan
 from tests.support.ports import free_port
 from tests.support.proxied import READY, Proxied
 from tests.support.toril import StartToril, TorilProcess
+from tests.support.traced import CALLER, CALLERS_SPAN, CALLERS_TRACE, parent_of, traced
 from tests.support.valkey import ValkeyProcess
 
-CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-CALLERS_TRACE, CALLERS_SPAN = CALLER.split("-")[1:3]
 SECONDS_NS = 1_000_000_000
 
 
@@ -34,11 +33,6 @@ def receiver() -> Iterator[OtlpReceiver]:
 def endpoint() -> Iterator[Endpoint]:
     with Endpoint() as server:
         yield server
-
-
-def traced(receiver: OtlpReceiver) -> dict[str, str]:
-    """The environment of a toril that is traced."""
-    return {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +56,6 @@ def events(toril: TorilProcess, name: str) -> list[dict[str, Any]]:
     """The log lines of an event."""
     lines = [json.loads(line) for line in toril.log().splitlines() if line.startswith("{")]
     return [line for line in lines if line["event"] == name]
-
-
-def parent_of(call: Call) -> tuple[str, str]:
-    """The trace and the span that a call brought."""
-    header = call.header("traceparent")
-    assert header is not None
-    return (header.split("-")[1], header.split("-")[2])
 
 
 def test_the_first_attempt_of_a_prompt_job_is_in_the_trace_of_the_request_that_added_it(

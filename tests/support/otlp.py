@@ -87,6 +87,10 @@ class OtlpReceiver:
         eventually(lambda: len([span for span in self.spans if span.name == name]) >= count, timeout_s=30)
         return sorted((span for span in self.spans if span.name == name), key=lambda span: span.began_ns)
 
+    def one(self, span: str) -> ReceivedSpan:
+        """The span with this id, once it has come."""
+        return eventually(lambda: next((one for one in self.spans if one.span == span), None), timeout_s=20)  # type: ignore[return-value]
+
     def below(self, parent: ReceivedSpan, name: str | None = None) -> list[ReceivedSpan]:
         """The spans whose parent this one is, once there is one."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from toril.core.http.headers import Header
+from toril.core.http.trace_context import metadata
 from toril.core.made_attempt import MadeAttempt
 from toril.core.stored_job import Fields, StoredOptions, render
 
@@ -58,6 +61,14 @@ def held_job(qualified: bytes, lease: Lease) -> bytes:
     """
     job = render(qualified, lease.job_id, lease.fields, lease.options.text)
     return b'{"job":%b,"token":"%b"},"token":"%b"}' % (job[:-1], lease.token, lease.token)
+
+
+def in_trace(held: bytes, context: Sequence[Header]) -> bytes:
+    """Return a `held_job` with the trace context that its worker continues, as `"trace": {"traceparent": …}`.
+
+    It is for workers that get no headers with a job.
+    """
+    return b'%b,"trace":%b}' % (held[:-1], metadata(context).encode()) if context else held
 
 
 class NoJob(Struct, frozen=True):

@@ -13,10 +13,12 @@ names it too; `kind` is the kind of its destination.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from msgspec import Struct
+
+from toril.core.http.headers import Header
 
 OTHER = "other"
 CAPPED = "queue"
@@ -216,7 +218,9 @@ class Unmetered:
     def count(self, metric: Metric, labels: tuple[str, ...] = (), by: float = 1.0) -> None:
         """Keep nothing."""
 
-    def observe(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
+    def observe(
+        self, metric: Metric, labels: tuple[str, ...], value: float, trace: Sequence[Header] | None = None
+    ) -> None:
         """Keep nothing."""
 
     def forget(self, metric: Metric, labels: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from toril.core.access import RateLimit
+from toril.core.http.headers import Header
 from toril.core.metrics import Metric, QueueDepth
 
 Now = Callable[[], float]
@@ -22,8 +23,10 @@ class Meter(Protocol):
         """Add to a counter, or to a gauge, which may fall."""
         ...
 
-    def observe(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
-        """Put a value into a histogram, in seconds."""
+    def observe(
+        self, metric: Metric, labels: tuple[str, ...], value: float, trace: Sequence[Header] | None = None
+    ) -> None:
+        """Put a value into a histogram, in seconds. `trace` is the context of the span that it was measured in."""
         ...
 
     def forget(self, metric: Metric, labels: tuple[str, ...]) -> None:
@@ -42,10 +45,11 @@ class QueueDepths(Protocol):
 class Exposition(Protocol):
     """A text of all metrics, for a collector."""
 
-    async def text(self, sees: Callable[[str], bool]) -> tuple[bytes, bytes]:
+    async def text(self, sees: Callable[[str], bool], accept: str = "") -> tuple[bytes, bytes]:
         """Return the content type and the text, of all processes of the instance. Never raises.
 
-        Queues that the caller may not see are counted as `other`.
+        Queues that the caller may not see are counted as `other`. `accept` is the header that says which formats the
+        caller reads.
         """
         ...
 

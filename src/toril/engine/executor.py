@@ -128,12 +128,12 @@ class Executor:
         """Make the request; return None if the attempt was broken off."""
         if self._pool is None:
             self._pool = self._outbound.pool(self._destination.url)
-        self._settler.measures.began(self._labels, lease)
         request, tracing = self._destination.request(lease), self._settler.tracing
         if tracing is None:
             sending = self._pool.send(request)
         else:
-            sending = tracing.attempt(self._destination.url, lease, request, self._pool.send)
+            sending = tracing.begin(self._destination.url, lease, request).send(self._pool.send)
+        self._settler.measures.began(self._labels, lease)
         return await self._until_broken_off(slot, lease, sending, made=True)
 
     async def _rest(self, slot: Slot, lease: Lease, outcome: ConnectFailed) -> bool:
@@ -178,7 +178,7 @@ class Executor:
 
     def _note(self, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
         """Measure and log one attempt; one that failed is to be kept with the job."""
-        self._settler.measures.attempted(self._labels, outcome, verdict)
+        self._settler.measures.attempted(self._labels, lease, outcome, verdict)
         # Successes are logged at debug, as thousands a second would cost more than the work that they are about. Where
         # debug is off, not even the fields are collected.
         went_well = isinstance(verdict, (Complete, HandOver))

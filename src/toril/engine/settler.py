@@ -72,7 +72,8 @@ class Settler:
                 await self._handovers.hold(store, slot, lease, verdict)
             return None
         if self.tracing is not None:
-            return await self.tracing.settlement(lease, verdict, self._settle(store, slot, lease, verdict, may_lease))
+            writing = self._settle(store, slot, lease, verdict, may_lease)
+            return await self.tracing.settlement(lease, type(verdict).__name__, writing)
         return await self._settle(store, slot, lease, verdict, may_lease)
 
     async def _settle(

@@ -10,6 +10,7 @@ from toril.engine.lock_tokens import LockTokens
 from toril.engine.ports import Presence
 from toril.engine.shared_waits import SharedWaits
 from toril.telemetry.measures import UNMEASURED, Measures
+from toril.telemetry.tracing.attempts import AttemptTracing
 
 
 class SharedServices:
@@ -22,11 +23,12 @@ class SharedServices:
         now: the wall clock.
         measures: told of leases that are lost.
         tokens: make the lock tokens of this instance.
+        tracing: makes the spans of attempts; None makes none.
     """
 
-    __slots__ = ("_slots", "cancelled", "measures", "now", "presence", "tasks", "tokens", "waits")
+    __slots__ = ("_slots", "cancelled", "measures", "now", "presence", "tasks", "tokens", "tracing", "waits")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by name, and one for each service
         self,
         *,
         tasks: asyncio.TaskGroup,
@@ -35,6 +37,7 @@ class SharedServices:
         now: Now,
         measures: Measures = UNMEASURED,
         tokens: LockTokens,
+        tracing: AttemptTracing | None = None,
     ) -> None:
         self.tasks = tasks
         self.waits = waits
@@ -42,6 +45,7 @@ class SharedServices:
         self.now = now
         self.measures = measures
         self.tokens = tokens
+        self.tracing = tracing
         self.cancelled = CancelledJobs()
         self._slots = 0
 

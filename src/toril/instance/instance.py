@@ -120,8 +120,7 @@ class Instance:
         self._instance_id = instance_id = str(uuid.uuid4())
         self._store = store = Store(settings, tasks, self._meter, instance_id, self)
         self._measures, self._traces = Measures(self._meter, store.clock), Traces(store.clock)
-        self._egress = Egress(settings.egress)
-        self._network = Network()
+        self._egress, self._network = Egress(settings.egress), Network()
         self._worker_calls = WorkerCalls(settings, self._egress, self._network)
         self._ground = ground = Ground(settings, store, self._meter, instance_id, self)
         self._handovers = Handovers(
@@ -135,6 +134,7 @@ class Instance:
             now=store.clock,
             measures=self._measures,
             tokens=lock_tokens(settings.gateway, instance_id),
+            tracing=self._traces.attempts,
         )
         self._load_shedding = LoadShedding(busy_s, time.monotonic)
         self.supervisor = Supervisor(self._consumer, engine, self._shared, works=self._role.name != "gateway")
@@ -150,7 +150,7 @@ class Instance:
         self._spill = PayloadOffload(self._blobs, settings.payloads.threshold_bytes)
         self._exposition = PrometheusExposition(
             self._meter, ground.delivery.depths, ground.ping, self._worked, version=__version__,
-            most_queues=settings.metrics.max_queues,
+            most_queues=settings.metrics.max_queues, traced=self._traces.attempts is not None,
         )  # fmt: skip
         self._delivery = self._wire_delivery() if settings.targets else None
         if self._delivery is not None:

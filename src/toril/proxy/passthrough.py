@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -23,6 +24,8 @@ from toril.core.outcome import ConnectFailed, CutOff, TimedOut
 from toril.http_client.ports import Exchange, StreamOutbound, StreamOutboundPool
 from toril.proxy.rules.direct_request import Inbound, direct_request
 from toril.proxy.rules.upstream import Upstream
+from toril.telemetry.tracing.requests import PassedOn, passed_on
+from toril.telemetry.tracing.spans import continuing
 from toril.web.raw_target import CYCLE, EARLY, REASON, TUNNEL, add_nothing, cut_off
 from toril.web.request_metrics import Observed
 from toril.web.sourced import own_error
@@ -52,6 +55,24 @@ class Passthrough:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, upstream: Upstream, target: bytes) -> None:
         """Pass one request through, and its answer back; see `toril.proxy.direct.Direct`."""
+        span = passed_on(scope, upstream.origin + upstream.forwarded(target).partition(b"?")[0].decode("latin-1"))
+        if span is None:
+            await self._pass(scope, receive, send, upstream, target)
+            return
+        try:
+            await self._pass(scope, receive, send, upstream, target, span)
+        finally:
+            span.failed("cancelled")  # where neither an answer nor a failure has ended it
+
+    async def _pass(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        upstream: Upstream,
+        target: bytes,
+        span: PassedOn | None = None,
+    ) -> None:
         inbound = Inbound(
             method=scope["method"].encode(),
             headers=scope["headers"],
@@ -60,16 +81,18 @@ class Passthrough:
         )
         upgrade = TUNNEL in scope.get("extensions", {})
         request = direct_request(inbound, upstream.forwarded(target), upstream.host, upgrade=upgrade)
+        if span is not None:
+            request = replace(request, head=continuing(request.head, span.context))
         exchange = await self._pool(upstream).open(request, upstream.timeout_s)
         if isinstance(exchange, (ConnectFailed, TimedOut)):
-            await _unanswered(exchange, upstream)(scope, receive, send)
+            await _unanswered(exchange, upstream, span)(scope, receive, send)
             return
         # What asks for 100 Continue sends its body when the upstream says so.
         expects = request.has_body and any(name == b"expect" for name, _ in inbound.headers)
         add_nothing(scope)
         passage = _Passage(exchange, receive, send, upstream, bodiless=not request.has_body, expects=expects)
         cycle = scope.get(CYCLE)
-        passage.passes_early = cycle is not None
+        passage.passes_early, passage.span = cycle is not None, span
         # Without a task that waits for the client to hang up: with it, a small request costs a third more.
         passage.told_when_gone = cycle is not None and cycle.tell_when_gone(receive, passage.client_gone)
         self._under_way.add(passage)
@@ -89,7 +112,7 @@ class Passthrough:
             if not self._under_way:
                 self._idle.set()
         if failure is not None:
-            await _unanswered(failure, upstream)(scope, receive, send)
+            await _unanswered(failure, upstream, span)(scope, receive, send)
 
     async def drain(self, grace_s: float) -> None:
         """Wait until no request is in progress, or the time is over; then abort the rest."""
@@ -124,6 +147,8 @@ class _Passage:
         self._gone = False
         # Whether our own server serves this, and so knows EARLY.
         self.passes_early = False
+        # Of the request, where it is traced.
+        self.span: PassedOn | None = None
         # Whether it tells when the client hangs up; else only receiving does.
         self.told_when_gone = False
         self.broke_off = False
@@ -182,6 +207,8 @@ class _Passage:
             return None
         if not isinstance(head, StreamHead):
             return head
+        if self.span is not None:
+            self.span.answered(head.status)
         if head.status == 101:
             if not upgrade:
                 return CutOff("ERR_HTTP", "It switches protocols unasked", 0.0)
@@ -256,7 +283,9 @@ def _reason(failure: Failure) -> str:
     return f"no answer within {failure.duration_s:.1f} s" if isinstance(failure, TimedOut) else failure.detail
 
 
-def _unanswered(failure: Failure, upstream: Upstream) -> Response:
+def _unanswered(failure: Failure, upstream: Upstream, span: PassedOn | None) -> Response:
+    if span is not None:
+        span.failed("timeout" if isinstance(failure, TimedOut) else failure.code)
     log.warning("passthrough.unanswered", upstream=upstream.prefix, error=_reason(failure))
     late = isinstance(failure, TimedOut) and failure.phase == "answer"
     return own_error(504 if late else 502)

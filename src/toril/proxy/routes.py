@@ -30,6 +30,7 @@ from toril.proxy.proxied_route import ProxiedRoute
 from toril.proxy.rules.matching import Bypass, Enqueue, Match, Reason, match, stripped
 from toril.proxy.rules.upstream import ProxyPolicy, Upstream, queue_name, raw_path
 from toril.proxy.waits import ProxyWaits
+from toril.telemetry.tracing.requests import request_trace
 from toril.web.mounting import go_below, url_path
 from toril.web.raw_target import raw_target
 from toril.web.request_metrics import observed
@@ -119,7 +120,8 @@ class UpstreamEndpoint:
             await self._services.direct(scope, receive, send, upstream, found.target)
 
     def _stored(self, queue: str, scope: Scope) -> None:
-        self._meter.observe(ACCEPT_SECONDS, ("proxy",), perf_counter() - observed(scope).began)
+        took_s = perf_counter() - observed(scope).began
+        self._meter.observe(ACCEPT_SECONDS, ("proxy",), took_s, request_trace(scope))
         self._meter.count(PROXIED, (queue, "queued"))
 
     async def _enqueue(self, scope: Scope, receive: Receive, send: Send, found: Enqueue) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
+from msgspec import Struct
 from starlette.responses import Response
 
 from toril.bullmq.rules.job import is_job_id
 from toril.bullmq.rules.queue_name import NameRules
 from toril.core.access import Right
 from toril.core.errors import JobNotFound, JobRefused, LeaseLost, TorilError, unwrapped
-from toril.core.lease import held_job
+from toril.core.http.headers import Header
+from toril.core.http.trace_context import stored_headers
+from toril.core.lease import Lease, held_job, in_trace
 from toril.queues import job_json
 from toril.queues.acknowledging import Acknowledging
 from toril.queues.pulls import Pulls
@@ -31,6 +34,7 @@ from toril.queues.rules.pull import (
     read_lease_request,
 )
 from toril.queues.shapes import answers
+from toril.telemetry.tracing.requests import request_trace
 from toril.web.access_control import Access
 from toril.web.auth import bearer
 from toril.web.openapi.description import DONE, About, Reply
@@ -65,6 +69,13 @@ _ENDS = {
     "extend": _end("Extend the lease of a job, with its lock token.", Extended),
     "release": _end("Return a job to the head of its queue, with its lock token.", Released),
 }
+
+
+class _Settling(Struct, frozen=True):
+    """The queue of jobs that a request settles, and the context of its span where it is traced."""
+
+    queue: str
+    trace: Sequence[Header] | None
 
 
 class LeaseRoutes:
@@ -104,7 +115,7 @@ class LeaseRoutes:
                 leases = await self._pulls.lease(pull)
                 listening.cancel()
         qualified = job_json.qualified(self._prefix, queue)
-        jobs = [held_job(qualified, lease) for lease in leases]
+        jobs = [in_trace(held_job(qualified, lease), _trace_of(lease)) for lease in leases]
         return json_response(b'{"jobs":%b}' % job_json.array(jobs))
 
     async def end(self, request: Request) -> Response:
@@ -115,41 +126,50 @@ class LeaseRoutes:
         if not is_job_id(job_id):
             raise JobNotFound
         action = read_action(name, await request.json_text(self._max_body_bytes))
-        await self._settled(queue, job_id, token, action)
+        await self._settled(_Settling(queue, request_trace(request.scope)), job_id, token, action)
         return NO_CONTENT
 
-    async def _settled(self, queue: str, job_id: str, token: bytes, action: Action) -> None:
+    async def _settled(self, settling: _Settling, job_id: str, token: bytes, action: Action) -> None:
         """Settle a job, and return when that may be acknowledged; a lease is extended as well as Redis keeps it."""
+        queue, trace = settling.queue, settling.trace
         if isinstance(action, Extended):
             await self._pulls.settle(queue, job_id, token, action)
         else:
-            await self._acknowledging.after(queue, lambda: self._pulls.settle(queue, job_id, token, action))
+            await self._acknowledging.after(queue, lambda: self._pulls.settle(queue, job_id, token, action, trace))
 
     async def settle(self, request: Request) -> Response:
         """Settle several jobs; a bad item does not affect the others."""
         queue = request.queue
         self._names.check(queue)
+        settling = _Settling(queue, request_trace(request.scope))
         items = read_batch(await request.json_text(self._max_body_bytes))
         results: list[answers.SettleResult] = []
         for first in range(0, len(items), _AT_ONCE):
             async with asyncio.TaskGroup() as tasks:
-                settling = [tasks.create_task(self._settle(queue, item)) for item in items[first : first + _AT_ONCE]]
-            results += [task.result() for task in settling]
+                made = [tasks.create_task(self._settle(settling, item)) for item in items[first : first + _AT_ONCE]]
+            results += [task.result() for task in made]
         return json_response(_encode(answers.SettleResults(results)))
 
-    async def _settle(self, queue: str, item: bytes) -> answers.SettleResult:
+    async def _settle(self, settling: _Settling, item: bytes) -> answers.SettleResult:
         try:
             job_id, token, action = read_item(item)
             if not is_job_id(job_id):
                 raise JobNotFound
-            await self._settled(queue, job_id, token, action)
+            await self._settled(settling, job_id, token, action)
         except TorilError as error:
             return answers.SettleResult(id_of(item), error.status, error.code, **error.details())
         except Exception:
             # A task boundary: an internal error costs one item, not the others.
-            log.exception("settle.crashed", queue=queue)
+            log.exception("settle.crashed", queue=settling.queue)
             return answers.SettleResult(id_of(item), 500, TorilError.code)
         return answers.SettleResult(job_id, 204)
+
+
+def _trace_of(lease: Lease) -> Sequence[Header]:
+    """Return the context that a worker continues: that of its attempt, or without spans that of the job."""
+    if lease.trace is not None:
+        return lease.trace
+    return stored_headers(lease.options.trace) if lease.options.trace else ()
 
 
 async def _hang_up(request: Request, tell: Callable[[], None]) -> None:

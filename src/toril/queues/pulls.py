@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from toril.core.destination import LeaseRules, RandomSource
 from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreTimeout
+from toril.core.http.headers import Header
 from toril.core.lease import NOTHING, Lease, NoJob
 from toril.core.made_attempt import Ending, broken_off_attempt, failed_attempt
 from toril.core.metrics import word
@@ -81,7 +82,7 @@ class Pulls:
         rules: Rules,
         random: RandomSource,
     ) -> None:
-        self._measures = shared.measures
+        self._measures, self._tracing = shared.measures, shared.tracing
         self._stores = stores
         self._leased = leased
         self._waits = shared.waits
@@ -184,6 +185,8 @@ class Pulls:
             try:
                 if await self._may_be_given(store, found):
                     await self._note_length(store, found)
+                    if self._tracing is not None:
+                        self._tracing.leased(found)
                     self._measures.began((_KIND, found.queue), found)
                     return found
             except JobRefused as exc:
@@ -212,8 +215,12 @@ class Pulls:
         await store.fail(lease, Fail(reason, f"UnrecoverableError: {reason}"), fetch_next=False)
         return False
 
-    async def settle(self, queue: str, job_id: str, token: bytes, action: Action) -> None:
+    async def settle(
+        self, queue: str, job_id: str, token: bytes, action: Action, trace: Sequence[Header] | None = None
+    ) -> None:
         """Settle, extend or release a job for the worker that holds this token.
+
+        `trace` is the context of the request that asks for it, where that is traced.
 
         Raises:
             LeaseLost: the job is not locked, and nothing was written. The error has the job's state if the worker once
@@ -234,6 +241,23 @@ class Pulls:
             store = self._stores.of(queue, self._rules(queue), lease.length_ms)
         verdict = action.verdict(lease, self._random) if isinstance(action, Finished | Failed) else None
         self._keep_made(lease, action, verdict)
+        if self._tracing is None or isinstance(action, Extended):
+            await self._written(store, lease, action, verdict)
+        else:
+            made = (
+                None if owner_of(lease.token) else self._tracing.leased(lease)
+            )  # else it ended when it was handed over
+            writing = self._written(store, lease, action, verdict)
+            name = "Release" if verdict is None else type(verdict).__name__
+            await self._tracing.settlement(lease, name, writing, trace or ())
+            if made is not None:
+                made.end(error="worker_error" if isinstance(action, Failed) else None)
+        if not isinstance(action, Extended):
+            self._measure(lease, action, verdict)
+            await self._handovers.settled(lease)
+
+    async def _written(self, store: PullStore, lease: Lease, action: Action, verdict: Settlement | None) -> None:
+        """Write it, and a second time where the answer of Redis is lost."""
         tried = False
         while True:
             try:
@@ -249,9 +273,6 @@ class Pulls:
                 break
             else:
                 break
-        if not isinstance(action, Extended):
-            self._measure(lease, action, verdict)
-            await self._handovers.settled(lease)
 
     async def _write(self, store: PullStore, lease: Lease, action: Action, verdict: Settlement | None) -> None:
         match action, verdict:

@@ -46,13 +46,14 @@ class Measures:
     def began(self, labels: Labels, lease: Lease) -> None:
         """Measure how long a job waited, when its first attempt begins."""
         if not lease.attempts_made:
-            self._meter.observe(WAIT_SECONDS, labels, max(0.0, self.now() - due_ms(lease.fields) / 1000))
+            waited_s = max(0.0, self.now() - due_ms(lease.fields) / 1000)
+            self._meter.observe(WAIT_SECONDS, labels, waited_s, lease.trace)
 
-    def attempted(self, labels: Labels, outcome: Outcome, verdict: Verdict) -> None:
+    def attempted(self, labels: Labels, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
         """Measure an attempt after its verdict. If its job is settled later, `reported` measures it then."""
         if isinstance(verdict, HandOver):
             return
-        self._meter.observe(ATTEMPT_SECONDS, labels, outcome.duration_s)
+        self._meter.observe(ATTEMPT_SECONDS, labels, outcome.duration_s, lease.trace)
         self._meter.count(ATTEMPTS, (*labels, _outcome_label(outcome), _VERDICTS[type(verdict)]))
         if not isinstance(verdict, Complete):
             self.failed(labels[1], verdict)
@@ -72,14 +73,14 @@ class Measures:
         """Measure an attempt that was settled by lock token. It began at BullMQ's `processedOn`."""
         begun = lease.fields.get(b"processedOn", b"")
         if begun.isdigit():
-            self._meter.observe(ATTEMPT_SECONDS, labels, max(0.0, self.now() - int(begun) / 1000))
+            self._meter.observe(ATTEMPT_SECONDS, labels, max(0.0, self.now() - int(begun) / 1000), lease.trace)
         self._meter.count(ATTEMPTS, (*labels, outcome, verdict))
 
     def settled(self, lease: Lease, verdict: Verdict) -> None:
         """Measure how long a job took, when its last verdict is written."""
         if isinstance(verdict, Complete | Fail | DeadLetter):
             took_s = max(0.0, self.now() - added_ms(lease.fields) / 1000)
-            self._meter.observe(JOB_SECONDS, (lease.queue, _VERDICTS[type(verdict)]), took_s)
+            self._meter.observe(JOB_SECONDS, (lease.queue, _VERDICTS[type(verdict)]), took_s, lease.trace)
         if isinstance(verdict, DeadLetter):
             self._meter.count(DEAD_LETTERS, (lease.queue, verdict.reason))
 

@@ -1,4 +1,4 @@
-"""The measurements of all processes and the depths of the queues, in Prometheus' text format.
+"""The measurements of all processes and the depths of the queues, in Prometheus' text format or in OpenMetrics.
 
 Adding up and rendering run in a thread, because thousands of lines would block the event loop. Redis is pinged on its
 own: depths that are not read in time do not mean that it is down.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from itertools import accumulate
 
 import structlog
 from msgspec import Struct
@@ -19,6 +20,10 @@ from prometheus_client.metrics_core import (
     HistogramMetricFamily,
 )
 from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPEN_METRICS
+from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
+from prometheus_client.samples import Exemplar as FamilyExemplar
+from prometheus_client.utils import floatToGoString
 
 from toril.core.errors import StoreError
 from toril.core.metrics import (
@@ -41,6 +46,7 @@ from toril.core.metrics import (
 from toril.core.ports import QueueDepths
 from toril.telemetry.known_depths import KnownDepths
 from toril.telemetry.prometheus_meter import SHARE_S, Labels, PrometheusMeter, Snapshot
+from toril.telemetry.rules.exemplars import Exemplar, asks_for_open_metrics, latest
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +58,7 @@ _NOT_METERED = {
 }  # fmt: skip
 _NO_DEPTHS: tuple[QueueDepth, ...] = ()
 Values = dict[Labels, list[float]]
+Exemplars = dict[Labels, dict[int, Exemplar]]
 Sees = Callable[[str], bool]
 
 
@@ -65,9 +72,10 @@ class PrometheusExposition:
         queues: returns those that are worked on here.
         version: toril's own.
         most_queues: how many queues are shown by name.
+        traced: there are traces, so that OpenMetrics, which has exemplars, is given to those who read it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - three are values by name
         self,
         meter: PrometheusMeter,
         depths: QueueDepths,
@@ -76,6 +84,7 @@ class PrometheusExposition:
         *,
         version: str,
         most_queues: int,
+        traced: bool = False,
     ) -> None:
         self._meter = meter
         self._depths = KnownDepths(depths, most_queues)
@@ -83,6 +92,7 @@ class PrometheusExposition:
         self._queues = queues
         self._version = version
         self._most_queues = most_queues
+        self._traced = traced
 
     async def run(self) -> None:
         """Share the measurements of this process with the others, until cancelled."""
@@ -90,8 +100,12 @@ class PrometheusExposition:
             await self._meter.share(self._queues())
             await asyncio.sleep(SHARE_S)
 
-    async def text(self, sees: Sees) -> tuple[bytes, bytes]:
-        """Return the content type and the text; queues that the caller may not see are part of `other`."""
+    async def text(self, sees: Sees, accept: str = "") -> tuple[bytes, bytes]:
+        """Return the content type and the text; queues that the caller may not see are part of `other`.
+
+        In OpenMetrics the bounds of buckets are written as `1.0`, in the other format as `1`: who has no traces does
+        not get it, so that series keep their names.
+        """
         own = self._meter.snapshot(self._queues())
         others = await asyncio.to_thread(self._meter.others)
         up = await self._answers()
@@ -99,8 +113,9 @@ class PrometheusExposition:
             await self._depths.refresh({queue for one in [own, *others] for queue in one.queues})
         depths = self._depths.shown() if up is not False else _NO_DEPTHS
         found = _StoreReading(up, depths, self._depths.age_s(), sees)
-        text = await asyncio.to_thread(self._rendered, own, others, found)
-        return CONTENT_TYPE_PLAIN_0_0_4.encode(), text
+        openly = self._traced and asks_for_open_metrics(accept)
+        text = await asyncio.to_thread(self._rendered, own, others, found, openly)
+        return (OPEN_METRICS if openly else CONTENT_TYPE_PLAIN_0_0_4).encode(), text
 
     async def _answers(self) -> bool | None:
         """Return whether Redis answers; None where there is none."""
@@ -111,7 +126,15 @@ class PrometheusExposition:
             log.debug("metrics.redis_unread", error=str(exc))
             return False
 
-    def _rendered(self, own: Snapshot, others: list[Snapshot], found: _StoreReading) -> bytes:
+    def _rendered(self, own: Snapshot, others: list[Snapshot], found: _StoreReading, openly: bool) -> bytes:
+        values = self._added_up(own, others, found)
+        if openly:
+            exemplars = {metric: _exemplars(metric, [own, *others], found.sees) for metric in METRICS}
+            collector = _Collector(values, exemplars, floatToGoString)
+            return bytes(generate_open_metrics(_registry(collector)))  # type: ignore[no-untyped-call]
+        return generate_latest(_registry(_Collector(values, {}, lambda bound: f"{bound:g}")))
+
+    def _added_up(self, own: Snapshot, others: list[Snapshot], found: _StoreReading) -> dict[Metric, Values]:
         alive = [own, *(other for other in others if own.at_s - other.at_s < _ALIVE_S)]
         values = {
             metric: _added(metric, alive if metric.kind == "gauge" else [own, *others], found.sees)
@@ -128,9 +151,7 @@ class PrometheusExposition:
         }
         values[QUEUE_OLDEST_SECONDS] = {(depth.queue,): [depth.oldest_waiting_s] for depth in shown}
         values[GROUP_JOBS], values[GROUP_OLDEST_SECONDS] = _of_groups(shown)
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Collector(values))
-        return generate_latest(registry)
+        return values
 
 
 class _StoreReading(Struct, frozen=True):
@@ -170,36 +191,61 @@ def _of_groups(depths: Iterable[QueueDepth]) -> tuple[Values, Values]:
     return jobs, ages
 
 
-class _Collector:
-    """The values in the form that prometheus-client renders."""
+def _exemplars(metric: Metric, snapshots: Iterable[Snapshot], sees: Sees) -> Exemplars:
+    """Return the latest exemplars of a metric; those of queues that the caller may not see are left out."""
+    found: Exemplars = {}
+    place = metric.labels.index(CAPPED) if CAPPED in metric.labels else None
+    for snapshot in snapshots:
+        for labels, buckets in snapshot.exemplars.get(metric.name, ()):
+            if place is None or sees(labels[place]):
+                known = found.setdefault(labels, {})
+                known |= {bucket: latest(known.get(bucket), one) for bucket, one in buckets.items()}
+    return found
 
-    def __init__(self, values: dict[Metric, Values]) -> None:
+
+def _registry(collector: _Collector) -> CollectorRegistry:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    return registry
+
+
+class _Collector:
+    """The values in the form that prometheus-client renders; `bound` writes the bounds of buckets."""
+
+    def __init__(
+        self, values: dict[Metric, Values], exemplars: dict[Metric, Exemplars], bound: Callable[[float], str]
+    ) -> None:
         self._values = values
+        self._exemplars = exemplars
+        self._bound = bound
 
     def collect(self) -> Iterator[Family]:
         """Return all families, in the order of the table."""
         for metric in METRICS:
-            yield _family(metric, self._values[metric])
+            values = self._values[metric]
+            yield self._histogram(metric, values) if metric.buckets else _family(metric, values)
+
+    def _histogram(self, metric: Metric, values: Values) -> Family:
+        """Return a histogram, its buckets cumulated, as Prometheus has them."""
+        histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+        bounds, exemplars = [*map(self._bound, metric.buckets), "+Inf"], self._exemplars.get(metric, {})
+        for labels, (*counts, total) in sorted(values.items()):
+            known = exemplars.get(labels, {})
+            buckets: list[tuple[str, float] | tuple[str, float, FamilyExemplar]] = []
+            for place, (bound, count) in enumerate(zip(bounds, accumulate(counts), strict=True)):
+                one = known.get(place)
+                buckets.append((bound, count) if one is None else (bound, count, _shown(one)))
+            histogram.add_metric(labels, buckets, total)
+        return histogram
+
+
+def _shown(one: Exemplar) -> FamilyExemplar:
+    return FamilyExemplar({"trace_id": one.trace_id, "span_id": one.span_id}, one.value, one.at_s)
 
 
 def _family(metric: Metric, values: Values) -> Family:
-    if metric.kind == "histogram":
-        histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
-        for labels, (*counts, total) in sorted(values.items()):
-            histogram.add_metric(labels, _cumulative(metric, counts), total)
-        return histogram
     kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
     family = kind(metric.name, metric.help, labels=metric.labels)
     for labels, (number,) in sorted(values.items()):
         family.add_metric(labels, number)
     return family
-
-
-def _cumulative(metric: Metric, counts: list[float]) -> list[tuple[str, float]]:
-    """Return the buckets cumulated, as Prometheus has them."""
-    sums: list[tuple[str, float]] = []
-    total = 0.0
-    for bound, count in zip([*(f"{bound:g}" for bound in metric.buckets), "+Inf"], counts, strict=True):
-        total += count
-        sums.append((bound, total))
-    return sums

@@ -12,15 +12,17 @@ from __future__ import annotations
 import asyncio
 import os
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 import structlog
 from msgspec import Struct
 
+from toril.core.http.headers import Header
 from toril.core.metrics import CAPPED, GROUP, METRICS, OTHER, Metric, as_other
 from toril.core.ports import Now
+from toril.telemetry.rules.exemplars import Exemplar, exemplar_of
 
 log = structlog.get_logger(__name__)
 
@@ -34,11 +36,13 @@ class Snapshot(Struct):
     """The measurements of one process at `at_s` (wall clock), and the queues that it works on.
 
     A counter or a gauge has one number by its labels, a histogram one for each bucket and, at the end, its sum.
+    `exemplars` are of the buckets of histograms, by their place.
     """
 
     at_s: float
     queues: list[str]
     metrics: dict[str, list[tuple[Labels, list[float]]]]
+    exemplars: dict[str, list[tuple[Labels, dict[int, Exemplar]]]] = {}
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -64,6 +68,8 @@ class PrometheusMeter:
         # Beyond those that are shown: told apart for statistics alone.
         self._further: set[str] = set()
         self._unshown: dict[Metric, dict[Labels, list[float]]] = {metric: {} for metric in self._capped}
+        # The latest one of each bucket that is shown, so there are no more of them than numbers above.
+        self._exemplars: dict[Metric, dict[Labels, dict[int, Exemplar]]] = {}
         self._folder = None if folder is None else Path(folder)
         self._file = f"{number}.metrics"
         if self._folder is not None:
@@ -78,12 +84,23 @@ class PrometheusMeter:
         for numbers in self._series(metric, labels):
             numbers[0] += by
 
-    def observe(self, metric: Metric, labels: Labels, value: float) -> None:
-        """Put a value into a histogram."""
+    def observe(self, metric: Metric, labels: Labels, value: float, trace: Sequence[Header] | None = None) -> None:
+        """Put a value into a histogram. Where its trace is kept, it is the exemplar of its bucket."""
         found = self._values[metric].get(labels)
         for numbers in self._series(metric, labels) if found is None else (found,):
             numbers[bisect_left(metric.buckets, value)] += 1.0
             numbers[-1] += value
+        if trace is not None:
+            self._exemplify(metric, labels, value, trace)
+
+    def _exemplify(self, metric: Metric, labels: Labels, value: float, trace: Sequence[Header]) -> None:
+        found = exemplar_of(trace, value, self._now())
+        if found is not None:
+            place = self._capped.get(metric)
+            if place is not None and labels[place] not in self._queues:
+                labels = as_other(metric, labels)
+            series = self._exemplars.setdefault(metric, {})
+            series.setdefault(labels, {})[bisect_left(metric.buckets, value)] = found
 
     def forget(self, metric: Metric, labels: Labels) -> None:
         """Show a series no longer; it begins at 0 if it is counted again."""
@@ -125,7 +142,11 @@ class PrometheusMeter:
             metric.name: [(labels, numbers.copy()) for labels, numbers in series.items()]
             for metric, series in self._values.items()
         }
-        return Snapshot(self._now(), sorted({*self._queues, *queues}), values)
+        exemplars = {
+            metric.name: [(labels, found.copy()) for labels, found in series.items()]
+            for metric, series in self._exemplars.items()
+        }
+        return Snapshot(self._now(), sorted({*self._queues, *queues}), values, exemplars)
 
     async def share(self, queues: Iterable[str] = ()) -> None:
         """Write a snapshot for the other processes. Does nothing if there are none."""

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from toril.core.http.headers import Header
 from toril.core.metrics import ACCEPT_SECONDS, OTHER, REQUEST_SECONDS, UNMETERED, Metric
 from toril.core.ports import Meter
+from toril.telemetry.tracing.requests import request_trace
 from toril.web.raw_target import CYCLE
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -103,13 +104,14 @@ class Observed:
         if labels is None:
             self._observe(CLASSES.get(message["status"], OTHER))
             return
-        self._meter.observe(REQUEST_SECONDS, labels(scope.get("method", "GET"), message), took_s)
+        trace = request_trace(scope)
+        self._meter.observe(REQUEST_SECONDS, labels(scope.get("method", "GET"), message), took_s, trace)
         if route.door and message["status"] < 300:
-            self._meter.observe(ACCEPT_SECONDS, (route.door,), took_s)
+            self._meter.observe(ACCEPT_SECONDS, (route.door,), took_s, trace)
 
     def _observe(self, status: str) -> None:
         labels = (method_label(self._scope.get("method", "GET")), self.template, status)
-        self._meter.observe(REQUEST_SECONDS, labels, perf_counter() - self.began)
+        self._meter.observe(REQUEST_SECONDS, labels, perf_counter() - self.began, request_trace(self._scope))
 
 
 class RequestMetrics:

@@ -69,14 +69,14 @@ def test_an_attempt_is_told_by_what_came_and_what_was_decided(
     outcome: Outcome, verdict: Verdict, labels: tuple[str, str]
 ) -> None:
     measured, meter = measures()
-    measured.attempted(LABELS, outcome, verdict)
+    measured.attempted(LABELS, lease(), outcome, verdict)
     assert meter.counts == {(ATTEMPTS, (*LABELS, *labels)): 1}
     assert meter.values(ATTEMPT_SECONDS) == [(LABELS, 0.5)]
 
 
 def test_an_attempt_that_is_handed_over_is_not_told_before_it_is_settled() -> None:
     measured, meter = measures()
-    measured.attempted(LABELS, Answered(202, "", [], b"", 0.5), HandOver(30_000))
+    measured.attempted(LABELS, lease(), Answered(202, "", [], b"", 0.5), HandOver(30_000))
     assert (meter.counts, meter.observed) == ({}, [])
 
 

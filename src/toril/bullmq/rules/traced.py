@@ -7,6 +7,8 @@ from msgspec.structs import replace
 
 from toril.bullmq.rules.flow import FlowJob
 from toril.bullmq.rules.job import JobOptions, JobSpec, TelemetryOption
+from toril.core.http.headers import Header
+from toril.core.http.trace_context import stored_headers
 
 
 def traced_options(opts: JobOptions | None, metadata: str) -> JobOptions | None:
@@ -20,6 +22,13 @@ def traced_options(opts: JobOptions | None, metadata: str) -> JobOptions | None:
     if own.omitContext is True or own.metadata is not UNSET:
         return opts
     return replace(opts, telemetry=replace(own, metadata=metadata))
+
+
+def own_trace(job: JobSpec) -> list[Header]:
+    """Return the trace context that a caller gave in the job's own options; empty where there is none."""
+    if job.opts is None or job.opts.telemetry is UNSET or job.opts.telemetry.metadata is UNSET:
+        return []
+    return stored_headers(job.opts.telemetry.metadata)
 
 
 def traced_job(job: JobSpec, metadata: str) -> JobSpec:

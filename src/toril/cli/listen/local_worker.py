@@ -8,6 +8,7 @@ from time import time
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from toril.core.lease import Lease
 from toril.core.outcome import Outcome
@@ -32,15 +33,17 @@ class _Job(Struct, frozen=True, rename="camel"):
 
 
 class _Payload(Struct, frozen=True):
-    job: _Job
+    job: Raw
     token: str
+    trace: dict[str, str] = {}
 
 
 _PAYLOAD = msgspec.json.Decoder(_Payload)
+_JOB = msgspec.json.Decoder(_Job)
 
 
 class ReceivedJob(Struct, frozen=True):
-    """A job as it came. `body` is what an endpoint gets of it, byte for byte."""
+    """A job as it came. `body` is what a registered endpoint gets of it, byte for byte; the trace is in its headers."""
 
     name: str
     lease: Lease
@@ -55,16 +58,17 @@ def read_job(queue: str, payload: bytes) -> ReceivedJob:
         msgspec.DecodeError: it is none; this is not a toril, or one of another time.
     """
     found = _PAYLOAD.decode(payload)
-    job = found.job
+    job = _JOB.decode(found.job)
     lease = Lease(
         queue=queue,
         job_id=job.id.encode(),
         token=found.token.encode(),
         fields={b"timestamp": b"%d" % job.timestamp},
-        options=read_options(bytes(job.opts)),
+        options=replace(read_options(bytes(job.opts)), trace=_encode(found.trace).decode() if found.trace else ""),
         attempts_made=job.attempts_made,
     )
-    return ReceivedJob(job.name, lease, job.queue_qualified_name.removesuffix(f":{queue}"), payload)
+    body = b'{"job":%b,"token":%b}' % (bytes(found.job), _encode(found.token)) if found.trace else payload
+    return ReceivedJob(job.name, lease, job.queue_qualified_name.removesuffix(f":{queue}"), body)
 
 
 class CalledEndpoint(Struct, frozen=True):

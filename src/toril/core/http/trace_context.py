@@ -20,6 +20,7 @@ MAX_BYTES = 8192
 """A longer `tracestate` or `baggage` is left out; this is the most that the Baggage specification asks for."""
 
 _PARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?\Z")
+_LINE = re.compile(rb"^(%b):[ \t]*([^\r\n]*)\r\n" % b"|".join(NAMES), re.IGNORECASE | re.MULTILINE)
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -49,6 +50,11 @@ def stored_headers(stored: str, given: Container[bytes] = ()) -> list[Header]:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return []  # another program's
     return [pair for pair in _valid(context) if pair[0] not in given]
+
+
+def headers_in(head: bytes) -> list[Header]:
+    """Return the trace context in the lines of a request's head."""
+    return trace_headers((name.lower(), value) for name, value in _LINE.findall(head))
 
 
 def header_lines(context: Iterable[Header]) -> bytes:

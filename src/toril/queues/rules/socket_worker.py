@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from toril.core.destination import DEFAULT_RULES, DefaultRules, OutboundRequest, RandomSource
 from toril.core.failed_attempt import attempt_failed, worker_failed
-from toril.core.lease import Lease, held_job
+from toril.core.http.trace_context import header_lines, headers_in, stored_headers
+from toril.core.lease import Lease, held_job, in_trace
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
 from toril.core.stored_job import json_or_text
 from toril.core.verdict import Complete, Verdict
@@ -41,9 +42,22 @@ class SocketWorker(Struct, frozen=True):
         return DefaultRules(max_stalled_count=self.max_stalled_count)
 
     def request(self, lease: Lease) -> OutboundRequest:
-        """Return the job's data as stored, or `{"job": <job JSON>, "token": "<lock>"}`."""
-        body = held_job(self.qualified, lease) if self.whole else json_or_text(lease.fields.get(b"data") or b"{}")
-        return OutboundRequest(b"", body, self.timeout_s, lease.job_id)
+        """Return the job's data as stored, or `{"job": <job JSON>, "token": "<lock>"}`.
+
+        The head has the lines of the trace context, which go to a worker that gets the whole job (`payload_of`).
+        """
+        if not self.whole:
+            body = json_or_text(lease.fields.get(b"data") or b"{}")
+            return OutboundRequest(b"", body, self.timeout_s, lease.job_id)
+        trace = lease.options.trace
+        head = header_lines(stored_headers(trace)) if trace else b""
+        return OutboundRequest(head, held_job(self.qualified, lease), self.timeout_s, lease.job_id)
+
+    def payload_of(self, request: OutboundRequest) -> bytes:
+        """Return what the worker is sent of a request: BullMQ Proxy's workers get the data and nothing else."""
+        if not (self.whole and request.head):
+            return request.body
+        return in_trace(request.body, headers_in(request.head))
 
     def judge(self, lease: Lease, outcome: Outcome, random: RandomSource) -> Verdict:
         """Complete the job with a result, or do what the worker asks for; anything else fails the attempt, which is

@@ -213,10 +213,11 @@ class HeldJob(Job, kw_only=True):
 
 
 class LeasedJob(Struct):
-    """A job and its lock token."""
+    """A job and its lock token. `trace` is the context that its worker continues, by header."""
 
     job: HeldJob
     token: str
+    trace: dict[str, str] | UnsetType = UNSET
 
 
 class LeasedJobs(Struct):

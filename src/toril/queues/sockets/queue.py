@@ -14,8 +14,10 @@ from toril.bullmq.ports.jobs import JobReader
 from toril.bullmq.ports.queues import QueueControl
 from toril.bullmq.rules.job import is_job_id
 from toril.bullmq.rules.queue_name import NameRules
+from toril.bullmq.rules.traced import own_trace, traced_job
 from toril.core.access import Right
 from toril.core.errors import InvalidRequest, TorilError
+from toril.core.http.trace_context import metadata
 from toril.queues import job_json
 from toril.queues.acknowledging import AT_ONCE, Acknowledging
 from toril.queues.large_answers import array_of_jobs, gathered, page_of_lines
@@ -35,6 +37,7 @@ from toril.queues.rules.commands import (
     request_id,
 )
 from toril.queues.shapes import socket_messages
+from toril.telemetry.tracing.requests import sent_over_socket
 from toril.web.access_control import admit
 from toril.web.audit import AuditLog
 from toril.web.openapi.description import SocketAbout
@@ -169,7 +172,11 @@ class QueueSocketRoutes:
                 assert_never(command)
 
     async def _add(self, asked: _Asked, command: Add) -> bytes:
-        (added,) = await self._adder.add(asked.queue, [command.job()], hide=asked.socket.hides(asked.queue))
+        job = command.job()
+        with sent_over_socket(asked.socket.scope, asked.queue, own_trace(job)) as trace:
+            if trace:
+                job = traced_job(job, metadata(trace))
+            (added,) = await self._adder.add(asked.queue, [job], hide=asked.socket.hides(asked.queue))
         return added
 
     async def _jobs(self, asked: _Asked, command: GetJobs) -> bytes:

@@ -179,12 +179,13 @@ class _Line:
         self._next += 1
         held = _Held(request.job_id.decode(errors="replace"), asyncio.get_running_loop().create_future())
         self._held[number] = held
+        payload = self._destination.payload_of(request)
         try:
             if math.isinf(request.timeout_s):
-                done = await self._answered(number, held, request.body)
+                done = await self._answered(number, held, payload)
             else:
                 async with asyncio.timeout(request.timeout_s):
-                    done = await self._answered(number, held, request.body)
+                    done = await self._answered(number, held, payload)
         except TimeoutError:
             self._call_off(number, b"timeout")
             return TimedOut("answer", perf_counter() - began)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from toril.core.http.headers import Header
-from toril.telemetry.tracing.spans import Attributes, Kind, Span, Tracer
+from toril.telemetry.tracing.spans import Attributes, Kind, Span, SpanOrigin, Tracer
 
 if TYPE_CHECKING:
     from toril.telemetry.tracing.sdk import Sdk
@@ -55,14 +55,21 @@ class OpenTelemetryTracer:
         self._sdk: Sdk | None = None
 
     def start(
-        self, kind: Kind, name: str, attributes: Attributes, parent: Iterable[Header], *, linked: bool = False
+        self,
+        kind: Kind,
+        name: str,
+        attributes: Attributes,
+        parent: Iterable[Header],
+        *,
+        linked: bool = False,
+        origin: SpanOrigin | None = None,
     ) -> Span:
         """As `Tracer.start`."""
         if self._sdk is None:
             from toril.telemetry.tracing.sdk import Sdk  # noqa: PLC0415 - it is not installed everywhere
 
             self._sdk = Sdk(self._version)
-        return self._sdk.start(kind, name, attributes, parent, linked=linked)
+        return self._sdk.start(kind, name, attributes, parent, linked=linked, origin=origin)
 
     def close(self) -> None:
         """As `Tracer.close`."""

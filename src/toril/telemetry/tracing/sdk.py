@@ -9,10 +9,11 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from toril.core.http.headers import Header
-from toril.telemetry.tracing.spans import Attributes, Kind
+from toril.telemetry.tracing.spans import Attributes, Kind, SpanOrigin
 
 _FLUSH_MS = 3000
 _KINDS: dict[Kind, trace.SpanKind] = {
@@ -23,6 +24,21 @@ _KINDS: dict[Kind, trace.SpanKind] = {
 }
 
 
+class _Ids(RandomIdGenerator):
+    """Makes the ids of spans: random ones, or those of the origin that is set."""
+
+    def __init__(self) -> None:
+        self.origin: SpanOrigin | None = None
+
+    def generate_span_id(self) -> int:
+        """Part of the SDK's generators."""
+        return super().generate_span_id() if self.origin is None else self.origin.span_id
+
+    def generate_trace_id(self) -> int:
+        """Part of the SDK's generators."""
+        return super().generate_trace_id() if self.origin is None else self.origin.trace_id
+
+
 class Sdk:
     """A provider of spans, which sends them in batches from a thread. Nothing global is changed."""
 
@@ -30,7 +46,8 @@ class Sdk:
         resource = Resource.create({"service.version": version})
         if str(resource.attributes["service.name"]).startswith("unknown_service"):  # the environment names none
             resource = resource.merge(Resource({"service.name": "toril"}))
-        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._ids = _Ids()
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False, id_generator=self._ids)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self.empty = context.Context()
         self.propagator = TraceContextTextMapPropagator()
@@ -42,7 +59,14 @@ class Sdk:
         self._provider.shutdown()
 
     def start(
-        self, kind: Kind, name: str, attributes: Attributes, parent: Iterable[Header], *, linked: bool
+        self,
+        kind: Kind,
+        name: str,
+        attributes: Attributes,
+        parent: Iterable[Header],
+        *,
+        linked: bool,
+        origin: SpanOrigin | None,
     ) -> _OpenSpan:
         """As `Tracer.start`."""
         carrier = {key.decode(): value.decode("latin-1") for key, value in parent}
@@ -52,7 +76,10 @@ class Sdk:
             found = trace.get_current_span(before).get_span_context()
             links = [trace.Link(found)] if found.is_valid else []
             before = self.empty
-        span = self._tracer.start_span(name, before, _KINDS[kind], dict(attributes), links)
+        began_ns = origin.began_ms * 1_000_000 if origin is not None and origin.began_ms else None
+        self._ids.origin = origin
+        span = self._tracer.start_span(name, before, _KINDS[kind], dict(attributes), links, began_ns)
+        self._ids.origin = None
         return _OpenSpan(self, span, carrier.get("baggage", ""))
 
 

@@ -5,15 +5,17 @@ A span is handed on as the headers of its context (`toril.core.http.trace_contex
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Literal, Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
 from toril.core.http.headers import Header
-from toril.core.http.trace_context import NAMES, stored_headers, trace_headers
+from toril.core.http.trace_context import headers_in, stored_headers
 from toril.core.lease import Lease
 
 Kind = Literal["server", "producer", "consumer", "client"]
@@ -25,7 +27,14 @@ PROMPT_MS = 60_000
 """An attempt that begins later after its job was added begins another trace."""
 
 _TRACE_LINES = re.compile(rb"^(?:traceparent|tracestate):[^\r\n]*\r\n", re.IGNORECASE | re.MULTILINE)
-_LINE = re.compile(rb"^(%b):[ \t]*([^\r\n]*)\r\n" % b"|".join(NAMES), re.IGNORECASE | re.MULTILINE)
+
+
+class SpanOrigin(Struct, frozen=True):
+    """The ids of a span, and when it began (wall clock). With them another instance can begin the same span."""
+
+    trace_id: int
+    span_id: int
+    began_ms: int
 
 
 class Span(Protocol):
@@ -48,9 +57,20 @@ class Tracer(Protocol):
     """Makes spans."""
 
     def start(
-        self, kind: Kind, name: str, attributes: Attributes, parent: Iterable[Header], *, linked: bool = False
+        self,
+        kind: Kind,
+        name: str,
+        attributes: Attributes,
+        parent: Iterable[Header],
+        *,
+        linked: bool = False,
+        origin: SpanOrigin | None = None,
     ) -> Span:
-        """Begin a span below the one that these headers name, or `linked` to it, at the root of another trace."""
+        """Begin a span below the one that these headers name, or `linked` to it, at the root of another trace.
+
+        With an origin it has these ids, the trace's only at a root, and began then. A span that is not ended is not
+        sent, and its context may be used all the same.
+        """
         ...
 
     def close(self) -> None:
@@ -62,7 +82,7 @@ def context_of(head: bytes, lease: Lease) -> list[Header]:
     """Return the trace context that an attempt continues: that of the job, or of the request that it makes."""
     if lease.options.trace:
         return stored_headers(lease.options.trace)
-    return trace_headers((name.lower(), value) for name, value in _LINE.findall(head))
+    return headers_in(head)
 
 
 def continuing(head: bytes, context: Iterable[Header]) -> bytes:
@@ -83,6 +103,28 @@ def is_prompt(lease: Lease, now_ms: int) -> bool:
         return False
     added_ms = fields.get(b"timestamp", b"")
     return not added_ms.isdigit() or now_ms - int(added_ms) < PROMPT_MS
+
+
+def origin_of(lease: Lease) -> SpanOrigin:
+    """Return the origin of the span of a leased job's attempt, the same on every instance.
+
+    The ids are a digest of the lock token, which cannot be found from them. BullMQ notes when an attempt began.
+    """
+    digest = hashlib.sha256(b"toril's span of " + lease.token).digest()
+    begun = lease.fields.get(b"processedOn", b"")
+    ids = int.from_bytes(digest[:16], "big") or 1, int.from_bytes(digest[16:24], "big") or 1
+    return SpanOrigin(*ids, int(begun) if begun.isdigit() else 0)
+
+
+def client_attributes(method: str, url: str) -> dict[str, str | int]:
+    """Return the attributes of a request that is made. Queries and user names are left out: secrets may stand there."""
+    parts = urlsplit(url)
+    return {
+        "http.request.method": method,
+        "url.full": f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}",
+        "server.address": parts.hostname or "",
+        "server.port": parts.port or (443 if parts.scheme == "https" else 80),
+    }
 
 
 class _Delayed(Struct):

@@ -11,7 +11,16 @@ from toril.web.request import Request
 from toril.web.responses import BytesResponse
 from toril.web.routing import Route
 
-_METRICS = About((Reply(str, "Prometheus' text format", content_type="text/plain"),))
+_METRICS = About(
+    (
+        Reply(str, "Prometheus' text format", content_type="text/plain"),
+        Reply(
+            str,
+            "With traces, where `Accept` asks for it: OpenMetrics, which has exemplars",
+            content_type="application/openmetrics-text",
+        ),
+    )
+)
 
 
 class MetricsRoutes:
@@ -28,5 +37,6 @@ class MetricsRoutes:
 
     async def metrics(self, request: Request) -> Response:
         """Get the metrics of all processes of this instance, for Prometheus."""
-        content_type, text = await self._exposition.text(request.caller.sees)
+        accept = (request.header(b"accept") or b"").decode("latin-1")
+        content_type, text = await self._exposition.text(request.caller.sees, accept)
         return BytesResponse(text, content_type=content_type)

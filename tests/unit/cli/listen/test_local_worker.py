@@ -25,6 +25,20 @@ def test_a_job_is_read_and_its_bytes_stay() -> None:
     assert (job.lease.job_id, job.lease.token, job.lease.attempt, job.lease.options.attempts) == (b"7", b"t", 2, 3)
 
 
+async def test_a_trace_goes_into_the_headers_as_for_a_registered_endpoint() -> None:
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    brought = json.dumps(json.loads(payload()) | {"trace": {"traceparent": parent, "baggage": "a=1"}}).encode()
+
+    async def done(_: OutboundRequest) -> Outcome:
+        return answered(204)
+
+    outbound = FakeOutbound(done)
+    spec = WorkerSpec("orders", Endpoint("http://127.0.0.1:3000/charge", "POST"))
+    await LocalWorker(spec, outbound.pool(spec.endpoint.url), "toril/1").call(read_job("orders", brought))
+    assert json.loads(outbound.requests[0].body) == json.loads(payload())
+    assert outbound.requests[0].head.endswith(f"traceparent: {parent}\r\nbaggage: a=1\r\n".encode())
+
+
 @pytest.mark.parametrize(
     ("attempts_made", "verdict"), [(1, Retry), (2, Fail)], ids=["attempts are left", "none is left"]
 )
