@@ -1,6 +1,7 @@
 """Two versions of toril in turns, and the CPU that each takes for a request: what a change costs.
 
     python -m benchmarks.interleaved --before /path/of/another/worktree --rounds 20
+    python -m benchmarks.interleaved --before . --traces 1 --scenario add --scenario push    # what traces cost
 
 Both run in the environment of this one, on one embedded Valkey, with nothing but their sources apart. Slices of load
 alternate, so what else runs on the machine meets both alike; CPU time of the server's process counts, not the clock.
@@ -14,7 +15,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from statistics import median
 import redis
 
 from benchmarks import wrk
+from benchmarks.collector import Collector
 from benchmarks.endpoint import Endpoint
 from benchmarks.processes import Child
 from benchmarks.servers import free_port, start_valkey, wait_until_up
@@ -102,13 +104,21 @@ class Comparison:
         return [after / before for before, after in self.rounds]
 
 
-def compare(scenario: str, before: Path, after: Path, rounds: int, seconds: float) -> Comparison:
-    """Measure one scenario with the sources of two worktrees."""
+def compare(
+    scenario: str, before: Path, after: Path, rounds: int, seconds: float, traces: float | None = None
+) -> Comparison:
+    """Measure one scenario with the sources of two worktrees. With `traces` the second one keeps this part of them."""
     with ExitStack() as stack:
         store = start_valkey(stack)
-        named = (("before", before), ("after", after))
-        config = _Config(stack, scenario)
-        versions = [_start(stack, *one, f"{store}/{number}", config) for number, one in enumerate(named)]
+        config, more = _Config(stack, scenario), {}
+        if traces is not None:
+            collector = Collector()
+            stack.callback(collector.stop)
+            more = collector.environment(traces)
+        versions = [
+            _start(stack, "before", before, f"{store}/0", config),
+            _start(stack, "after", after, f"{store}/1", config, more),
+        ]
         measured = (
             _pushes(config.endpoint, versions, rounds, seconds)
             if scenario == "push"
@@ -149,7 +159,9 @@ class _Config:
         return file
 
 
-def _start(stack: ExitStack, name: str, source: Path, store: str, config: _Config) -> Version:
+def _start(
+    stack: ExitStack, name: str, source: Path, store: str, config: _Config, more: Mapping[str, str] = {}
+) -> Version:
     """Start a version. It takes requests, and works on none of them, but where jobs are pushed."""
     port = free_port()
     argv = [
@@ -168,7 +180,7 @@ def _start(stack: ExitStack, name: str, source: Path, store: str, config: _Confi
         "TORIL_SHUTDOWN_DELAY": "0",
         "TORIL_LOG_LEVEL": "warning",
     }
-    child = stack.enter_context(Child(name, argv, environment))
+    child = stack.enter_context(Child(name, argv, environment | more))
     wait_until_up(child, port, _HEALTH.get(config.scenario, "/health"))
     return Version(name, f"http://127.0.0.1:{port}", child.pid, redis.Redis.from_url(store))
 
@@ -254,12 +266,17 @@ def main() -> None:
     parser.add_argument("--before", type=Path, required=True, help="a worktree of the version to compare with")
     parser.add_argument("--after", type=Path, default=Path.cwd(), help="a worktree (default: this one)")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help=f"(default: {', '.join(QUICK)})")
+    parser.add_argument(
+        "--traces", type=float, metavar="PART", help="the second version is traced, and keeps this part of the traces"
+    )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=2.0)
     options = parser.parse_args()
     wrk.require()
     for scenario in options.scenario or QUICK:
-        found = compare(scenario, options.before, options.after, options.rounds, options.seconds)
+        found = compare(
+            scenario, options.before.absolute(), options.after, options.rounds, options.seconds, options.traces
+        )
         print(found.line(), flush=True)
 
 

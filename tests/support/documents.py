@@ -144,17 +144,25 @@ class Reader:
         folder: where they are. It gets what the repository offers there: `.venv` and the Makefile.
         env: of all terminals, beside what they need.
         replaced: texts of the page, such as ports, and what stands for them here.
+        environment: the virtual environment that they have; by default that of the tests.
     """
 
-    def __init__(self, folder: Path, root: Path, env: Mapping[str, str], replaced: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        root: Path,
+        env: Mapping[str, str],
+        replaced: Mapping[str, str],
+        environment: Path = Path(sys.prefix),
+    ) -> None:
         self._folder = folder
         self._replaced = replaced
         folder.mkdir()
-        (folder / ".venv").symlink_to(sys.prefix)
+        (folder / ".venv").symlink_to(environment)
         for name in ("Makefile", "pyproject.toml"):
             (folder / name).symlink_to(root / name)
         self._env = {
-            "PATH": f"{_programs_of(folder)}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{_programs_of(folder)}:{environment / 'bin'}:{os.environ['PATH']}",
             "HOME": str(folder),
             "PYTHONUNBUFFERED": "1",
         } | dict(env)
