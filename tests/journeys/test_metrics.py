@@ -130,7 +130,8 @@ def samples(pair: TorilProcess, traffic: str) -> Samples:
         added = total(found, "toril_accept_duration_seconds_count", door="queues")
         listening = total(found, "toril_open_sockets") and total(found, "toril_open_streams")
         read = total(found, "toril_queue_jobs", queue=traffic, state="completed") == ADDS - 1
-        grouped = total(found, "toril_group_jobs") and total(found, "toril_group_held_total")
+        of_groups = {has["queue"].partition("-")[0] for name, has, _ in found if name == "toril_group_jobs"}
+        grouped = "listened" in of_groups and total(found, "toril_group_held_total")
         return found if ended == ADDS and added == ADDS + 4 and listening and read and grouped else None
 
     found = eventually(whole, timeout_s=30, what="a scrape with everything in it")
