@@ -6,8 +6,10 @@ COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY src ./src
 # The commit that `toril --version` says; there is no repository in here.
 ARG TORIL_COMMIT=
+# What is installed beside it: traces (OpenTelemetry). `--build-arg TORIL_EXTRAS=` leaves that out.
+ARG TORIL_EXTRAS=[otel]
 # Without pip in it, the environment holds toril and what it needs, and nothing else.
-RUN pip wheel --no-cache-dir --wheel-dir /wheels . \
+RUN pip wheel --no-cache-dir --wheel-dir /wheels ".${TORIL_EXTRAS}" \
     && python -m venv --without-pip /opt/toril \
     && pip --python /opt/toril/bin/python install --no-cache-dir --no-index /wheels/*.whl
 

@@ -122,6 +122,33 @@ def test_what_needs_no_redis_answers(door: Door, toril: TorilProcess) -> None:
     assert toril.status("/ready") == 200
 
 
+def test_agents_have_the_tools_of_deliveries_and_are_told_what_there_is_not(door: Door) -> None:
+    def mcp(method: str, **params: Any) -> Any:
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        return door.http.post("/mcp", json=message).json()["result"]
+
+    names = {tool["name"] for tool in mcp("tools/list")["tools"]}
+    assert names == {"list_targets", "find_deliveries", "explain_delivery", "send_delivery", "replay_dead_letters"}
+    said = mcp("initialize", protocolVersion="2025-11-25")["instructions"]
+    assert "Begin with list_targets" in said
+    refused = mcp("tools/call", name="list_queues", arguments={})
+    assert (refused["isError"], refused["structuredContent"]["code"]) == (True, "no_redis")
+    assert "redis: none" in refused["content"][0]["text"]
+    sent = mcp("tools/call", name="send_delivery", arguments={"target": "billing", "body": {"order": 1}})
+    assert sent["isError"] is False, sent
+    job_id = sent["structuredContent"]["job_id"]
+    assert door.job(job_id, wait=30)["status"] == "delivered"
+    explained = mcp("tools/call", name="explain_delivery", arguments={"job_id": job_id})
+    assert explained["isError"] is False, explained
+    for name, arguments in (
+        ("list_targets", {}),
+        ("find_deliveries", {}),
+        ("replay_dead_letters", {"target": "billing", "all": True}),
+    ):
+        answer = mcp("tools/call", name=name, arguments=arguments)
+        assert answer["isError"] is False, answer
+
+
 def metrics(door: Door) -> str:
     return door.http.get("/metrics").text
 

@@ -37,12 +37,18 @@ def api_router(
 def refused_without_redis(routes: Sequence[Route]) -> list[Route]:
     """Return the same routes, answering callers that may use them with `NoRedis`."""
     return [
-        Route(
+        _WithoutRedis(
             one.path, _refuse, method=one.method, access=one.access, right=one.right, own=one.own,
             token_in_url=one.token_in_url, door=one.door, by_hand=one.by_hand, about=one.about, name=one.name,
         )
         for one in routes
     ]  # fmt: skip
+
+
+class _WithoutRedis(Route):
+    """A route that needs Redis, where there is none."""
+
+    serves = False
 
 
 async def _refuse(request: Request) -> Response:

@@ -16,11 +16,13 @@ from toril.core.access import ANYBODY, Caller, Right
 from toril.core.errors import InvalidRequest, TorilError, only_toril_error
 from toril.web.access_control import Access
 from toril.web.audit_trail import AuditTrail
+from toril.web.request import DEMANDED
 
 # These come by the thousand a second: a line for each would cost more than the work.
 _TRAFFIC = frozenset({Right.JOBS_ADD, Right.JOBS_LEASE, Right.DELIVERIES_ADD})
 _REFUSED = frozenset({401, 403})
 _MOST_SHOWN = 200
+_PLACES = ("queue", "target")
 
 
 _LATER = "toril.audit"
@@ -52,6 +54,9 @@ class AuditLog:
         if quiet and status not in _REFUSED and not self.has_traffic:
             return
         named: dict[str, str | int] = {name: _shown(_param(scope, name)) for _, name in route.template.params}
+        if route.template.names.isdisjoint(_PLACES) and DEMANDED in scope:
+            right, name = scope[DEMANDED][0]
+            named[_place_of(right)] = _shown(name)
         named |= scope.get(_LATER, {})
         if TOOL in scope:
             named["tool"] = scope[TOOL]
@@ -90,6 +95,11 @@ def is_change(route: Any) -> bool:
 def is_traffic(route: Any) -> bool:
     """Return True if requests for a route are too many for a line each, or make others that have their own."""
     return (route.right in _TRAFFIC and not route.by_hand) or route.access is Access.LOCK or route.relays
+
+
+def _place_of(right: Right) -> str:
+    """Return what a right is for: a target, or a queue."""
+    return "target" if right.startswith(("deliveries:", "targets:")) else "queue"
 
 
 def _param(scope: Scope, name: str) -> str:

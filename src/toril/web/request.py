@@ -63,8 +63,8 @@ class Connection(HTTPConnection):
         Raises:
             Forbidden: the caller has not that right.
         """
-        self.caller.demand(right, queue)
         self.scope.setdefault(DEMANDED, []).append((right, queue))
+        self.caller.demand(right, queue)
 
     def hides(self, queue: str) -> Redaction | None:
         """Return what must be hidden from the caller in this queue or target; None if it may see everything."""

@@ -91,6 +91,9 @@ class Route(StarletteRoute):
     what `/openapi.json` says of the route.
     """
 
+    serves = True
+    """False for a route that only says why this instance does not have it."""
+
     def __init__(  # noqa: PLR0913 - as Starlette's
         self,
         path: str,

@@ -10,6 +10,7 @@ from structlog.testing import CapturingLoggerFactory, capture_logs
 
 from tests.unit.web.asgi import scope
 from toril.core.access import ANYBODY, Caller, Right
+from toril.core.errors import Forbidden
 from toril.web.access_control import Access
 from toril.web.audit import AuditLog
 from toril.web.request import PathParams, Request
@@ -19,6 +20,10 @@ SHOP = Caller("shop", frozenset({Right.JOBS_ADD}), ["orders"])
 
 
 async def nothing(_: Request) -> Response:
+    raise NotImplementedError
+
+
+async def unused(*_: Any) -> Any:
     raise NotImplementedError
 
 
@@ -57,6 +62,26 @@ def test_a_change_is_one_line_with_who_what_where_and_what_came_of_it() -> None:
             "id": "7",
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("template", "right", "place"),
+    [
+        ("/workers", Right.WORKERS_MANAGE, {"queue": "orders"}),
+        ("/enqueue", Right.DELIVERIES_ADD, {"target": "orders"}),
+        ("/queues/{queue}/copies", Right.JOBS_MANAGE, {"queue": "from"}),
+    ],
+)
+def test_what_is_named_in_the_body_is_in_the_line_also_where_it_is_refused(
+    template: str, right: Right, place: dict[str, str]
+) -> None:
+    made = asked(template.replace("{queue}", "from"), route("POST", template, right))
+    with pytest.raises(Forbidden):
+        Request(made, unused, unused).demand(right, "orders")
+    with capture_logs() as logs:
+        AuditLog().request(made, 403)
+    assert logs[0].items() >= place.items()
+    assert {"queue", "target"} & set(logs[0]) == set(place)
 
 
 @pytest.mark.parametrize(
