@@ -42,6 +42,7 @@ from benchmarks.processes import exit_on_sigterm
 _PATIENCE_S = 600.0
 _QUEUE = "groups"
 _BULK = 500
+_STANDS_STILL_S = 60.0
 
 
 class Place:
@@ -83,13 +84,24 @@ class Place:
         for first in range(0, len(groups), _BULK):
             self.fleet[0].gateway.add(_QUEUE, *(job(group={"id": name}) for name in groups[first : first + _BULK]))
 
-    def completed(self, count: int) -> None:
-        """Wait until so many jobs have completed."""
-        eventually(
-            lambda: self.store.zcard(f"bull:{_QUEUE}:completed") >= count,
-            timeout_s=_PATIENCE_S,
-            what=f"{count} jobs to complete",
-        )
+    def ended(self, count: int) -> None:
+        """Wait until so many jobs have ended. Without any progress for a while, say what is there, and give up."""
+        done, moved_s = 0, time.monotonic()
+        while done < count:
+            time.sleep(0.1)
+            latest = sum(int(self.store.zcard(f"bull:{_QUEUE}:{state}")) for state in ("completed", "failed"))
+            if latest != done:
+                done, moved_s = latest, time.monotonic()
+            elif time.monotonic() - moved_s > _STANDS_STILL_S:
+                print(f"        {done} of {count} have ended; {self.fleet[0].gateway.counts(_QUEUE)}")
+                for key in self.left()[:20]:
+                    kind = self.store.type(key)
+                    shown = {
+                        "zset": lambda key: self.store.zrange(key, 0, 4, withscores=True),
+                        "set": self.store.smembers,
+                    }
+                    print(f"        {key} {shown.get(str(kind), self.store.hgetall)(key)}")
+                raise AssertionError(f"nothing has ended for {_STANDS_STILL_S:g} s")
 
     def left(self) -> list[Any]:
         """Return the keys that groups have left in Redis."""
@@ -152,7 +164,7 @@ def fairness(place: Place) -> None:
         at = max(number for number, call in enumerate(calls) if _group(call) == "B")
         passed.append(sum(call.at > added for call in calls[:at]))
         time.sleep(max(0.0, added + 1.0 * min(1.0, place.size * 10) - time.time()))
-    place.completed(many)
+    place.ended(many)
     print(f"        {len(passed)} jobs of B; starts of A between an add and its start: {dict(Counter(passed))}")
     place.promise(max(passed) <= 2, "each job of B was among the next two that started, and the one under way")
 
@@ -210,7 +222,7 @@ def limits(place: Place) -> None:
     place.add([names[number % len(names)] for number in range(count)])
     try:
         with place.killing(place.fleet[1:], 2.0) as kills:
-            place.completed(count)
+            place.ended(count)
     finally:
         over.set()
         for worker in workers:
@@ -228,7 +240,7 @@ def _on_a_socket(toril: TorilProcess, seen: AtOnce, over: threading.Event) -> No
     """A socket worker that connects again when its instance was killed."""
     while not over.is_set():
         try:
-            with socket_to(toril.url, f"/ws/queues/{_QUEUE}/process/2") as worker:
+            with socket_to(toril.url, f"/ws/queues/{_QUEUE}/process/2?maxStalledCount=1000") as worker:
                 while not over.is_set():
                     try:
                         message = worker.receive(0.2)
@@ -252,8 +264,13 @@ def _promise_nothing_left(place: Place, gateway: Any) -> None:
         eventually(clean, timeout_s=60, what="nothing of a group to be left")
     place.promise(clean(), f"keys of groups that are left: {len(place.left())} {place.left()[:5]}")
     counts = gateway.counts(_QUEUE)
-    open_jobs = {state: number for state, number in counts.items() if number and state != "completed"}
-    place.promise(not open_jobs, f"jobs that have not completed: {open_jobs}")
+    reasons = Counter(
+        place.store.hget(f"bull:{_QUEUE}:{job_id}", "failedReason")
+        for job_id in place.store.zrange(f"bull:{_QUEUE}:failed", 0, -1)
+    )
+    print(f"        failed: {dict(reasons)}")
+    open_jobs = {state: number for state, number in counts.items() if number and state not in {"completed", "failed"}}
+    place.promise(not open_jobs, f"jobs that have not ended: {open_jobs}")
 
 
 def rate(place: Place) -> None:
@@ -274,7 +291,7 @@ def rate(place: Place) -> None:
     jobs = [job(group={"id": "a"}, attempts=3) for _ in range(count)]
     for first in range(0, count, _BULK):
         place.fleet[0].gateway.add(_QUEUE, *jobs[first : first + _BULK])
-    place.completed(count)
+    place.ended(count)
     times = sorted(call.at for call in place.endpoint.calls)
     # The first ten start at once; from the second second on they are even.
     even = [at for at in times if at > times[0] + 2]
@@ -346,7 +363,7 @@ def leaks(place: Place) -> None:
     began = time.monotonic()
     with place.killing(place.fleet[1:], 4.0) as kills:
         place.add([f"tenant-{number % groups}" for number in range(count)])
-        place.completed(count)
+        place.ended(count)
     print(f"        {count} jobs over {groups} groups in {time.monotonic() - began:.0f} s, {kills[0]} kills")
     _promise_nothing_left(place, place.fleet[0].gateway)
 

@@ -75,10 +75,13 @@ class Flows:
         if len({self._scripts.links.group(prefix) for prefix in prefixes}) > 1:
             raise InvalidRequest("On a Redis Cluster all queues of a flow need the same hash tag", field="queueName")
         await self._check_parents(trees)
+        rooms = []
         for queue in _queues(jobs):
             # Parents wait for their children first, which counts for no group.
             leaves = [job.spec() for tree in jobs for job in tree.all() if not job.children and job.queueName == queue]
-            await self._producer.check_room(queue, leaves)
+            # Where a later queue refuses, the room of an earlier one is free again by itself.
+            if (room := await self._producer.reserve_room(queue, leaves)) is not None:
+                rooms.append(room)
             await self._producer.meet(queue)
         self._scripts.touched |= prefixes
         jobs_of_all = [job for tree in trees for job in tree.all()]
@@ -87,6 +90,7 @@ class Flows:
             *((None, pack("SADD", job.dependencies_key, _GUARD)) for job in parents),
             *(self._producer.packed_in_flow(job) for job in jobs_of_all),
             *((self._release, self._release_of(job, now_ms)) for job in parents),
+            *(room.release for room in rooms),
         ]
         replies = await self._scripts.transaction(min(prefixes), calls)
         for job, reply in zip(jobs_of_all, replies[len(parents) :], strict=False):

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from toril.bullmq.groups.room import check_room, waits_in
+from toril.bullmq.groups.room import ReservedRoom, check_room, reserve_room, waits_in
 from toril.bullmq.job_options import shortened
 from toril.bullmq.keys import QueueKeys
 from toril.bullmq.lua.groups import FULL
@@ -66,19 +66,25 @@ class Producer:
             script, packed = known.packed(jobs[0], now_ms, b"" if bounded else _UNBOUNDED)
             ids = [added_id(await self._scripts.run(known.prefix, script, packed))]
         else:
-            if bounded:
-                await self.check_room(queue, jobs)
+            room = await self.reserve_room(queue, jobs) if bounded else None
             calls = [known.packed(job, now_ms, _UNBOUNDED) for job in jobs]
-            ids = [added_id(reply) for reply in await self._scripts.transaction(known.prefix, calls)]
+            if room is not None:
+                calls.append(room.release)
+            replies = await self._scripts.transaction(known.prefix, calls)
+            ids = [added_id(reply) for reply in replies[: len(jobs)]]
         if not again:
             self._meter.count(JOBS_ADDED, known.labels, len(ids))
         return ids
 
     async def check_room(self, queue: str, jobs: Sequence[JobSpec]) -> None:
         """Refuse these jobs if a group of theirs may not have as many waiting ones."""
-        groups = Counter(name for job in jobs if (name := waits_in(job)) is not None)
-        if groups:
+        if groups := _groups_of(jobs):
             await check_room(self._scripts, QueueKeys(self._prefix, queue), groups)
+
+    async def reserve_room(self, queue: str, jobs: Sequence[JobSpec]) -> ReservedRoom | None:
+        """Take room for these jobs in their groups, or refuse them all; return None where they have no group."""
+        groups = _groups_of(jobs)
+        return await reserve_room(self._scripts, QueueKeys(self._prefix, queue), groups) if groups else None
 
     def count(self, queue: str) -> None:
         """Count a job that was added to this queue in another way, with a flow."""
@@ -114,6 +120,10 @@ class Producer:
         """Return the call that adds a job of a flow."""
         queue = _AddCalls(QueueKeys(self._prefix, placed.job.queueName), self._scripts)
         return queue.packed_in_flow(placed)
+
+
+def _groups_of(jobs: Sequence[JobSpec]) -> Counter[str]:
+    return Counter(name for job in jobs if (name := waits_in(job)) is not None)
 
 
 def added_id(reply: object) -> bytes:

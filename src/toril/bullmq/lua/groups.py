@@ -17,6 +17,7 @@ Keys, all behind `{queue}:toril:groups`:
     :busy:GROUP     set: its jobs that hold a slot
     :slots          sorted set: LENGTH:GROUPJOB of each slot, by the time at which to look at the job's lock again
     :rate:GROUP     the theoretical arrival time of its next start (GCRA), milliseconds; expires at that time
+    :reserved:GROUP sorted set: COUNT:TOKEN of the room that adds of several jobs have taken, by when it is free again
     :limits         hash: CONCURRENCY,MAX,DURATION,WEIGHT,MAX_WAITING,PAUSED of groups that have limits
 """
 
@@ -152,8 +153,18 @@ function G.prune(id, most)
   end
 end
 
+-- Adds of several jobs take their room before they add them.
+local function reserved(id)
+  local key, sum = g .. ':reserved:' .. id, 0
+  if call('EXISTS', key) == 0 then return 0 end
+  call('ZREMRANGEBYSCORE', key, '-inf', call('TIME')[1])
+  for _, one in ipairs(call('ZRANGE', key, 0, -1)) do sum = sum + tonumber(string.match(one, '^%%%%d+')) end
+  return sum
+end
+
 function G.room(id, most)
   local wait = g .. ':wait:' .. id
+  most = most - reserved(id)
   if call('ZCARD', wait) >= most and call('ZCOUNT', wait, 0, '+inf') >= most then
     G.prune(id, 100)
     return most - call('ZCOUNT', wait, 0, '+inf')
