@@ -1,7 +1,7 @@
 """Connections to the masters of a Redis Cluster, one multiplexed connection each.
 
 The map from slots to nodes is read again when a node replies that a key has moved, when a node cannot be reached, and
-every second. BullMQ's scripts need all keys of a queue in one slot, so either the prefix or the queue's name has a
+twice a second. BullMQ's scripts need all keys of a queue in one slot, so either the prefix or the queue's name has a
 hash tag: `{bull}` or `{orders}`.
 """
 
@@ -29,11 +29,13 @@ from toril.redis.slot_link import SlotLink
 
 log = structlog.get_logger(__name__)
 
-_REFRESH_S = 1.0
+_REFRESH_S = 0.5
 """A slot may be at another node although its old node still has a connection: it may be cut off."""
 _ASK_S = 0.5
 _RETRY_S = 0.25
 _LEAST_BETWEEN_S = 0.1
+_SILENT_S = 0.25
+"""How long a node that has lost its slots may take to answer what it was sent before."""
 _LINGER_S = 30.0
 """How long a node without slots stays connected: commands may wait for its reply, or a slot may be moving to it."""
 
@@ -190,7 +192,11 @@ class ClusterLinks:
             task.cancel()
 
     def _take(self, slots: Iterable[tuple[int, int, Address]]) -> None:
+        masters = self.all()
         self._ranges = [(first, last, self._node(address).link) for first, last, address in slots]
+        for link in masters:
+            if link.is_up and all(link is not other for _, _, other in self._ranges):
+                self.start(_left_if_silent(link))
         for link in list(self._followers):
             link.relocate("the slot of its key is at another node")
         before = asyncio.get_running_loop().time() - _LINGER_S
@@ -209,6 +215,17 @@ class ClusterLinks:
             node = self._nodes[address] = _Node(link, task, now)
         node.needed_at = now
         return node
+
+
+async def _left_if_silent(link: Link) -> None:
+    """Fail what waits for a node that has lost its slots and does not answer: it may be cut off or frozen."""
+    try:
+        async with asyncio.timeout(_SILENT_S):
+            await link.call("PING")  # answered after all that was sent before
+    except TimeoutError:
+        link.reconnect("other nodes have its slots, and it does not answer")
+    except StoreError:
+        pass  # it has failed already
 
 
 @lru_cache(1024)

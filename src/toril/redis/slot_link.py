@@ -18,12 +18,14 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Protocol
 
-from toril.core.errors import StoreError
+from toril.core.errors import StoreError, StoreUnavailable
 from toril.redis.connection import Link
 from toril.redis.resp import Argument, KeyMigrated, KeysApart, Reply, SlotElsewhere, SlotMoved, pack, settled
 
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.1
+_LOOK_AGAIN_S = 0.1
+"""How long to wait for a node before looking whether another one has the slot now."""
 _ASKING = pack("ASKING")
 _NOT_NOW = (SlotElsewhere, KeysApart)
 
@@ -78,8 +80,9 @@ class SlotLink:
         return self._nodes.owner(self._slot).server
 
     async def up(self) -> None:
-        """As `KeyLink.up`."""
-        await self._nodes.owner(self._slot).up()
+        """As `KeyLink.up`. Another node may take the place of one that is down meanwhile."""
+        if not self._nodes.owner(self._slot).is_up:
+            await self._owner_up()
 
     async def call(self, *args: Argument) -> Reply:
         """As `KeyLink.call`."""
@@ -97,7 +100,8 @@ class SlotLink:
     async def pipeline(self, commands: Sequence[bytes]) -> list[Reply]:
         """As `KeyLink.pipeline`. Commands that a node refused because of the slot are sent again, in order."""
         link = self._nodes.owner(self._slot)
-        await link.up()
+        if not link.is_up:
+            link = await self._owner_up()
         replies = link.send_many(b"".join(commands), len(commands), len(commands))
         try:
             return await settled(replies)
@@ -121,11 +125,26 @@ class SlotLink:
 
     async def _sent(self, attempt: Attempt, *, asks: bool) -> Reply:
         link = self._nodes.owner(self._slot)
+        if not link.is_up:
+            link = await self._owner_up()
         try:
             return await attempt(link, False)
         except _NOT_NOW as exc:
             fault = exc
         return await self._again(attempt, fault, link, self._until(), asks=asks)
+
+    async def _owner_up(self) -> Link:
+        """Wait for a connection to the node that has the slot, whichever that is by then."""
+        until = self._until()
+        while True:
+            link = self._nodes.owner(self._slot)
+            try:
+                await link.up(_LOOK_AGAIN_S)
+            except StoreUnavailable:
+                if asyncio.get_running_loop().time() >= until:
+                    raise
+            else:
+                return link
 
     async def _again(
         self, attempt: Attempt, fault: SlotElsewhere | KeysApart, link: Link, until: float, *, asks: bool
