@@ -18,22 +18,23 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true", help="print all that happened, not only the end")
     given = parser.parse_args()
     first, last = (given.seed, given.seed + 1) if given.seed is not None else map(int, given.seeds.split(":"))
+    doors = [given.door] if given.door else sorted(WORLDS)
     broken, lines, began = 0, 0, time.process_time()
     gc.disable()
-    for door in [given.door] if given.door else sorted(WORLDS):
-        for seed in range(first, last):
+    for seed in range(first, last):
+        for door in doors:
             try:
                 trace = simulate(door, seed)
             except Found as exc:
                 trace, broken = exc.trace, broken + 1
-                print(f"{door}, seed {seed}: {exc}")
+                print(f"{door}, seed {seed}: {exc}", flush=True)
             lines += len(trace.lines)
             if given.trace:
                 print(trace.text())
             if given.first and broken:
                 return 1
-            if seed % 25 == 0:
-                gc.collect()
+        if seed % 25 == 0:
+            gc.collect()
     spent_s = time.process_time() - began
     print(f"{broken} of {last - first} seeds broke something; {lines} steps in {spent_s:.1f} s of CPU")
     return min(broken, 100)

@@ -72,6 +72,7 @@ class DeliveryInstance(Process):
         world, line, now = self.world, self.line, self.now
         chance = world.chance(f"{self.name}:engine")
         self.ledger_line = world.line(f"{self.name}:ledger")
+        self.lines.append(self.ledger_line)
         ledger, blobs = WiredLedger(world.ledger, self.ledger_line), WiredBlobs(world.blobs, self.ledger_line)
         handovers = Handovers(FakeLeasedQueues(), FakeSettlementNotifications(), instance_id=self.name, now=now)
         self.settler = Settler(2 * LOCK_S, handovers, Measures(FakeMeter(), now))
@@ -98,7 +99,7 @@ class DeliveryInstance(Process):
             self.recoverer.soon,
         )
         janitor = DeliveryJanitor(
-            ledger, queues, blobs, lambda: {_TARGET: world.spec.retention}, JanitorTimes(5.0), now
+            ledger, queues, blobs, lambda: {_TARGET: world.spec.retention}, JanitorTimes(5.0, orphan_s=10.0), now
         )
         journal = Journal(ledger, offload, target, by=self.name, lease_s=_LEASE_S, now=now)
         self.gate = BreakerGate(target, Wired(world.breakers, line), jobs, self.settler, now, _LEASE_S)

@@ -52,7 +52,7 @@ class Markers:
 
     def _pop(self, queue: str) -> None:
         waiting = self._waiting.get(queue, [])
-        first = next((one for one in waiting if one[0].alive and not one[0].away), None)
+        first = next((one for one in waiting if one[0].reachable), None)
         if first is None or queue not in self._markers:
             return
         at_s = self._markers.pop(queue)

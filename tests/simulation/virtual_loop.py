@@ -1,6 +1,7 @@
 """An asyncio event loop without I/O, whose time passes only when there is nothing else to do."""
 
 import asyncio
+import heapq
 import itertools
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
@@ -11,10 +12,18 @@ class NothingLeft(RuntimeError):
     """No task can ever go on: everything waits for something that no timer brings."""
 
 
+class NoTimePasses(RuntimeError):
+    """Something goes round and round, and no time passes meanwhile."""
+
+
+_MOST_TURNS = 20_000
+
+
 class Mortal(Protocol):
-    """Something whose timers end with it."""
+    """Something whose timers end with it, and wait while it stands still."""
 
     alive: bool
+    still_until: float
 
 
 OWNER: ContextVar[Mortal | None] = ContextVar("owner", default=None)
@@ -39,10 +48,14 @@ class _NoFiles:
 
     def __init__(self, loop: "VirtualLoop") -> None:
         self._loop = loop
+        self._turns = 0
 
     def select(self, timeout: float | None) -> list[Any]:
         if timeout is None:
             raise NothingLeft
+        self._turns = 0 if timeout > 0 else self._turns + 1
+        if self._turns > _MOST_TURNS:
+            raise NoTimePasses
         self._loop.elapsed_s += max(0.0, timeout)
         return []
 
@@ -50,11 +63,23 @@ class _NoFiles:
         pass
 
 
+class _OwnedTimer(asyncio.TimerHandle):
+    """A timer of a process; `later` is what takes its place where the process stood still at its time."""
+
+    later: asyncio.TimerHandle | None = None
+
+    def cancel(self) -> None:
+        super().cancel()
+        if self.later is not None:
+            self.later.cancel()
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """Runs coroutines in virtual time, the same ones always in the same order."""
 
     def __init__(self, at_s: float = 1000.0) -> None:
         super().__init__()
+        self._scheduled: list[asyncio.TimerHandle]
         self.elapsed_s = at_s
         self._clock_resolution = 1e-9
         self._selector = _NoFiles(self)
@@ -70,8 +95,23 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Call something at this time, unless it is a timer of a process that is gone by then."""
         owner = OWNER.get() if context is None else None
         if owner is not None:
-            return super().call_at(when, _unless_gone, owner, callback, args)
+            return self._owned(when, owner, callback, args)
         return super().call_at(when, callback, *args, context=context)
+
+    def _owned(self, when: float, owner: Mortal, callback: Callable[..., Any], args: tuple[Any, ...]) -> "_OwnedTimer":
+        timer = _OwnedTimer(when, self._fire, (owner, callback, args), self)
+        timer._args = (timer, owner, callback, args)
+        heapq.heappush(self._scheduled, timer)
+        timer._scheduled = True
+        return timer
+
+    def _fire(self, timer: "_OwnedTimer", owner: Mortal, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        if not owner.alive:
+            return
+        if owner.still_until > self.elapsed_s + 1e-6:
+            timer.later = self._owned(owner.still_until, owner, callback, args)
+        else:
+            callback(*args)
 
     def _ordered(self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any) -> Any:
         return _OrderedTask(coro, loop=loop, **options)
@@ -81,11 +121,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _write_to_self(self) -> None:
         pass
-
-
-def _unless_gone(owner: Mortal, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    if owner.alive:
-        callback(*args)
 
 
 def run_virtually(main: Coroutine[Any, Any, Any]) -> Any:

@@ -94,10 +94,16 @@ class Line:
         self.rates = rates
         self.alive = True
         self.away = False
+        self.still_until = 0.0
         self._chance = chance
         self._stepped = stepped
         self._note = note
         self._next_at = 0.0
+
+    @property
+    def reachable(self) -> bool:
+        """True while its process runs and reaches the stores."""
+        return self.alive and not self.away and self.still_until <= asyncio.get_running_loop().time() + 1e-6
 
     def cut(self) -> None:
         """Let the instance hear nothing from now on: its process is gone."""
@@ -162,19 +168,22 @@ class Line:
             return
         try:
             result = at_once(step)
-        except StoreError as exc:
-            if not answer.done() and not unheard:
-                answer.set_exception(exc)
-            self._note(self.name, what, type(exc).__name__)
         except Exception as exc:
-            if not answer.done() and not unheard:
-                answer.set_exception(exc)
+            told = partial(answer.set_exception, exc)
             self._note(self.name, what, type(exc).__name__)
         else:
-            if not answer.done() and not unheard:
-                answer.set_result(result)
+            told = partial(answer.set_result, result)
             self._note(self.name, what, "" if self.alive else "after death")
+        if not unheard:
+            self._tell(answer, told)
         self._stepped()
+
+    def _tell(self, answer: "asyncio.Future[Any]", told: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        if self.still_until > loop.time() + 1e-6:
+            loop.call_at(self.still_until, self._tell, answer, told, context=Context())
+        elif not answer.done():
+            told()
 
 
 class Wired:

@@ -126,7 +126,12 @@ class World(Generic[P]):
     @property
     def running(self) -> list[P]:
         """The instances that can serve."""
-        return [one for one in self.instances if one.line.alive and one.ready.is_set() and not one.leaving.is_set()]
+        now = self.loop.time()
+        return [
+            one
+            for one in self.instances
+            if one.line.alive and one.ready.is_set() and not one.leaving.is_set() and one.line.still_until <= now + 1e-6
+        ]
 
     def chance(self, name: str) -> random.Random:
         """Return a source of random numbers of this name."""
@@ -178,7 +183,7 @@ class World(Generic[P]):
             return []
         events: list[tuple[float, Any]] = []
         for _ in range(plan.randint(0, 5)):
-            fault = plan.choice((self.crash, self.crash, self.redeploy, self.cut_off, self.jump, *others))
+            fault = plan.choice((self.crash, self.crash, self.redeploy, self.cut_off, self.jump, self.freeze, *others))
             events.append((20.0 * plan.random(), fault))
         return events
 
@@ -208,6 +213,16 @@ class World(Generic[P]):
         self.note(line.name, "is back")
         self.markers.back()
 
+    def freeze(self) -> None:
+        """Let a process stand still for a while, as one that is stopped or whose machine is."""
+        if self.running:
+            frozen = self.plan.choice(self.running)
+            for_s = 2.5 * LOCK_S * self.plan.random()
+            self.note(frozen.name, "stands still for", round(for_s, 3))
+            for line in frozen.lines:
+                line.still_until = self.loop.time() + for_s
+            self.loop.call_later(for_s, self.markers.back)
+
     def jump(self) -> None:
         """Let the stores' clock jump; instances learn of it a little later."""
         by_s = self.plan.uniform(-6.0, 8.0)
@@ -224,7 +239,7 @@ class World(Generic[P]):
         """Let all instances leave. Raises what has broken."""
         for instance in self.running:
             await instance.leave()
-        await asyncio.wait([one.task for one in self.instances])
+        await asyncio.wait([one.task for one in self.instances], timeout=HEALED_WITHIN_S)
         if self.broken is not None:
             raise self.broken
 
@@ -236,6 +251,7 @@ class World(Generic[P]):
         for line in self.lines:
             line.rates = CALM
             line.away = False
+            line.still_until = 0.0
         self.markers.back()
 
     async def until(self, fact: Callable[[], bool], within_s: float, missing: Callable[[], str]) -> None:
@@ -270,6 +286,7 @@ class Process:
         self.world = world
         self.name = name
         self.line = world.line(name)
+        self.lines = [self.line]
         self.clock_off_s = 0.0
         self.ready = asyncio.Event()
         self.leaving = asyncio.Event()
@@ -324,7 +341,9 @@ class Process:
         """End the process in good order."""
         self.world.note(self.name, "leaves")
         self.leaving.set()
-        await asyncio.wait([self.task])
+        _, pending = await asyncio.wait([self.task], timeout=HEALED_WITHIN_S)
+        if pending:
+            self.world.breaks(Broken(f"{self.name} does not come to its end"))
         self.world.note(self.name, "has left")
 
 

@@ -1,0 +1,22 @@
+"""The seeded defects fit into the sources, and the simulation finds what it is there for."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.defects import DEFECTS, Defect
+from tests.simulation.trials import ROOT, broken_sources, by_simulation, edited
+
+QUICK = ("ends-before-ledger", "loses-by-job", "one-attempt-too-many", "never-puts-back")
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name)
+def test_a_defect_fits_into_the_sources(defect: Defect) -> None:
+    source = (ROOT / "src" / "toril" / defect.path).read_text()
+    compile(edited(defect, source), defect.path, "exec")
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_simulation_finds_a_defect(name: str, tmp_path: Path) -> None:
+    (defect,) = [one for one in DEFECTS if one.name == name]
+    assert by_simulation(broken_sources(defect, tmp_path), "0:600").found
