@@ -89,6 +89,22 @@ def test_a_job_of_another_group_is_among_the_next_two(gateway: Gateway, queue: s
     gateway.unregister(queue)
 
 
+def test_groups_start_by_their_weights_and_a_tenant_with_many_ids_gains_nothing(gateway: Gateway, queue: str) -> None:
+    weights = {"w1": 1, "w2": 2, "t": 4}
+    for name, weight in weights.items():
+        put(gateway, queue, name, weight=weight)
+    gateway.add(queue, *(of(name) for number in range(70) for name in ("w1", "w2", f"t/{number % 10}")))
+    with Endpoint() as endpoint:
+        gateway.register(queue, endpoint.url)
+        calls = endpoint.wait_for_calls(70)[:70]
+    gateway.unregister(queue)
+    found = Counter(group_of(call).partition("/")[0] for call in calls)
+    assert all(abs(found[name] - weight * 10) <= 1 for name, weight in weights.items()), found
+    ids = Counter(group_of(call) for call in calls if group_of(call).startswith("t/"))
+    assert len(ids) == 10
+    assert max(ids.values()) - min(ids.values()) <= 1, ids
+
+
 def test_jobs_without_a_group_are_one_group_among_the_others(gateway: Gateway, queue: str) -> None:
     with Endpoint() as endpoint:
         gateway.add(queue, *(job({"group": "-"}) for _ in range(30)), *(of("a") for _ in range(30)))
