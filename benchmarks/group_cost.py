@@ -80,7 +80,7 @@ class Pushes:
             after = cpu_us(pid), cpu_us(self._store_pid)
         with self._target.wire() as wire:
             wire.unregister(queue)
-        self._store.flushdb()
+        self._store.flushdb(asynchronous=True)
         server_us, store_us = ((end - start) / latest.count for start, end in zip(before, after, strict=True))
         return Cost(latest.per_s, server_us, store_us)
 
