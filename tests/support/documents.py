@@ -132,7 +132,7 @@ def _programs_of(folder: Path) -> Path:
     """A folder with a `make` that installs nothing: the environment in .venv is the one that runs this test."""
     make = folder / "bin" / "make"
     make.parent.mkdir()
-    make.write_text(f'#!/bin/sh\nexec {shutil.which("make")} -o .venv/.ready "$@"\n')
+    make.write_text(f'#!/bin/sh\nexec {shutil.which("make")} -o .venv/.runs -o .venv/.ready "$@"\n')
     make.chmod(0o755)
     return make.parent
 
