@@ -52,7 +52,6 @@ from toril.testing import (
 
 _TARGET = "billing"
 _QUEUE = f"deliver-{_TARGET}"
-_TIMEOUT_S = 4.0
 _LEASE_S = 3.0
 _THRESHOLD_BYTES = 40
 _ATTEMPT = re.compile(rb"toril-attempt: (\d+)\r\n")
@@ -168,7 +167,7 @@ class DeliveriesWorld(World[DeliveryInstance]):
         self.spec = TargetSpec(
             name=_TARGET,
             url="http://billing.example/",
-            timeout=Timeouts(total_s=_TIMEOUT_S),
+            timeout=Timeouts(total_s=self.timeout_s),
             concurrency=plan.choice((1, 2, 4)),
             retry=RetryPolicy(max_attempts=plan.choice((2, 3, 5)), base_s=0.5, max_s=4.0, fail_on=frozenset({410})),
             breaker=plan.choice((None, BreakerPolicy(failures=3, open_for_s=2.0, window_s=10.0))),
@@ -223,7 +222,7 @@ class DeliveriesWorld(World[DeliveryInstance]):
         mood = 0.0 if self.good else chance.random()
         await asyncio.sleep(0.01 + 0.1 * chance.random())
         if 0.4 < mood < 0.55:
-            await asyncio.sleep(_TIMEOUT_S * 1.2 * chance.random())
+            await asyncio.sleep(self.timeout_s * 1.2 * chance.random())
         if mood < 0.55:
             self.ledger.good.add(job_id)
             return answered(200, b"x" * chance.choice((0, 10, 100)))

@@ -34,7 +34,6 @@ from toril.testing import FakeLeasedQueues, FakeMeter, FakeOutbound, FakePresenc
 _WRITES = frozenset({"complete", "retry", "fail", "snooze", "release"})
 # What may be carried out twice without any difference: each is idempotent by its port's promise.
 _REPEATABLE = frozenset({"extend", "recover_stalled", "recover_abandoned", "adopt", "hand_over", "left_s", "held"})
-_TIMEOUT_S = 4.0
 
 
 class _Job(Struct):
@@ -129,7 +128,8 @@ class QueuesInstance(Process):
         """Check that a lease that is given up is not ours, or could not be renewed for as long as it lives."""
         token, until_s = self.world.stores[consumer.queue].active.get(lease.job_id, (b"", 0.0))
         unknown = self.world.loop.time() - lease.renewed_at > LOCK_S
-        if lease.token == token and until_s > self.world.now() and not unknown:
+        held = any(one is lease for one in consumer.in_flight)
+        if held and lease.token == token and until_s > self.world.now() and not unknown:
             self.world.breaks(Broken(f"{self.name} gives up its lease of job {lease.job_id.decode()}, which holds"))
 
     async def tell(self, instance: bytes, queue: str, job_id: bytes) -> None:
@@ -174,7 +174,7 @@ class QueuesWorld(World[QueuesInstance]):
             self.stores[queue] = WatchedStore(queue, now=self.now, lock_s=LOCK_S, mark=self.markers.mark)
             self.workers[queue] = WorkerSpec(
                 queue,
-                Endpoint("http://endpoint.example/", "POST", timeout_s=_TIMEOUT_S),
+                Endpoint("http://endpoint.example/", "POST", timeout_s=self.timeout_s),
                 concurrency=plan.choice((1, 2, 3, 5)),
             )
 
@@ -217,7 +217,7 @@ class QueuesWorld(World[QueuesInstance]):
         mood = 0.0 if self.good else chance.random()
         await asyncio.sleep(0.01 + 0.1 * chance.random())
         if 0.45 < mood < 0.65:
-            await asyncio.sleep(_TIMEOUT_S * 1.2 * chance.random())
+            await asyncio.sleep(self.timeout_s * 1.2 * chance.random())
         result = msgspec.json.encode(f"{sent.job.id}@{sent.job.started}")
         if mood < 0.65:
             self.answers.setdefault(job_id, set()).add(result)

@@ -93,6 +93,8 @@ class World(Generic[P]):
         self.trace = Trace()
         self.broken: Exception | None = None
         self.severity = self.plan.choice((0.0, 0.5, 1.0, 1.0, 3.0))
+        # Where nothing is wrong, attempts outlast locks, which then have to be renewed.
+        self.timeout_s = 4.0 if self.severity else 2 * LOCK_S
         self.rates = ROUGH.scaled(self.severity)
         self.markers = Markers(self.chance("markers"), 0.05 * self.severity)
         self.stores: dict[str, WatchedStore] = {}
