@@ -68,6 +68,7 @@ func TestADeliveryIsFollowedToItsEndOrCancelled(t *testing.T) {
 	ctx, key := within(t), queueName()
 	envelope := toril.Envelope{
 		Target: "taking", Path: "/invoices", Body: []byte("raw"), Key: key, Labels: map[string]string{"test": key},
+		Group:   &toril.GroupOption{ID: "acme", Priority: 3},
 		Headers: map[string]string{"x-a": "b"}, Deadline: time.Now().Add(time.Hour),
 	}
 	sent := must(client.Enqueue(ctx, envelope))(t)
@@ -77,6 +78,7 @@ func TestADeliveryIsFollowedToItsEndOrCancelled(t *testing.T) {
 	body := string(must(client.DeliveryResponse(ctx, sent.ID))(t))
 	equal(t, strings.Contains(body, `"/taking/invoices"`) && strings.Contains(body, `"raw"`), true)
 	equal(t, must(client.Delivery(ctx, sent.ID))(t).Labels["test"], key)
+	equal(t, *must(client.Delivery(ctx, sent.ID))(t).Group, toril.GroupOption{ID: "acme", Priority: 3})
 	filter := toril.DeliveryFilter{Target: "taking", Status: "delivered", Labels: envelope.Labels}
 	listed := 0
 	for delivery, err := range client.Deliveries(ctx, filter) {

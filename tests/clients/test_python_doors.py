@@ -91,16 +91,29 @@ async def test_the_awaited_client_has_the_same_groups(doors: Doors, queue: str) 
 
 def test_a_delivery_is_followed_to_its_end(client: Client, doors: Doors) -> None:
     sent = client.deliveries.enqueue(
-        TAKING, {"order": 1}, key="order-1", path="/invoices", headers={"x-a": "b"}, labels={"order": "1"}
+        TAKING,
+        {"order": 1},
+        key="order-1",
+        path="/invoices",
+        headers={"x-a": "b"},
+        labels={"order": "1"},
+        group={"id": "acme", "priority": 3},
     )
     assert (
         client.deliveries.enqueue(
-            TAKING, {"order": 1}, key="order-1", path="/invoices", headers={"x-a": "b"}, labels={"order": "1"}
+            TAKING,
+            {"order": 1},
+            key="order-1",
+            path="/invoices",
+            headers={"x-a": "b"},
+            labels={"order": "1"},
+            group={"id": "acme", "priority": 3},
         ).id
         == sent.id
     )
     ended = client.deliveries.wait(sent.id)
     assert (ended.status, ended.attempts_made, ended.ended) == ("delivered", 1, True)
+    assert ended.raw["group"] == {"id": "acme", "priority": 3}
     assert b'"path": "/taking/invoices"' in client.deliveries.response_body(sent.id)
     assert client.deliveries.get(sent.id).labels == {"order": "1"}
     assert [one.id for one in client.deliveries.list(TAKING, "delivered", labels={"order": "1"})] == [sent.id]

@@ -63,13 +63,14 @@ test("groups are limited, paused and drained", async () => {
 
 test("a delivery is followed to its end, or cancelled", async () => {
   const labels = { test: crypto.randomUUID() };
-  const envelope = { body: { order: 1 }, path: "/invoices", labels, idempotencyKey: labels.test };
+  const envelope = { body: { order: 1 }, path: "/invoices", labels, group: { id: "acme", priority: 3 }, idempotencyKey: labels.test };
   const sent = await client.deliveries.enqueue("taking", envelope);
   assert.equal((await client.deliveries.enqueue("taking", envelope)).job_id, sent.job_id);
   const ended = await client.deliveries.wait(sent.job_id);
   assert.deepEqual([ended.status, ended.attempts_made, ended.response!.status], ["delivered", 1, 200]);
   assert.match(await client.deliveries.responseBody(sent.job_id), /"\/taking\/invoices"/);
   assert.deepEqual((await client.deliveries.get(sent.job_id)).labels, labels);
+  assert.deepEqual((await client.deliveries.get(sent.job_id)).group, { id: "acme", priority: 3 });
   const listed = await all(client.deliveries.list({ target: "taking", status: ["delivered", "queued"], labels }));
   assert.deepEqual(listed.map((one) => one.job_id), [sent.job_id]);
   const waiting = await client.deliveries.enqueue("taking", { delayMs: LATER });
