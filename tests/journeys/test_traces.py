@@ -162,7 +162,7 @@ def test_log_lines_of_an_attempt_and_of_a_request_carry_the_ids(
     (line,) = [one for one in events(toril, "attempt") if one["queue"] == "logged"]
     assert (line["trace_id"], line["span_id"]) == (process.trace, process.span)
     toril.client.post("/queues/logged/pause", headers={"traceparent": CALLER})
-    (line,) = [one for one in events(toril, "audit") if one.get("queue") == "logged"]
+    (line,) = [one for one in events(toril, "audit") if one["action"] == "POST /queues/{queue}/pause"]
     assert line["trace_id"] == CALLERS_TRACE
 
 
