@@ -24,7 +24,7 @@ KINDS = {
     "ServiceAccount": "serviceaccount-v1",
 }
 CHARTS_OWN = {"app.kubernetes.io/instance", "imagePullPolicy"}
-pytestmark = pytest.mark.timeout(BUILDING_S)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(BUILDING_S)]
 
 
 def template(folder: Path, values: dict[str, Any], *, release: str = "toril") -> subprocess.CompletedProcess[str]:

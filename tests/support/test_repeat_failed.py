@@ -56,7 +56,8 @@ def ci(folder: Path, chosen: str, *more: str) -> tuple[int, str]:
     """Run the chosen tests as CI does, then the command; its exit status and what it printed."""
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "test_suite.py").write_text(SUITE)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    environment |= {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
     def python(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -169,7 +169,7 @@ def _refusals(errors: Iterable[type[TorilError]], schemas: Schemas, *, own: bool
 def _operation(route: Route, about: About, schemas: Schemas) -> Json:
     errors = _errors(route, about)
     answers = _refusals(errors, schemas, own=route.own)
-    answers |= {str(reply.status): _reply(reply, schemas) for reply in about.answers}
+    answers |= _replies(about.answers, schemas)
     operation: Json = {
         "operationId": route.name,
         "tags": [_tag(route.path)],
@@ -217,10 +217,14 @@ def _errors(route: Route, about: About) -> list[type[TorilError]]:
     return [*errors, *about.errors]
 
 
-def _reply(reply: Reply, schemas: Schemas) -> Json:
-    if reply.kind is None:
-        return {"description": reply.text}
-    return {"description": reply.text, "content": {reply.content_type: {"schema": schemas.of(reply.kind)}}}
+def _replies(replies: Iterable[Reply], schemas: Schemas) -> Json:
+    """Return answers by status; of several with one status, the first one gives the description."""
+    answers: Json = {}
+    for reply in replies:
+        answer = answers.setdefault(str(reply.status), {"description": reply.text})
+        if reply.kind is not None:
+            answer.setdefault("content", {})[reply.content_type] = {"schema": schemas.of(reply.kind)}
+    return answers
 
 
 def _error(status: int, codes: list[str], *, own: bool) -> Json:

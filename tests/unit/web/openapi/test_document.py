@@ -135,6 +135,16 @@ def test_every_operation_has_a_summary_and_a_described_answer() -> None:
             assert resolved(answer)["description"]
 
 
+def test_every_kind_of_answer_of_a_route_is_in_the_document() -> None:
+    kinds = 0
+    for route in table()[0]:
+        for reply in route.about.answers if route.about is not None else ():
+            answer = resolved(of(route)["responses"][str(reply.status)])
+            assert reply.kind is None or reply.content_type in answer["content"], f"{route.method} {route.path}"
+            kinds += 1
+    assert kinds > 100
+
+
 def test_every_summary_begins_with_a_verb() -> None:
     for method, path, operation in operations():
         verb = operation["summary"].partition(" ")[0].rstrip(",")
