@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -80,7 +81,7 @@ class OrderedConsumer(Consumer):
 P = TypeVar("P", bound="Process")
 
 
-class World(Generic[P]):
+class World(ABC, Generic[P]):
     """A seeded world. Its subclasses add stores and instances.
 
     Args:
@@ -105,18 +106,18 @@ class World(Generic[P]):
         self._leaves: list[asyncio.Task[None]] = []
         self.loop = asyncio.get_running_loop()
 
+    @abstractmethod
     async def run(self) -> None:
         """Live from the first event to the last one. Raises `Broken`."""
-        raise NotImplementedError
 
     def stop(self) -> None:
         """End every process that still runs."""
         for line in self.lines:
             line.cut()
 
+    @abstractmethod
     def process(self, name: str) -> P:
         """Return another instance, which starts."""
-        raise NotImplementedError
 
     def start(self, count: int = 1) -> None:
         """Start more instances."""

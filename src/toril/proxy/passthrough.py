@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -55,7 +56,7 @@ class Passthrough:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, upstream: Upstream, target: bytes) -> None:
         """Pass one request through, and its answer back; see `toril.proxy.direct.Direct`."""
-        span = passed_on(scope, upstream.origin + upstream.forwarded(target).partition(b"?")[0].decode("latin-1"))
+        span = passed_on(scope, partial(_url, upstream, target))
         if span is None:
             await self._pass(scope, receive, send, upstream, target)
             return
@@ -281,6 +282,11 @@ _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 def _reason(failure: Failure) -> str:
     return f"no answer within {failure.duration_s:.1f} s" if isinstance(failure, TimedOut) else failure.detail
+
+
+def _url(upstream: Upstream, target: bytes) -> str:
+    """Return the URL that a request is passed on to, without its query."""
+    return upstream.origin + upstream.forwarded(target).partition(b"?")[0].decode("latin-1")
 
 
 def _unanswered(failure: Failure, upstream: Upstream, span: PassedOn | None) -> Response:

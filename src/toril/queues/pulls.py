@@ -244,9 +244,8 @@ class Pulls:
         if self._tracing is None or isinstance(action, Extended):
             await self._written(store, lease, action, verdict)
         else:
-            made = (
-                None if owner_of(lease.token) else self._tracing.leased(lease)
-            )  # else it ended when it was handed over
+            # The span of a job that was handed over has ended then.
+            made = None if owner_of(lease.token) else self._tracing.leased(lease)
             writing = self._written(store, lease, action, verdict)
             name = "Release" if verdict is None else type(verdict).__name__
             await self._tracing.settlement(lease, name, writing, trace or ())

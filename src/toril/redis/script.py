@@ -1,7 +1,7 @@
 """Lua scripts, called alone or with others in a transaction.
 
-A script is called by its SHA. If Redis does not know it (after a failover, `SCRIPT FLUSH`, or on a new node of a
-cluster), nothing was run, and the call is repeated with the script's text, which Redis then caches. Calls go through
+A script is called by its SHA. A Redis that has no script of that SHA (after a failover or `SCRIPT FLUSH`, or on a new
+node of a cluster) runs nothing. Then the call is repeated with the script's text, which Redis caches. Calls go through
 `Links.of`, which follows keys that move in a cluster.
 """
 

@@ -62,7 +62,7 @@ async def test_readings_take_turns_over_many_groups_and_keep_the_largest(
     world: RealWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(depths, "LOOKED_AT", 5)
-    monkeypatch.setattr(depths, "MOST_SHOWN", 2)
+    monkeypatch.setattr(depths, "MOST_GROUPS", 2)
     monkeypatch.setattr(depths, "SAMPLED", 0)
     for group in range(18):
         for number in range(9 if group in (3, 17) else 1):

@@ -11,7 +11,6 @@ from toril.bullmq.lua.scripts import Scripts
 from toril.core.metrics import MOST_GROUPS, OTHER, GroupDepth
 from toril.core.ports import Now
 
-MOST_SHOWN = MOST_GROUPS
 LOOKED_AT = 200
 """How many groups one reading looks at, by name; the next reading goes on behind them.
 
@@ -100,7 +99,7 @@ class GroupDepths:
             self._seen.clear()
         seen = self._seen.setdefault(queue, _Seen())
         after, waiting, active, rows = await self._scripts.call(
-            _DEPTHS, QueueKeys(self._prefix, queue), seen.after, LOOKED_AT, MOST_SHOWN, SAMPLED, *seen.largest
+            _DEPTHS, QueueKeys(self._prefix, queue), seen.after, LOOKED_AT, MOST_GROUPS, SAMPLED, *seen.largest
         )
         seen.after, seen.largest = after, tuple(row[0] for row in rows)
         shown = [

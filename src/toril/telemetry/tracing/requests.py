@@ -6,7 +6,7 @@ A WebSocket has no span, since it may be open for days; what is sent over it has
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -101,10 +101,10 @@ def request_trace(scope: Scope) -> Sequence[Header] | None:
     return None if spans is None else spans.context
 
 
-def passed_on(scope: Scope, url: str) -> PassedOn | None:
-    """Begin the span of passing a request on to a URL; None where it is not traced."""
+def passed_on(scope: Scope, url: Callable[[], str]) -> PassedOn | None:
+    """Begin the span of passing a request on to a URL, which is asked for only then; None where it is not traced."""
     spans: _RequestSpan | None = scope.get(_SPAN)
-    return None if spans is None else spans.pass_on(url)
+    return None if spans is None else spans.pass_on(url())
 
 
 @contextmanager

@@ -96,13 +96,13 @@ def test_without_traces_nothing_is_made() -> None:
     scope: dict[str, Any] = {"headers": GIVEN}
     with sent_over_socket(scope, "orders", GIVEN) as context:
         assert context == []
-    assert (passed_on(scope, "http://a/"), request_trace(scope)) == (None, None)
+    assert (passed_on(scope, lambda: "http://a/"), request_trace(scope)) == (None, None)
 
 
 async def test_a_request_that_is_passed_on_has_a_span_below_its_own() -> None:
     tracer = Recorder()
     scope = await traced_scope(tracer, type="http", method="BREW", path="/x")
-    span = passed_on(scope, "http://me:secret@api:3000/pot")
+    span = passed_on(scope, lambda: "http://me:secret@api:3000/pot")
     assert span is not None
     assert span.context == [(b"traceparent", b"HTTP")]
     assert tracer.spans[1].parent == request_trace(scope) == [(b"traceparent", b"BREW")]
