@@ -58,6 +58,18 @@ def test_callers_are_spread_over_the_processes(valkey: ValkeyProcess, tmp_path: 
     assert min(shares) >= CALLERS // 4, shares
 
 
+def test_all_processes_map_one_file_by_which_they_know_of_each_others_load(
+    valkey: ValkeyProcess, tmp_path: Path
+) -> None:
+    with TorilProcess(valkey.url, tmp_path / "toril.log", args=("--processes", "2")) as toril:
+        eventually(lambda: toril.log().count('"listening"') == 2, what="both processes listen")
+        maps = [Path(f"/proc/{child}/maps").read_text().splitlines() for child in toril.children()]
+        mapped = [{line.split()[-1] for line in lines if line.endswith("/load")} for lines in maps]
+    assert len(mapped) == 2
+    assert len(mapped[0]) == 1
+    assert mapped[0] == mapped[1]
+
+
 def test_while_one_process_is_gone_callers_go_to_the_other(valkey: ValkeyProcess, tmp_path: Path) -> None:
     with TorilProcess(valkey.url, tmp_path / "toril.log", args=("--processes", "2")) as toril:
         eventually(lambda: toril.log().count('"listening"') == 2, what="both processes listen")

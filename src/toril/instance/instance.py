@@ -28,7 +28,6 @@ from toril.delivery.rules.destination import Target
 from toril.engine.consumer import Consumer
 from toril.engine.executor import Executor, ignore
 from toril.engine.handovers import Handovers
-from toril.engine.load_shedding import LoadShedding
 from toril.engine.ports import Outbound
 from toril.engine.settler import Settler
 from toril.engine.shared_services import SharedServices
@@ -41,7 +40,7 @@ from toril.instance.delivery import DeliveryDoor, SharedWithDelivery
 from toril.instance.events import OperatorEvents
 from toril.instance.ground import Ground, NoStatistics
 from toril.instance.health import HealthChecks
-from toril.instance.proxy import Proxy, SharedWithProxy
+from toril.instance.proxy import Proxy, SharedWithProxy, load_shedding_of
 from toril.instance.queues import Queues
 from toril.instance.refusals import Refusals
 from toril.instance.stats import FleetStats
@@ -52,7 +51,6 @@ from toril.instance.worker_calls import WorkerCalls
 from toril.payloads.obstore_blobs import blobs_of
 from toril.payloads.payload_offload import PayloadOffload
 from toril.payloads.switched_blobs import SwitchedBlobs
-from toril.proxy.busy_time import busy_s
 from toril.proxy.description import described
 from toril.proxy.routes import OPS
 from toril.proxy.rules.destination import UpstreamDestination
@@ -136,7 +134,7 @@ class Instance:
             tokens=lock_tokens(settings.gateway, instance_id),
             tracing=self._traces.attempts,
         )
-        self._load_shedding = LoadShedding(busy_s, time.monotonic)
+        self._load_shedding = load_shedding_of(settings)
         self.supervisor = Supervisor(self._consumer, engine, self._shared, works=self._role.name != "gateway")
         rules = self.supervisor.lease_rules
         store.leases.defaults.follow(lambda queue: rules(queue).group)

@@ -17,6 +17,7 @@ from toril.config.settings import Settings
 from toril.core.destination import Destination
 from toril.core.ports import Meter
 from toril.core.stored_job import Keep
+from toril.engine import load_board
 from toril.engine.load_shedding import LoadShedding
 from toril.engine.ports import Outbound
 from toril.http_client.client import HttpClient, always
@@ -30,6 +31,7 @@ from toril.payloads.folder_blobs import FolderBlobs
 from toril.payloads.payload_offload import PayloadOffload
 from toril.payloads.policy import PayloadPolicy
 from toril.payloads.switched_blobs import SwitchedBlobs
+from toril.proxy.busy_time import busy_s, idle_s
 from toril.proxy.cache.memory_cache import MemoryCache
 from toril.proxy.cache.offloaded_cache import OffloadedCache
 from toril.proxy.cache.redis_cache import RedisCache
@@ -62,6 +64,12 @@ MAX_ANSWER_BYTES = 100 * 1024 * 1024
 MAX_CALLBACK_ANSWER_BYTES = 1024 * 1024
 LEAST_KEY_S = 24 * 3600.0
 """How long an `Idempotency-Key` is known, where jobs are not known for longer."""
+
+
+def load_shedding_of(settings: Settings) -> LoadShedding:
+    """Return what decides whether jobs give way to requests, together with the other processes of the instance."""
+    board = load_board.mapped(settings.metrics.folder, settings.engine.process, settings.engine.processes)
+    return LoadShedding(busy_s, idle_s, time.monotonic, board)
 
 
 class SharedWithProxy(Struct, frozen=True):

@@ -17,10 +17,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 import structlog
 
+from toril.engine.load_board import lay_out
 from toril.server.server import spreads
 
 log = structlog.get_logger(__name__)
@@ -71,8 +73,10 @@ class Processes:
 
     def run(self) -> int:
         """Run until told to stop, and return the exit status: 0 where every child ended well."""
-        # The children leave their metrics here, so that any of them can answer for all.
+        # The children leave their metrics here, so that any of them can answer for all, and tell each other of their
+        # load.
         with tempfile.TemporaryDirectory(prefix="toril-", ignore_cleanup_errors=True) as self._folder:
+            lay_out(Path(self._folder), len(self._children))
             return self._run()
 
     def _run(self) -> int:

@@ -1,28 +1,50 @@
 import pytest
 
+from toril.engine.load_board import LoadBoard, size
 from toril.engine.load_shedding import ACCEPTED_PER_JOB, LEAST_PER_S, LoadShedding
 
 MANY = 1000
+SOME_IDLE_TIME = 0.3
 
 
 class Process:
     """A process that is busy for a share of its time, accepts so many requests a second, and begins what it may."""
 
-    def __init__(self) -> None:
+    def __init__(self, board: LoadBoard | None = None) -> None:
         self.now_s = 0.0
         self.busy_s = 0.0
-        self.gate = LoadShedding(lambda: self.busy_s, lambda: self.now_s)
+        self.idle_s = 0.0
+        self.gate = LoadShedding(lambda: self.busy_s, lambda: self.idle_s, lambda: self.now_s, board)
 
-    def live(self, for_s: float, busy: float, accepts_per_s: float, tries: int = MANY) -> int:
-        """Jobs begun, of `tries` in each hundredth of a second."""
+    def live(
+        self, for_s: float, busy: float, accepts_per_s: float, tries: int = MANY, idle: float = SOME_IDLE_TIME
+    ) -> int:
+        """Jobs begun, of `tries` in each hundredth of a second. `idle` is the idle time of the machine's cores."""
         begun = 0
         for _ in range(round(for_s * 100)):
             self.now_s += 0.01
             self.busy_s += 0.01 * busy
+            self.idle_s += 0.01 * idle
             for _ in range(round(accepts_per_s / 100)):
                 self.gate.accepted()
             begun += sum(self.gate.may_begin() for _ in range(tries))
         return begun
+
+
+class TwoProcesses:
+    """Two processes of one instance: all requests come to the first, and both have jobs to begin."""
+
+    def __init__(self) -> None:
+        memory = bytearray(size(2))
+        self.flooded, self.other = (Process(LoadBoard(memory, number, 2)) for number in range(2))
+
+    def live(self, for_s: float, busy: float, accepts_per_s: float, idle: float) -> tuple[int, int]:
+        """Jobs begun by each, the first of which is busy for this share of its time, and the second hardly."""
+        first = second = 0
+        for _ in range(round(for_s * 100)):
+            first += self.flooded.live(0.01, busy, accepts_per_s, idle=idle)
+            second += self.other.live(0.01, 0.1, 0, idle=idle)
+        return first, second
 
 
 @pytest.fixture
@@ -71,3 +93,51 @@ def test_after_a_long_idle_time_no_job_is_held_back(process: Process) -> None:
     process.now_s += 60.0
     process.gate.accepted()
     assert process.gate.may_begin()
+
+
+@pytest.mark.parametrize(("busy", "accepts_per_s"), [(0.3, 6000), (0.6, 0)])
+def test_a_full_machine_alone_holds_no_job_back(process: Process, busy: float, accepts_per_s: float) -> None:
+    process.live(1.0, busy, accepts_per_s, idle=0.0)
+    assert process.live(1.0, busy, accepts_per_s, idle=0.0) == 100 * MANY
+
+
+def test_a_process_that_waits_half_its_time_while_no_core_is_idle_begins_only_a_share(process: Process) -> None:
+    process.live(1.0, 0.5, 6000, idle=0.02)
+    assert process.live(1.0, 0.5, 6000, idle=0.02) == pytest.approx(6000 / ACCEPTED_PER_JOB, rel=0.05)
+    process.live(1.0, 0.5, 6000, idle=0.3)
+    assert process.live(1.0, 0.5, 6000, idle=0.3) == 100 * MANY
+
+
+def test_on_a_full_machine_all_processes_give_way_to_the_requests_of_one() -> None:
+    both = TwoProcesses()
+    both.live(1.0, 0.5, 6000, idle=0.0)
+    begun = both.live(1.0, 0.5, 6000, idle=0.0)
+    assert begun == pytest.approx((6000 / ACCEPTED_PER_JOB / 2, 6000 / ACCEPTED_PER_JOB / 2), rel=0.05)
+
+
+def test_with_a_core_to_spare_only_the_flooded_process_gives_way() -> None:
+    both = TwoProcesses()
+    both.live(1.0, 1.0, 6000, idle=0.3)
+    first, second = both.live(1.0, 1.0, 6000, idle=0.3)
+    assert (first, second) == (pytest.approx(6000 / ACCEPTED_PER_JOB, rel=0.05), 100 * MANY)
+
+
+def test_processes_of_which_none_is_flooded_begin_all_jobs_on_a_full_machine() -> None:
+    both = TwoProcesses()
+    both.live(1.0, 0.2, 6000, idle=0.0)
+    assert both.live(1.0, 0.2, 6000, idle=0.0) == (100 * MANY, 100 * MANY)
+
+
+def test_the_other_processes_know_of_requests_to_one_that_has_no_job_to_begin() -> None:
+    both = TwoProcesses()
+    for _ in range(200):
+        both.flooded.live(0.01, 0.5, 6000, tries=0, idle=0.0)
+        both.other.live(0.01, 0.1, 0, idle=0.0)
+    assert both.other.live(0.01, 0.1, 0, idle=0.0) < MANY
+
+
+def test_soon_after_the_last_request_all_processes_begin_all_jobs() -> None:
+    both = TwoProcesses()
+    both.live(1.0, 0.5, 6000, idle=0.0)
+    both.live(0.2, 0.5, 0, idle=0.0)
+    assert both.live(0.1, 0.5, 0, idle=0.0) == (10 * MANY, 10 * MANY)
