@@ -6,6 +6,7 @@ has the flag that groups set, and where it is set the script leases nothing and 
 
 from __future__ import annotations
 
+from toril.bullmq.lua.group_choice import choosing_functions
 from toril.bullmq.lua.groups import FLAG, FULL, HELD_MS, group_functions
 from toril.bullmq.lua.queue_script import QueueScript, replaced_once
 
@@ -118,7 +119,7 @@ def choosing_among_groups(text: bytes, prefix: bytes) -> bytes:
     arguments = (b"ARGV[1]", b"ARGV[2]") if at_once else (b"prefix", b"timestamp")
     chooses = _CHOOSES % (*arguments, HELD_MS)
     text = replaced_once(text, _LIMITER, _LIMITER + chooses)
-    return group_functions(prefix, choosing=True) + taking_in_due(text)
+    return choosing_functions(prefix) + taking_in_due(text)
 
 
 def taking_in_due(text: bytes) -> bytes:
