@@ -120,7 +120,11 @@ class PostgresConnections:
     @asynccontextmanager
     async def _begun(self, beginning: str) -> AsyncIterator[Any]:
         async with self._connection() as connection:
-            await connection.execute(beginning)
+            try:
+                await connection.execute(beginning)
+            except BaseException:
+                _drop(connection)  # it may have begun without our knowing
+                raise
             try:
                 yield connection
                 await connection.execute("COMMIT")
@@ -164,11 +168,25 @@ async def _behind_a_pooler(url: str) -> bool:
 
 
 async def _roll_back(connection: Any) -> None:
-    """Roll back a failed transaction; asyncpg would do so itself, but logs it as an error of the program."""
-    with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+    """Roll back a failed transaction; asyncpg would do so itself, but logs it as an error of the program.
+
+    A connection that does not answer is closed: in its pool it would be one with an open transaction.
+    """
+    try:
         # One that broke is in its pool again already, and may not even be asked whether it is closed.
         if not connection.is_closed() and connection.is_in_transaction():
             await connection.execute("ROLLBACK", timeout=_CONNECT_S)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        _drop(connection)
+    except BaseException:
+        _drop(connection)
+        raise
+
+
+def _drop(connection: Any) -> None:
+    """Close a connection at once; its pool makes another one."""
+    with suppress(asyncpg.InterfaceError):  # it is in its pool again already
+        connection.terminate()
 
 
 async def _nothing(connection: Any) -> None:
