@@ -11,7 +11,7 @@ RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev run test test-fast check lint types layers unit modules format bench bench-guard proof-simulation reference docs dist clean
+.PHONY: help demo dev run test test-fast check lint types layers unit modules format bench bench-guard proof proof-simulation reference docs dist clean
 
 # What `make check` runs, side by side; .pre-commit-config.yaml runs the same.
 CHECKS := types unit lint layers modules
@@ -83,6 +83,11 @@ bench: $(READY) ## measure against the ceilings of this machine (needs wrk and a
 bench-guard: $(READY) ## compare the CPU of a request at COMMIT (HEAD) with BASE (its parent); fails over 7 % more (needs wrk)
 	@$(BIN)/python -m benchmarks.guard $(if $(COMMIT),--commit $(COMMIT)) $(if $(BASE),--base $(BASE)) \
 		$(foreach scenario,$(SCENARIO),--scenario $(scenario))
+
+proof: SIZE := 1000000
+proof: $(READY) ## harm two torils while SIZE are accepted by each door (default: a million), and judge it all (SEED=18); takes hours
+	@$(BIN)/python -m benchmarks.histories --size $(SIZE) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m benchmarks.histories --size $$(( $(SIZE) / 10 )) --door delivery $(if $(SEED),--seed $(SEED))
 
 proof-simulation: $(READY) ## ten thousand simulated worlds of each door (SEEDS=from:to DOOR=queues); prints seeds that break something
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0:10000) $(if $(DOOR),--door $(DOOR))

@@ -58,6 +58,11 @@ class PostgresProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def running(self) -> bool:
+        """True while the main process is alive."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> Self:
         """Start it, and wait until it accepts connections."""
         options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]

@@ -65,6 +65,12 @@ class ValkeyProcess:
         assert process is not None, "Valkey is not running"
         return process.pid
 
+    @property
+    def running(self) -> bool:
+        """True while the process is alive."""
+        process = self._server._process
+        return process is not None and process.poll() is None
+
     def start(self) -> None:
         """Start, and return when it answers PING."""
         self._server.start()

@@ -1,0 +1,71 @@
+"""Call, harm and judge a fleet of torils from outside: `python -m benchmarks.histories --size 1000 --seed 1`.
+
+Prints the seed, every fault when it happens, and a report in Markdown with the histories that break a promise. It exits
+with 1 where there is one. The same seed plans the same cases and the same faults at the same shares of the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.histories.fleet import SETTLED_S
+from benchmarks.histories.judge import Judge
+from benchmarks.histories.plan import DoorName, Fault
+from benchmarks.histories.report import histories, report
+from benchmarks.histories.run import Size, run
+from benchmarks.processes import exit_on_sigterm
+
+_CASES_A_FAULT = 1000
+_FEWEST_FAULTS = 20
+
+
+def main() -> int:
+    """Carry out a run, print what it has shown, and return 1 where a promise was not kept."""
+    exit_on_sigterm()
+    options = _options()
+    doors = options.door or list(DoorName)
+    faults = options.faults
+    if faults is None:
+        faults = max(_FEWEST_FAULTS, options.size * len(doors) // _CASES_A_FAULT)
+    print(f"seed {options.seed}", flush=True)
+    began = time.monotonic()
+    size = Size(options.size, faults, callers=options.callers, kinds=tuple(options.fault or ()))
+    history, folder = run(options.seed, doors, size, lambda text: print(text, flush=True))
+    verdict = Judge(history, SETTLED_S).verdict()
+    said = "\n".join(report(history, verdict, time.monotonic() - began))
+    print(said)
+    if options.report:
+        options.report.write_text(said + "\n")
+    print("\n".join(histories(verdict.violations)))
+    if verdict.passed:
+        shutil.rmtree(folder, ignore_errors=True)
+        print("passed")
+        return 0
+    print(f"FAILED with seed {options.seed}; logs in {folder}")
+    return 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.histories", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, default=1000, help="accepted by each door (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31), help="repeats a plan")
+    parser.add_argument(
+        "--door", action="append", type=DoorName, choices=list(DoorName), help="all without; with delivery alone "
+        "Redis loses its data too"
+    )  # fmt: skip
+    parser.add_argument("--faults", type=int, help=f"one for each {_CASES_A_FAULT} cases without, but {_FEWEST_FAULTS}")
+    parser.add_argument("--fault", action="append", type=Fault, metavar="NAME", help="all without")
+    parser.add_argument("--callers", type=int, default=8, help="of each door (default %(default)s)")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there too")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Cases of the delivery door: envelopes that are posted, cancelled and replayed as dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from benchmarks.histories.caller import Caller
+from benchmarks.histories.case import Case, Final
+from benchmarks.histories.endpoint import Endpoint
+from benchmarks.histories.fleet import TARGET
+
+_PAUSE_S = 0.1
+
+
+class DeliveryDoor:
+    """Makes the calls of cases, and reads what is left of them."""
+
+    async def prepare(self, caller: Caller, endpoint: Endpoint) -> None:
+        """Nothing: targets are in the configuration."""
+
+    async def run(self, case: Case, caller: Caller) -> None:
+        """Do what the script of a case says."""
+        script = case.script
+        if not await self._post(case, caller):
+            return
+        job_id = case.ids[-1]
+        if script.again:
+            await self._post(case, caller)
+        if script.cancelled:
+            while (await caller.call(case, "cancel", "DELETE", f"/jobs/{job_id}"))[1].uncertain:
+                await asyncio.sleep(_PAUSE_S)
+        elif script.replayed:
+            while await self._ended(job_id, caller) == "dead_lettered":
+                await caller.call(
+                    case, "replay", "POST", f"/targets/{TARGET}/dead-letters/replay", {"job_ids": [job_id]}
+                )
+                await asyncio.sleep(_PAUSE_S)
+        elif script.watched and await self._ended(job_id, caller) == "delivered":
+            answer = await caller.asked("GET", f"/jobs/{job_id}/response")
+            case.results.append((job_id, answer.json["serial"]))
+
+    async def _ended(self, job_id: str, caller: Caller) -> str:
+        while True:
+            answer = await caller.asked("GET", f"/jobs/{job_id}?wait=20")
+            status: str = answer.json["status"]
+            if status in {"delivered", "dead_lettered", "cancelled"}:
+                return status
+
+    async def _post(self, case: Case, caller: Caller) -> bool:
+        envelope: dict[str, Any] = {"target": TARGET, "path": f"/{case.number}", "body": {"number": case.number}}
+        if case.script.delay_ms:
+            envelope["delay_ms"] = case.script.delay_ms
+        headers = {"idempotency-key": f"d{case.number}"} if case.script.keyed else {}
+        while True:
+            call, answer = await caller.call(case, "add", "POST", "/enqueue", envelope, headers)
+            if answer.status in {200, 202}:
+                call.job_id = answer.json["job_id"]
+                return True
+            if not answer.uncertain or not case.script.keyed:
+                return False
+            await asyncio.sleep(_PAUSE_S)
+
+    async def read(self, case: Case, caller: Caller) -> None:
+        """Note what has become of the deliveries of a case."""
+        for job_id in case.ids:
+            answer = await caller.asked("GET", f"/jobs/{job_id}")
+            if answer.status == 404:
+                case.finals[job_id] = Final(None)
+                continue
+            job = answer.json
+            final = case.finals[job_id] = Final(job["status"], attempts=len(job["attempts"]))
+            final.numbers = [attempt["number"] for attempt in job["attempts"]]
+            final.transitions = [(step["seq"], step["from"], step["to"]) for step in job["transitions"]]
+            final.shown = [f"{one['number']} {one['outcome']} {one['status_code']}" for one in job["attempts"]]
+            if final.status == "delivered" and case.script.watched:
+                final.serial = (await caller.asked("GET", f"/jobs/{job_id}/response")).json["serial"]
+
+    async def left(self, caller: Caller) -> list[str]:
+        """Return which deliveries have not ended."""
+        depth = (await caller.asked("GET", f"/targets/{TARGET}")).json["depth"]
+        return [f"{count} deliveries are {state}" for state, count in depth.items() if count]

@@ -1,0 +1,284 @@
+"""Judges a history: what was lost, done twice, done too late, out of order, or against the rules.
+
+Knows nothing of a running toril: it reads what `case` holds. A fault excuses only what it can have caused: that an
+attempt which was under way is made once more.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.histories.case import UNKNOWN, UNSURE, Arrival, Case, Final, Harm, History
+from benchmarks.histories.plan import HARMLESS, DoorName
+
+_GOOD = {DoorName.QUEUES: "completed", DoorName.PROXY: "completed", DoorName.DELIVERY: "delivered"}
+SETTLING_S = 1.0
+"""How long after its answer an attempt may still not be settled: a fault in that time can have it made again."""
+LEASING_S = 1.0
+"""How long before its arrival a request may have been decided on."""
+_NEXT: dict[str | None, set[str]] = {
+    None: {"queued"},
+    "queued": {"dispatching", "cancelled", "dead_lettered"},
+    "dispatching": {"delivered", "retrying", "queued", "cancelled", "dead_lettered"},
+    "retrying": {"dispatching", "cancelled", "dead_lettered"},
+    "dead_lettered": {"queued"},
+    "delivered": set(),
+    "cancelled": set(),
+}
+
+
+@dataclass
+class Violation:
+    """A promise that was not kept."""
+
+    kind: str
+    case: Case | None
+    text: str
+
+
+@dataclass
+class DoorVerdict:
+    """What came of the cases of a door; `causes` counts the faults during which a job was done twice."""
+
+    cases: int = 0
+    accepted: int = 0
+    calls: int = 0
+    unanswered: int = 0
+    cancelled: int = 0
+    replayed: int = 0
+    arrivals: int = 0
+    failed_attempts: int = 0
+    touched: int = 0
+    begun_again: int = 0
+    done_again: int = 0
+    causes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def duplicates(self) -> float:
+        """The share of the jobs touched by a fault that were done more than once."""
+        return self.done_again / self.touched if self.touched else 0.0
+
+
+@dataclass
+class Verdict:
+    """What is to be said of a history."""
+
+    doors: dict[DoorName, DoorVerdict] = field(default_factory=dict)
+    violations: list[Violation] = field(default_factory=list)
+    ordered: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """True if every promise was kept."""
+        return not self.violations
+
+
+class Judge:
+    """Reads one history. `settled_s` is how long after a fault jobs may still come again because of it."""
+
+    def __init__(self, history: History, settled_s: float) -> None:
+        self._history = history
+        self._settled_s = settled_s
+        self._harms = sorted(
+            (harm for harm in history.harms if harm.fault not in HARMLESS), key=lambda harm: harm.began
+        )
+        self._begins = [harm.began for harm in self._harms]
+        self._longest_s = max((harm.ended - harm.began for harm in self._harms), default=0.0)
+
+    def verdict(self) -> Verdict:
+        """Return the verdict."""
+        found = Verdict()
+        found.violations += [Violation("left", None, text) for text in self._history.left]
+        for door, cases in self._history.cases.items():
+            counted = found.doors[door] = DoorVerdict()
+            for case in cases:
+                if case.calls:
+                    self._count(case, counted)
+                    found.violations += [Violation(kind, case, text) for kind, text in self._wrong(case, counted)]
+            found.violations += self._paused(door, cases)
+        line = [case for case in self._history.cases.get(DoorName.QUEUES, []) if case.script.in_line]
+        in_order, wrong = self._order(line)
+        found.ordered = in_order
+        found.violations += wrong
+        return found
+
+    def _count(self, case: Case, counted: DoorVerdict) -> None:
+        counted.cases += 1
+        counted.accepted += bool(case.ids)
+        counted.calls += len(case.calls)
+        counted.unanswered += sum(call.status == UNKNOWN for call in case.calls)
+        counted.cancelled += any(call.accepted for call in case.of_kind("cancel"))
+        counted.replayed += any(call.accepted for kind in ("replay", "retry") for call in case.of_kind(kind))
+        counted.arrivals += len(case.arrivals)
+        counted.failed_attempts += sum(not one.done for one in case.arrivals)
+        counted.touched += bool(case.ids) and bool(self._during(case.began, case.ended, self._settled_s))
+
+    def _during(self, began: float, ended: float, more_s: float = 0.0) -> list[Harm]:
+        """Return the faults that overlap a time."""
+        first = bisect_left(self._begins, began - more_s - self._longest_s)
+        last = bisect_right(self._begins, ended)
+        return [harm for harm in self._harms[first:last] if harm.ended + more_s >= began]
+
+    def _wrong(self, case: Case, counted: DoorVerdict) -> Iterator[tuple[str, str]]:
+        for job_id in case.ids:
+            yield from self._ended(case, job_id, case.finals.get(job_id, Final(None)))
+        yield from self._cancelled(case)
+        yield from self._doubled(case, counted)
+        yield from self._identified(case)
+        yield from _results(case)
+        if case.door is DoorName.DELIVERY:
+            yield from _recorded(case)
+
+    def _ended(self, case: Case, job_id: str, final: Final) -> Iterator[tuple[str, str]]:
+        """What was accepted has reached the endpoint, and ended well, unless it may have been cancelled."""
+        good = _GOOD[case.door]
+        maybe_cancelled = any(call.accepted or call.status in UNSURE for call in case.of_kind("cancel"))
+        if not (done := [one for one in case.arrivals if _ends(case.door, one)]) and not maybe_cancelled:
+            yield "lost", f"{job_id} was acknowledged and never done"
+        if final.status == good and not done:
+            yield "illegal", f"{job_id} is {final.status}, and the endpoint has never done it"
+        if maybe_cancelled and final.status in {None, "cancelled"}:
+            return
+        if final.status != good:
+            yield "lost", f"{job_id} was acknowledged and is {final.status}"
+            return
+        if case.door is not DoorName.DELIVERY or final.serial is not None:
+            result = next((one for one in case.arrivals if one.serial == final.serial), None)
+            if result is None or not _may_end(case.door, result):
+                yield "illegal", f"{job_id} has the result {final.shown}, which the endpoint has not given"
+
+    def _cancelled(self, case: Case) -> Iterator[tuple[str, str]]:
+        """What was cancelled does not run."""
+        calls = [call for call in case.of_kind("cancel") if call.accepted]
+        if not calls:
+            return
+        at = calls[0].ended
+        # An add without an answer may be carried out behind the cancel.
+        if any(call.status in UNSURE and call.began < at for call in case.of_kind("add")):
+            return
+        for one in case.arrivals:
+            if one.at > at and not self._during(at - LEASING_S, one.at):
+                yield "stale", f"arrival {one.serial} came {one.at - at:.3f} s after the cancel was answered"
+        for job_id, final in case.finals.items():
+            if final.status not in {None, "cancelled"}:
+                yield "stale", f"{job_id} was cancelled, and is {final.status}"
+
+    def _doubled(self, case: Case, counted: DoorVerdict) -> Iterator[tuple[str, str]]:
+        """A job is done once, and its attempts come one after the other, unless a fault hit an attempt."""
+        by_job: dict[str | None, list[Arrival]] = {}
+        for one in sorted(case.arrivals, key=lambda arrival: arrival.at):
+            by_job.setdefault(None if case.door is DoorName.PROXY else one.job_id, []).append(one)
+        allowed = _most_jobs(case) if case.door is DoorName.PROXY else 1
+        for arrivals in by_job.values():
+            done = 0
+            for number, one in enumerate(arrivals):
+                earlier = arrivals[:number]
+                open_ = [other for other in earlier if other.ended is None or other.ended > one.at]
+                again = done >= allowed
+                done += _ends(case.door, one)
+                if not again and len(open_) < allowed:
+                    continue
+                counted.begun_again += 1
+                if again and _ends(case.door, one):
+                    counted.done_again += 1
+                harms = [
+                    harm
+                    for other in earlier
+                    for harm in self._during(other.at - LEASING_S, (other.ended or one.at) + SETTLING_S)
+                ]
+                if harms:
+                    counted.causes.update({harm.fault.value for harm in harms})
+                else:
+                    yield "doubled", f"arrival {one.serial} came although no fault had hit an earlier one"
+
+    def _identified(self, case: Case) -> Iterator[tuple[str, str]]:
+        """A key has one job, unless it was free again."""
+        ids = {call.job_id for call in case.of_kind("add") if call.accepted}
+        if case.script.keyed and len(ids) > 1:
+            yield "illegal", f"one key was answered with {sorted(map(str, ids))}"
+
+    def _paused(self, door: DoorName, cases: Sequence[Case]) -> Iterator[Violation]:
+        """While a queue or target is paused, nothing begins."""
+        for paused, began, ended in self._history.pauses:
+            if paused is not door or ended - began < 2 * LEASING_S:
+                continue
+            for case in cases:
+                for one in case.arrivals:
+                    inside = began + LEASING_S < one.at < ended
+                    if inside and not case.script.in_line and not self._during(began - LEASING_S, one.at):
+                        text = f"arrival {one.serial} came {one.at - began:.3f} s after a pause was answered"
+                        yield Violation("illegal", case, text)
+
+    def _order(self, cases: Sequence[Case]) -> tuple[int, list[Violation]]:
+        """Jobs of the queue that takes one at a time come in the order in which they were added.
+
+        Of two adds that overlap either may be first. A job that was attempted before its first arrival (its connection
+        was refused) is left out.
+        """
+        come = [
+            case for case in cases
+            if case.ids and case.arrivals
+            and all(final.attempts in {None, len(case.arrivals)} for final in case.finals.values())
+        ]  # fmt: skip
+        come.sort(key=lambda case: min(one.at for one in case.arrivals))
+        found: list[Violation] = []
+        latest = float("-inf")
+        for case in come:
+            answered = min(call.ended for call in case.of_kind("add") if call.accepted)
+            if answered < latest:
+                found.append(Violation("order", case, "it came after one that was added when it had been accepted"))
+            latest = max(latest, case.began)
+        return len(come), found
+
+
+def _most_jobs(case: Case) -> int:
+    """Return how many jobs the requests of a case may belong to, where they do not name them."""
+    known = max(1, len(case.ids))
+    unkeyed = [] if case.script.keyed else case.of_kind("add")
+    return known + sum(call.status in UNSURE for call in (*unkeyed, *case.of_kind("replay")))
+
+
+def _ends(door: DoorName, one: Arrival) -> bool:
+    """Return True if this answer ends the job: a 2xx, and for the async proxy any."""
+    return one.whole if door is DoorName.PROXY else one.done
+
+
+def _may_end(door: DoorName, one: Arrival) -> bool:
+    """Return True if the job may have this answer: what was being written when we saw the end may have arrived."""
+    return _ends(door, one) or one.ended is None
+
+
+def _results(case: Case) -> Iterator[tuple[str, str]]:
+    """A result that a caller has seen stays."""
+    for job_id, serial in case.results:
+        final = case.finals.get(job_id)
+        if final is not None and final.serial not in {None, serial}:
+            yield "stale", f"the result of {job_id} was {serial} and is {final.serial}"
+    serials = [final.serial for final in case.finals.values() if final.serial is not None]
+    if len(set(serials)) < len(serials):
+        yield "illegal", f"several jobs have one answer: {serials}"
+
+
+def _recorded(case: Case) -> Iterator[tuple[str, str]]:
+    """The ledger tells what happened: legal steps, each attempt once, and delivered what was delivered."""
+    for job_id, final in case.finals.items():
+        if final.status is None:
+            continue
+        before: str | None = None
+        for number, (seq, source, to) in enumerate(final.transitions, 1):
+            if seq != number or source != before or to not in _NEXT[source]:
+                yield "illegal", f"{job_id}: transition {seq} from {source} to {to} follows {before}"
+            before = to
+        if before != final.status:
+            yield "illegal", f"{job_id} is {final.status}, and its history ends in {before}"
+        if final.numbers != list(range(1, len(final.numbers) + 1)):
+            yield "illegal", f"{job_id} has the attempts {final.numbers}"
+        attempts = Counter(one.attempt for one in case.arrivals if one.job_id == job_id)
+        for attempt, times in attempts.items():
+            if times > 1:
+                yield "illegal", f"attempt {attempt} of {job_id} came {times} times"
+            if attempt not in final.numbers:
+                yield "illegal", f"attempt {attempt} of {job_id} came and is not recorded"

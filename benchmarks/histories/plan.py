@@ -1,0 +1,173 @@
+"""What a run does, as its seed decides: the scripts of the cases, and the faults.
+
+A script is made from the seed, the door and the number of the case alone, so the endpoint and the caller know the same
+one. Faults happen at shares of what is to be accepted, so they meet the same part of the work however fast it goes.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class DoorName(enum.StrEnum):
+    """The doors of toril."""
+
+    QUEUES = "queues"
+    PROXY = "proxy"
+    DELIVERY = "delivery"
+
+
+class Reply(enum.StrEnum):
+    """What the endpoint does with a request."""
+
+    OK = "ok"
+    SLOW = "slow"
+    TWICE = "twice"
+    """The answer, a second answer behind it, and the end of the connection."""
+    ERROR = "error"
+    REFUSAL = "refusal"
+    LATE = "late"
+    """An answer after the caller's timeout."""
+    CUT = "cut"
+    TORN = "torn"
+    """Half an answer, and the end of the connection."""
+    GARBAGE = "garbage"
+
+
+ANSWERED = frozenset({Reply.OK, Reply.SLOW, Reply.TWICE})
+"""Replies with a 2xx."""
+
+_UNANSWERED = (Reply.CUT, Reply.TORN, Reply.GARBAGE)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What happens to one case.
+
+    Attributes:
+        replies: how the endpoint answers its requests, one after the other; the last one is repeated.
+        keyed: whether the caller names an id or key, and so may repeat a call without an answer.
+        again: whether the caller repeats the call after it was accepted.
+        cancelled: whether the caller cancels it as soon as it is accepted.
+        delay_ms: how long it waits before its first attempt.
+        replayed: whether the caller has it done once more: a failed one again, a finished request a second time.
+        watched: whether the caller waits for its end, and notes the result.
+        in_line: whether it goes to the queue that takes one job at a time.
+    """
+
+    replies: tuple[Reply, ...]
+    keyed: bool = True
+    again: bool = False
+    cancelled: bool = False
+    delay_ms: int = 0
+    replayed: bool = False
+    watched: bool = False
+    in_line: bool = False
+
+
+def script(seed: int, door: DoorName, number: int) -> Script:
+    """Return the script of a case."""
+    chance = random.Random(f"{seed}/{door}/{number}")
+    if door is DoorName.QUEUES and chance.random() < 0.1:
+        return Script((Reply.OK,), in_line=True)
+    kind = chance.random()
+    last = Reply.OK if (roll := chance.random()) < 0.88 else Reply.SLOW if roll < 0.985 else Reply.TWICE
+    if kind < 0.05:
+        return Script((last,), cancelled=True, delay_ms=chance.choice((0, 300, 1500)))
+    if kind < 0.08:
+        first = {DoorName.QUEUES: Reply.ERROR, DoorName.PROXY: Reply.OK, DoorName.DELIVERY: Reply.REFUSAL}[door]
+        return Script((first, last), replayed=True)
+    first_replies: tuple[Reply, ...] = ()
+    if (roll := chance.random()) < 0.05:
+        first_replies = (Reply.ERROR,)
+    elif roll < 0.09:
+        first_replies = (chance.choice(_UNANSWERED),)
+    elif roll < 0.10:
+        first_replies = (chance.choice(_UNANSWERED), Reply.ERROR)
+    elif roll < 0.103:
+        first_replies = (Reply.LATE,)
+    keyed = chance.random() < 0.85
+    return Script(
+        (*first_replies, last),
+        keyed=keyed,
+        again=keyed and chance.random() < 0.1,
+        delay_ms=chance.randrange(50, 2000) if door is not DoorName.PROXY and chance.random() < 0.05 else 0,
+        watched=chance.random() < 0.05,
+    )
+
+
+class Fault(enum.StrEnum):
+    """What is done to the fleet."""
+
+    KILL_TORIL = "toril killed"
+    FREEZE_TORIL = "toril stood still"
+    KILL_REDIS = "Redis killed"
+    FREEZE_REDIS = "Redis stood still"
+    KILL_POSTGRES = "PostgreSQL killed"
+    FREEZE_POSTGRES = "PostgreSQL stood still"
+    CUT_REDIS = "connections to Redis cut"
+    CUT_POSTGRES = "connections to PostgreSQL cut"
+    PART_REDIS = "Redis unreachable for one toril"
+    PART_POSTGRES = "PostgreSQL unreachable for one toril"
+    SLOW_STORES = "slow network to both stores"
+    FULL_REDIS = "disk of Redis full"
+    FULL_POSTGRES = "disk of PostgreSQL full"
+    FLUSH_REDIS = "Redis flushed"
+    MOVE_CLOCK = "clock of one toril moved"
+    RESTART_TORIL = "toril restarted in good order"
+    RELOAD = "configuration reloaded"
+    PAUSE_QUEUE = "queue paused"
+    PAUSE_TARGET = "target paused"
+
+
+HARMLESS = frozenset({Fault.MOVE_CLOCK, Fault.RESTART_TORIL, Fault.RELOAD, Fault.PAUSE_QUEUE, Fault.PAUSE_TARGET})
+"""What excuses nothing: with these alone, nothing may be done twice."""
+
+_NEEDS_LEDGER = frozenset({Fault.KILL_POSTGRES, Fault.FREEZE_POSTGRES, Fault.CUT_POSTGRES, Fault.PART_POSTGRES,
+                           Fault.FULL_POSTGRES, Fault.PAUSE_TARGET})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A fault that happens when this share of all cases has been accepted.
+
+    Attributes:
+        member: which toril it is done to, where it is done to one.
+        lasts_s: how long it lasts, where it does not end by itself.
+    """
+
+    share: float
+    fault: Fault
+    member: int
+    lasts_s: float
+
+
+def faults_for(doors: Sequence[DoorName]) -> list[Fault]:
+    """Return the faults that a run with these doors can have.
+
+    Redis loses its data only where the ledger is to put everything back: when deliveries are alone.
+    """
+    found = [fault for fault in Fault if DoorName.DELIVERY in doors or fault not in _NEEDS_LEDGER]
+    if list(doors) != [DoorName.DELIVERY]:
+        found.remove(Fault.FLUSH_REDIS)
+    if DoorName.QUEUES not in doors:
+        found.remove(Fault.PAUSE_QUEUE)
+    return found
+
+
+def planned_faults(seed: int, kinds: Sequence[Fault], count: int) -> list[Planned]:
+    """Return so many faults, by the time at which they happen; each kind about as often as the others."""
+    chance = random.Random(f"{seed}/faults")
+    chosen: list[Fault] = []
+    while len(chosen) < count:
+        chosen += chance.sample(list(kinds), min(len(kinds), count - len(chosen)))
+    return sorted(
+        (
+            Planned(chance.uniform(0.02, 0.98), fault, chance.randrange(2), round(chance.uniform(0.3, 5.0), 2))
+            for fault in chosen
+        ),
+        key=lambda planned: planned.share,
+    )

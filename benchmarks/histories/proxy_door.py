@@ -1,0 +1,89 @@
+"""Cases of the async proxy: requests that are submitted, and the answers that are replayed."""
+
+from __future__ import annotations
+
+import asyncio
+
+from benchmarks.histories.caller import Answer, Caller
+from benchmarks.histories.case import Case, Final
+from benchmarks.histories.endpoint import Endpoint
+from benchmarks.histories.fleet import UPSTREAM
+
+_PAUSE_S = 0.1
+
+
+class ProxyDoor:
+    """Makes the calls of cases, and reads what is left of them."""
+
+    async def prepare(self, caller: Caller, endpoint: Endpoint) -> None:
+        """Nothing: upstreams are in the configuration."""
+
+    async def run(self, case: Case, caller: Caller) -> None:
+        """Do what the script of a case says."""
+        script = case.script
+        if not await self._submit(case, caller):
+            return
+        job_id = case.ids[-1]
+        if script.again:
+            await self._submit(case, caller)
+        if script.cancelled:
+            while (await caller.call(case, "cancel", "DELETE", f"/__jobs/{job_id}"))[1].uncertain:
+                await asyncio.sleep(_PAUSE_S)
+        elif script.replayed:
+            await self._ended(job_id, caller)
+            call, answer = await caller.call(case, "replay", "POST", f"/proxied/{job_id}/replay")
+            if call.accepted:
+                call.job_id = answer.json["jobId"]
+        elif script.watched:
+            await self._ended(job_id, caller)
+            answer = await self._content(job_id, caller)
+            if answer.body.startswith(b'{"number"'):
+                case.results.append((job_id, answer.json["serial"]))
+
+    async def _ended(self, job_id: str, caller: Caller) -> None:
+        while True:
+            answer = await caller.asked("GET", f"/__jobs/{job_id}?wait=20")
+            if answer.status == 404 or answer.json["status"] in {"completed", "failed"}:
+                return
+
+    async def _submit(self, case: Case, caller: Caller) -> bool:
+        headers = {"idempotency-key": f"p{case.number}"} if case.script.keyed else {}
+        while True:
+            call, answer = await caller.call(
+                case, "add", "POST", f"{UPSTREAM}/{case.number}", {"number": case.number}, headers
+            )
+            if answer.status == 202:
+                call.job_id = answer.json["jobId"]
+                return True
+            if not answer.uncertain or not case.script.keyed:
+                return False
+            await asyncio.sleep(_PAUSE_S)
+
+    async def read(self, case: Case, caller: Caller) -> None:
+        """Note what has become of the jobs of a case."""
+        for job_id in case.ids:
+            answer = await caller.asked("GET", f"/__jobs/{job_id}")
+            if answer.status == 404:
+                case.finals[job_id] = Final(None)
+                continue
+            final = case.finals[job_id] = Final(answer.json["status"], shown=answer.json)
+            if final.status == "completed":
+                # An answer of the upstream may be a 500, so it is not repeated here.
+                answer = await self._content(job_id, caller)
+                final.result_status = answer.status
+                final.shown = answer.body
+                if answer.body.startswith(b'{"number": %d,' % case.number):
+                    final.serial = answer.json["serial"]
+
+    async def _content(self, job_id: str, caller: Caller) -> Answer:
+        while not (answer := await caller.ask("GET", f"/__jobs/{job_id}/content")).body.startswith(b'{"number"'):
+            if not answer.uncertain:
+                return answer
+            await asyncio.sleep(_PAUSE_S)
+        return answer
+
+    async def left(self, caller: Caller) -> list[str]:
+        """Return what the queue of the upstream still holds that has not ended."""
+        (upstream,) = (await caller.asked("GET", "/upstreams")).json["upstreams"]
+        return [f"{count} requests are {state}" for state, count in upstream["counts"].items()
+                if count and state not in {"completed", "failed"}]  # fmt: skip

@@ -1,0 +1,106 @@
+"""Cases of the queues door: jobs that are pushed, in a queue with room for many and in one that takes one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from benchmarks.histories.caller import Caller
+from benchmarks.histories.case import Case, Final
+from benchmarks.histories.endpoint import TIMEOUT_S, Endpoint
+from benchmarks.histories.fleet import LINE, QUEUE
+
+_STATES = ("waiting", "active", "delayed", "completed", "failed")
+_PAUSE_S = 0.1
+_ATTEMPTS = 40
+
+
+class QueuesDoor:
+    """Makes the calls of cases, and reads what is left of them."""
+
+    async def prepare(self, caller: Caller, endpoint: Endpoint) -> None:
+        """Register the endpoint for both queues."""
+        await caller.asked("PUT", f"/queues/{LINE}/concurrency", {"concurrency": 1})
+        for queue, concurrency in ((QUEUE, 20), (LINE, 1)):
+            place = {"url": f"{endpoint.url}/queues/{queue}", "method": "POST", "timeout": int(TIMEOUT_S * 1000)}
+            opts = {"concurrency": concurrency, "maxStalledCount": 1000}
+            document = {"queue": queue, "endpoint": place, "opts": opts}
+            answer = await caller.asked("POST", "/workers", document)
+            assert answer.status == 200, answer
+
+    async def run(self, case: Case, caller: Caller) -> None:
+        """Do what the script of a case says."""
+        queue, script = _queue(case), case.script
+        if not await self._add(case, caller) or not case.ids:
+            return
+        path = f"/queues/{queue}/jobs/{case.ids[-1]}"
+        if script.again:
+            await self._add(case, caller)
+        if script.cancelled:
+            await _repeated(case, caller, "cancel", "DELETE", path)
+        elif script.replayed:
+            while await _state(caller, path) != "completed":
+                if await _state(caller, path) == "failed":
+                    await caller.call(case, "retry", "POST", f"{path}/retry", {"state": "failed"})
+                await asyncio.sleep(_PAUSE_S)
+        elif script.watched:
+            answer = await caller.asked("GET", f"{path}/result?wait=20")
+            if answer.status == 200:
+                case.results.append((case.ids[-1], answer.json["serial"]))
+
+    async def _add(self, case: Case, caller: Caller) -> bool:
+        opts: dict[str, Any] = {"attempts": 1 if case.script.replayed else _ATTEMPTS, "backoff": 50}
+        if case.script.delay_ms:
+            opts["delay"] = case.script.delay_ms
+        if case.script.keyed:
+            opts["jobId"] = f"j{case.number}"
+        jobs = [{"name": "work", "data": {"number": case.number}, "opts": opts}]
+        while True:
+            call, answer = await caller.call(case, "add", "POST", f"/queues/{_queue(case)}/jobs", jobs)
+            if answer.status == 200:
+                call.job_id = answer.json[0]["id"]
+                return True
+            if not answer.uncertain or not case.script.keyed:
+                return False
+            await asyncio.sleep(_PAUSE_S)
+
+    async def read(self, case: Case, caller: Caller) -> None:
+        """Note what has become of the jobs of a case."""
+        for job_id in case.ids:
+            answer = await caller.asked("GET", f"/queues/{_queue(case)}/jobs/{job_id}?expand=state")
+            if answer.status == 404:
+                case.finals[job_id] = Final(None)
+                continue
+            job = answer.json
+            value = job.get("returnvalue")
+            serial = value.get("serial") if isinstance(value, dict) and value.get("number") == case.number else None
+            case.finals[job_id] = Final(
+                job["state"], serial, attempts=job["attemptsMade"], shown=f"{value}, {job.get('failedReason')}"
+            )
+
+    async def left(self, caller: Caller) -> list[str]:
+        """Return what the queues still hold that has not ended."""
+        found = []
+        for queue in (QUEUE, LINE):
+            counts = (await caller.asked("GET", f"/queues/{queue}")).json["counts"]
+            found += [f"{count} jobs are {state} in {queue}" for state, count in counts.items()
+                      if count and state not in {"completed", "failed"}]  # fmt: skip
+        return found
+
+
+async def _repeated(case: Case, caller: Caller, kind: str, method: str, path: str) -> None:
+    while True:
+        _, answer = await caller.call(case, kind, method, path)
+        if not answer.uncertain:
+            return
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def _state(caller: Caller, path: str) -> str | None:
+    answer = await caller.asked("GET", f"{path}?state")
+    state: str | None = None if answer.status == 404 else answer.json["state"]
+    return state
+
+
+def _queue(case: Case) -> str:
+    return LINE if case.script.in_line else QUEUE

@@ -1,0 +1,66 @@
+"""What a run has shown, as tables in Markdown and as histories for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from benchmarks.histories.case import History
+from benchmarks.histories.judge import DoorVerdict, Verdict, Violation
+
+_MOST_SHOWN = 20
+_KINDS = ("lost", "doubled", "stale", "order", "illegal", "left")
+_COLUMNS = (
+    "door",
+    "accepted",
+    "calls",
+    "without an answer",
+    "cancelled",
+    "replayed",
+    "requests that arrived",
+    "alive during a fault",
+    "begun again",
+    "done more than once",
+)
+
+
+def report(history: History, verdict: Verdict, took_s: float) -> Iterator[str]:
+    """Yield the report of a run, line by line."""
+    versions = ", ".join(f"{name} {version}" for name, version in history.versions.items())
+    kinds = Counter(violation.kind for violation in verdict.violations)
+    said = ", ".join(f"{kind}: {kinds[kind]:,}" for kind in _KINDS)
+    yield f"Seed {history.seed}, {len(history.harms):,} faults, {took_s:,.0f} s; {versions}."
+    yield f"Against the promises: {said}. Jobs whose order was checked: {verdict.ordered:,}."
+    yield ""
+    yield f"| {' | '.join(_COLUMNS)} |"
+    yield f"|{'---|' * len(_COLUMNS)}"
+    for door, found in verdict.doors.items():
+        yield f"| {door} | {' | '.join(_figures(found))} |"
+    yield ""
+    yield "| fault | times | jobs that were begun again because of it |"
+    yield "|---|---|---|"
+    times = Counter(harm.fault.value for harm in history.harms)
+    causes = sum((found.causes for found in verdict.doors.values()), Counter[str]())
+    for fault, number in sorted(times.items()):
+        yield f"| {fault} | {number:,} | {causes[fault]:,} |"
+    for untried in sorted(history.untried):
+        yield f"| {untried} | not tried: the machine has not the means | |"
+
+
+def _figures(found: DoorVerdict) -> Iterator[str]:
+    counts = (
+        found.accepted, found.calls, found.unanswered, found.cancelled, found.replayed, found.arrivals, found.touched,
+        found.begun_again,
+    )  # fmt: skip
+    yield from (f"{count:,}" for count in counts)
+    yield f"{found.done_again:,} ({found.duplicates:.3%})"
+
+
+def histories(violations: list[Violation]) -> Iterator[str]:
+    """Yield the first failing histories."""
+    for violation in violations[:_MOST_SHOWN]:
+        yield f"! {violation.kind}: {violation.text}"
+        if violation.case is not None:
+            yield from violation.case.lines()
+    if len(violations) > _MOST_SHOWN:
+        yield f"! and {len(violations) - _MOST_SHOWN} more"

@@ -1,0 +1,216 @@
+"""One run: callers make their cases while faults happen, and everything is read when it has come to rest."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import uvloop
+from tests.support.ports import free_port
+
+from benchmarks.histories.caller import Caller
+from benchmarks.histories.case import Case, History
+from benchmarks.histories.delivery_door import DeliveryDoor
+from benchmarks.histories.endpoint import Endpoint
+from benchmarks.histories.faults import Faults
+from benchmarks.histories.fleet import Fleet
+from benchmarks.histories.plan import DoorName, Fault, Planned, faults_for, planned_faults, script
+from benchmarks.histories.proxy_door import ProxyDoor
+from benchmarks.histories.queues_door import QueuesDoor
+
+_LEAD = 20
+Door = QueuesDoor | ProxyDoor | DeliveryDoor
+_MADE: dict[DoorName, type[Door]] = {
+    DoorName.QUEUES: QueuesDoor,
+    DoorName.PROXY: ProxyDoor,
+    DoorName.DELIVERY: DeliveryDoor,
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done.
+
+    Attributes:
+        accepted: how many cases each door has to accept.
+        faults: how many faults happen.
+        callers: how many callers each door has.
+        per_s: how many cases each door begins in a second, at most; 0 is as many as it can.
+        patience_s: how long everything may take to come to rest after the last case and the last fault.
+        kinds: the faults to choose from; all that the doors can have where it is empty.
+    """
+
+    accepted: int
+    faults: int
+    callers: int = 8
+    per_s: float = 0.0
+    patience_s: float = 300.0
+    kinds: tuple[Fault, ...] = ()
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    wanted: int
+    accepted: Counter[DoorName] = field(default_factory=Counter)
+
+    @property
+    def share(self) -> float:
+        """The share of all cases that has been accepted, by the door that is behind the others."""
+        return min(self.accepted.values()) / self.wanted
+
+    @property
+    def complete(self) -> bool:
+        """True if every door has accepted what it has to."""
+        return self.share >= 1
+
+    def is_ahead(self, door: DoorName) -> bool:
+        """Return True if a door has to wait for the others, so that faults meet all of them."""
+        return self.accepted[door] > min(self.accepted.values()) + max(_LEAD, self.wanted // 50)
+
+
+class Run:
+    """Everything that one run needs."""
+
+    def __init__(self, seed: int, doors: Sequence[DoorName], size: Size, say: Callable[[str], None]) -> None:
+        self._doors = list(doors)
+        self._size = size
+        self._say = say
+        self._began = time.monotonic()
+        self.history = History(seed, {door: [] for door in doors})
+        self.progress = Progress(size.accepted, Counter(dict.fromkeys(doors, 0)))
+        self.folder = Path(tempfile.mkdtemp(prefix="toril-histories-"))
+        # What is not root's must pass through to its own parts.
+        self.folder.chmod(0o755)
+        self._made = {door: _MADE[door]() for door in doors}
+        self._numbers = {door: count() for door in doors}
+        self.endpoint = Endpoint(free_port(), lambda door, number: self.history.cases[door][number])
+        self.fleet = Fleet(self.folder, self._doors, self.endpoint)
+
+    async def carry_out(self) -> History:
+        """Do all of it, and return what was seen."""
+        await self.endpoint.start()
+        try:
+            async with self.fleet.running():
+                self.history.versions = await asyncio.to_thread(self.fleet.versions)
+                ports = [member.port for member in self.fleet.members]
+                caller = Caller(ports, f"{self.history.seed}/operator")
+                for door in self._made.values():
+                    await door.prepare(caller, self.endpoint)
+                await self._mistreat(ports)
+                await self._rest(caller)
+                await self._read(ports)
+                await self._end()
+                caller.close()
+        finally:
+            await self.endpoint.close()
+        self.history.left += self.endpoint.wrong
+        return self.history
+
+    async def _mistreat(self, ports: list[int]) -> None:
+        """Make all cases while the faults happen."""
+        kinds = self._size.kinds or faults_for(self._doors)
+        faults = Faults(self.fleet, ports, self.history)
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(self._watch())
+            harming = tasks.create_task(self._harm(planned_faults(self.history.seed, kinds, self._size.faults), faults))
+            async with asyncio.TaskGroup() as calling:
+                for door in self._doors:
+                    for number in range(self._size.callers):
+                        caller = Caller(ports, f"{self.history.seed}/{door}/{number}")
+                        calling.create_task(self._call(door, caller))
+            self._tell("all cases are made")
+            await harming
+            watching.cancel()
+        self._tell("all faults have ended")
+
+    async def _watch(self) -> None:
+        """Raise TimeoutError when nothing is accepted for a long time."""
+        seen, since = -1, time.monotonic()
+        while time.monotonic() - since < self._size.patience_s or self.progress.complete:
+            await asyncio.sleep(1)
+            if seen != (seen := self.progress.accepted.total()):
+                since = time.monotonic()
+        raise TimeoutError(f"nothing was accepted for {self._size.patience_s:g} s; logs in {self.folder}")
+
+    async def _harm(self, planned: Sequence[Planned], faults: Faults) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for one in planned:
+                while self.progress.share < one.share:
+                    await asyncio.sleep(0.02)
+                self._tell(f"{one.fault} ({one.member}, {one.lasts_s:g} s)")
+                tasks.create_task(faults.carry_out(one))
+
+    async def _call(self, door: DoorName, caller: Caller) -> None:
+        cases, made = self.history.cases[door], self._made[door]
+        try:
+            while self.progress.accepted[door] < self.progress.wanted:
+                await self._paced(door)
+                case = Case(door, len(cases), script(self.history.seed, door, len(cases)))
+                cases.append(case)
+                try:
+                    await made.run(case, caller)
+                except (KeyError, TypeError, ValueError) as exc:
+                    self.history.left.append(f"{door} {case.number}: an answer is not as described: {exc!r}")
+                self.progress.accepted[door] += bool(case.ids)
+        finally:
+            caller.close()
+
+    async def _paced(self, door: DoorName) -> None:
+        while self.progress.is_ahead(door):
+            await asyncio.sleep(0.05)
+        if self._size.per_s:
+            await asyncio.sleep(self._began + len(self.history.cases[door]) / self._size.per_s - time.monotonic())
+
+    async def _rest(self, caller: Caller) -> None:
+        """Wait until no door has anything left to do."""
+        deadline = time.monotonic() + self._size.patience_s
+        left = ["nothing was asked yet"]
+        while left and time.monotonic() < deadline:
+            await asyncio.sleep(0.5)
+            left = [text for door in self._made.values() for text in await door.left(caller)]
+        self.history.left += left
+        self._tell("everything is at rest" if not left else f"not at rest: {left}")
+
+    async def _read(self, ports: list[int]) -> None:
+        """Read what has become of each case."""
+        async with asyncio.TaskGroup() as tasks:
+            for door in self._doors:
+                waiting = iter(self.history.cases[door])
+                for number in range(self._size.callers):
+                    tasks.create_task(
+                        self._read_some(self._made[door], waiting, Caller(ports, f"read {door} {number}"))
+                    )
+        self._tell("everything is read")
+
+    async def _read_some(self, door: Door, waiting: Iterator[Case], caller: Caller) -> None:
+        for case in waiting:
+            await door.read(case, caller)
+        caller.close()
+
+    async def _end(self) -> None:
+        """End the torils in good order."""
+        for member in self.fleet.members:
+            if (code := await asyncio.to_thread(member.stop)) != 0:
+                self.history.left.append(f"toril {member.number} ended with {code}")
+            self.history.left += [f"toril {member.number} logged: {line}" for line in member.process.complaints()]
+
+    def _tell(self, text: str) -> None:
+        accepted = ", ".join(f"{door} {number}" for door, number in self.progress.accepted.items())
+        self._say(f"{time.monotonic() - self._began:8.1f} s  accepted: {accepted}  {text}")
+
+
+def run(
+    seed: int, doors: Sequence[DoorName], size: Size, say: Callable[[str], None] = lambda _: None
+) -> tuple[History, Path]:
+    """Carry a run out; return what was seen, and the folder with the logs."""
+    made = Run(seed, doors, size, say)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(made.carry_out()), made.folder

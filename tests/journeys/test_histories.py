@@ -1,0 +1,28 @@
+"""The checker of `benchmarks/histories`, its short version: all doors, every fault once, and every promise judged."""
+
+import pytest
+from benchmarks.histories.fleet import SETTLED_S
+from benchmarks.histories.judge import Judge
+from benchmarks.histories.plan import DoorName, Fault, faults_for
+from benchmarks.histories.report import histories, report
+from benchmarks.histories.run import Size, run
+
+pytestmark = pytest.mark.promise
+NEEDS_MEANS = {Fault.MOVE_CLOCK, Fault.FULL_REDIS, Fault.FULL_POSTGRES}
+"""What takes libfaketime, or the right to mount."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("doors", [list(DoorName), [DoorName.DELIVERY]], ids=["all doors", "delivery alone"])
+def test_no_promise_is_broken_while_everything_is_harmed(doors: list[DoorName]) -> None:
+    accepted = 240 // len(doors)
+    kinds = faults_for(doors)
+    history, folder = run(18, doors, Size(accepted, faults=len(kinds)))
+    verdict = Judge(history, SETTLED_S).verdict()
+    said = "\n".join([*report(history, verdict, 0.0), *histories(verdict.violations), f"logs in {folder}"])
+    print(said)
+    assert verdict.passed, said
+    assert all(found.accepted >= accepted for found in verdict.doors.values())
+    assert {harm.fault for harm in history.harms} == set(kinds) - history.untried
+    assert history.untried <= NEEDS_MEANS

@@ -1,0 +1,197 @@
+"""The judge of `benchmarks.histories` finds what breaks a promise, and the seed decides about the plan."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from benchmarks.histories.case import UNKNOWN, Arrival, Call, Case, Final, Harm, History
+from benchmarks.histories.judge import Judge, Verdict
+from benchmarks.histories.plan import DoorName, Fault, Reply, Script, faults_for, planned_faults, script
+
+OK = Script((Reply.OK,))
+LEGAL = [(1, None, "queued"), (2, "queued", "dispatching"), (3, "dispatching", "delivered")]
+
+
+def arrival(serial: int, at: float, attempt: int = 1, reply: Reply = Reply.OK) -> Arrival:
+    return Arrival(serial, at, reply, "a", attempt, at + 0.1, whole=True)
+
+
+def case(door: DoorName = DoorName.QUEUES, number: int = 0) -> Case:
+    """A case that went as it should, in the second after 100."""
+    good = Case(door, number, OK)
+    good.calls.append(Call("add", 100.0, 100.1, 200, "a"))
+    good.arrivals.append(arrival(1, 100.2))
+    status = "delivered" if door is DoorName.DELIVERY else "completed"
+    good.finals["a"] = Final(status, 1, 200, attempts=1, numbers=[1], transitions=list(LEGAL))
+    return good
+
+
+def judged(*cases: Case, harms: tuple[Harm, ...] = ()) -> Verdict:
+    history = History(1, {door: [one for one in cases if one.door is door] for door in DoorName}, list(harms))
+    return Judge(history, settled_s=8.0).verdict()
+
+
+def kinds(*cases: Case, harms: tuple[Harm, ...] = ()) -> list[str]:
+    return [violation.kind for violation in judged(*cases, harms=harms).violations]
+
+
+@pytest.mark.parametrize("door", list(DoorName))
+def test_what_went_well_is_in_order(door: DoorName) -> None:
+    assert kinds(case(door)) == []
+
+
+def lost(one: Case) -> None:
+    one.arrivals.clear()
+    one.finals["a"] = Final("waiting")
+
+
+def forgotten(one: Case) -> None:
+    one.finals["a"] = Final(None)
+
+
+def failed(one: Case) -> None:
+    one.finals["a"] = Final("failed", 1, 200)
+
+
+def done_again(one: Case) -> None:
+    one.arrivals.append(arrival(2, 101.0, 2))
+    one.finals["a"].numbers = [1, 2]
+
+
+def side_by_side(one: Case) -> None:
+    one.arrivals.insert(0, Arrival(2, 100.15, Reply.CUT, "a", 2, 100.25))
+    one.finals["a"].numbers = [1, 2]
+
+
+def run_after_its_cancel(one: Case) -> None:
+    one.calls.append(Call("cancel", 100.1, 100.15, 204))
+
+
+def kept_after_its_cancel(one: Case) -> None:
+    one.calls.append(Call("cancel", 100.1, 100.4, 204))
+
+
+def foreign_result(one: Case) -> None:
+    one.finals["a"].serial = 7
+
+
+def changed_result(one: Case) -> None:
+    one.results.append(("a", 7))
+
+
+def two_ids(one: Case) -> None:
+    one.calls.append(Call("add", 100.2, 100.3, 200, "b"))
+    one.finals["b"] = one.finals["a"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind"),
+    [
+        (lost, "lost"),
+        (forgotten, "lost"),
+        (failed, "lost"),
+        (done_again, "doubled"),
+        (side_by_side, "doubled"),
+        (run_after_its_cancel, "stale"),
+        (kept_after_its_cancel, "stale"),
+        (foreign_result, "illegal"),
+        (changed_result, "stale"),
+        (two_ids, "illegal"),
+    ],
+)
+def test_what_breaks_a_promise_is_found(broken: Callable[[Case], None], kind: str) -> None:
+    one = case()
+    broken(one)
+    assert kind in kinds(one, case(number=1))
+
+
+@pytest.mark.parametrize("door", list(DoorName))
+def test_a_job_may_be_done_again_where_a_fault_has_hit_its_attempt(door: DoorName) -> None:
+    one = case(door)
+    done_again(one)
+    killed = Harm(Fault.KILL_TORIL, 0, 100.25, 101.0)
+    verdict = judged(one, harms=(killed,))
+    assert verdict.passed
+    assert (verdict.doors[door].done_again, verdict.doors[door].touched) == (1, 1)
+    assert verdict.doors[door].causes == {"toril killed": 1}
+
+
+@pytest.mark.parametrize("harm", [Harm(Fault.RESTART_TORIL, 0, 100.2, 101.0), Harm(Fault.KILL_TORIL, 0, 90.0, 92.0)])
+def test_neither_a_restart_in_good_order_nor_a_fault_at_another_time_excuses_it(harm: Harm) -> None:
+    one = case()
+    done_again(one)
+    assert kinds(one, harms=(harm,)) == ["doubled"]
+
+
+def test_an_add_without_an_answer_claims_nothing() -> None:
+    one = case()
+    one.calls = [Call("add", 100.0, 100.1, UNKNOWN)]
+    one.arrivals.clear()
+    one.finals.clear()
+    assert kinds(one) == []
+
+
+@pytest.mark.parametrize(
+    ("numbers", "transitions"),
+    [
+        ([1, 3], LEGAL),
+        ([1], [*LEGAL, (4, "delivered", "dispatching")]),
+        ([1], [LEGAL[0], (3, "queued", "dispatching"), (4, "dispatching", "delivered")]),
+        ([1], LEGAL[:2]),
+        ([], LEGAL),
+    ],
+    ids=[
+        "a gap in the attempts",
+        "a step after the end",
+        "a gap in the steps",
+        "no end",
+        "an attempt without a record",
+    ],
+)
+def test_a_ledger_that_tells_something_else_is_found(
+    numbers: list[int], transitions: list[tuple[int, str | None, str]]
+) -> None:
+    one = case(DoorName.DELIVERY)
+    one.finals["a"] = replace(one.finals["a"], numbers=numbers, transitions=transitions)
+    assert set(kinds(one)) == {"illegal"}
+
+
+def test_an_attempt_of_a_delivery_that_comes_twice_is_found_whatever_happened_meanwhile() -> None:
+    one = case(DoorName.DELIVERY)
+    one.arrivals.append(arrival(2, 101.0))
+    assert "illegal" in kinds(one, harms=(Harm(Fault.KILL_TORIL, 0, 100.2, 101.0),))
+
+
+def in_line(number: int, added: float, came: float) -> Case:
+    one = case(number=number)
+    one.script = Script((Reply.OK,), in_line=True)
+    one.calls = [Call("add", added, added + 0.1, 200, "a")]
+    one.arrivals = [arrival(1, came)]
+    return one
+
+
+def test_a_job_that_overtakes_another_in_the_line_is_found() -> None:
+    assert kinds(in_line(0, 100.0, 101.0), in_line(1, 100.2, 102.0)) == []
+    assert kinds(in_line(0, 100.0, 102.0), in_line(1, 100.05, 101.0)) == []  # they were added at the same time
+    assert kinds(in_line(0, 100.0, 102.0), in_line(1, 100.2, 101.0)) == ["order"]
+
+
+def test_what_begins_while_its_queue_is_paused_is_found() -> None:
+    history = History(1, {DoorName.QUEUES: [case()]}, pauses=[(DoorName.QUEUES, 99.0, 101.5)])
+    assert [violation.kind for violation in Judge(history, 8.0).verdict().violations] == ["illegal"]
+
+
+def test_a_seed_decides_about_cases_and_faults() -> None:
+    everything = faults_for(list(DoorName))
+    assert planned_faults(1, everything, 40) == planned_faults(1, everything, 40) != planned_faults(2, everything, 40)
+    assert {planned.fault for planned in planned_faults(1, everything, 40)} == set(everything)
+    for door in DoorName:
+        scripts = [script(1, door, number) for number in range(100)]
+        assert scripts == [script(1, door, number) for number in range(100)]
+        assert scripts != [script(2, door, number) for number in range(100)]
+
+
+def test_redis_loses_its_data_only_where_the_ledger_puts_everything_back() -> None:
+    assert Fault.FLUSH_REDIS in faults_for([DoorName.DELIVERY])
+    assert Fault.FLUSH_REDIS not in faults_for(list(DoorName))
+    assert Fault.KILL_POSTGRES not in faults_for([DoorName.QUEUES, DoorName.PROXY])
