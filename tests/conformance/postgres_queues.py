@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from toril.bullmq.groups.defaults import GroupDefaults
+from toril.bullmq.groups.held import GroupsHeld
 from toril.core.metrics import UNMETERED
 from toril.delivery.postgres_queue.database import QueueDatabase
-from toril.delivery.postgres_queue.queue import PostgresQueue
+from toril.delivery.postgres_queue.queue import PostgresQueue, QueueContext
 
 LOCK_S = 30.0
 
@@ -36,10 +38,23 @@ async def opened(url: str) -> AsyncIterator[QueueDatabase]:
         database.close()
 
 
+def context_of(name: str, heard: Heard | None = None, defaults: GroupDefaults | None = None) -> QueueContext:
+    """What the queues use of an instance of this name."""
+    held = GroupsHeld(lambda: 0.0)
+    return QueueContext(name, heard or Heard(), UNMETERED, defaults or GroupDefaults(), held, lambda: None)
+
+
 @asynccontextmanager
-async def serving(url: str, name: str = "one", heard: Heard | None = None) -> AsyncIterator[PostgresQueue]:
-    """The queues of one instance."""
-    queue = PostgresQueue(url, name, heard or Heard(), UNMETERED, lock_s=LOCK_S, lost=lambda: None)
+async def serving(
+    url: str,
+    name: str = "one",
+    heard: Heard | None = None,
+    *,
+    defaults: GroupDefaults | None = None,
+    lock_s: float = LOCK_S,
+) -> AsyncIterator[PostgresQueue]:
+    """The queues of one instance; `defaults` has the limits of groups that have none."""
+    queue = PostgresQueue(url, context_of(name, heard, defaults), lock_s=lock_s)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(queue.run())
         await queue.open.wait()

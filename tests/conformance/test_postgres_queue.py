@@ -9,13 +9,12 @@ from contextlib import AsyncExitStack
 import pytest
 
 from tests.conformance.holding import held
-from tests.conformance.postgres_queues import LOCK_S, Heard, opened, serving
+from tests.conformance.postgres_queues import LOCK_S, Heard, context_of, opened, serving
 from tests.support.postgres import PostgresProcess
 from toril.bullmq.rules.job import JobOptions, JobSpec
 from toril.core.access import RateLimit
 from toril.core.errors import LeaseLost, StoreTimeout
 from toril.core.lease import NOTHING, Lease, NoJob
-from toril.core.metrics import UNMETERED
 from toril.core.verdict import Complete, Fail, Retry, Snooze
 from toril.delivery.postgres_queue.leases import PostgresLeases
 from toril.delivery.postgres_queue.queue import PostgresQueue
@@ -266,7 +265,7 @@ async def test_what_comes_while_nobody_waits_wakes_the_next_one_that_does(queue:
 
 
 async def test_while_the_database_is_away_nothing_is_known_to_be_written(postgres: PostgresProcess) -> None:
-    queue = PostgresQueue("postgresql://nobody@127.0.0.1:9/x", "one", Heard(), UNMETERED, lock_s=1, lost=lambda: None)
+    queue = PostgresQueue("postgresql://nobody@127.0.0.1:9/x", context_of("one"), lock_s=1)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(queue.run())
         with pytest.raises(StoreTimeout):

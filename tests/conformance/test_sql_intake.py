@@ -65,7 +65,8 @@ class World:
         """An instance that does not run yet; `targets` may be changed later."""
         ports: Any = queues
         source = TargetSource(lambda: targets, lambda: 1000)
-        return SqlIntake(self.caller.ledger, self._ledger, TargetQueues(ports, ports, ports), source, lambda: 0.0)
+        target_queues = TargetQueues(ports, ports, ports, ports)
+        return SqlIntake(self.caller.ledger, self._ledger, target_queues, source, lambda: 0.0)
 
     async def enqueue(self, target: str, count: int) -> list[str]:
         """The ids of so many deliveries, in one transaction."""

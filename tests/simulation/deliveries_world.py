@@ -84,7 +84,7 @@ class DeliveryInstance(Process):
             tokens=LockTokens([b"secret"], self.name),
         )
         jobs = Wired(world.jobs, line, repeatable=_QUEUE_CALLS)
-        queues = TargetQueues(jobs, jobs, jobs)
+        queues = TargetQueues(jobs, jobs, jobs, jobs)
         offload = PayloadOffload(blobs, _THRESHOLD_BYTES)
         target = Target(world.spec, now)
         self.fleet = LedgerFleet(ledger, Wired(world.sightings, line), lambda: [_TARGET], chance.random, place="here")

@@ -65,9 +65,7 @@ async def _migrated(settings: Settings, *, only_plan: bool) -> MigrationPlan:
         plan = await planned(connection, sql_enqueue=True)
         if plan.newer is None and not only_plan:
             await carry_out(connection, plan)
-            await write_targets(
-                connection, settings.targets, settings.delivery.max_body_bytes, groups=not settings.without_redis
-            )
+            await write_targets(connection, settings.targets, settings.delivery.max_body_bytes)
 
     try:
         await connections.open(prepare)

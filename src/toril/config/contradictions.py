@@ -50,12 +50,6 @@ def _without_redis(settings: Settings) -> list[str]:
         faults.append("redis: none needs ledger.url with a PostgreSQL database (postgresql://…)")
     if settings.proxy.upstreams:
         faults.append("redis: none goes with targets alone: upstreams need Redis")
-    faults.extend(
-        f"targets.{target.name}.{'group' if target.group_by is None else 'group_by'}: groups are kept in Redis, and "
-        "redis: none has none"
-        for target in settings.targets
-        if target.group_by is not None or target.group is not None
-    )
     if settings.store.acknowledge.kind != "memory":
         faults.append("acknowledge is about writes to Redis, which redis: none has not")
     return faults

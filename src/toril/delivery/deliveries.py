@@ -19,7 +19,6 @@ from msgspec import Struct
 from toril.core.blob import owner
 from toril.core.errors import (
     IdempotencyMismatch,
-    InvalidEnvelope,
     JobNotFound,
     JobRefused,
     LedgerElsewhere,
@@ -279,8 +278,6 @@ class Deliveries:
         check_times(submission, at_s)
         if submission.group is None:
             check_group_in(submission.labels, target.group_by)
-        elif self._queues.room is None:
-            raise InvalidEnvelope("Groups are kept in Redis, and this toril runs with redis: none", field="group")
         if submission.first_attempt_at_s(at_s) is None:
             await self._check_room(target, submission, Counter() if waiting is None else waiting)
         job_id = submission.job_id or new_job_id(at_s, self._entropy(10))
@@ -310,8 +307,8 @@ class Deliveries:
     async def _check_room(
         self, target: TargetSpec, submission: EnqueueRequest, waiting: Counter[tuple[str, str]]
     ) -> None:
-        """Refuse an envelope whose group is full; `waiting` counts those beside it. Without Redis nothing is refused:
-        what the ledger accepts waits there.
+        """Refuse an envelope whose group is full; `waiting` counts those beside it. Where the queues are away,
+        nothing is refused: what the ledger accepts waits there.
         """
         group = group_of(submission.group, submission.labels, target.group_by)
         if group is None:

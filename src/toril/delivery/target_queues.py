@@ -25,14 +25,14 @@ class GroupRoom(Protocol):
 class TargetQueues(Struct, frozen=True):
     """Adds jobs to the targets' queues, tells which of them are there, and cancels them, also while they run.
 
-    `group_by` returns the label that says in which group a target's delivery is. Where there is no `room`, there are no
-    groups.
+    `room` knows whether groups may have more waiting jobs. `group_by` returns the label that says in which group a
+    target's delivery is.
     """
 
     producer: JobProducer
     finder: JobFinder
     cancelling: Cancels
-    room: GroupRoom | None = None
+    room: GroupRoom
     group_by: Callable[[str], str | None] = lambda _: None
 
     async def add(
@@ -45,6 +45,5 @@ class TargetQueues(Struct, frozen=True):
 
     async def check_room(self, target: str, group: str, count: int) -> None:
         """Refuse so many more deliveries of a group if it may not have as many waiting ones. Raises `GroupFull`."""
-        if self.room is not None:
-            job = JobSpec(JOB_NAME, Raw(b"null"), JobOptions(group=GroupOption(group)))
-            await self.room.check_room(queue_of(target), [job] * count)
+        job = JobSpec(JOB_NAME, Raw(b"null"), JobOptions(group=GroupOption(group)))
+        await self.room.check_room(queue_of(target), [job] * count)

@@ -57,7 +57,7 @@ def in_postgres(queue: PostgresQueue, targets: Iterable[str], clock: Now) -> Del
     """Return the parts that are in the ledger's database; `targets` are the names of those that run here."""
     jobs = queue.jobs
     return DeliveryStore(
-        TargetQueues(jobs, jobs, jobs),
+        TargetQueues(jobs, jobs, jobs, queue.groups),
         queue.leases,
         queue.control,
         jobs,

@@ -10,10 +10,11 @@ from typing import Any
 import structlog
 
 from toril.bullmq.announcements import Hearing
+from toril.bullmq.ports.groups import GroupStore
 from toril.config.settings import Settings
 from toril.core.ports import Meter, RateLimits
 from toril.delivery.postgres_queue.presence import NoPresence
-from toril.delivery.postgres_queue.queue import PostgresQueue
+from toril.delivery.postgres_queue.queue import PostgresQueue, QueueContext
 from toril.engine.ports import MarkerWaits, Presence
 from toril.instance.delivery_store import DeliveryStore, in_postgres, in_redis
 from toril.instance.process_rates import ProcessRates
@@ -54,16 +55,16 @@ class Ground:
             self.delivery = in_redis(store)
             return
         names = [target.name for target in settings.targets]
-        self._queue = queue = PostgresQueue(
-            settings.ledger.url,
-            instance_id,
-            hearing,
-            meter,
-            lock_s=settings.engine.lock_s,
-            lost=self._was_away,
-        )
+        leases = store.leases
+        context = QueueContext(instance_id, hearing, meter, leases.defaults, leases.held, self._was_away)
+        self._queue = queue = PostgresQueue(settings.ledger.url, context, lock_s=settings.engine.lock_s)
         self.delivery = in_postgres(queue, names, store.clock)
         self.waits, self.presence, self.rates = queue.waits, NoPresence(), ProcessRates(time.monotonic)
+
+    @property
+    def groups(self) -> GroupStore:
+        """The groups of all queues."""
+        return self._store.groups if self._queue is None else self._queue.groups
 
     @property
     def has_redis(self) -> bool:

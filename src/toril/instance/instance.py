@@ -355,19 +355,16 @@ class Instance:
             *MetricsRoutes(self._exposition).routes(),
         ]
         if self._role.answers:
+            sockets = SocketConsumers(self._consumer, self.supervisor, self._store.settlements)
             queues = Queues(
-                self._store,
-                self._names,
-                self._egress,
-                self._pulls,
-                SocketConsumers(self._consumer, self.supervisor, self._store.settlements),
-                self._reconciler,
+                self._store, self._ground.groups, self._names, self._egress, self._pulls, sockets, self._reconciler,
                 self.settings.gateway.max_body_bytes,
-            )
+            )  # fmt: skip
             has_redis = self._ground.has_redis
             over_redis, recent = (list, self._stats.recent) if has_redis else (refused_without_redis, NoStatistics())
             routes = [
                 *over_redis(queues.routes()),
+                *queues.group_routes(),
                 *([] if self._delivery is None else self._delivery.routes()),
                 *([] if self._targets is None else self._targets.routes(self._reloading, recent)),
                 *over_redis(self._stats.routes(lambda: self.health, self._names)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from toril.bullmq.maintenance import Maintenance
+from toril.bullmq.ports.groups import GroupStore
 from toril.bullmq.rules.queue_name import NameRules
 from toril.http_client.egress import Egress
 from toril.instance.store import Store
@@ -38,6 +39,7 @@ class Queues(Struct, frozen=True):
     """The parts of the queues door."""
 
     store: Store
+    groups: GroupStore
     names: NameRules
     egress: Egress
     pulls: Pulls
@@ -57,7 +59,6 @@ class Queues(Struct, frozen=True):
             *QueueActionRoutes(
                 control, store.queue_names, names=names, forget=store.producer.forget, acknowledging=confirmed
             ).routes(),
-            *GroupRoutes(store.groups, names=names, now=store.clock, acknowledging=confirmed).routes(),
             *MaintenanceRoutes(
                 Maintenance(store.scripts, prefix), control, children, names=names, acknowledging=confirmed
             ).routes(),
@@ -81,6 +82,11 @@ class Queues(Struct, frozen=True):
             ).routes(),
             *EventRoutes(store.events, inspector, actions, names=names).routes(),
         ]
+
+    def group_routes(self) -> list[Route]:
+        """Return the routes of groups, which are there without Redis too."""
+        clock, confirmed = self.store.clock, self._acknowledging()
+        return GroupRoutes(self.groups, names=self.names, now=clock, acknowledging=confirmed).routes()
 
     def _acknowledging(self) -> Acknowledging:
         return Acknowledging(self.store.confirmations, self.store.prefix)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from msgspec import Raw
 
+from tests.conformance.group_histories import Both
 from tests.conformance.worlds import RealWorld, announcements_of, real_world
 from tests.conformance.worlds import control_of as queue_control_of
 from tests.support.redis62 import redis_6_2
@@ -20,10 +21,10 @@ from toril.bullmq.groups.control import GroupControl
 from toril.bullmq.inspector import Inspector
 from toril.bullmq.job_actions import JobActions
 from toril.bullmq.rules.flow import FlowJob
-from toril.bullmq.rules.groups import RETRIED, GroupLimits, GroupOption, GroupSchedule
+from toril.bullmq.rules.groups import GroupLimits, GroupOption
 from toril.bullmq.rules.job import JobOptions
 from toril.core.errors import GroupFull
-from toril.core.group_limits import GroupDefault, GroupRate
+from toril.core.group_limits import GroupDefault
 from toril.core.lease import Lease, NoJob
 from toril.core.verdict import Complete, Fail, Retry
 from toril.engine.ports import LeaseStore
@@ -75,126 +76,29 @@ async def _scan(world: RealWorld) -> Any:
             return
 
 
-class Both:
-    """A queue in Redis, and the rules beside it; each step is made in both and must choose the same job."""
+class InRedis:
+    """A `GroupedQueue` on a real Valkey."""
 
-    GROUPS = ("a", "b", "t", "t/1", "t/2", "7")
-
-    def __init__(self, world: RealWorld, seed: int) -> None:
-        self.world = world
+    def __init__(self, world: RealWorld) -> None:
+        self._world = world
+        self.queue = world.queue
+        self.store: LeaseStore = world.store
         self.control = control_of(world)
-        self.rules = GroupSchedule(GroupDefault(concurrency=2))
-        world.book.defaults.follow(lambda _: self.rules.default)
-        self.chance = random.Random(seed)
-        self.running: list[tuple[Lease, str | None]] = []
-        self.priorities: dict[str, int] = {}
-        self.starts = 0
 
-    async def step(self) -> None:
-        kinds = [self.add, self.add, self.add, self.start, self.start, self.start, self.end, self.end, self.retry]
-        kinds += [self.limit, self.promote, self.pause, self.default, self.die]
-        await self.chance.choice(kinds)()
+    def follow(self, default: Callable[[], GroupDefault]) -> None:
+        self._world.book.defaults.follow(lambda _: default())
 
-    async def add(self) -> None:
-        job_id, group = f"j-{len(self.priorities)}", self.chance.choice((*self.GROUPS, None))
-        priority = self.chance.choice((0, 0, 1, 5))
-        await add(self.world, job_id, group, priority)
-        if group is None:
-            self.rules.plain.append(job_id)
-        else:
-            self.rules.add(group, job_id, priority)
-        self.priorities[job_id] = priority
+    async def add(self, job_id: str, group: str | None, priority: int) -> None:
+        await add(self._world, job_id, group, priority)
 
-    async def start(self) -> None:
-        self.starts += 1
-        found = await self.world.store.take(b"us:%d" % self.starts)
-        chosen = self.rules.start(0)
-        assert (found.job_id.decode() if isinstance(found, Lease) else None) == chosen.job
-        if isinstance(found, Lease):
-            self.running.append((found, chosen.group))
+    async def lapse(self, lease: Lease) -> None:
+        await self._world.lapse(lease.job_id)
+        await self._world.pass_time(0.01)
+        await self._world.store.recover_abandoned()
 
-    async def end(self) -> None:
-        if self.running:
-            lease, group = self.running.pop(self.chance.randrange(len(self.running)))
-            verdict = self.chance.choice((DONE, FAILED))
-            if isinstance(verdict, Complete):
-                await self.world.store.complete(lease, verdict, fetch_next=False)
-            else:
-                await self.world.store.fail(lease, verdict, fetch_next=False)
-            self._free(lease, group)
-
-    async def retry(self) -> None:
-        held = [each for each in self.running if each[1] is not None]
-        if held:
-            lease, group = self.chance.choice(held)
-            self.running.remove((lease, group))
-            if self.chance.random() < 0.5:
-                await self.world.store.retry(lease, AGAIN, fetch_next=False)
-            else:
-                await self.world.store.release(lease)
-            self._back(lease, group)
-
-    async def die(self) -> None:
-        """A worker dies: its job's lock lapses, and the job goes back."""
-        held = [each for each in self.running if each[1] is not None]
-        if not held:
-            return
-        lease, group = self.chance.choice(held)
-        self.running.remove((lease, group))
-        await self.world.lapse(lease.job_id)
-        await self.world.pass_time(0.01)
-        await self.world.store.recover_abandoned()
-        self._back(lease, group)
-        await self.start()
-
-    def _free(self, lease: Lease, group: str | None) -> None:
-        if group is not None:
-            self.rules.free(group, lease.job_id.decode())
-
-    def _back(self, lease: Lease, group: str | None) -> None:
-        assert group is not None
-        job_id = lease.job_id.decode()
-        self.rules.free(group, job_id)
-        self.rules.add(group, job_id, self.priorities[job_id], RETRIED)
-
-    async def limit(self) -> None:
-        group, chance = self.chance.choice(self.GROUPS), self.chance
-        # So long that no time passes meanwhile.
-        rate = chance.choice((None, None, GroupRate(chance.randint(1, 4), 10**9)))
-        limits = GroupLimits(chance.choice((None, 1, 3)), rate, chance.choice((None, 1, 2, 4)))
-        paused = self.rules.limits.get(group, GroupLimits()).paused
-        await self.control.set_limits(self.world.queue, group, limits, paused=None)
-        self.rules.set_limits(group, GroupLimits(limits.concurrency, rate, limits.weight, None, paused))
-
-    async def pause(self) -> None:
-        group = self.chance.choice(self.GROUPS)
-        before = self.rules.limits.get(group, GroupLimits())
-        paused = not before.paused
-        await (self.control.pause if paused else self.control.resume)(self.world.queue, group)
-        after = GroupLimits(before.concurrency, before.limit, before.weight, before.max_waiting, paused)
-        self.rules.set_limits(group, after)
-
-    async def default(self) -> None:
-        self.rules.set_default(GroupDefault(self.chance.choice((None, 1, 2))))
-        await self.start()
-
-    async def promote(self) -> None:
-        waiting = [(group, job) for group in self.GROUPS for job in self.rules.jobs(group)]
-        if waiting:
-            group, job = self.chance.choice(waiting)
-            await promote(self.world, job)
-            self.rules.promote(group, job)
-            await self.start()
-
-    async def finish(self) -> None:
-        """Let all jobs run to their end; nothing may be left."""
-        for group in self.GROUPS:
-            await self.control.remove_limits(self.world.queue, group)
-            self.rules.set_limits(group, GroupLimits())
-        while self.running or self.rules.waiting() or self.rules.plain:
-            await self.start()
-            await self.end()
-        await self.start()
+    async def promote(self, job_id: str) -> bool:
+        await promote(self._world, job_id)
+        return True
 
 
 HISTORIES = 60
@@ -203,7 +107,7 @@ HISTORIES = 60
 async def test_the_scripts_choose_as_the_rules_do_whatever_came_before(valkey: ValkeyProcess, queue: str) -> None:
     for seed in range(HISTORIES):
         async with real_world(valkey, f"{queue}-{seed}") as world:
-            both = Both(world, seed)
+            both = Both(InRedis(world), seed)
             try:
                 for _ in range(60):
                     await both.step()
@@ -217,7 +121,7 @@ async def test_the_scripts_choose_so_in_redis_6_2_too(tmp_path: Path, queue: str
     with ValkeyProcess(tmp_path / "redis", binary=redis_6_2()) as server:
         for seed in range(10):
             async with real_world(server, f"{queue}-{seed}") as world:
-                both = Both(world, seed)
+                both = Both(InRedis(world), seed)
                 for _ in range(60):
                     await both.step()
                 await both.finish()

@@ -241,7 +241,8 @@ class TestPostgres:
             pass
         connection = await asyncpg.connect(database)
         await connection.execute(
-            "DROP TABLE toril_ledger, toril_jobs, toril_queues, toril_breakers, toril_conditions;"
+            "DROP TABLE toril_ledger, toril_jobs, toril_queues, toril_breakers, toril_conditions, toril_groups,"
+            " toril_members;"
             "DELETE FROM toril_schema WHERE version >= 2;"
             "ALTER TABLE toril_deliveries DROP COLUMN replay_key, DROP COLUMN job_group"
         )

@@ -180,12 +180,8 @@ def test_redis_is_a_section_or_the_word_none(file: Path) -> None:
     assert settings.without_redis
     del document["redis"]
     assert load({"TORIL_REDIS": "none"}, written(file, document)).without_redis
-    grouped = document | {"targets": {"a": {"url": "http://a/", "group_by": "labels.tenant"}}}
-    (fault,) = faults_of({"TORIL_REDIS": "none"}, written(file, grouped))
-    assert fault == "targets.a.group_by: groups are kept in Redis, and redis: none has none"
-    limited = document | {"targets": {"a": {"url": "http://a/", "group": {"concurrency": 1}}}}
-    (fault,) = faults_of({"TORIL_REDIS": "none"}, written(file, limited))
-    assert fault == "targets.a.group: groups are kept in Redis, and redis: none has none"
+    grouped = {"url": "http://a/", "group_by": "labels.tenant", "group": {"concurrency": 1}}
+    assert load({"TORIL_REDIS": "none"}, written(file, document | {"targets": {"a": grouped}})).without_redis
     document["upstreams"] = [{"url": "http://b/", "prefix": "/b"}]
     (fault,) = faults_of({"TORIL_REDIS": "none"}, written(file, document))
     assert fault == "redis: none goes with targets alone: upstreams need Redis"

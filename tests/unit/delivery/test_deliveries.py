@@ -27,7 +27,6 @@ from toril.delivery.rules.delivery import Stored, queue_of
 from toril.delivery.rules.enqueue import read_envelope
 from toril.delivery.rules.lifecycle import Status
 from toril.delivery.rules.target import TargetAuth, TargetSpec
-from toril.delivery.target_queues import TargetQueues
 from toril.payloads.payload_offload import PayloadOffload
 from toril.testing import FakeBlobs, FakeClock, FakeLedger
 
@@ -291,16 +290,6 @@ async def test_a_full_group_of_envelopes_is_refused_as_that_of_a_label_is(world:
     some = [submission('{"target":"billing","group":{"id":"acme"}}') for _ in range(3)]
     results = await world.deliveries.enqueue_all(some)
     assert [type(result) for result in results] == [Enqueued, Enqueued, GroupFull]
-
-
-async def test_where_there_is_no_redis_an_envelope_with_a_group_is_refused(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ports = world.queue.ports
-    monkeypatch.setattr(world.deliveries, "_queues", TargetQueues(ports.producer, ports.finder, ports.cancelling))
-    with pytest.raises(InvalidEnvelope, match="redis: none") as raised:
-        await world.enqueue('{"target":"billing","group":{"id":"acme"}}')
-    assert raised.value.details()["field"] == "group"
 
 
 async def test_a_label_that_can_be_no_group_is_refused_before_the_ledger_has_it(world: World) -> None:

@@ -8,42 +8,46 @@ from typing import Any
 from msgspec import UNSET, Struct
 
 from toril.bullmq.rules.job import JobSpec
-from toril.core.metrics import JOBS_ADDED, UNMETERED, QueueDepth
+from toril.core.metrics import JOBS_ADDED, UNMETERED, GroupDepth, QueueDepth
 from toril.core.ports import Meter
 from toril.delivery.ledger.group_commit import GroupCommit
 from toril.delivery.postgres_queue.database import QueueDatabase, answering, unless_rolled_back
+from toril.delivery.postgres_queue.group_depths import largest_groups
+from toril.delivery.postgres_queue.group_moves import SlotChange, TargetLocks, changed, left, mark_grouped
 from toril.delivery.postgres_queue.tables import NOW
 from toril.delivery.postgres_queue.waits import PostgresWaits
 from toril.delivery.rules.delivery import QUEUE_PREFIX, queue_of
 
 _ADD = f"""
-INSERT INTO toril_jobs (job_id, target, priority, place, added, due)
-SELECT job_id, target, priority, ({NOW} * 1e6)::bigint, {NOW}, CASE WHEN after_s > 0 THEN {NOW} + after_s END
-FROM unnest($1::text[], $2::text[], $3::int[], $4::float8[]) AS given (job_id, target, priority, after_s)
-ORDER BY job_id ON CONFLICT DO NOTHING RETURNING target, due"""
+INSERT INTO toril_jobs (job_id, target, priority, place, added, due, job_group)
+SELECT job_id, target, priority, ({NOW} * 1e6)::bigint, {NOW}, CASE WHEN after_s > 0 THEN {NOW} + after_s END, name
+FROM unnest($1::text[], $2::text[], $3::int[], $4::float8[], $5::text[])
+    AS given (job_id, target, priority, after_s, name)
+ORDER BY job_id ON CONFLICT DO NOTHING RETURNING target, due, job_group"""
 _MISSING = """
 SELECT job_id FROM unnest($1::text[]) AS given (job_id)
 WHERE NOT EXISTS (SELECT FROM toril_jobs AS j WHERE j.job_id = given.job_id)"""
-_CANCEL = "DELETE FROM toril_jobs WHERE job_id = $1 RETURNING job_id"
+_CANCEL = "DELETE FROM toril_jobs WHERE job_id = $1 RETURNING target, job_group, token IS NOT NULL"
 _HELD = "SELECT job_id FROM toril_jobs WHERE job_id = ANY($1::text[]) AND token IS NOT NULL"
 _COUNTS = f"""
 SELECT given.target, count(*) FILTER (WHERE token IS NOT NULL),
     count(*) FILTER (WHERE token IS NULL AND due IS NULL AND priority = 0),
     count(*) FILTER (WHERE token IS NULL AND due IS NULL AND priority > 0), count(due),
     {NOW} - min(added) FILTER (WHERE token IS NULL AND due IS NULL),
-    bool_or(q.paused_since IS NOT NULL)
+    bool_or(q.paused_since IS NOT NULL), bool_or(q.grouped)
 FROM unnest($1::text[]) AS given (target) LEFT JOIN toril_jobs AS j USING (target)
 LEFT JOIN toril_queues AS q USING (target) GROUP BY given.target"""
-_SIZE_BYTES = 200
+_SIZE_BYTES = 300
 
 
 class _NewJob(Struct, frozen=True):
-    """A job to add: it may begin in `after_s`."""
+    """A job to add: it may begin in `after_s`. In a group, `priority` is that within the group."""
 
     job_id: str
     target: str
     priority: int
     after_s: float
+    group: str | None = None
 
 
 class PostgresJobs:
@@ -88,8 +92,16 @@ class PostgresJobs:
         """As `Cancels.cancel`."""
         async with self._database.transaction() as connection:
             rows = await connection.fetch(_CANCEL, job_id)
-            await self._waits.tell(connection, ("cancelled", queue, job_id))
+            locks, enter = TargetLocks(connection), list[str]()
+            for target, group, is_leased in rows:
+                if group is not None:
+                    enter = await changed(connection, locks, [SlotChange(target, group, is_leased, False)])
+                    await left(connection, locks, target, group)
+            told = [("jobs", queue, "0")] if enter else []
+            await self._waits.tell(connection, ("cancelled", queue, job_id), *told)
         self._waits.cancelled(queue, job_id)
+        if enter:
+            self._waits.jobs_wait(queue)
         return bool(rows)
 
     async def counts(self, queue: str, states: Sequence[str]) -> Mapping[str, int]:
@@ -101,7 +113,9 @@ class PostgresJobs:
         """As `QueueDepths.read`."""
         targets = [queue.removeprefix(QUEUE_PREFIX) for queue in queues]
         rows = {row[0]: row[1:] for row in await self._database.fetch(_COUNTS, targets)}
-        return [_depth(target, rows[target]) for target in targets]
+        grouped = [target for target, row in rows.items() if row[-1]]
+        groups = await largest_groups(self._database, grouped) if grouped else {}
+        return [_depth(target, rows[target], groups.get(target, ())) for target in targets]
 
     async def _commit(self, batch: Sequence[_NewJob]) -> list[None]:
         return await unless_rolled_back(lambda: self._add_all(batch))
@@ -114,9 +128,11 @@ class PostgresJobs:
                 [one.target for one in batch],
                 [one.priority for one in batch],
                 [one.after_s for one in batch],
+                [one.group for one in batch],
             )
+            await _meet_groups(connection, rows)
             soonest: dict[str, float] = {}
-            for target, due in rows:
+            for target, due, _ in rows:
                 soonest[target] = min(due or 0.0, soonest.get(target, float("inf")))
             if soonest:
                 await self._waits.tell(
@@ -127,16 +143,30 @@ class PostgresJobs:
         return [None] * len(batch)
 
 
+async def _meet_groups(connection: Any, rows: Sequence[Any]) -> None:
+    """Take note of the groups of jobs that were added."""
+    grouped = {target for target, _, group in rows if group is not None}
+    if grouped:
+        locks = TargetLocks(connection)
+        await mark_grouped(connection, locks, grouped)
+        waiting = dict.fromkeys((target, group) for target, due, group in rows if group is not None and due is None)
+        changes = [SlotChange(target, group, is_free=False, is_waiting=True) for target, group in waiting]
+        await changed(connection, locks, changes)
+
+
 def _new(target: str, job: JobSpec) -> _NewJob:
     options = job.opts
     if options is None or options.jobId is UNSET or options.jobId is None:
         raise ValueError("the job of a delivery has its id")
     delay_ms = 0.0 if options.delay is UNSET else options.delay
-    return _NewJob(str(options.jobId), target, 0 if options.priority is UNSET else options.priority, delay_ms / 1000)
+    priority = 0 if options.priority is UNSET else options.priority
+    if options.group is UNSET:
+        return _NewJob(str(options.jobId), target, priority, delay_ms / 1000)
+    return _NewJob(str(options.jobId), target, options.group.order, delay_ms / 1000, options.group.name)
 
 
-def _depth(target: str, counted: Sequence[Any]) -> QueueDepth:
-    active, waiting, prioritized, delayed, oldest_s, paused = counted
+def _depth(target: str, counted: Sequence[Any], groups: tuple[GroupDepth, ...]) -> QueueDepth:
+    active, waiting, prioritized, delayed, oldest_s, paused, _ = counted
     jobs = {"active": active, "prioritized": prioritized, "delayed": delayed, "completed": 0, "failed": 0}
     jobs |= {"waiting-children": 0, "waiting": 0 if paused else waiting, "paused": waiting if paused else 0}
-    return QueueDepth(queue_of(target), jobs, max(0.0, oldest_s or 0.0), bool(paused))
+    return QueueDepth(queue_of(target), jobs, max(0.0, oldest_s or 0.0), bool(paused), groups)

@@ -13,6 +13,7 @@ from toril.core.lease import Lease, Next
 from toril.core.stored_job import StoredOptions
 from toril.core.verdict import Complete, Fail, Retry, Snooze
 from toril.delivery.postgres_queue.database import QueueDatabase
+from toril.delivery.postgres_queue.group_moves import SlotChange, TargetLocks, changed
 from toril.delivery.postgres_queue.moves import Found, JobMoves, Settle, Take, Taken
 from toril.delivery.postgres_queue.tables import NOW, PLACE_NOW
 from toril.delivery.rules.delivery import QUEUE_PREFIX
@@ -27,10 +28,12 @@ UPDATE toril_jobs SET locked_until = greatest(locked_until, {NOW} + $3) WHERE jo
 RETURNING locked_until - {NOW}"""
 _LEFT = f"SELECT locked_until - {NOW} FROM toril_jobs WHERE job_id = $1 AND token = $2"
 _RECOVER = f"""
-UPDATE toril_jobs AS j SET token = NULL, locked_until = NULL, place = -{PLACE_NOW} FROM (
+UPDATE toril_jobs AS j SET token = NULL, locked_until = NULL,
+    place = CASE WHEN j.job_group IS NULL THEN -{PLACE_NOW} ELSE {PLACE_NOW} END
+FROM (
     SELECT job_id FROM toril_jobs WHERE target = $1 AND token IS NOT NULL AND locked_until <= {NOW}
     FOR UPDATE SKIP LOCKED
-) AS lapsed WHERE j.job_id = lapsed.job_id RETURNING j.job_id"""
+) AS lapsed WHERE j.job_id = lapsed.job_id RETURNING j.job_id, j.job_group"""
 _LONGEST = f"SELECT max(locked_until) - {NOW} FROM toril_jobs WHERE target = $1 AND token IS NOT NULL"
 _ADOPT = "SELECT job_id, token, added, starts FROM toril_jobs WHERE target = $1 AND token = ANY($2::text[])"
 
@@ -44,7 +47,7 @@ class PostgresLeaseStores:
         self._lock_s = lock_s
 
     def of(self, queue: str, rules: LeaseRules) -> PostgresLeases:
-        """Return the leases of a queue, under the rate limit of its rules."""
+        """Return the leases of a queue, under the rate limit of its rules, and with its limits of groups."""
         return PostgresLeases(self._database, self._moves, queue, rules, self._lock_s)
 
 
@@ -114,7 +117,11 @@ class PostgresLeases:
         """As `LeaseStore.recover_stalled`."""
         if self._database.away_lately:
             return []
-        return [row[0].encode() for row in await self._database.fetch(_RECOVER, self._target)]
+        async with self._database.transaction() as connection:
+            rows = await connection.fetch(_RECOVER, self._target)
+            changes = [SlotChange(self._target, group, True, True) for _, group in rows if group is not None]
+            await changed(connection, TargetLocks(connection), changes)
+        return [row[0].encode() for row in rows]
 
     async def recover_abandoned(self) -> tuple[list[bytes], float]:
         """As `LeaseStore.recover_abandoned`."""
@@ -132,7 +139,7 @@ class PostgresLeases:
         return None
 
     def _take(self, token: bytes) -> Take:
-        return Take(self._target, token.decode(), self._lock_s, self._rules.limiter)
+        return Take(self._target, token.decode(), self._lock_s, self._rules.limiter, self._rules.group)
 
     async def _settle(self, lease: Lease, settle: Settle, *, fetch_next: bool) -> Next | None:
         if fetch_next:

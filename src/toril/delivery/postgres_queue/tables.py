@@ -7,9 +7,17 @@ the truth: a job that is lost is put back by the recoverer, so most writes here 
 `toril_queues` has a row for each target that was ever paused, held or limited, `toril_breakers` one for each whose
 breaker knows anything, and `toril_conditions` one for each lasting condition that operators are told of. Times are
 seconds since the epoch by PostgreSQL's clock.
+
+Jobs may have a group. `toril_groups` has a row for each group with waiting jobs (`waits`), with limits that were set
+(`limited`) or with a rate that has not passed yet (`arrival`). `start_at` is 0 while it may start a job, a time or
+infinity while it is at a limit, and null otherwise. `toril_members` has a row for each member (`t` of `t/1`, `t/2`)
+that is `ready` to start a job, or has left with a tag beyond the virtual time of its target. A slot of a group is a
+leased job of it. `sql/groups.sql` changes these rows, while it has the target's row of `toril_queues` locked.
 """
 
 from __future__ import annotations
+
+from importlib.resources import files
 
 QUEUE_TABLES = (
     """CREATE TABLE toril_jobs (
@@ -31,6 +39,40 @@ QUEUE_TABLES = (
     )""",
 )
 """The statements that make the tables, with the places of `sql_schema.Dialect`."""
+
+GROUP_TABLES = (
+    "ALTER TABLE toril_jobs ADD COLUMN job_group {text}",
+    # `grouped`: some of its jobs may have a group.
+    """ALTER TABLE toril_queues ADD COLUMN grouped BOOLEAN NOT NULL DEFAULT false,
+        ADD COLUMN virtual_time {double} NOT NULL DEFAULT 0, ADD COLUMN plain_tag {double} NOT NULL DEFAULT 0,
+        ADD COLUMN turn BIGINT NOT NULL DEFAULT 0, ADD COLUMN group_default {text}""",
+    "DROP INDEX toril_jobs_waiting",
+    """CREATE INDEX toril_jobs_waiting ON toril_jobs (target, priority, place, job_id)
+        WHERE due IS NULL AND token IS NULL AND job_group IS NULL""",
+    """CREATE INDEX toril_jobs_held ON toril_jobs (target, job_group, (starts = 0), priority, place, job_id)
+        WHERE due IS NULL AND token IS NULL AND job_group IS NOT NULL""",
+    """CREATE INDEX toril_jobs_slots ON toril_jobs (target, job_group, locked_until)
+        WHERE token IS NOT NULL AND job_group IS NOT NULL""",
+    """CREATE TABLE toril_groups (
+        target {text} NOT NULL, name {text} NOT NULL, member {text} NOT NULL, turn BIGINT NOT NULL DEFAULT 0,
+        start_at {double}, waits BOOLEAN NOT NULL DEFAULT false, arrival {double} NOT NULL DEFAULT 0,
+        limited BOOLEAN NOT NULL DEFAULT false, concurrency INTEGER, most INTEGER, per {double}, weight INTEGER,
+        max_waiting INTEGER, paused BOOLEAN NOT NULL DEFAULT false, PRIMARY KEY (target, name)
+    ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000)""",
+    "CREATE INDEX toril_groups_turns ON toril_groups (target, member, turn) WHERE start_at = 0",
+    "CREATE INDEX toril_groups_limited ON toril_groups (target, start_at, name) WHERE start_at > 0",
+    "CREATE INDEX toril_groups_waiting ON toril_groups (target) WHERE waits",
+    """CREATE INDEX toril_groups_passing ON toril_groups (target, arrival)
+        WHERE start_at IS NULL AND NOT waits AND NOT limited""",
+    """CREATE TABLE toril_members (
+        target {text} NOT NULL, name {text} NOT NULL, tag {double} NOT NULL, ready BOOLEAN NOT NULL,
+        PRIMARY KEY (target, name)
+    ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000)""",
+    "CREATE INDEX toril_members_ready ON toril_members (target, tag, name) WHERE ready",
+    "CREATE INDEX toril_members_past ON toril_members (target, tag) WHERE NOT ready",
+    files("toril.delivery.postgres_queue").joinpath("sql", "groups.sql").read_text("utf-8"),
+)
+"""The statements that add groups, with the places of `sql_schema.Dialect`."""
 
 NOW = "extract(epoch FROM clock_timestamp())::float8"
 """The time in SQL, also within a long transaction."""

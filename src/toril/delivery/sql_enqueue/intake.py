@@ -162,9 +162,8 @@ class SqlIntake:
 
     async def _write_targets(self, *, changed: bool) -> bool:
         targets = self._source.targets()
-        groups = self._queues.room is not None
         async with self._connections.transaction() as connection:
-            await write_targets(connection, targets, self._source.max_body_bytes(), groups=groups, changed=changed)
+            await write_targets(connection, targets, self._source.max_body_bytes(), changed=changed)
             await remove_others(connection, targets)
         return True
 

@@ -15,10 +15,11 @@ from toril.delivery.rules.target import TargetSpec
 REMOVED_AFTER_S = 60.0
 
 _GIVEN = "unnest($1::text[], $2::int[], $3::text[], $4::text[]) AS given (name, max_attempts, auth, own_header)"
+# `groups` is false while an instance of an older version that has no groups without Redis has the target.
 # In one order, so that two instances do not wait for each other.
 _KEEP = f"""
 INSERT INTO toril.targets (name, max_attempts, max_body, auth, own_header, groups, seen_at)
-SELECT name, max_attempts, $5, auth, own_header, $6, now() FROM {_GIVEN} ORDER BY name
+SELECT name, max_attempts, $5, auth, own_header, true, now() FROM {_GIVEN} ORDER BY name
 ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at"""
 _WRITE = f"""{_KEEP}, max_attempts = excluded.max_attempts, max_body = excluded.max_body, auth = excluded.auth,
 own_header = excluded.own_header, groups = excluded.groups"""
@@ -28,12 +29,9 @@ _PRUNE = "DELETE FROM toril.unqueued AS one WHERE NOT EXISTS (SELECT FROM toril.
 
 
 async def write_targets(
-    connection: Any, targets: Sequence[TargetSpec], max_body_bytes: int, *, groups: bool, changed: bool = True
+    connection: Any, targets: Sequence[TargetSpec], max_body_bytes: int, *, changed: bool = True
 ) -> None:
-    """Write that an instance has these targets. Without `changed`, what stands in their rows is left as it is.
-
-    `groups` says whether deliveries may have groups, which needs Redis.
-    """
+    """Write that an instance has these targets. Without `changed`, what stands in their rows is left as it is."""
     await connection.execute(
         _WRITE if changed else _KEEP,
         [one.name for one in targets],
@@ -41,7 +39,6 @@ async def write_targets(
         [one.auth.scheme for one in targets],
         [one.auth.own_header for one in targets],
         max_body_bytes,
-        groups,
     )
 
 
