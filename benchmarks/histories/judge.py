@@ -1,24 +1,28 @@
 """Judges a history: what was lost, done twice, done too late, out of order, or against the rules.
 
-Knows nothing of a running toril: it reads what `case` holds. A fault excuses only what it can have caused: that an
-attempt which was under way is made once more.
+Knows nothing of a running toril: it reads what `case` holds. A fault excuses only what it can have caused by the
+promises: an attempt that was under way is made once more when its toril is killed, and when it stands still or Redis is
+away for longer than half a lock, after which locks are renewed. PostgreSQL excuses nothing: jobs are held meanwhile.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.histories.case import UNKNOWN, UNSURE, Arrival, Case, Final, Harm, History
-from benchmarks.histories.plan import HARMLESS, DoorName
+from benchmarks.histories.plan import HARMLESS, DoorName, Fault
 
 _GOOD = {DoorName.QUEUES: "completed", DoorName.PROXY: "completed", DoorName.DELIVERY: "delivered"}
 SETTLING_S = 1.0
 """How long after its answer an attempt may still not be settled: a fault in that time can have it made again."""
 LEASING_S = 1.0
 """How long before its arrival a request may have been decided on."""
+_PAUSE_S = 2.0
+"""Outages of Redis with less than this between them are one: toril may not have come back."""
+_AWAY = frozenset({Fault.KILL_REDIS, Fault.FREEZE_REDIS, Fault.CUT_REDIS, Fault.PART_REDIS, Fault.FULL_REDIS})
 _NEXT: dict[str | None, set[str]] = {
     None: {"queued"},
     "queued": {"dispatching", "cancelled", "dead_lettered"},
@@ -41,7 +45,7 @@ class Violation:
 
 @dataclass
 class DoorVerdict:
-    """What came of the cases of a door; `causes` counts the faults during which a job was done twice."""
+    """What came of the cases of a door; `causes` counts what had hit an attempt before its job was begun again."""
 
     cases: int = 0
     accepted: int = 0
@@ -76,17 +80,35 @@ class Verdict:
         return not self.violations
 
 
-class Judge:
-    """Reads one history. `settled_s` is how long after a fault jobs may still come again because of it."""
+class Harms:
+    """Faults that are found by time."""
 
-    def __init__(self, history: History, settled_s: float) -> None:
-        self._history = history
-        self._settled_s = settled_s
-        self._harms = sorted(
-            (harm for harm in history.harms if harm.fault not in HARMLESS), key=lambda harm: harm.began
-        )
+    def __init__(self, harms: Iterable[Harm]) -> None:
+        self._harms = sorted(harms, key=lambda harm: harm.began)
         self._begins = [harm.began for harm in self._harms]
         self._longest_s = max((harm.ended - harm.began for harm in self._harms), default=0.0)
+
+    def during(self, began: float, ended: float, more_s: float = 0.0) -> list[Harm]:
+        """Return the faults that overlap a time; each counts for so much longer."""
+        first = bisect_left(self._begins, began - more_s - self._longest_s)
+        last = bisect_right(self._begins, ended)
+        return [harm for harm in self._harms[first:last] if harm.ended + more_s >= began]
+
+
+class Judge:
+    """Reads one history.
+
+    Args:
+        history: what was seen.
+        lock_s: how long the locks of jobs lived.
+        settled_s: how long after a fault jobs may still come again because of it.
+    """
+
+    def __init__(self, history: History, lock_s: float, settled_s: float) -> None:
+        self._history = history
+        self._settled_s = settled_s
+        self._harms = Harms([harm for harm in history.harms if harm.fault not in HARMLESS])
+        self._excuses = Harms(list(_excusing(history.harms, lock_s / 2)))
 
     def verdict(self) -> Verdict:
         """Return the verdict."""
@@ -114,13 +136,7 @@ class Judge:
         counted.replayed += any(call.accepted for kind in ("replay", "retry") for call in case.of_kind(kind))
         counted.arrivals += len(case.arrivals)
         counted.failed_attempts += sum(not one.done for one in case.arrivals)
-        counted.touched += bool(case.ids) and bool(self._during(case.began, case.ended, self._settled_s))
-
-    def _during(self, began: float, ended: float, more_s: float = 0.0) -> list[Harm]:
-        """Return the faults that overlap a time."""
-        first = bisect_left(self._begins, began - more_s - self._longest_s)
-        last = bisect_right(self._begins, ended)
-        return [harm for harm in self._harms[first:last] if harm.ended + more_s >= began]
+        counted.touched += bool(case.ids) and bool(self._harms.during(case.began, case.ended, self._settled_s))
 
     def _wrong(self, case: Case, counted: DoorVerdict) -> Iterator[tuple[str, str]]:
         for job_id in case.ids:
@@ -160,7 +176,7 @@ class Judge:
         if any(call.status in UNSURE and call.began < at for call in case.of_kind("add")):
             return
         for one in case.arrivals:
-            if one.at > at and not self._during(at - LEASING_S, one.at):
+            if one.at > at and not self._excuses.during(at - LEASING_S, one.at):
                 yield "stale", f"arrival {one.serial} came {one.at - at:.3f} s after the cancel was answered"
         for job_id, final in case.finals.items():
             if final.status not in {None, "cancelled"}:
@@ -187,10 +203,10 @@ class Judge:
                 harms = [
                     harm
                     for other in earlier
-                    for harm in self._during(other.at - LEASING_S, (other.ended or one.at) + SETTLING_S)
+                    for harm in self._excuses.during(other.at - LEASING_S, (other.ended or one.at) + SETTLING_S)
                 ]
                 if harms:
-                    counted.causes.update({harm.fault.value for harm in harms})
+                    counted.causes[" and ".join(sorted({harm.fault.value for harm in harms}))] += 1
                 else:
                     yield "doubled", f"arrival {one.serial} came although no fault had hit an earlier one"
 
@@ -208,7 +224,7 @@ class Judge:
             for case in cases:
                 for one in case.arrivals:
                     inside = began + LEASING_S < one.at < ended
-                    if inside and not case.script.in_line and not self._during(began - LEASING_S, one.at):
+                    if inside and not case.script.in_line and not self._excuses.during(began - LEASING_S, one.at):
                         text = f"arrival {one.serial} came {one.at - began:.3f} s after a pause was answered"
                         yield Violation("illegal", case, text)
 
@@ -232,6 +248,21 @@ class Judge:
                 found.append(Violation("order", case, "it came after one that was added when it had been accepted"))
             latest = max(latest, case.began)
         return len(come), found
+
+
+def _excusing(harms: Iterable[Harm], least_s: float) -> Iterator[Harm]:
+    """Yield the faults that can have an attempt made once more."""
+    away: list[Harm] = []
+    for harm in sorted(harms, key=lambda harm: harm.began):
+        long = harm.ended - harm.began >= least_s
+        if harm.fault in {Fault.KILL_TORIL, Fault.FLUSH_REDIS} or (harm.fault is Fault.FREEZE_TORIL and long):
+            yield harm
+        elif harm.fault in _AWAY:
+            if away and harm.began > max(one.ended for one in away) + _PAUSE_S:
+                away.clear()
+            away.append(harm)
+            if max(one.ended for one in away) - away[0].began >= least_s:
+                yield Harm(harm.fault, harm.member, away[0].began, max(one.ended for one in away))
 
 
 def _most_jobs(case: Case) -> int:

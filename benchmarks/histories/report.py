@@ -37,14 +37,16 @@ def report(history: History, verdict: Verdict, took_s: float) -> Iterator[str]:
     for door, found in verdict.doors.items():
         yield f"| {door} | {' | '.join(_figures(found))} |"
     yield ""
-    yield "| fault | times | jobs that were begun again because of it |"
-    yield "|---|---|---|"
-    times = Counter(harm.fault.value for harm in history.harms)
+    yield "| fault | times |"
+    yield "|---|---|"
+    for fault, number in sorted(Counter(harm.fault.value for harm in history.harms).items()):
+        yield f"| {fault} | {number:,} |"
+    yield from (f"| {untried} | not tried: the machine has not the means |" for untried in sorted(history.untried))
+    yield ""
+    yield "| what had hit the earlier attempt of a job that was begun again | jobs |"
+    yield "|---|---|"
     causes = sum((found.causes for found in verdict.doors.values()), Counter[str]())
-    for fault, number in sorted(times.items()):
-        yield f"| {fault} | {number:,} | {causes[fault]:,} |"
-    for untried in sorted(history.untried):
-        yield f"| {untried} | not tried: the machine has not the means | |"
+    yield from (f"| {cause} | {number:,} |" for cause, number in causes.most_common())
 
 
 def _figures(found: DoorVerdict) -> Iterator[str]:

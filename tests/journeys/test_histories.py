@@ -1,7 +1,7 @@
 """The checker of `benchmarks/histories`, its short version: all doors, every fault once, and every promise judged."""
 
 import pytest
-from benchmarks.histories.fleet import SETTLED_S
+from benchmarks.histories.fleet import LOCK_S, SETTLED_S
 from benchmarks.histories.judge import Judge
 from benchmarks.histories.plan import DoorName, Fault, faults_for
 from benchmarks.histories.report import histories, report
@@ -19,7 +19,7 @@ def test_no_promise_is_broken_while_everything_is_harmed(doors: list[DoorName]) 
     accepted = 240 // len(doors)
     kinds = faults_for(doors)
     history, folder = run(18, doors, Size(accepted, faults=len(kinds)))
-    verdict = Judge(history, SETTLED_S).verdict()
+    verdict = Judge(history, LOCK_S, SETTLED_S).verdict()
     said = "\n".join([*report(history, verdict, 0.0), *histories(verdict.violations), f"logs in {folder}"])
     print(said)
     assert verdict.passed, said

@@ -28,7 +28,7 @@ def case(door: DoorName = DoorName.QUEUES, number: int = 0) -> Case:
 
 def judged(*cases: Case, harms: tuple[Harm, ...] = ()) -> Verdict:
     history = History(1, {door: [one for one in cases if one.door is door] for door in DoorName}, list(harms))
-    return Judge(history, settled_s=8.0).verdict()
+    return Judge(history, lock_s=5.0, settled_s=8.0).verdict()
 
 
 def kinds(*cases: Case, harms: tuple[Harm, ...] = ()) -> list[str]:
@@ -116,11 +116,29 @@ def test_a_job_may_be_done_again_where_a_fault_has_hit_its_attempt(door: DoorNam
     assert verdict.doors[door].causes == {"toril killed": 1}
 
 
-@pytest.mark.parametrize("harm", [Harm(Fault.RESTART_TORIL, 0, 100.2, 101.0), Harm(Fault.KILL_TORIL, 0, 90.0, 92.0)])
-def test_neither_a_restart_in_good_order_nor_a_fault_at_another_time_excuses_it(harm: Harm) -> None:
+@pytest.mark.parametrize(
+    "harm",
+    [
+        Harm(Fault.RESTART_TORIL, 0, 100.2, 101.0),
+        Harm(Fault.KILL_TORIL, 0, 90.0, 92.0),
+        Harm(Fault.KILL_REDIS, 0, 100.2, 101.0),
+        Harm(Fault.FREEZE_TORIL, 0, 100.2, 101.0),
+        Harm(Fault.FREEZE_POSTGRES, 0, 100.2, 109.0),
+    ],
+    ids=["a restart in good order", "another time", "Redis back in time", "a short stop", "the ledger away"],
+)
+def test_what_cannot_have_caused_it_excuses_nothing(harm: Harm) -> None:
     one = case()
     done_again(one)
     assert kinds(one, harms=(harm,)) == ["doubled"]
+
+
+def test_outages_of_redis_one_after_the_other_last_as_long_as_all_of_them() -> None:
+    one = case()
+    done_again(one)
+    killed, cut = Harm(Fault.KILL_REDIS, 0, 99.0, 100.1), Harm(Fault.CUT_REDIS, 0, 101.0, 102.0)
+    assert kinds(one, harms=(killed,)) == ["doubled"]
+    assert kinds(one, harms=(killed, cut)) == []
 
 
 def test_an_add_without_an_answer_claims_nothing() -> None:
@@ -178,7 +196,7 @@ def test_a_job_that_overtakes_another_in_the_line_is_found() -> None:
 
 def test_what_begins_while_its_queue_is_paused_is_found() -> None:
     history = History(1, {DoorName.QUEUES: [case()]}, pauses=[(DoorName.QUEUES, 99.0, 101.5)])
-    assert [violation.kind for violation in Judge(history, 8.0).verdict().violations] == ["illegal"]
+    assert [violation.kind for violation in Judge(history, 5.0, 8.0).verdict().violations] == ["illegal"]
 
 
 def test_a_seed_decides_about_cases_and_faults() -> None:
