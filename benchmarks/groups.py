@@ -198,7 +198,7 @@ def weights(place: Place) -> None:
 
 
 def limits(place: Place) -> None:
-    """Concurrency 1 over four instances and all kinds of workers, which are killed."""
+    """Concurrency 1 over four instances and all kinds of workers; each instance is killed in its turn."""
     place.start(4, TORIL_LOCK=f"{LOCK_S}s")
     gateway, seen, over = place.fleet[0].gateway, AtOnce(), threading.Event()
     names = [f"g{number}" for number in range(20)]
@@ -214,14 +214,14 @@ def limits(place: Place) -> None:
     place.endpoint.behaviour = behave
     # Fewer slots for pushes than there are groups, so that the other kinds of workers get some.
     place.register(concurrency=3, group={"concurrency": 1}, maxStalledCount=10_000)
-    workers = [threading.Thread(target=leasing, args=(place.fleet[0], _QUEUE, seen, over))]
-    workers += [threading.Thread(target=_on_a_socket, args=(one, seen, over)) for one in place.fleet[:2]]
+    workers = [threading.Thread(target=leasing, args=(one, _QUEUE, seen, over)) for one in place.fleet[:2]]
+    workers += [threading.Thread(target=_on_a_socket, args=(one, seen, over)) for one in place.fleet[1:3]]
     began = time.monotonic()
     for worker in workers:
         worker.start()
     place.add([names[number % len(names)] for number in range(count)])
     try:
-        with place.killing(place.fleet[1:], 2.0) as kills:
+        with place.killing(place.fleet, 2.0) as kills:
             place.ended(count)
     finally:
         over.set()

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,20 @@ def test_a_full_group_is_refused_and_nothing_of_it_is_in_the_ledger(place: Place
     place.gate.open()
     place.delivered([first, second])
     assert place.door.post({"target": "billing", "labels": {"tenant": "noisy"}}, "key").status_code == 202
+
+
+def test_envelopes_at_the_same_moment_do_not_pass_max_waiting_together(place: Place) -> None:
+    first = place.enqueue("noisy")
+    place.endpoint.wait_for_calls(1)
+    limits = {"concurrency": 1, "max_waiting": 5}
+    assert place.door.http.put("/queues/deliver-billing/groups/noisy", json=limits).status_code == 200
+    envelope = {"target": "billing", "path": "/noisy", "labels": {"tenant": "noisy"}}
+    with ThreadPoolExecutor(20) as callers:
+        answers = list(callers.map(lambda _: place.door.post(envelope), range(20)))
+    assert Counter(answer.status_code for answer in answers) == {202: 5, 429: 15}
+    assert place.group("noisy")["waiting"] == 5
+    place.gate.open()
+    place.delivered([first, *(answer.json()["job_id"] for answer in answers if answer.status_code == 202)])
 
 
 def test_the_group_of_an_envelope_wins_over_the_label_and_is_shown(place: Place) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from toril.bullmq.groups.room import ReservedRoom, check_room, reserve_room, waits_in
+from toril.bullmq.groups.room import ReservedRoom, free_room, reserve_room, take_room, waits_in
 from toril.bullmq.job_options import shortened
 from toril.bullmq.keys import QueueKeys
 from toril.bullmq.lua.groups import FULL
@@ -76,10 +76,13 @@ class Producer:
             self._meter.count(JOBS_ADDED, known.labels, len(ids))
         return ids
 
-    async def check_room(self, queue: str, jobs: Sequence[JobSpec]) -> None:
-        """Refuse these jobs if a group of theirs may not have as many waiting ones."""
-        if groups := _groups_of(jobs):
-            await check_room(self._scripts, QueueKeys(self._prefix, queue), groups)
+    async def take_room(self, queue: str, group: str, job_id: str) -> None:
+        """Take room for a job that is added later, and is not `bounded` then. Raises `GroupFull`."""
+        await take_room(self._scripts, QueueKeys(self._prefix, queue), group, job_id)
+
+    async def free_room(self, queue: str, group: str, job_id: str) -> None:
+        """Free the room of a job that will not be added."""
+        await free_room(self._scripts, QueueKeys(self._prefix, queue), group, job_id)
 
     async def reserve_room(self, queue: str, jobs: Sequence[JobSpec]) -> ReservedRoom | None:
         """Take room for these jobs in their groups, or refuse them all; return None where they have no group."""

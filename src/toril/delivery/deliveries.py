@@ -8,9 +8,7 @@ later, and adding the same job again changes nothing.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import TypeVar
 
 import structlog
@@ -130,7 +128,7 @@ class Deliveries:
                 will be delivered; a second try under the same key finds out.
         """
         new = await self._prepared(submission)
-        (result,) = await self._ledger.accept([new])
+        (result,) = await self._accepted([new])
         if isinstance(result, StoreError):
             raise result
         return await self._placed(new, result)
@@ -139,7 +137,7 @@ class Deliveries:
         """Accept several in order, in few commits; return for each the delivery, or the error that kept it out."""
         prepared = await self._prepared_all(submissions)
         new = [one for one in prepared if not isinstance(one, TorilError)]
-        committed = await self._ledger.accept(new) if new else []
+        committed = await self._accepted(new) if new else []
         results: list[Enqueued | TorilError] = []
         left = iter(zip(new, committed, strict=True))
         placing: list[tuple[int, NewDelivery, Accepted | Duplicate]] = []
@@ -256,20 +254,14 @@ class Deliveries:
         """Prepare several. Once the blob store has failed, the remaining large bodies fail without asking it again."""
         prepared: list[NewDelivery | TorilError] = []
         away: StoreUnavailable | None = None
-        waiting: Counter[tuple[str, str]] = Counter()
         for one in submissions:
-            found = await self._attempted(self._prepared(one, away, waiting))
+            found = await self._attempted(self._prepared(one, away))
             if isinstance(found, StoreUnavailable):
                 away = found
             prepared.append(found)
         return prepared
 
-    async def _prepared(
-        self,
-        submission: EnqueueRequest,
-        away: StoreUnavailable | None = None,
-        waiting: Counter[tuple[str, str]] | None = None,
-    ) -> NewDelivery:
+    async def _prepared(self, submission: EnqueueRequest, away: StoreUnavailable | None = None) -> NewDelivery:
         target = self._targets(submission.target)
         if target is None:
             raise UnknownTarget
@@ -278,14 +270,15 @@ class Deliveries:
         check_times(submission, at_s)
         if submission.group is None:
             check_group_in(submission.labels, target.group_by)
-        if submission.first_attempt_at_s(at_s) is None:
-            await self._check_room(target, submission, Counter() if waiting is None else waiting)
         job_id = submission.job_id or new_job_id(at_s, self._entropy(10))
-        content: Inline | Stored | None = None
-        if submission.body is not None:
-            content = Inline(submission.body)
-            if self._bodies.offload.takes(submission.body):
-                content = await self._offloaded(job_id, submission.body, away)
+        group = group_of(submission.group, submission.labels, target.group_by)
+        if submission.first_attempt_at_s(at_s) is None:
+            await self._queues.take_room(target.name, group, job_id)
+        try:
+            content = await self._content(job_id, submission.body, away)
+        except TorilError:
+            await self._queues.free_room(target.name, group, job_id)
+            raise
         return NewDelivery(
             job_id=job_id,
             target=submission.target,
@@ -304,19 +297,21 @@ class Deliveries:
             group=submission.group,
         )
 
-    async def _check_room(
-        self, target: TargetSpec, submission: EnqueueRequest, waiting: Counter[tuple[str, str]]
-    ) -> None:
-        """Refuse an envelope whose group is full; `waiting` counts those beside it. Where the queues are away,
-        nothing is refused: what the ledger accepts waits there.
-        """
-        group = group_of(submission.group, submission.labels, target.group_by)
-        if group is None:
-            return
-        place = (target.name, group)
-        with suppress(StoreError):
-            await self._queues.check_room(target.name, group, waiting[place] + 1)
-        waiting[place] += 1
+    async def _accepted(self, new: Sequence[NewDelivery]) -> list[Accepted | Duplicate | StoreError]:
+        """Write deliveries into the ledger, and free the room of those that it does not take."""
+        results = await self._ledger.accept(new)
+        async with asyncio.TaskGroup() as tasks:
+            for one, result in zip(new, results, strict=True):
+                target = self._targets(one.target)
+                if target is not None and not isinstance(result, Accepted):
+                    group = group_of(one.group, one.labels, target.group_by)
+                    tasks.create_task(self._queues.free_room(one.target, group, one.job_id))
+        return results
+
+    async def _content(self, job_id: str, body: bytes | None, away: StoreUnavailable | None) -> Inline | Stored | None:
+        if body is None:
+            return None
+        return await self._offloaded(job_id, body, away) if self._bodies.offload.takes(body) else Inline(body)
 
     async def _offloaded(self, job_id: str, body: bytes, away: StoreUnavailable | None) -> Inline | Stored:
         """Store a large body in the folder of the ledger. Raise `away` if given: the store has just failed with it."""

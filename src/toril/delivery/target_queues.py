@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from toril.bullmq.ports.jobs import Cancels, JobFinder, JobProducer
-from toril.bullmq.rules.groups import GroupOption
-from toril.bullmq.rules.job import JobOptions, JobSpec
+from toril.core.errors import StoreError
 from toril.delivery.rules.delivery import Delivery, queue_of
-from toril.delivery.rules.delivery_job import JOB_NAME, job_of
+from toril.delivery.rules.delivery_job import job_of
 
 
 class GroupRoom(Protocol):
-    """Knows whether groups may have more waiting jobs."""
+    """Knows whether groups may have more waiting jobs, and keeps room for some."""
 
-    async def check_room(self, queue: str, jobs: Sequence[JobSpec]) -> None:
-        """Refuse jobs for which there is no room in their groups. Raises `GroupFull`."""
+    async def take_room(self, queue: str, group: str, job_id: str) -> None:
+        """Take room for a job until it is added, or for ten seconds. Raises `GroupFull` where there is none."""
+        ...
+
+    async def free_room(self, queue: str, group: str, job_id: str) -> None:
+        """Free the room of a job that will not be added. Idempotent."""
         ...
 
 
@@ -43,7 +47,20 @@ class TargetQueues(Struct, frozen=True):
         jobs = [job_of(one, now_s, ledger_id, label) for one in deliveries]
         await self.producer.add(queue_of(target), jobs, int(now_s * 1000), again=again)
 
-    async def check_room(self, target: str, group: str, count: int) -> None:
-        """Refuse so many more deliveries of a group if it may not have as many waiting ones. Raises `GroupFull`."""
-        job = JobSpec(JOB_NAME, Raw(b"null"), JobOptions(group=GroupOption(group)))
-        await self.room.check_room(queue_of(target), [job] * count)
+    async def take_room(self, target: str, group: str | None, job_id: str) -> None:
+        """Take room in a group for a delivery until it is in its queue, or for ten seconds.
+
+        Where the queues are away, nothing is refused: what the ledger accepts waits there.
+
+        Raises:
+            GroupFull: the group has as many waiting ones as it may have.
+        """
+        if group is not None:
+            with suppress(StoreError):
+                await self.room.take_room(queue_of(target), group, job_id)
+
+    async def free_room(self, target: str, group: str | None, job_id: str) -> None:
+        """Free the room of a delivery that was not accepted. Where the queues are away, it is free by itself."""
+        if group is not None:
+            with suppress(StoreError):
+                await self.room.free_room(queue_of(target), group, job_id)

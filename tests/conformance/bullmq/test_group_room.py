@@ -73,6 +73,23 @@ async def test_room_that_was_taken_and_never_used_is_free_after_a_while(world: R
     assert await accepted(world, some(3)) == 3
 
 
+async def test_room_that_one_job_took_is_used_up_by_its_add_or_given_back(world: RealWorld) -> None:
+    await limited(world, 2)
+    jobs = [JobSpec("work", Raw(b"1"), JobOptions(jobId=name, group=GroupOption("a"))) for name in ("one", "two")]
+    for name in ("one", "two"):
+        await world.producer.take_room(world.queue, "a", name)
+    with pytest.raises(GroupFull, match="group a"):
+        await world.producer.take_room(world.queue, "a", "three")
+    await world.producer.add(world.queue, jobs[:1], 0, bounded=False)
+    with pytest.raises(GroupFull):
+        await world.producer.take_room(world.queue, "a", "three")
+    await world.producer.free_room(world.queue, "a", "two")
+    await world.producer.take_room(world.queue, "a", "three")
+    assert await world.link.call("ZRANGE", world.keys.key("toril:groups:reserved:a"), 0, -1) == [b"1:three"]
+    await world.producer.add(world.queue, jobs, 0, again=True, bounded=False)
+    assert await waiting(world) == 2
+
+
 async def test_room_is_taken_in_all_groups_or_in_none(world: RealWorld) -> None:
     await limited(world, 4)
     await control_of(world).set_limits(world.queue, "b", GroupLimits(max_waiting=1), paused=None)

@@ -26,6 +26,8 @@ class FakeTargetQueues:
         # The label of each target's groups, and the most waiting jobs of groups that have such a limit.
         self.labels: dict[str, str] = {}
         self.most: dict[str, int] = {}
+        # The queue and the group in which a job has taken room.
+        self.taken: dict[str, tuple[str, str]] = {}
         self._on_cancel = on_cancel
 
     @property
@@ -42,13 +44,19 @@ class FakeTargetQueues:
             assert job.opts is not None
             self.added += str(job.opts.jobId) not in known
             known.setdefault(str(job.opts.jobId), job)
+            self.taken.pop(str(job.opts.jobId), None)
         return [b""] * len(jobs)
 
-    async def check_room(self, queue: str, jobs: Sequence[JobSpec]) -> None:
+    async def take_room(self, queue: str, group: str, job_id: str) -> None:
         self._check()
-        asked, waiting = _groups(jobs), _groups(self.jobs.get(queue, {}).values())
-        if any(count + waiting[group] > self.most.get(group, count + waiting[group]) for group, count in asked.items()):
+        waiting = _groups(self.jobs.get(queue, {}).values())[group] + list(self.taken.values()).count((queue, group))
+        if waiting >= self.most.get(group, waiting + 1):
             raise GroupFull
+        self.taken[job_id] = (queue, group)
+
+    async def free_room(self, queue: str, group: str, job_id: str) -> None:
+        self._check()
+        self.taken.pop(job_id, None)
 
     async def missing(self, queue: str, job_ids: Sequence[str]) -> list[str]:
         self._check()

@@ -1,7 +1,9 @@
 """Deliveries taken in: spilled, committed, queued, in that order; a crash or an outage in between loses none."""
 
+import asyncio
 import itertools
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -315,6 +317,26 @@ async def test_a_batch_fills_a_group_and_no_more(world: World) -> None:
     assert [isinstance(result, Enqueued) for result in results] == [True, True, True, False]
     assert isinstance(results[3], GroupFull)
     assert len(world.ledger.deliveries) == 3
+
+
+async def test_envelopes_at_the_same_moment_do_not_pass_the_limit_together(world: World) -> None:
+    world.queue.most = {"acme": 3}
+    async with asyncio.TaskGroup() as tasks:
+        adding = [tasks.create_task(world.deliveries._attempted(world.enqueue(of("acme")))) for _ in range(9)]
+    assert Counter(type(task.result()) for task in adding) == {Enqueued: 3, GroupFull: 6}
+    assert (len(world.ledger.deliveries), world.queue.taken) == (3, {})
+
+
+async def test_an_envelope_that_is_not_accepted_keeps_no_room(world: World) -> None:
+    world.queue.most = {"acme": 5}
+    await world.enqueue(of("acme"), "once")
+    await world.enqueue(of("acme"), "once")
+    with pytest.raises(IdempotencyMismatch):
+        await world.enqueue(of("acme", path="/other"), "once")
+    world.blobs.fault = BlobsUnavailable()
+    with pytest.raises(BlobsUnavailable):
+        await world.enqueue(of("acme", body="x" * 200))
+    assert world.queue.taken == {}
 
 
 async def test_without_redis_a_group_is_taken_to_have_room(world: World) -> None:

@@ -30,7 +30,6 @@ for i = 2, #ARGV, 2 do
     limited[#limited + 1] = i
   end
 end
-if ARGV[1] == '' then return false end
 for _, i in ipairs(limited) do
   local key = KEYS[1] .. 'toril:groups:reserved:' .. ARGV[i]
   redis.call('ZADD', key, redis.call('TIME')[1] + %d, ARGV[i + 1] .. ARGV[1])
@@ -64,15 +63,6 @@ def waits_in(job: JobSpec) -> str | None:
     return job.opts.group.name
 
 
-async def check_room(scripts: Scripts, keys: QueueKeys, counts: Mapping[str, int]) -> None:
-    """Refuse so many more waiting jobs of these groups of a queue where one of the groups has no room for them.
-
-    Raises:
-        GroupFull: names the group.
-    """
-    await _ask(scripts, keys, "", counts)
-
-
 class ReservedRoom:
     """Room in groups for jobs that are added together, so that nothing else takes it before they are there.
 
@@ -92,6 +82,20 @@ async def reserve_room(scripts: Scripts, keys: QueueKeys, counts: Mapping[str, i
     token = f":{secrets.token_hex(8)}"
     await _ask(scripts, keys, token, counts)
     return ReservedRoom(keys, token, counts)
+
+
+async def take_room(scripts: Scripts, keys: QueueKeys, group: str, job_id: str) -> None:
+    """Take room in a group for the job with this id. The script that adds the job to a full group, too, uses it up.
+
+    Raises:
+        GroupFull: there is none.
+    """
+    await _ask(scripts, keys, f":{job_id}", {group: 1})
+
+
+async def free_room(scripts: Scripts, keys: QueueKeys, group: str, job_id: str) -> None:
+    """Free the room of a job that will not be added. Idempotent."""
+    await scripts.call(_RELEASE, keys, f":{job_id}", group, 1)
 
 
 async def _ask(scripts: Scripts, keys: QueueKeys, token: str, counts: Mapping[str, int]) -> None:

@@ -63,7 +63,9 @@ _REFUSES = (
     b"""
 local groupId, groupPriority = G.read(opts['group'])
 local most = groupId and G.limits(groupId).most
-if most and ARGV[4] ~= 'unbounded' and G.room(groupId, most) < 1
+if most and ARGV[4] == 'unbounded' then
+  G.use_room(groupId, args[2])
+elseif most and G.room(groupId, most) < 1
   and not (args[2] ~= "" and rcall("EXISTS", args[1] .. args[2]) == 1)
   and not (deduplicationKey and rcall("EXISTS", deduplicationKey) == 1) then
   return %d

@@ -17,7 +17,7 @@ Keys, all behind `{queue}:toril:groups`:
     :busy:GROUP     set: its jobs that hold a slot
     :slots          sorted set: LENGTH:GROUPJOB of each slot, by the time at which to look at the job's lock again
     :rate:GROUP     the theoretical arrival time of its next start (GCRA), milliseconds; expires at that time
-    :reserved:GROUP sorted set: COUNT:TOKEN of the room that adds of several jobs have taken, by when it is free again
+    :reserved:GROUP sorted set: COUNT:TOKEN of the room that adds have taken beforehand, by when it is free again
     :limits         hash: CONCURRENCY,MAX,DURATION,WEIGHT,MAX_WAITING,PAUSED of groups that have limits
 """
 
@@ -161,7 +161,7 @@ function G.prune(id, most)
   end
 end
 
--- Adds of several jobs take their room before they add them.
+-- Adds of several jobs, and envelopes, take their room before they add them.
 local function reserved(id)
   local key, sum = g .. ':reserved:' .. id, 0
   if call('EXISTS', key) == 0 then return 0 end
@@ -169,6 +169,9 @@ local function reserved(id)
   for _, one in ipairs(call('ZRANGE', key, 0, -1)) do sum = sum + tonumber(string.match(one, '^%d+')) end
   return sum
 end
+
+-- The job whose room was taken before is there now.
+function G.use_room(id, job) call('ZREM', g .. ':reserved:' .. id, '1:' .. job) end
 
 function G.room(id, most)
   local wait = g .. ':wait:' .. id

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
 from toril.bullmq.groups.defaults import GroupDefaults
-from toril.bullmq.groups.room import waits_in
 from toril.bullmq.rules.groups import GroupLimits, GroupState, member_of
-from toril.bullmq.rules.job import JobSpec
 from toril.core.errors import GroupFull
 from toril.core.group_limits import GroupDefault, GroupRate
 from toril.delivery.postgres_queue.database import QueueDatabase
 from toril.delivery.postgres_queue.group_moves import TargetLocks, left
+from toril.delivery.postgres_queue.taken_room import TakenRoom
 from toril.delivery.postgres_queue.waits import PostgresWaits
 from toril.delivery.rules.delivery import QUEUE_PREFIX
 from toril.redis.absent import NoRedis
@@ -51,31 +49,45 @@ DELETE FROM toril_jobs WHERE job_id = ANY(ARRAY(
     FOR UPDATE SKIP LOCKED
 )) RETURNING 1"""
 _ROOM = """
-SELECT given.name FROM unnest($2::text[], $3::int[]) AS given (name, count)
-JOIN toril_groups AS g ON g.target = $1 AND g.name = given.name
-WHERE g.max_waiting IS NOT NULL AND given.count + (
+SELECT 1 FROM toril_groups AS g
+WHERE g.target = $1 AND g.name = $2 AND g.max_waiting IS NOT NULL AND $3::int + (
     SELECT count(*) FROM (
         SELECT FROM toril_jobs AS j
-        WHERE j.target = $1 AND j.job_group = given.name AND j.due IS NULL AND j.token IS NULL AND j.starts = 0
+        WHERE j.target = $1 AND j.job_group = $2 AND j.due IS NULL AND j.token IS NULL AND j.starts = 0
         LIMIT g.max_waiting
     ) AS waiting
-) > g.max_waiting LIMIT 1"""
+) > g.max_waiting"""
 
 
 class PostgresGroups:
-    """`GroupStore` and `GroupRoom` of the targets' queues; `defaults` has the limits of groups that have none."""
+    """`GroupStore` and `GroupRoom` of the targets' queues.
 
-    def __init__(self, database: QueueDatabase, waits: PostgresWaits, defaults: GroupDefaults) -> None:
+    Args:
+        database: has them.
+        waits: told of what may start.
+        defaults: the limits of groups that have none.
+        taken: the room of deliveries that are being accepted.
+    """
+
+    def __init__(
+        self, database: QueueDatabase, waits: PostgresWaits, defaults: GroupDefaults, taken: TakenRoom
+    ) -> None:
         self._database = database
         self._waits = waits
         self._defaults = defaults
+        self._taken = taken
 
-    async def check_room(self, queue: str, jobs: Sequence[JobSpec]) -> None:
-        """As `GroupRoom.check_room`."""
-        counts = Counter(name for job in jobs if (name := waits_in(job)) is not None)
-        full = await self._database.fetch(_ROOM, _target(queue), list(counts), list(counts.values()))
-        if full:
-            raise GroupFull(f"The group {full[0][0]} has no room for so many more waiting jobs")
+    async def take_room(self, queue: str, group: str, job_id: str) -> None:
+        """As `GroupRoom.take_room`. What other processes have taken is not counted until it is added."""
+        target = _target(queue)
+        count = self._taken.take(target, group, job_id)
+        if await self._database.fetch(_ROOM, target, group, count):
+            self._taken.free(target, group, job_id)
+            raise GroupFull(f"The group {group} has no room for more waiting jobs")
+
+    async def free_room(self, queue: str, group: str, job_id: str) -> None:
+        """As `GroupRoom.free_room`."""
+        self._taken.free(_target(queue), group, job_id)
 
     async def get(self, queue: str, group: str) -> GroupState:
         """As `GroupStore.get`."""

@@ -15,6 +15,7 @@ from toril.delivery.postgres_queue.database import QueueDatabase, answering, unl
 from toril.delivery.postgres_queue.group_depths import largest_groups
 from toril.delivery.postgres_queue.group_moves import SlotChange, TargetLocks, changed, left, mark_grouped
 from toril.delivery.postgres_queue.tables import NOW
+from toril.delivery.postgres_queue.taken_room import TakenRoom
 from toril.delivery.postgres_queue.waits import PostgresWaits
 from toril.delivery.rules.delivery import QUEUE_PREFIX, queue_of
 
@@ -56,12 +57,16 @@ class PostgresJobs:
     Args:
         database: has them.
         waits: told of jobs that are added or cancelled.
+        taken: the room in groups of deliveries whose jobs are not added yet.
         meter: counts what is added.
     """
 
-    def __init__(self, database: QueueDatabase, waits: PostgresWaits, meter: Meter = UNMETERED) -> None:
+    def __init__(
+        self, database: QueueDatabase, waits: PostgresWaits, taken: TakenRoom, meter: Meter = UNMETERED
+    ) -> None:
         self._database = database
         self._waits = waits
+        self._taken = taken
         self._meter = meter
         self._adds: GroupCommit[_NewJob, None] = GroupCommit(self._commit, size=lambda _: _SIZE_BYTES)
 
@@ -76,6 +81,9 @@ class PostgresJobs:
             for result in await self._adds.submit_all(new):
                 if result is not None:
                     raise result
+        for one in new:
+            if one.group is not None:
+                self._taken.free(one.target, one.group, one.job_id)
         if not again:
             self._meter.count(JOBS_ADDED, (queue,), len(new))
         return [one.job_id.encode() for one in new]
