@@ -11,7 +11,7 @@ RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev run test test-fast check lint types layers unit modules format bench bench-guard proof proof-simulation reference docs dist clean
+.PHONY: help demo dev run test test-fast check lint types layers unit modules format bench bench-report bench-guard proof proof-simulation reference docs dist clean
 
 # What `make check` runs, side by side; .pre-commit-config.yaml runs the same.
 CHECKS := types unit lint layers modules
@@ -79,6 +79,11 @@ format: $(READY) ## format the code, and mend what ruff can mend
 
 bench: $(READY) ## measure against the ceilings of this machine (needs wrk and a C compiler)
 	@$(BIN)/python -m benchmarks.run
+
+bench-report: $(READY) ## measure all scenarios, and write the tables and charts (BULLMQ_PROXY=dir PROXQ=dir SECONDS=3 ROUNDS=3 PART=run)
+	@$(BIN)/python -m benchmarks.tables $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(BULLMQ_PROXY),--bullmq-proxy $(BULLMQ_PROXY)) $(if $(PROXQ),--proxq $(PROXQ)) \
+		$(foreach part,$(PART),--part $(part)) $(if $(NOTE),--note "$(NOTE)")
 
 bench-guard: $(READY) ## compare the CPU of a request at COMMIT (HEAD) with BASE (its parent); fails over 7 % more (needs wrk)
 	@$(BIN)/python -m benchmarks.guard $(if $(COMMIT),--commit $(COMMIT)) $(if $(BASE),--base $(BASE)) \

@@ -285,6 +285,13 @@ class Table:
         pairs = zip(self._rows[what, who], self._rows[what, ceiling], strict=True)
         return statistics.median([ours / theirs for ours, theirs in pairs])
 
+    def document(self, ceilings: dict[str, str]) -> object:
+        """Return every figure of every round, ready for JSON: by what was measured, and of whom."""
+        found: dict[str, dict[str, object]] = {}
+        for (what, who), values in self._rows.items():
+            found.setdefault(what, {"ceiling": ceilings.get(what), "rounds": {}})["rounds"][who] = values  # type: ignore[index]
+        return found
+
     def show(self, ceilings: dict[str, str]) -> None:
         for what, who in self._rows:
             values = self._rows[what, who]
@@ -357,12 +364,16 @@ def main() -> int:
     parser.add_argument("--megabytes", type=int, default=512, help="of each large body")
     parser.add_argument("--hold", type=float, default=30, help="seconds that slow calls take; 0 leaves them out")
     parser.add_argument("--start", action="append", metavar="NAME=COMMAND", help="a target; {config} is filled in")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write every figure of every round")
     arguments = parser.parse_args()
     exit_on_sigterm()
     try:
         wrk.require()
         with ExitStack() as stack:
-            measure(arguments, stack).show(_CEILINGS)
+            table = measure(arguments, stack)
+        table.show(_CEILINGS)
+        if arguments.json is not None:
+            arguments.json.write_bytes(msgspec.json.encode(table.document(_CEILINGS)))
     except ProcessError as exc:
         print(exc, file=sys.stderr)
         return 1

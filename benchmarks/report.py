@@ -101,6 +101,8 @@ def _plain(result: Result) -> object:
             ratios.append({"target": target.name, "ceiling": ceiling.name, **low_high, "goal": ceiling.goal})
     return {
         "title": scenario.title,
+        "headline": scenario.headline,
+        "columns": [{"key": one.key, "heading": one.heading, "digits": one.digits} for one in scenario.columns],
         "contenders": contenders,
         "ratios": ratios,
         "skipped": result.skipped,

@@ -1,0 +1,226 @@
+"""How what an add costs grows: with the rate, the size of a job, the number of queues, and idle workers.
+
+    python -m benchmarks.growth [--seconds 3] [--rounds 3] [--scenario rate]... [--json FILE]
+
+One process of toril on an embedded Valkey. The load is an open loop (`open_loop.c`): requests are due at an even pace,
+and the time that one takes counts from when it was due, also if the server made it wait before it was sent (no
+coordinated omission). Steps of a scenario run in turns, and figures are medians of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import struct
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import redis
+
+from benchmarks import payload
+from benchmarks.compiling import built
+from benchmarks.interleaved import cpu_us
+from benchmarks.processes import ProcessError, exit_on_sigterm, module, run_to_end
+from benchmarks.servers import TORIL, start_target, start_valkey
+from benchmarks.target import Target
+
+TITLES = {
+    "rate": "latency of an add at parts of the greatest rate, 32 connections",
+    "size": "an add by the size of its data, 8 connections",
+    "queues": "an add by the number of queues that get jobs in turn, 32 connections",
+    "idle": "registered workers without jobs on one process",
+}
+_TOKEN = "growth"
+_RATE = 32
+_PARTS = (10, 50, 90)
+_SIZES = {"100 B": 100, "10 KB": 10_000, "1 MB": 1_000_000}
+_QUEUES = (1, 1_000, 10_000)
+_IDLE = (1_000, 10_000)
+
+Figures = dict[str, float]
+Steps = dict[str, Figures]
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What the load generator saw; times from when a request was due to its whole answer."""
+
+    answered: int
+    bad: int
+    unanswered: int
+    seconds: float
+    p50_us: int
+    p99_us: int
+    p999_us: int
+    max_us: int
+
+
+def add(queue: str, body: bytes) -> bytes:
+    """Return a request that adds jobs to a queue, as it goes over the wire."""
+    head = (
+        f"POST /queues/{queue}/jobs HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {_TOKEN}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def load(target: Target, requests: Sequence[bytes], connections: int, rate: float, seconds: float) -> Seen:
+    """Send requests in turn at a rate; with 0, as fast as they are answered.
+
+    Raises:
+        ProcessError: an answer was 400 or above, or the generator failed.
+    """
+    port = target.url.rpartition(":")[2]
+    with tempfile.NamedTemporaryFile() as file:
+        for request in requests:
+            file.write(struct.pack("<I", len(request)) + request)
+        file.flush()
+        argv = [str(built("open_loop")), port, str(connections), f"{rate:.3f}", f"{seconds:g}", file.name]
+        seen = msgspec.json.decode(run_to_end(argv, 3 * seconds + 30).stdout, type=Seen)
+    if seen.bad:
+        raise ProcessError(f"{seen.bad} of {seen.answered} answers were 400 or above")
+    return seen
+
+
+class Server:
+    """One toril on its own Valkey, emptied between two measurements."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        store = start_valkey(stack)
+        self.target = start_target(stack, "toril", TORIL, store, _TOKEN)
+        self._store = redis.Redis.from_url(store, socket_timeout=30)
+        stack.callback(self._store.close)
+        load(self.target, [add("warm", payload.jobs(1))], 8, 0, 1.0)
+
+    def measure(self, requests: Sequence[bytes], connections: int, rate: float, seconds: float) -> tuple[Seen, float]:
+        """Return what the load saw, and the server's CPU for each request in microseconds."""
+        self._store.flushdb()
+        before = cpu_us(self.target.pid or 0)
+        seen = load(self.target, requests, connections, rate, seconds)
+        used_us = cpu_us(self.target.pid or 0) - before
+        self._store.flushdb()
+        return seen, used_us / max(1, seen.answered)
+
+
+def rate(seconds: float, rounds: int) -> Steps:
+    """Latencies at parts of the rate that the server reaches in a closed loop, found anew in each round."""
+    requests = [add("rate", payload.jobs(1))]
+
+    def one_round(server: Server) -> Iterator[tuple[str, Figures]]:
+        most, cost_us = server.measure(requests, _RATE, 0, seconds)
+        per_s = most.answered / most.seconds
+        yield "as fast as it answers", _latencies(most, per_s, cost_us)
+        for part in _PARTS:
+            seen, cost_us = server.measure(requests, _RATE, per_s * part / 100, seconds)
+            yield f"{part} %", _latencies(seen, per_s * part / 100, cost_us)
+
+    return _medians(one_round, rounds)
+
+
+def _latencies(seen: Seen, asked_per_s: float, cost_us: float) -> Figures:
+    return {
+        "ms p99": seen.p99_us / 1e3,
+        "ms p50": seen.p50_us / 1e3,
+        "ms p99.9": seen.p999_us / 1e3,
+        "adds/s asked for": asked_per_s,
+        "adds/s answered": seen.answered / seen.seconds,
+        "µs of CPU each": cost_us,
+        "not answered": float(seen.unanswered),
+    }
+
+
+def size(seconds: float, rounds: int) -> Steps:
+    """Adds of jobs with data of several sizes."""
+
+    def one_round(server: Server) -> Iterator[tuple[str, Figures]]:
+        for name, count in _SIZES.items():
+            body = msgspec.json.encode([{"name": payload.NAME, "data": {"text": "x" * count}}])
+            # What is added stays in memory until the measurement ends.
+            seen, cost_us = server.measure([add("size", body)], 8, 0, min(seconds, 1.0) if count > 100_000 else seconds)
+            per_s = seen.answered / seen.seconds
+            yield (
+                name,
+                {"µs of CPU each": cost_us, "adds/s": per_s, "MB/s": per_s * count / 1e6, "ms p50": seen.p50_us / 1e3},
+            )
+
+    return _medians(one_round, rounds)
+
+
+def queues(seconds: float, rounds: int) -> Steps:
+    """Adds to one queue, and to many in turn."""
+    requests = {count: [add(f"queue-{number}", payload.jobs(1)) for number in range(count)] for count in _QUEUES}
+
+    def one_round(server: Server) -> Iterator[tuple[str, Figures]]:
+        for count in _QUEUES:
+            seen, cost_us = server.measure(requests[count], 32, 0, seconds)
+            figures = {"µs of CPU each": cost_us, "adds/s": seen.answered / seen.seconds, "ms p99": seen.p99_us / 1e3}
+            yield f"{count:,}", figures
+
+    return _medians(one_round, rounds)
+
+
+def idle(_seconds: float, _rounds: int) -> Steps:
+    """Registered workers that have no jobs: `benchmarks.run --scenario idle`, with more of them."""
+    found: Steps = {}
+    for count in _IDLE:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "idle.json"
+            argv = module("run", "--scenario", "idle", "--idle-workers", str(count), "--json", str(file))
+            run_to_end(argv, 600)
+            (one,) = msgspec.json.decode(file.read_bytes())["scenarios"]["idle"]["contenders"].values()
+        figures = one["median"]
+        found[f"{count:,}"] = {
+            "% of a core": figures["cpu_percent"],
+            "% of a core of Redis": figures["store_percent"],
+            "connections to Redis": figures["connections"],
+            "KB each": figures["kb_per_worker"],
+        }
+    return found
+
+
+def _medians(one_round: Callable[[Server], Iterator[tuple[str, Figures]]], rounds: int) -> Steps:
+    """Return the median of each figure of each step over rounds with one server."""
+    seen: dict[str, list[Figures]] = {}
+    with ExitStack() as stack:
+        server = Server(stack)
+        for _ in range(rounds):
+            for step, figures in one_round(server):
+                seen.setdefault(step, []).append(figures)
+    return {
+        step: {what: statistics.median([one[what] for one in found]) for what in found[0]}
+        for step, found in seen.items()
+    }
+
+
+SCENARIOS: Mapping[str, Callable[[float, int], Steps]] = {"rate": rate, "size": size, "queues": queues, "idle": idle}
+
+
+def main() -> int:
+    """Measure, and print a line for each step."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scenario", action="append", choices=tuple(SCENARIOS), help="repeatable (default: all)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
+    options = parser.parse_args()
+    exit_on_sigterm()
+    found: dict[str, Steps] = {}
+    try:
+        for name in dict.fromkeys(options.scenario or SCENARIOS):
+            print(TITLES[name])
+            found[name] = SCENARIOS[name](options.seconds, options.rounds)
+            for step, figures in found[name].items():
+                print(f"  {step:22} {', '.join(f'{value:,.2f} {what}' for what, value in figures.items())}", flush=True)
+    except ProcessError as exc:
+        print(exc, file=sys.stderr)
+        return 1
+    if options.json is not None:
+        options.json.write_bytes(msgspec.json.encode(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
