@@ -1,4 +1,4 @@
-"""How what an add costs grows: with the rate, the size of a job, the number of queues, and idle workers.
+"""How what an add costs grows: with the rate, the size of a job, the number of queues and processes, and idle workers.
 
     python -m benchmarks.growth [--seconds 3] [--rounds 3] [--scenario rate]... [--json FILE]
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 import redis
 
-from benchmarks import payload
+from benchmarks import payload, procfs
 from benchmarks.compiling import built
 from benchmarks.interleaved import cpu_us
 from benchmarks.processes import ProcessError, exit_on_sigterm, module, run_to_end
@@ -32,6 +32,7 @@ TITLES = {
     "rate": "latency of an add at parts of the greatest rate, 32 connections",
     "size": "an add by the size of its data, 8 connections",
     "queues": "an add by the number of queues that get jobs in turn, 32 connections",
+    "processes": "an add by the number of processes, 32 connections",
     "idle": "registered workers without jobs on one process",
 }
 _TOKEN = "growth"
@@ -39,6 +40,7 @@ _RATE = 32
 _PARTS = (10, 50, 90)
 _SIZES = {"100 B": 100, "10 KB": 10_000, "1 MB": 1_000_000}
 _QUEUES = (1, 1_000, 10_000)
+_PROCESSES = (1, 2)
 _IDLE = (1_000, 10_000)
 
 Figures = dict[str, float]
@@ -88,9 +90,10 @@ def load(target: Target, requests: Sequence[bytes], connections: int, rate: floa
 class Server:
     """One toril on its own Valkey, emptied between two measurements."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, processes: int = 1) -> None:
         store = start_valkey(stack)
-        self.target = start_target(stack, "toril", TORIL, store, _TOKEN)
+        command = TORIL.replace("--processes 1", f"--processes {processes}")
+        self.target = start_target(stack, "toril", command, store, _TOKEN)
         self._store = redis.Redis.from_url(store, socket_timeout=30)
         stack.callback(self._store.close)
         load(self.target, [add("warm", payload.jobs(1))], 8, 0, 1.0)
@@ -98,11 +101,15 @@ class Server:
     def measure(self, requests: Sequence[bytes], connections: int, rate: float, seconds: float) -> tuple[Seen, float]:
         """Return what the load saw, and the server's CPU for each request in microseconds."""
         self._store.flushdb()
-        before = cpu_us(self.target.pid or 0)
+        before = self.cpu_us()
         seen = load(self.target, requests, connections, rate, seconds)
-        used_us = cpu_us(self.target.pid or 0) - before
+        used_us = sum(self.cpu_us().values()) - sum(before.values())
         self._store.flushdb()
         return seen, used_us / max(1, seen.answered)
+
+    def cpu_us(self) -> dict[int, float]:
+        """Return the CPU that each of the server's processes has used."""
+        return {pid: cpu_us(pid) for pid in procfs.tree(self.target.pid or 0)}
 
 
 def rate(seconds: float, rounds: int) -> Steps:
@@ -162,6 +169,29 @@ def queues(seconds: float, rounds: int) -> Steps:
     return _medians(one_round, rounds)
 
 
+def processes(seconds: float, rounds: int) -> Steps:
+    """Adds to one process, and to two that share the port: what each costs, and how evenly connections are spread.
+
+    New connections are opened in each round. A process's share of the CPU is about its share of the requests.
+    """
+    seen: dict[str, list[Figures]] = {}
+    requests = [add("processes", payload.jobs(1))]
+    with ExitStack() as stack:
+        servers = {count: Server(stack, count) for count in _PROCESSES}
+        for _ in range(rounds):
+            for count, server in servers.items():
+                before = server.cpu_us()
+                found, cost_us = server.measure(requests, 32, 0, seconds)
+                used = [now - before.get(pid, 0.0) for pid, now in server.cpu_us().items()]
+                figures = {
+                    "µs of CPU each": cost_us,
+                    "adds/s": found.answered / found.seconds,
+                    "of the CPU in the busiest process": max(used) / sum(used),
+                }
+                seen.setdefault(str(count), []).append(figures)
+    return _median_of_each(seen)
+
+
 def idle(_seconds: float, _rounds: int) -> Steps:
     """Registered workers that have no jobs: `benchmarks.run --scenario idle`, with more of them."""
     found: Steps = {}
@@ -189,13 +219,23 @@ def _medians(one_round: Callable[[Server], Iterator[tuple[str, Figures]]], round
         for _ in range(rounds):
             for step, figures in one_round(server):
                 seen.setdefault(step, []).append(figures)
+    return _median_of_each(seen)
+
+
+def _median_of_each(seen: Mapping[str, Sequence[Figures]]) -> Steps:
     return {
         step: {what: statistics.median([one[what] for one in found]) for what in found[0]}
         for step, found in seen.items()
     }
 
 
-SCENARIOS: Mapping[str, Callable[[float, int], Steps]] = {"rate": rate, "size": size, "queues": queues, "idle": idle}
+SCENARIOS: Mapping[str, Callable[[float, int], Steps]] = {
+    "rate": rate,
+    "size": size,
+    "queues": queues,
+    "processes": processes,
+    "idle": idle,
+}
 
 
 def main() -> int:

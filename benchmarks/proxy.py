@@ -33,7 +33,7 @@ from benchmarks.procfs import cpu_s, threads
 from benchmarks.servers import start_asgi, start_valkey, toril_gathers_writes
 from benchmarks.streams import StreamServer
 
-TORIL = "toril={python} -m toril serve --processes 1 --config {config}"
+TORIL = "{python} -m toril serve --processes 1 --config {config}"
 _CONCURRENCY = 100
 _MB = 2**20
 _QUIET_S = 60.0
@@ -326,7 +326,7 @@ def measure(arguments: argparse.Namespace, stack: ExitStack) -> Table:
     stack.callback(streams.stop)
     redis = start_valkey(stack).removeprefix("redis://").partition("/")[0]
     urls = endpoint.url("").rstrip("/"), streams.url
-    commands = [given.partition("=")[::2] for given in arguments.start or [TORIL]]
+    commands = [given.partition("=")[::2] for given in arguments.start or [f"toril={TORIL}"]]
     targets = [start(stack, name, command, number, redis, urls) for number, (name, command) in enumerate(commands)]
     asgi = start_asgi(stack, "raw ASGI", *(["--gathered"] if toril_gathers_writes() else []))
     table, seconds, size = Table(), arguments.seconds, arguments.megabytes * _MB
