@@ -13,6 +13,7 @@ import structlog
 from toril.core.errors import StoreError
 from toril.core.operator_event import OperatorEvent
 from toril.core.ports import Now
+from toril.delivery.events.repeated_look import look_repeatedly
 from toril.delivery.ports import DeliveryFilter, LedgerReader
 from toril.delivery.rules.delivery import Delivery
 from toril.delivery.rules.lifecycle import Status
@@ -57,18 +58,7 @@ class DeadLetterWatch:
 
     async def run(self) -> None:
         """Look every five seconds, and soon when asked to, until cancelled."""
-        while True:
-            try:
-                async with asyncio.timeout(EVERY_S):
-                    await self._wake.wait()
-                    await asyncio.sleep(_SOON_S)
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            try:
-                await self.look()
-            except StoreError as exc:
-                log.debug("dead_letters.not_watched", error=exc.message)
+        await look_repeatedly(self.look, self._wake, self._not_watched, every_s=EVERY_S, soon_s=_SOON_S)
 
     async def look(self) -> None:
         """Tell the dead letters since the last look. Raises `StoreError`; the next look then begins where this did."""
@@ -84,6 +74,9 @@ class DeadLetterWatch:
                 self._tell(_event(one))
             before = page[-1].job_id
         self._since_s = began_s
+
+    def _not_watched(self, exc: StoreError) -> None:
+        log.debug("dead_letters.not_watched", error=exc.message)
 
 
 def _event(one: Delivery) -> OperatorEvent:

@@ -18,6 +18,7 @@ from toril.core.outcome import Outcome
 from toril.core.ports import Now
 from toril.core.times import moment_text
 from toril.core.verdict import Complete, DeadLetter, Retry, Verdict
+from toril.delivery.events.repeated_look import look_repeatedly
 from toril.delivery.ports import Breakers
 from toril.delivery.rules.breaker import Breaker, BreakerState
 from toril.delivery.rules.destination import ATTEMPTS
@@ -103,17 +104,7 @@ class TargetWatch:
 
     async def run(self) -> None:
         """Look at what has changed at once, at targets in trouble once a second, and at all others every ten."""
-        while True:
-            try:
-                async with asyncio.timeout(LOOK_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            try:
-                await self.look()
-            except StoreError as exc:
-                log.debug("targets.not_watched", error=exc.message)
+        await look_repeatedly(self.look, self._wake, self._not_watched, every_s=LOOK_S)
 
     async def look(self) -> None:
         """Tell everything that is so now. Raises `StoreError`; what was noted is then told by the next look."""
@@ -167,6 +158,9 @@ class TargetWatch:
         if self._recent(known.ended_s):
             data = {"target": target, "since": moment_text(known.since_s)}
             self._tell(OperatorEvent("target.recovered", target, known.ended_s, data, target=target))
+
+    def _not_watched(self, exc: StoreError) -> None:
+        log.debug("targets.not_watched", error=exc.message)
 
     def _recent(self, at_s: float) -> bool:
         return at_s > self._now() - _TOLD_FOR_S
