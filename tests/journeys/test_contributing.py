@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 REFERENCE = "make reference"
 RECIPES = list(read_recipes(TEXT))
-NOT_COPIED = shutil.ignore_patterns("node_modules", "__pycache__", "dist", "build", ".venv", ".git", ".*_cache")
+NOT_COPIED = shutil.ignore_patterns("node_modules", "dist", "build", ".venv", ".git", ".*_cache", "*-pytest-*.pyc")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def repository(tmp_path: Path) -> Path:
 
 def run(command: str, repository: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "MAKE"))}
-    environment |= {"PYTHONPATH": str(repository / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {"PYTHONPATH": str(repository / "src")}
     return subprocess.run(
         command.split(), cwd=repository, env=environment, check=False, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=280,

@@ -1,4 +1,4 @@
-"""A toril in a separate process, started as users start it: ``python -m toril serve``."""
+"""A toril in a separate process, which does what ``python -m toril serve`` does."""
 
 import os
 import re
@@ -16,6 +16,7 @@ import httpx
 
 from tests.support.gateway import PLAIN, TOKEN, Gateway
 from tests.support.ports import free_port
+from tests.support.preloaded import Preloaded, starter
 from tests.support.processes import Family, children
 from tests.support.waiting import eventually
 
@@ -53,6 +54,7 @@ class TorilProcess:
         port: int | None = None,
         cwd: Path | None = None,
         descriptors: int | None = None,
+        preloaded: bool = True,
         command: Sequence[str] = ("serve", "--host", "127.0.0.1", "--processes", "1"),
     ) -> None:
         self.port = port or free_port()
@@ -75,10 +77,15 @@ class TorilProcess:
             "TORIL_SHUTDOWN_DELAY": "0",
         }
         self._env = {name: value for name, value in (base | dict(env or {})).items() if value is not None}
-        self._command = [sys.executable, "-m", "toril", *command, "--port", str(self.port), *args]
+        self._arguments = [*command, "--port", str(self.port), *args]
+        self._command = [sys.executable, "-m", "toril", *self._arguments]
+        of_interpreter = tuple(item for item in self._env.items() if item[0].startswith(("PYTHON", "LD_", "LC_")))
+        linux = sys.platform == "linux"
+        own_path = os.environ.get("PYTHONPATH", "") == self._env.get("PYTHONPATH", "")
+        self._starter = starter(of_interpreter) if preloaded and linux and own_path and descriptors is None else None
         if descriptors is not None:
             self._command = ["/bin/sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh", *self._command]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Preloaded | None = None
         self._family = Family()
 
     def __enter__(self) -> Self:
@@ -106,15 +113,18 @@ class TorilProcess:
     def start(self, wait_for: str = "/ready", timeout_s: float = 60.0) -> Self:
         """Start it and wait until ``GET wait_for`` answers 200."""
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                env=self._env,
-                cwd=self._cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            if self._starter is not None:
+                self._process = self._starter.start(self._arguments, self._env, self._cwd, log.fileno())
+            else:
+                self._process = subprocess.Popen(
+                    self._command,
+                    env=self._env,
+                    cwd=self._cwd,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
         try:
             eventually(lambda: self._answers(wait_for), timeout_s=timeout_s, what=f"toril's {wait_for}")
         except AssertionError as exc:
