@@ -21,7 +21,7 @@ SELECT string_agg(line, E'\\n' ORDER BY line) FROM (
 
 
 WITHOUT_GROUPS = """
-DROP TABLE toril_groups, toril_members;
+DROP TABLE toril_groups, toril_members, toril_points, toril_failures, toril_audit;
 ALTER TABLE toril_jobs DROP COLUMN job_group;
 ALTER TABLE toril_queues DROP COLUMN grouped, DROP COLUMN virtual_time, DROP COLUMN plain_tag, DROP COLUMN turn,
     DROP COLUMN group_default;

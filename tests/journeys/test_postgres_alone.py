@@ -97,7 +97,7 @@ def test_an_envelope_is_delivered_without_any_redis(door: Door, toril: TorilProc
     ("method", "path"),
     [
         ("GET", "/queues"), ("POST", "/queues/orders/jobs"), ("GET", "/queues/orders"), ("GET", "/workers"),
-        ("POST", "/workers"), ("GET", "/stats"), ("GET", "/audit"), ("GET", "/queues/orders/events"),
+        ("POST", "/workers"), ("GET", "/queues/orders/events"),
         ("GET", "/queues/orders/groups"), ("PUT", "/queues/orders/groups/a"),
     ],
 )  # fmt: skip
@@ -119,8 +119,43 @@ def test_what_needs_no_redis_answers(door: Door, toril: TorilProcess) -> None:
     eventually(lambda: 'toril_queue_jobs{queue="deliver-parked",state="delayed"} 1' in metrics(door), timeout_s=30)
     assert "\ntoril_redis_up" not in metrics(door), "no alert for a Redis that is not there"
     assert "toril_ledger_up 1" in metrics(door)
-    assert shown(door, "parked")["recent"] is None
+    assert shown(door, "parked")["recent"]["attempts"] == 0
     assert toril.status("/ready") == 200
+
+
+def test_statistics_and_the_audit_log_are_those_of_the_fleet(
+    args: list[str], start_toril: StartToril, endpoint: Endpoint
+) -> None:
+    first, second = start_toril(NO_REDIS, args=args), start_toril(NO_REDIS, args=args)
+    door, other = Door(first.gateway), Door(second.gateway)
+    endpoint.behaviour = lambda call: respond(200 if call.target == "/fine" else 410)
+    for path in ("/fine", "/fine", "/gone"):
+        door.job(other.enqueue("billing", path=path), wait=30)
+    assert other.http.post("/targets/parked/pause").status_code == 204
+    other.enqueue("parked")
+
+    def line() -> dict[str, Any] | None:
+        lines = door.http.get("/audit").json()["lines"]
+        return next((one for one in lines if one["action"] == "POST /targets/{target}/pause"), None)
+
+    found = eventually(line, what="the other instance's line")
+    assert found is not None
+    assert (found["target"], found["status"]) == ("parked", 204)
+    second.terminate()  # it writes what it has measured, at once
+    first.terminate()
+    third = Door(start_toril(NO_REDIS, args=args).gateway)
+    stats = third.http.get("/stats").json()
+    assert set(stats["doors"]) == {"delivery"}
+    delivery = stats["doors"]["delivery"]
+    totals = {name: sum(delivery[name]) for name in ("accepted", "finished", "failed", "attempts", "attempts_failed")}
+    assert totals == {"accepted": 4, "finished": 2, "failed": 1, "attempts": 3, "attempts_failed": 1}
+    assert (delivery["targets"], delivery["backlog"], stats["most_waiting"]) == (2, 1, [])
+    assert [(one["where"], one["times"], one["door"]) for one in stats["reasons"]] == [("billing", 1, "delivery")]
+    assert [(one["kind"], one["what"], one["name"]) for one in stats["paused"]] == [("paused", "target", "parked")]
+    one = third.http.get("/stats", params={"queue": "deliver-billing", "window": "24h"}).json()
+    assert (sum(one["finished"]), one["worker"]) == (2, None)
+    recent = shown(third)["recent"]
+    assert (recent["attempts"], recent["failed"]) == (3, 1)
 
 
 def test_agents_have_the_tools_of_deliveries_and_are_told_what_there_is_not(door: Door) -> None:
@@ -129,9 +164,11 @@ def test_agents_have_the_tools_of_deliveries_and_are_told_what_there_is_not(door
         return door.http.post("/mcp", json=message).json()["result"]
 
     names = {tool["name"] for tool in mcp("tools/list")["tools"]}
-    assert names == {"list_targets", "find_deliveries", "explain_delivery", "send_delivery", "replay_dead_letters"}
+    of_deliveries = {"list_targets", "find_deliveries", "explain_delivery", "send_delivery", "replay_dead_letters"}
+    assert names == of_deliveries | {"what_needs_attention"}
     said = mcp("initialize", protocolVersion="2025-11-25")["instructions"]
-    assert "Begin with list_targets" in said
+    assert "Begin with what_needs_attention" in said
+    assert "redis: none" in said
     refused = mcp("tools/call", name="list_queues", arguments={})
     assert (refused["isError"], refused["structuredContent"]["code"]) == (True, "no_redis")
     assert "redis: none" in refused["content"][0]["text"]
@@ -142,6 +179,7 @@ def test_agents_have_the_tools_of_deliveries_and_are_told_what_there_is_not(door
     explained = mcp("tools/call", name="explain_delivery", arguments={"job_id": job_id})
     assert explained["isError"] is False, explained
     for name, arguments in (
+        ("what_needs_attention", {}),
         ("list_targets", {}),
         ("find_deliveries", {}),
         ("replay_dead_letters", {"target": "billing", "all": True}),

@@ -331,7 +331,7 @@ class TestGrants:
         "toril.targets", "toril.unqueued", "toril.version", "toril.attention", "toril_deliveries",
         "toril_transitions", "toril_attempts", "toril_labels", "toril_ledger", "toril_schema",
         "toril_jobs", "toril_queues", "toril_breakers", "toril_conditions",
-        "toril_groups", "toril_members",
+        "toril_groups", "toril_members", "toril_points", "toril_failures", "toril_audit",
     )  # fmt: skip
 
     def refused(self, shop: Shop, sql: str, user: str) -> None:

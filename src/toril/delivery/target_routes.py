@@ -84,8 +84,8 @@ class RecentAttemptsShape(Struct):
 class TargetShape(Struct):
     """A target; `config` is as in the configuration file, without secrets. `paused_since` is null where not known.
 
-    Until `held_until` nothing is sent to it, because it asked for that with `Retry-After`. `recent` is null without
-    Redis, where no statistics are kept.
+    Until `held_until` nothing is sent to it, because it asked for that with `Retry-After`. `recent` counts the
+    attempts of the last minutes.
     """
 
     name: str
@@ -98,7 +98,7 @@ class TargetShape(Struct):
     dead_letters: int
     paused: bool
     paused_since: str | None
-    recent: RecentAttemptsShape | None
+    recent: RecentAttemptsShape
     config_generation: int
     pending_rollout: list[str]
 
@@ -155,7 +155,7 @@ class TargetRoutes:
             with unwrapped():
                 async with asyncio.TaskGroup() as tasks:
                     reading = [
-                        tasks.create_task(self._shape(spec, counts.get(queue_of(spec.name))))
+                        tasks.create_task(self._shape(spec, counts[queue_of(spec.name)]))
                         for spec in specs[first : first + _AT_ONCE]
                     ]
             shown += [task.result() for task in reading]
@@ -173,7 +173,7 @@ class TargetRoutes:
         spec = self._spec(request)
         queue = queue_of(spec.name)
         counts = await self._sources.rates.of([queue])
-        return json_response(msgspec.json.encode(await self._shape(spec, counts.get(queue))))
+        return json_response(msgspec.json.encode(await self._shape(spec, counts[queue])))
 
     async def pause(self, request: Request) -> Response:
         """Pause a target on all instances; attempts under way continue. Idempotent."""
@@ -196,7 +196,7 @@ class TargetRoutes:
                 return spec
         raise UnknownTarget
 
-    async def _shape(self, spec: TargetSpec, recent: AttemptCounts | None) -> TargetShape:
+    async def _shape(self, spec: TargetSpec, recent: AttemptCounts) -> TargetShape:
         sources, queue = self._sources, queue_of(spec.name)
         depth = await sources.depths.depth(spec.name)
         breaker, now_s = await sources.breakers.read(spec.name), sources.now()
@@ -215,7 +215,7 @@ class TargetRoutes:
             dead_letters=depth.dead_letters,
             paused=paused,
             paused_since=None if since_ms is None else moment_text(since_ms / 1000),
-            recent=None if recent is None else _recent(recent),
+            recent=_recent(recent),
             config_generation=sources.reloads.rollout.generation,
             pending_rollout=list(sources.reloads.rollout.pending_of(spec.name)),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import structlog
@@ -18,8 +18,10 @@ from toril.delivery.postgres_queue.queue import PostgresQueue, QueueContext
 from toril.engine.ports import MarkerWaits, Presence
 from toril.instance.delivery_store import DeliveryStore, in_postgres, in_redis
 from toril.instance.process_rates import ProcessRates
+from toril.instance.stats import StatisticsStore, statistics_in_postgres, statistics_in_redis
 from toril.instance.store import Store
-from toril.telemetry.recent_attempts import AttemptCounts
+from toril.web.audit import AuditLog
+from toril.web.audit_trail import AuditTrail
 from toril.web.redis_rates import RedisRates
 
 log = structlog.get_logger(__name__)
@@ -48,17 +50,23 @@ class Ground:
         self._lost: Callable[[], None] = lambda: None
         self._queue: PostgresQueue | None = None
         self.delivery: DeliveryStore
+        self.statistics: StatisticsStore
         self.waits: MarkerWaits = store.markers
         self.presence: Presence = store.presence
         self.rates: RateLimits = RedisRates(store.links)
+        self.audit, self.audit_trail = store.audit, store.audit_trail
         if not settings.without_redis:
             self.delivery = in_redis(store)
+            self.statistics = statistics_in_redis(store)
             return
         names = [target.name for target in settings.targets]
         leases = store.leases
         context = QueueContext(instance_id, hearing, meter, leases.defaults, leases.held, self._was_away)
         self._queue = queue = PostgresQueue(settings.ledger.url, context, lock_s=settings.engine.lock_s)
         self.delivery = in_postgres(queue, names, store.clock)
+        self.statistics = statistics_in_postgres(queue, self.delivery.names, store.clock)
+        self.audit_trail = AuditTrail(queue.audit_lines, store.clock)
+        self.audit = AuditLog(self.audit_trail)
         self.waits, self.presence, self.rates = queue.waits, NoPresence(), ProcessRates(time.monotonic)
 
     @property
@@ -78,6 +86,7 @@ class Ground:
             return
         log.info("redis.none", hint="only the delivery door works; routes of other doors answer 501 no_redis")
         yield "queues", self._queue.run()
+        yield "audit-trail", self.audit_trail.run()
         yield "clock", self._store.clock.run(self._queue.time)
 
     def on_lost(self, call: Callable[[], None]) -> None:
@@ -108,11 +117,3 @@ class Ground:
             return False
         await self._store.links.check()
         return True
-
-
-class NoStatistics:
-    """`AttemptRates` where no statistics are kept."""
-
-    async def of(self, queues: Sequence[str]) -> Mapping[str, AttemptCounts]:
-        """Return nothing."""
-        return {}

@@ -38,7 +38,7 @@ from toril.http_client.egress import Egress
 from toril.instance.api import agent_routes, api_router, lock_tokens, refused_without_redis, warn_of_no_tokens
 from toril.instance.delivery import DeliveryDoor, SharedWithDelivery
 from toril.instance.events import OperatorEvents
-from toril.instance.ground import Ground, NoStatistics
+from toril.instance.ground import Ground
 from toril.instance.health import HealthChecks
 from toril.instance.proxy import Proxy, SharedWithProxy, load_shedding_of
 from toril.instance.queues import Queues
@@ -160,7 +160,7 @@ class Instance:
             door, targets = self._delivery, self._targets
             self._events = OperatorEvents(settings, ground.delivery, self._meter, door, targets, self._worked)
             self._events.follow(self._reloading)
-        self._stats = FleetStats(settings, store, self._meter, self._measures, self._targets)
+        self._stats = FleetStats(settings, ground.statistics, self._meter, self._measures, self._targets)
         self.health = HealthChecks(
             self.departure, self._access, store if ground.has_redis else None, self.supervisor,
             self._reconciler if self._follows_workers else None, self._delivery,
@@ -180,7 +180,7 @@ class Instance:
             *self._ground.tasks(),
             ("supervisor", self.supervisor.run()),
             *([("pulls", self._pulls.run()), ("handovers", self._handovers.run())] if self._ground.has_redis else []),
-            *(self._stats.tasks() if self._ground.has_redis else []),
+            *self._stats.tasks(),
             ("access-control", self._access.run()),
             ("config", self._reloading.run()),
             ("metrics", self._exposition.run()),
@@ -280,8 +280,7 @@ class Instance:
             for part in (self.supervisor, self._proxy):
                 if part is not None:
                     tasks.create_task(part.drain())
-        if self._ground.has_redis:
-            await self._stats.flush()
+        await self._stats.flush()
         await self._traces.close()
 
     @property
@@ -361,17 +360,17 @@ class Instance:
                 self.settings.gateway.max_body_bytes,
             )  # fmt: skip
             has_redis = self._ground.has_redis
-            over_redis, recent = (list, self._stats.recent) if has_redis else (refused_without_redis, NoStatistics())
+            over_redis = list if has_redis else refused_without_redis
             routes = [
                 *over_redis(queues.routes()),
                 *queues.group_routes(),
                 *([] if self._delivery is None else self._delivery.routes()),
-                *([] if self._targets is None else self._targets.routes(self._reloading, recent)),
-                *over_redis(self._stats.routes(lambda: self.health, self._names)),
+                *([] if self._targets is None else self._targets.routes(self._reloading, self._stats.recent)),
+                *self._stats.routes(lambda: self.health, self._names),
                 *([] if self._proxy is None else self._proxy.routes()),
                 *routes,
                 *DocsRoutes(__version__, self.served).routes(),
-                *over_redis(AuditRoutes(self._store.audit_trail).routes()),
+                *AuditRoutes(self._ground.audit_trail).routes(),
                 *WhoamiRoutes(__version__, self._doors, self._tokens.expires_at_s).routes(),
                 *agent_routes(self.settings, __version__),
                 *([self.dashboard] if self.settings.dashboard.enabled else []),
@@ -379,7 +378,7 @@ class Instance:
             ]
         if self._role.answers and self.settings.proxy.upstreams and self.settings.proxy.api_path is None:
             routes = [route for route in routes if isinstance(route, Route) and route.path in OPS]
-        self._api_router = api_router(routes, self._access, self._sockets, self._store.audit)
+        self._api_router = api_router(routes, self._access, self._sockets, self._ground.audit)
         return self._api_router
 
     def _doors(self) -> list[str]:

@@ -51,7 +51,7 @@ from toril.redis.links import FollowingLink, KeyPlace
 from toril.redis.resp import Wire
 from toril.redis.sentinel import SentinelLink, Sentinels
 from toril.web.audit import AuditLog
-from toril.web.audit_trail import AuditTrail
+from toril.web.audit_trail import AuditTrail, RedisLines
 
 log = structlog.get_logger(__name__)
 
@@ -128,8 +128,8 @@ class Store:
         self.scanner = RedisJobScanner(self.reading, prefix)
         self.active_jobs = ActiveJobReader(self.reading, prefix)
         self.job_actions = JobActions(self.scripts, prefix, self.clock, self.reading)
-        self.audit_trail = AuditTrail(self.links, prefix, self.clock)
-        self.audit = AuditLog(None if settings.without_redis else self.audit_trail)
+        self.audit_trail = AuditTrail(RedisLines(self.links, prefix), self.clock)
+        self.audit = AuditLog(self.audit_trail)
         self.queue_names = QueueNameIndex(self.links, prefix)
         noting = self.queue_names.note
         self.announcements = Announcements(self.links, store, hearing)

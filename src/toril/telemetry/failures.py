@@ -7,6 +7,10 @@ one queue, and how many in all.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from msgspec import Struct
 
 from toril.core.made_attempt import WORKER_GONE
 
@@ -16,6 +20,31 @@ _MOST_NOTED = 200
 _MOST_OF_A_QUEUE = 20
 Why = tuple[str, str]
 """A queue and a reason."""
+
+
+class Failure(Struct, frozen=True):
+    """Why attempts of a queue failed, how often, and when last (wall clock)."""
+
+    queue: str
+    reason: str
+    times: int
+    last_s: float
+
+
+class FleetFailures(Protocol):
+    """Why attempts failed in the whole fleet."""
+
+    async def add(self, noted: Counter[Why]) -> None:
+        """Add counts. What the store does not take is dropped; never raises."""
+        ...
+
+    async def recent(self, sees: Callable[[str], bool]) -> list[Failure]:
+        """Return why attempts of visible queues failed in the last hour, the most frequent reasons first.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        ...
 
 
 class Failures:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
 from toril.core.ports import Now
-from toril.telemetry.redis_points import RedisPoints
-from toril.telemetry.rules.points import ATTEMPTS_FAILED, WINDOWS, queue_scope
+from toril.telemetry.rules.points import ATTEMPTS_FAILED, WINDOWS, Counts, Scope, Window, queue_scope
 from toril.telemetry.rules.series import attempts, summed
 
 WINDOW_S = 600
@@ -27,10 +27,22 @@ class AttemptCounts(Struct, frozen=True):
         return round(min(1.0, self.failed / self.made), 4) if self.made else None
 
 
+class PointsReader(Protocol):
+    """Reads the points of the fleet."""
+
+    async def read(self, scopes: Iterable[Scope], window: Window, now_s: float) -> Mapping[Scope, list[Counts]]:
+        """Return the points of each scope in a window, the oldest first.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        ...
+
+
 class RecentAttemptCounts:
     """Reads the counts of the last `WINDOW_S` from the statistics."""
 
-    def __init__(self, points: RedisPoints, now: Now) -> None:
+    def __init__(self, points: PointsReader, now: Now) -> None:
         self._points = points
         self._now = now
 
@@ -38,7 +50,7 @@ class RecentAttemptCounts:
         """Return the counts of each of these queues.
 
         Raises:
-            StoreError: Redis did not answer.
+            StoreError: the store did not answer.
         """
         scopes = {queue_scope(queue): queue for queue in queues}
         found = await self._points.read(scopes, WINDOWS["1h"], self._now())

@@ -7,14 +7,13 @@ from collections.abc import Callable
 
 import msgspec
 import structlog
-from msgspec import Struct
 
 from toril.core.errors import StoreError
 from toril.core.ports import Now
 from toril.redis.links import Links
 from toril.redis.resp import fields_of
 from toril.redis.script import Script
-from toril.telemetry.failures import Why
+from toril.telemetry.failures import Failure, Why
 
 log = structlog.get_logger(__name__)
 
@@ -44,17 +43,8 @@ ADD = Script(
 )
 
 
-class Failure(Struct, frozen=True):
-    """Why attempts of a queue failed, how often, and when last (wall clock)."""
-
-    queue: str
-    reason: str
-    times: int
-    last_s: float
-
-
 class RedisFailures:
-    """The reasons of the whole fleet: a hash for each ten minutes, which expires."""
+    """`FleetFailures` in Redis: a hash for each ten minutes, which expires."""
 
     def __init__(self, links: Links, prefix: str, now: Now) -> None:
         self._links = links

@@ -15,9 +15,8 @@ from typing import Protocol
 import structlog
 
 from toril.core.ports import Now
-from toril.telemetry.failures import Failures
+from toril.telemetry.failures import Failures, FleetFailures
 from toril.telemetry.prometheus_meter import PrometheusMeter
-from toril.telemetry.redis_failures import RedisFailures
 from toril.telemetry.rules.increments import COUNTED, Increments
 from toril.telemetry.rules.points import (
     FIVE_MINUTES,
@@ -56,7 +55,7 @@ class PointsWriter(Protocol):
 
 
 class Statistics:
-    """Reads the meter, and writes to Redis.
+    """Reads the meter, and writes to the points of the fleet.
 
     Args:
         meter: what is measured here. What it has at the beginning was written by the process before.
@@ -72,7 +71,7 @@ class Statistics:
         meter: PrometheusMeter,
         points: PointsWriter,
         failures: Failures,
-        fleets_failures: RedisFailures,
+        fleets_failures: FleetFailures,
         door_of: Callable[[str], str],
         now: Now,
     ) -> None:
@@ -95,7 +94,7 @@ class Statistics:
             await self.write()
 
     async def write(self) -> None:
-        """Write what is due now. Never raises: what Redis does not take is kept, or lost."""
+        """Write what is due now. Never raises: what the store does not take is kept, or lost."""
         async with self._writing:
             self._round += 1
             await self._take(_SPREAD)
@@ -143,7 +142,7 @@ class Statistics:
     def _keep(self, scope: Scope, now_s: float, counts: Counts) -> None:
         for resolution, unsent in self._unsent.items():
             add(unsent.setdefault((scope, resolution.slot(now_s)), {}), counts)
-            if len(unsent) > _MOST_UNSENT:  # Redis is away for long: the oldest is forgotten
+            if len(unsent) > _MOST_UNSENT:  # the store is away for long: the oldest is forgotten
                 del unsent[next(iter(unsent))]
 
 

@@ -1,14 +1,14 @@
-"""The newest lines of the audit log of the whole fleet, kept in Redis to be read over HTTP.
+"""The newest lines of the audit log of the whole fleet, kept in a store to be read over HTTP.
 
-Lines are written once a second and never waited for: while Redis is away they are lost, and are only in the log.
+Lines are written once a second and never waited for: while the store is away they are lost, and are only in the log.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -29,12 +29,45 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AuditLine).decode
 
 
-class AuditTrail:
-    """One list, `toril:audit:{prefix}`, of at most `KEPT` lines; run `run()` to have lines written."""
+class LineStore(Protocol):
+    """Keeps the newest lines of the fleet. Both methods raise `StoreError` where the store is not there."""
 
-    def __init__(self, links: Links, prefix: str, now: Now) -> None:
+    async def keep(self, lines: Sequence[bytes]) -> None:
+        """Keep more lines, the oldest first, and forget those beyond the newest `KEPT`."""
+        ...
+
+    async def newest(self) -> list[AuditLine]:
+        """Return the kept lines, about in the order in which they were kept, the newest first."""
+        ...
+
+
+class RedisLines:
+    """A `LineStore` in one list in Redis, `toril:audit:{prefix}`."""
+
+    def __init__(self, links: Links, prefix: str) -> None:
         self._links = links
         self._key = f"toril:audit:{prefix}".encode()
+
+    async def keep(self, lines: Sequence[bytes]) -> None:
+        """As `LineStore.keep`."""
+        keeping = [pack("LPUSH", self._key, *lines), pack("LTRIM", self._key, 0, KEPT - 1)]
+        await self._links.of(self._key).pipeline(keeping)
+
+    async def newest(self) -> list[AuditLine]:
+        """As `LineStore.newest`."""
+        return read_lines(self._key.decode(), await self._links.of(self._key).call("LRANGE", self._key, 0, KEPT - 1))
+
+
+def read_lines(place: str, stored: Sequence[bytes]) -> list[AuditLine]:
+    """Return the lines that can be read; the log says how many of this place cannot."""
+    return readable(place, stored, _decode)
+
+
+class AuditTrail:
+    """The newest `KEPT` lines; run `run()` to have lines written."""
+
+    def __init__(self, store: LineStore, now: Now) -> None:
+        self._store = store
         self._now = now
         self._new: deque[bytes] = deque(maxlen=KEPT)
         self._is_lossy = False
@@ -47,13 +80,11 @@ class AuditTrail:
         """Return the kept lines, the newest first; without those that cannot be read, of which the log tells.
 
         Raises:
-            StoreUnavailable: Redis is not there.
+            StoreError: the store is not there.
         """
         await self._flush()
-        stored = await self._links.of(self._key).call("LRANGE", self._key, 0, KEPT - 1)
         # Instances write each second: lines of the same second stand in any order.
-        lines = readable(self._key.decode(), stored, _decode)
-        return sorted(lines, key=lambda line: line.at, reverse=True)
+        return sorted(await self._store.newest(), key=lambda line: line.at, reverse=True)
 
     async def run(self) -> None:
         """Write new lines once a second, until cancelled."""
@@ -72,5 +103,4 @@ class AuditTrail:
         if not self._new:
             return
         lines, self._new = list(self._new), deque(maxlen=KEPT)
-        keeping = [pack("LPUSH", self._key, *lines), pack("LTRIM", self._key, 0, KEPT - 1)]
-        await self._links.of(self._key).pipeline(keeping)
+        await self._store.keep(lines)

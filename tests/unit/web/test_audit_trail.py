@@ -13,7 +13,7 @@ from toril.delivery.ledger.policy import LedgerPolicy
 from toril.delivery.rules.target import TargetSpec
 from toril.testing import FakeClock
 from toril.web.audit import is_change
-from toril.web.audit_trail import KEPT, AuditTrail
+from toril.web.audit_trail import KEPT, AuditTrail, RedisLines
 from toril.web.routing import Route
 from toril.web.shapes import AuditLine
 
@@ -40,7 +40,7 @@ class AwayLinks:
 
 async def test_lines_are_lost_while_redis_is_away_and_that_is_said_once(monkeypatch: Any) -> None:
     links: Any = AwayLinks()
-    trail = AuditTrail(links, "bull", FakeClock())
+    trail = AuditTrail(RedisLines(links, "bull"), FakeClock())
     monkeypatch.setattr("toril.web.audit_trail._FLUSH_S", 0.001)
     with capture_logs() as logs:
         running = asyncio.create_task(trail.run())
@@ -62,7 +62,7 @@ async def test_lines_are_lost_while_redis_is_away_and_that_is_said_once(monkeypa
 
 def test_a_flood_of_lines_is_bounded() -> None:
     links: Any = AwayLinks()
-    trail = AuditTrail(links, "bull", FakeClock())
+    trail = AuditTrail(RedisLines(links, "bull"), FakeClock())
     for _ in range(KEPT + 5):
         trail.note(line("x"))
     assert len(trail._new) == KEPT

@@ -5,7 +5,7 @@ import { ApiError, INSPECTOR, get } from "./lib/api.js";
 import { html } from "./lib/html.js";
 import { listen } from "./lib/keyboard.js";
 import { go, link, place } from "./lib/router.js";
-import { hasDoor, refused, token, unanswered, who } from "./lib/session.js";
+import { refused, token, unanswered, who } from "./lib/session.js";
 import { Dialogs } from "./parts/dialog.js";
 import { openPalette, showKeys } from "./parts/palette.js";
 import { Toasts } from "./parts/toasts.js";
@@ -35,8 +35,7 @@ import { WorkersPage } from "./pages/workers.js";
 function pageAt(segments) {
   const [first, name, second, id] = segments;
   switch (`${first || ""}/${segments.length}`) {
-    // Without Redis there are no statistics to look over.
-    case "/0": return hasDoor("queues") ? html`<${OverviewPage} />` : html`<${TargetsPage} />`;
+    case "/0": return html`<${OverviewPage} />`;
     case "queues/1": return html`<${QueuesPage} />`;
     case "queues/2": return html`<${QueuePage} key=${name} name=${name} />`;
     case "queues/3": return second === "groups" ? html`<${GroupsPage} key=${name} queue=${name} />` : html`<${NotFoundPage} />`;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from toril.delivery.postgres_queue.database import QueueDatabase
 from toril.delivery.postgres_queue.tables import NOW
 from toril.delivery.postgres_queue.waits import PostgresWaits
@@ -15,6 +17,7 @@ _SINCE = "SELECT paused_since FROM toril_queues WHERE target = $1 AND paused_sin
 _HOLD = f"""
 INSERT INTO toril_queues AS q (target, held_until) VALUES ($1, {NOW} + $2)
 ON CONFLICT (target) DO UPDATE SET held_until = greatest(q.held_until, excluded.held_until)"""
+_HELD = f"SELECT held_until - {NOW} FROM toril_queues WHERE target = $1 AND held_until IS NOT NULL"
 _LET_GO = "UPDATE toril_queues SET held_until = NULL, window_until = 0, window_count = 0 WHERE target = $1"
 
 
@@ -45,6 +48,11 @@ class PostgresControl:
         """As `TargetControl.paused_since_ms`."""
         rows = await self._database.fetch(_SINCE, _target(queue))
         return int(rows[0][0] * 1000) if rows else None
+
+    async def held_ms(self, queue: str) -> int:
+        """Return for how many milliseconds nothing is sent to a target; 0 where there is no hold."""
+        rows = await self._database.fetch(_HELD, _target(queue))
+        return max(0, math.ceil(rows[0][0] * 1000)) if rows else 0
 
     async def hold(self, queue: str, for_ms: int) -> None:
         """As `QueueHolds.hold`."""

@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from toril.bullmq.announcements import Hearing
 from toril.bullmq.groups.defaults import GroupDefaults
-from toril.core.ports import Meter
+from toril.core.ports import Meter, Now
+from toril.delivery.postgres_queue.audit_lines import PostgresLines
 from toril.delivery.postgres_queue.breakers import PostgresBreakers
 from toril.delivery.postgres_queue.conditions import PostgresConditions
 from toril.delivery.postgres_queue.control import PostgresControl
@@ -20,6 +21,7 @@ from toril.delivery.postgres_queue.groups import PostgresGroups
 from toril.delivery.postgres_queue.jobs import PostgresJobs
 from toril.delivery.postgres_queue.leases import PostgresLeaseStores
 from toril.delivery.postgres_queue.moves import HeldCounts, JobMoves
+from toril.delivery.postgres_queue.statistics import PostgresFailures, PostgresPoints
 from toril.delivery.postgres_queue.taken_room import TakenRoom
 from toril.delivery.postgres_queue.waits import PostgresWaits
 
@@ -62,6 +64,8 @@ class PostgresQueue:
         self.leases = PostgresLeaseStores(database, self._moves, lock_s)
         self.control = PostgresControl(database, self.waits)
         self.groups = PostgresGroups(database, self.waits, context.defaults, taken)
+        self.points = PostgresPoints(database)
+        self.audit_lines = PostgresLines(database)
         self.breakers = PostgresBreakers(database)
         self.conditions = PostgresConditions(database)
 
@@ -77,6 +81,10 @@ class PostgresQueue:
                 await self.waits.run()
             finally:
                 self._database.close()
+
+    def failures(self, now: Now) -> PostgresFailures:
+        """Return why attempts fail in the fleet, by this clock."""
+        return PostgresFailures(self._database, now)
 
     async def time(self) -> Any:
         """Return the time of PostgreSQL as Redis tells its own: seconds and microseconds."""

@@ -74,6 +74,20 @@ GROUP_TABLES = (
 )
 """The statements that add groups, with the places of `sql_schema.Dialect`."""
 
+STATISTICS_TABLES = (
+    """CREATE TABLE toril_points (
+        resolution {text} NOT NULL, scope {text} NOT NULL, slot BIGINT NOT NULL, counts {bytes} NOT NULL,
+        until {double} NOT NULL, PRIMARY KEY (resolution, scope, slot)
+    ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000)""",
+    "CREATE INDEX toril_points_until ON toril_points (until)",
+    """CREATE TABLE toril_failures (
+        block BIGINT NOT NULL, queue {bytes} NOT NULL, reason {bytes} NOT NULL, times BIGINT NOT NULL,
+        last {double} NOT NULL, PRIMARY KEY (block, queue, reason)
+    ) WITH (fillfactor = 50)""",
+    "CREATE TABLE toril_audit (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, line {bytes} NOT NULL)",
+)
+"""The statements that add statistics and lines of the audit log."""
+
 NOW = "extract(epoch FROM clock_timestamp())::float8"
 """The time in SQL, also within a long transaction."""
 

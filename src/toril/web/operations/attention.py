@@ -9,8 +9,7 @@ from msgspec import Struct
 
 from toril.core.metrics import QueueDepth
 from toril.core.times import moment_text
-from toril.telemetry.failures import STALLED
-from toril.telemetry.redis_failures import Failure
+from toril.telemetry.failures import STALLED, Failure
 from toril.web.operations.stats_shapes import Fact, Kind, Place, What
 
 LATE_S = 300.0

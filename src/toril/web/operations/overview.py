@@ -18,10 +18,8 @@ from toril.core.errors import unwrapped
 from toril.core.metrics import QueueDepth
 from toril.core.ports import Now
 from toril.core.times import moment_text
-from toril.telemetry.failures import STALLED
-from toril.telemetry.recent_attempts import RecentAttemptCounts
-from toril.telemetry.redis_failures import Failure, RedisFailures
-from toril.telemetry.redis_points import RedisPoints
+from toril.telemetry.failures import STALLED, Failure, FleetFailures
+from toril.telemetry.recent_attempts import PointsReader, RecentAttemptCounts
 from toril.telemetry.rules.points import FINISHED, WINDOWS, door_scope, queue_scope
 from toril.telemetry.rules.series import added, counted, series
 from toril.telemetry.watched_depths import WatchedDepths
@@ -73,9 +71,9 @@ class OverviewSources(Struct, frozen=True):
     paused, `doors` are the doors of this instance, and `faults` returns what keeps this instance from moving work.
     """
 
-    points: RedisPoints
+    points: PointsReader
     recent: RecentAttemptCounts
-    failures: RedisFailures
+    failures: FleetFailures
     depths: WatchedDepths
     place: Callable[[str], Place]
     working: Callable[[str], Awaitable[Working]]
@@ -102,7 +100,7 @@ class Overview:
         """Return the overview of a window, of one door if asked for.
 
         Raises:
-            StoreError: Redis did not answer.
+            StoreError: the store did not answer.
         """
         sources, now_s = self._sources, self._sources.now()
         chosen = WINDOWS[window]

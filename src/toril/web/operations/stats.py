@@ -14,7 +14,7 @@ from toril.core.access import Caller, Right
 from toril.core.errors import Forbidden, InvalidRequest
 from toril.core.ports import Now
 from toril.core.times import moment_text
-from toril.telemetry.redis_points import RedisPoints
+from toril.telemetry.recent_attempts import PointsReader
 from toril.telemetry.rules.points import FINISHED, WINDOWS, queue_scope
 from toril.telemetry.rules.series import counted, series
 from toril.web.openapi.description import About, Parameter, Reply
@@ -55,7 +55,7 @@ class StatsRoutes:
     """
 
     def __init__(
-        self, overview: Overview, points: RedisPoints, worker_of: WorkerOf, *, names: NameRules, now: Now
+        self, overview: Overview, points: PointsReader, worker_of: WorkerOf, *, names: NameRules, now: Now
     ) -> None:
         self._overview = overview
         self._points = points

@@ -1,8 +1,7 @@
 import pytest
 
 from toril.core.metrics import QueueDepth
-from toril.telemetry.failures import STALLED
-from toril.telemetry.redis_failures import Failure
+from toril.telemetry.failures import STALLED, Failure
 from toril.web.operations.attention import Working, about_attempts, about_depth, about_stalls, is_late
 from toril.web.operations.stats_shapes import Fact, Place
 

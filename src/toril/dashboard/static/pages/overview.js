@@ -5,7 +5,7 @@ import { count, duration, plural, rate } from "../lib/format.js";
 import { html } from "../lib/html.js";
 import { useLive } from "../lib/live.js";
 import { link, place } from "../lib/router.js";
-import { may } from "../lib/session.js";
+import { hasDoor, may } from "../lib/session.js";
 import { Failed, Loading } from "../parts/blank.js";
 import { Chart, Spark } from "../parts/chart.js";
 import { Page } from "../parts/frame.js";
@@ -79,14 +79,14 @@ function Overview({ data, window, reload }) {
     ${quiet.length > 0 && html`<section><header><h2>Paused and held</h2></header>
       <ul class="facts-list calm" aria-label="Paused and held">${quiet.map((/** @type {any} */ one) => html`<${Fact} key=${`${one.kind} ${one.name}`} one=${one} reload=${reload} />`)}</ul></section>`}
     <div class="halves">
-      <section>
+      ${hasDoor("queues") && html`<section>
         <header><h2>Most waiting</h2><span class="grow"></span><a href=${link(["queues"])}>All queues</a></header>
         ${data.most_waiting.length ? html`<table><thead><tr><th>Queue</th><th class="n">Waiting</th><th class="n">Active</th><th class="n">Oldest</th><th class="n c3">Finished, 1 h</th></tr></thead><tbody>
           ${data.most_waiting.map((/** @type {any} */ row) => html`<tr key=${row.queue}><th scope="row" class="cut"><a href=${link(["queues", row.queue])}><bdi>${row.queue}</bdi></a></th>
             <td class="n">${count(row.waiting)}</td><td class=${`n ${row.active ? "" : "zero"}`}>${count(row.active)}</td><td class="n">${duration(row.oldest_ms)}</td>
             <td class="n c3"><${Spark} values=${row.finished} label=${`Finished of ${row.queue}, last hour`} /></td></tr>`)}
         </tbody></table>` : html`<p class="muted">Nothing waits in any queue.</p>`}
-      </section>
+      </section>`}
       <section>
         <header><h2>Why things failed, last hour</h2></header>
         ${data.reasons.length ? html`<table><thead><tr><th>Reason</th><th class="c3">Where</th><th class="n">Times</th><th class="n">Last</th></tr></thead><tbody>

@@ -16,7 +16,7 @@ import { useNow } from "./when.js";
 
 /** @type {[string, Item[]][]} */
 const MENU = [
-  ["", [{ to: [], icon: "overview", text: "Overview", door: "queues", phone: true }]],
+  ["", [{ to: [], icon: "overview", text: "Overview", phone: true }]],
   ["Queues", [
     { to: ["queues"], icon: "queues", text: "Queues", right: "queues:read", door: "queues", phone: true },
     { to: ["schedulers"], icon: "schedulers", text: "Schedulers", right: "schedulers:read", door: "queues" },
