@@ -1,5 +1,7 @@
 """The checker of `benchmarks/histories`, its short version: all doors, every fault once, and every promise judged."""
 
+import shutil
+
 import pytest
 from benchmarks.histories.fleet import LOCK_S, SETTLED_S
 from benchmarks.histories.judge import Judge
@@ -23,6 +25,7 @@ def test_no_promise_is_broken_while_everything_is_harmed(doors: list[DoorName]) 
     said = "\n".join([*report(history, verdict, 0.0), *histories(verdict.violations), f"logs in {folder}"])
     print(said)
     assert verdict.passed, said
+    shutil.rmtree(folder)
     assert all(found.accepted >= accepted for found in verdict.doors.values())
     assert {harm.fault for harm in history.harms} == set(kinds) - history.untried
     assert history.untried <= NEEDS_MEANS
