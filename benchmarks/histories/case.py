@@ -96,7 +96,10 @@ class Final:
 
 @dataclass(slots=True)
 class Case:
-    """One thing that a caller wanted, and everything that came of it. `results` are the serials that callers saw."""
+    """One thing that a caller wanted, and what came of it.
+
+    `results` are those that callers saw: job, serial, time.
+    """
 
     door: DoorName
     number: int
@@ -104,7 +107,7 @@ class Case:
     calls: list[Call] = field(default_factory=list)
     arrivals: list[Arrival] = field(default_factory=list)
     finals: dict[str, Final] = field(default_factory=dict)
-    results: list[tuple[str, int]] = field(default_factory=list)
+    results: list[tuple[str, int, float]] = field(default_factory=list)
 
     def of_kind(self, kind: str) -> list[Call]:
         """Return the calls of one kind."""

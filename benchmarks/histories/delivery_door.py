@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from benchmarks.histories.caller import Caller
@@ -38,7 +39,7 @@ class DeliveryDoor:
                 await asyncio.sleep(_PAUSE_S)
         elif script.watched and await self._ended(job_id, caller) == "delivered":
             answer = await caller.asked("GET", f"/jobs/{job_id}/response")
-            case.results.append((job_id, answer.json["serial"]))
+            case.results.append((job_id, answer.json["serial"], time.monotonic()))
 
     async def _ended(self, job_id: str, caller: Caller) -> str:
         while True:

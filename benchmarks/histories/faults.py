@@ -7,14 +7,21 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+import redis
+from tests.support.sentinel import Replicated
+from tests.support.valkey import ValkeyProcess
+from tests.support.waiting import eventually
 
 from benchmarks.histories.caller import Answer, Caller
 from benchmarks.histories.case import Harm, History
 from benchmarks.histories.fleet import QUEUE, TARGET, Disk, Fleet, Member
-from benchmarks.histories.plan import DoorName, Fault, Planned
+from benchmarks.histories.plan import FAILOVERS, DoorName, Fault, Planned
 from benchmarks.histories.relay import Relay
 
-_READY_S = 120.0
+_BETWEEN_FAILOVERS_S = 10.5
+"""Sentinels begin no other failover of a master before twice their `failover-timeout`."""
 
 
 class Faults:
@@ -27,6 +34,7 @@ class Faults:
         self._redis = asyncio.Lock()
         self._postgres = asyncio.Lock()
         self._pausing = asyncio.Lock()
+        self._failover_from = time.monotonic()
         self._random = random.Random(f"{history.seed}/clocks")
         self._do: dict[Fault, Callable[[Planned, Member], Awaitable[bool]]] = {
             Fault.KILL_TORIL: self._kill_toril,
@@ -37,6 +45,9 @@ class Faults:
             Fault.FREEZE_REDIS: self._freeze_redis,
             Fault.FULL_REDIS: self._fill_redis,
             Fault.FLUSH_REDIS: self._flush_redis,
+            Fault.FAIL_OVER: self._fail_over,
+            Fault.KILL_MASTER: self._kill_master,
+            Fault.FREEZE_MASTER: self._freeze_master,
             Fault.KILL_POSTGRES: self._kill_postgres,
             Fault.FREEZE_POSTGRES: self._freeze_postgres,
             Fault.FULL_POSTGRES: self._fill_postgres,
@@ -51,35 +62,57 @@ class Faults:
         }
 
     async def carry_out(self, planned: Planned) -> None:
-        """Do one, until its end; it is noted as soon as it begins."""
+        """Do one, until its end."""
+        member = self._fleet.members[planned.member]
+        async with self._part_of(planned.fault, member):
+            if planned.fault in FAILOVERS:
+                await asyncio.sleep(self._failover_from - time.monotonic())
+            await self._noted(planned, member)
+            if planned.fault in FAILOVERS:
+                self._failover_from = time.monotonic() + _BETWEEN_FAILOVERS_S
+
+    async def _noted(self, planned: Planned, member: Member) -> None:
         harm = Harm(planned.fault, planned.member, time.monotonic(), float("inf"))
         self._history.harms.append(harm)
         try:
-            if not await self._do[planned.fault](planned, self._fleet.members[planned.member]):
+            if not await self._do[planned.fault](planned, member):
                 self._history.harms.remove(harm)
                 self._history.untried.add(planned.fault)
         finally:
             harm.ended = time.monotonic()
 
+    def _part_of(self, fault: Fault, member: Member) -> AbstractAsyncContextManager[object]:
+        """Return what one fault at a time may have."""
+        match fault:
+            case Fault.KILL_TORIL | Fault.FREEZE_TORIL | Fault.RESTART_TORIL:
+                return member.lock
+            case Fault.KILL_POSTGRES | Fault.FREEZE_POSTGRES | Fault.FULL_POSTGRES:
+                return self._postgres
+            case Fault.PAUSE_QUEUE | Fault.PAUSE_TARGET:
+                return self._pausing
+            case Fault.KILL_REDIS | Fault.FREEZE_REDIS | Fault.FULL_REDIS | Fault.FLUSH_REDIS:
+                return self._redis
+            case Fault.FAIL_OVER | Fault.KILL_MASTER | Fault.FREEZE_MASTER:
+                return self._redis
+            case _:
+                return nullcontext()
+
     async def _kill_toril(self, planned: Planned, member: Member) -> bool:
-        async with member.lock:
-            await asyncio.to_thread(member.process.kill)
-            await asyncio.sleep(planned.lasts_s / 4)
-            await asyncio.to_thread(member.start)
+        await asyncio.to_thread(member.process.kill)
+        await asyncio.sleep(planned.lasts_s / 4)
+        await asyncio.to_thread(member.start)
         return True
 
     async def _freeze_toril(self, planned: Planned, member: Member) -> bool:
-        async with member.lock:
-            member.process.send(signal.SIGSTOP)
-            await asyncio.sleep(planned.lasts_s * 2)
-            member.process.send(signal.SIGCONT)
+        member.process.send(signal.SIGSTOP)
+        await asyncio.sleep(planned.lasts_s * 2)
+        member.process.send(signal.SIGCONT)
         return True
 
     async def _restart_toril(self, planned: Planned, member: Member) -> bool:
-        async with member.lock:
-            if (code := await asyncio.to_thread(member.stop)) != 0:
-                self._history.left.append(f"toril {member.number} ended with {code} after SIGTERM")
-            await asyncio.to_thread(member.start)
+        if (code := await asyncio.to_thread(member.stop)) != 0:
+            self._history.left.append(f"toril {member.number} ended with {code} after SIGTERM")
+        await asyncio.to_thread(member.start)
         return True
 
     async def _move_clock(self, planned: Planned, member: Member) -> bool:
@@ -92,57 +125,73 @@ class Faults:
         return True
 
     async def _kill_redis(self, planned: Planned, member: Member) -> bool:
-        async with self._redis:
-            await asyncio.to_thread(self._fleet.valkey.kill)
-            await asyncio.sleep(planned.lasts_s / 2)
-            await asyncio.to_thread(self._fleet.valkey.start)
+        await asyncio.to_thread(self._fleet.valkey.kill)
+        await asyncio.sleep(planned.lasts_s / 2)
+        await asyncio.to_thread(self._fleet.valkey.start)
         return True
 
     async def _freeze_redis(self, planned: Planned, member: Member) -> bool:
-        async with self._redis:
-            self._fleet.valkey.pause()
-            await asyncio.sleep(planned.lasts_s)
-            self._fleet.valkey.resume()
+        self._fleet.valkey.pause()
+        await asyncio.sleep(planned.lasts_s)
+        self._fleet.valkey.resume()
         return True
 
     async def _fill_redis(self, planned: Planned, member: Member) -> bool:
         disk, valkey = self._fleet.redis_disk, self._fleet.valkey
         if not disk.mounted:
             return False
-        async with self._redis:
-            await _full(disk, planned.lasts_s)
-            # With `appendfsync always` a server that cannot write ends itself.
-            if not valkey.running:
-                await asyncio.to_thread(valkey.kill)
-                await asyncio.to_thread(valkey.start)
+        await _full(disk, planned.lasts_s)
+        # With `appendfsync always` a server that cannot write ends itself.
+        if not valkey.running:
+            await asyncio.to_thread(valkey.kill)
+            await asyncio.to_thread(valkey.start)
         return True
 
     async def _flush_redis(self, planned: Planned, member: Member) -> bool:
-        async with self._redis:
-            await asyncio.to_thread(self._fleet.valkey.client().flushall)
+        await asyncio.to_thread(self._fleet.valkey.client().flushall)
+        return True
+
+    async def _fail_over(self, planned: Planned, member: Member) -> bool:
+        return await self._over(Replicated.fail_over, lambda _: None)
+
+    async def _kill_master(self, planned: Planned, member: Member) -> bool:
+        return await self._over(lambda servers: servers.master.kill(), ValkeyProcess.start)
+
+    async def _freeze_master(self, planned: Planned, member: Member) -> bool:
+        return await self._over(lambda servers: servers.master.pause(), ValkeyProcess.resume)
+
+    async def _over(self, harm: Callable[[Replicated], None], mend: Callable[[ValkeyProcess], None]) -> bool:
+        """Have another server become the master; it ends when both of the others follow it."""
+        assert self._fleet.replicated is not None
+
+        def over(servers: Replicated) -> None:
+            old = servers.master
+            harm(servers)
+            servers.until_master_is_not(old)
+            mend(old)
+            eventually(lambda: followers(servers) == 2, timeout_s=60, what="two replicas")
+
+        await asyncio.to_thread(over, self._fleet.replicated)
         return True
 
     async def _kill_postgres(self, planned: Planned, member: Member) -> bool:
-        async with self._postgres:
-            await asyncio.to_thread(self._fleet.postgres.stop, immediately=True)
-            await asyncio.sleep(planned.lasts_s / 2)
-            await asyncio.to_thread(self._fleet.postgres.start)
+        await asyncio.to_thread(self._fleet.postgres.stop, immediately=True)
+        await asyncio.sleep(planned.lasts_s / 2)
+        await asyncio.to_thread(self._fleet.postgres.start)
         return True
 
     async def _freeze_postgres(self, planned: Planned, member: Member) -> bool:
-        async with self._postgres:
-            with self._fleet.postgres.frozen():
-                await asyncio.sleep(planned.lasts_s)
+        with self._fleet.postgres.frozen():
+            await asyncio.sleep(planned.lasts_s)
         return True
 
     async def _fill_postgres(self, planned: Planned, member: Member) -> bool:
         disk, postgres = self._fleet.postgres_disk, self._fleet.postgres
         if not disk.mounted:
             return False
-        async with self._postgres:
-            await _full(disk, planned.lasts_s)
-            if not postgres.running:
-                await asyncio.to_thread(postgres.start)
+        await _full(disk, planned.lasts_s)
+        if not postgres.running:
+            await asyncio.to_thread(postgres.start)
         return True
 
     async def _cut_redis(self, planned: Planned, member: Member) -> bool:
@@ -201,13 +250,20 @@ class Faults:
         return await self._pause(DoorName.DELIVERY, f"/targets/{TARGET}", planned)
 
     async def _pause(self, door: DoorName, path: str, planned: Planned) -> bool:
-        async with self._pausing:
-            await self._asked(f"{path}/pause")
-            began = time.monotonic()
-            await asyncio.sleep(planned.lasts_s)
-            self._history.pauses.append((door, began, time.monotonic()))
-            await self._asked(f"{path}/resume")
+        await self._asked(f"{path}/pause")
+        began = time.monotonic()
+        await asyncio.sleep(planned.lasts_s)
+        self._history.pauses.append((door, began, time.monotonic()))
+        await self._asked(f"{path}/resume")
         return True
+
+
+def followers(servers: Replicated) -> int:
+    """Return how many replicas the master has."""
+    try:
+        return int(servers.master.client().info("replication").get("connected_slaves", 0))
+    except (redis.RedisError, AssertionError):
+        return 0
 
 
 async def _full(disk: Disk, for_s: float) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from tests.support.ports import free_port
 from tests.support.postgres import PostgresProcess
+from tests.support.sentinel import Replicated
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 
@@ -48,6 +49,7 @@ class Member:
             "TORIL_REDIS_COMMAND_TIMEOUT": None,
             "TORIL_LOG_LEVEL": "warning",
             "TORIL_LEDGER_URL": ledger if DoorName.DELIVERY in fleet.doors else None,
+            "TORIL_ACKNOWLEDGE": None if fleet.replicated is None else "replicas:1",
             "PYTHONFAULTHANDLER": "1",
         }
         if fleet.faketime is not None:
@@ -61,7 +63,8 @@ class Member:
                 "FAKETIME_NO_CACHE": None,
             }
         return TorilProcess(
-            f"redis://127.0.0.1:{self.to_redis.port}",
+            # Sentinels name the master itself, so no relay can be before it.
+            f"redis://127.0.0.1:{self.to_redis.port}" if fleet.replicated is None else fleet.replicated.url,
             fleet.folder / f"toril-{self.number}.log",
             env=env,
             args=("--config", str(fleet.config)),
@@ -85,13 +88,14 @@ class Member:
 
 
 class Fleet:
-    """Everything that runs, in a folder."""
+    """Everything that runs, in a folder; with `sentinels` on a Redis with two replicas, of which one has to confirm."""
 
-    def __init__(self, folder: Path, doors: list[DoorName], endpoint: Endpoint) -> None:
+    def __init__(self, folder: Path, doors: list[DoorName], endpoint: Endpoint, *, sentinels: bool) -> None:
         self.folder = folder
         self.doors = doors
         self.config = folder / "toril.yaml"
         self.faketime = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+        self.replicated = Replicated(folder / "servers") if sentinels else None
         self.valkey = ValkeyProcess(folder / "valkey", aof=True)
         self.redis_disk = Disk(folder / "valkey")
         self.postgres = PostgresProcess()
@@ -111,6 +115,8 @@ class Fleet:
             self._move_postgres()
             stack.callback(self.valkey.close)
             stack.callback(self.postgres.stop, immediately=True)
+            if self.replicated is not None:
+                stack.enter_context(self.replicated)
             await asyncio.to_thread(self.valkey.start)
             await asyncio.to_thread(self.postgres.start)
             self.ledger = await asyncio.to_thread(self.postgres.database)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.histories.case import UNKNOWN, UNSURE, Arrival, Case, Final, Harm, History
-from benchmarks.histories.plan import HARMLESS, DoorName, Fault
+from benchmarks.histories.plan import FAILOVERS, HARMLESS, DoorName, Fault
 
 _GOOD = {DoorName.QUEUES: "completed", DoorName.PROXY: "completed", DoorName.DELIVERY: "delivered"}
 SETTLING_S = 1.0
@@ -22,6 +22,7 @@ LEASING_S = 1.0
 """How long before its arrival a request may have been decided on."""
 _PAUSE_S = 2.0
 """Outages of Redis with less than this between them are one: toril may not have come back."""
+_AT_ONCE = FAILOVERS | {Fault.KILL_TORIL, Fault.FLUSH_REDIS}
 _AWAY = frozenset({Fault.KILL_REDIS, Fault.FREEZE_REDIS, Fault.CUT_REDIS, Fault.PART_REDIS, Fault.FULL_REDIS})
 _NEXT: dict[str | None, set[str]] = {
     None: {"queued"},
@@ -108,6 +109,7 @@ class Judge:
         self._history = history
         self._settled_s = settled_s
         self._harms = Harms([harm for harm in history.harms if harm.fault not in HARMLESS])
+        self._failovers = Harms([harm for harm in history.harms if harm.fault in FAILOVERS])
         self._excuses = Harms(list(_excusing(history.harms, lock_s / 2)))
 
     def verdict(self) -> Verdict:
@@ -144,7 +146,7 @@ class Judge:
         yield from self._cancelled(case)
         yield from self._doubled(case, counted)
         yield from self._identified(case)
-        yield from _results(case)
+        yield from self._results(case)
         if case.door is DoorName.DELIVERY:
             yield from _recorded(case)
 
@@ -216,10 +218,23 @@ class Judge:
         if case.script.keyed and len(ids) > 1:
             yield "illegal", f"one key was answered with {sorted(map(str, ids))}"
 
+    def _results(self, case: Case) -> Iterator[tuple[str, str]]:
+        """A result that a caller has seen stays, unless a failover has lost it: results of pushes are not confirmed."""
+        for job_id, serial, at in case.results:
+            final = case.finals.get(job_id)
+            lost = self._failovers.during(at, float("inf"))
+            if final is not None and final.serial not in {None, serial} and not lost:
+                yield "stale", f"the result of {job_id} was {serial} and is {final.serial}"
+        serials = [final.serial for final in case.finals.values() if final.serial is not None]
+        if len(set(serials)) < len(serials):
+            yield "illegal", f"several jobs have one answer: {serials}"
+
     def _paused(self, door: DoorName, cases: Sequence[Case]) -> Iterator[Violation]:
-        """While a queue or target is paused, nothing begins."""
+        """While a queue or target is paused, nothing begins; the pause of a target is not confirmed by replicas."""
         for paused, began, ended in self._history.pauses:
             if paused is not door or ended - began < 2 * LEASING_S:
+                continue
+            if door is DoorName.DELIVERY and self._failovers.during(began - LEASING_S, ended):
                 continue
             for case in cases:
                 for one in case.arrivals:
@@ -255,7 +270,7 @@ def _excusing(harms: Iterable[Harm], least_s: float) -> Iterator[Harm]:
     away: list[Harm] = []
     for harm in sorted(harms, key=lambda harm: harm.began):
         long = harm.ended - harm.began >= least_s
-        if harm.fault in {Fault.KILL_TORIL, Fault.FLUSH_REDIS} or (harm.fault is Fault.FREEZE_TORIL and long):
+        if harm.fault in _AT_ONCE or (harm.fault is Fault.FREEZE_TORIL and long):
             yield harm
         elif harm.fault in _AWAY:
             if away and harm.began > max(one.ended for one in away) + _PAUSE_S:
@@ -280,17 +295,6 @@ def _ends(door: DoorName, one: Arrival) -> bool:
 def _may_end(door: DoorName, one: Arrival) -> bool:
     """Return True if the job may have this answer: what was being written when we saw the end may have arrived."""
     return _ends(door, one) or one.ended is None
-
-
-def _results(case: Case) -> Iterator[tuple[str, str]]:
-    """A result that a caller has seen stays."""
-    for job_id, serial in case.results:
-        final = case.finals.get(job_id)
-        if final is not None and final.serial not in {None, serial}:
-            yield "stale", f"the result of {job_id} was {serial} and is {final.serial}"
-    serials = [final.serial for final in case.finals.values() if final.serial is not None]
-    if len(set(serials)) < len(serials):
-        yield "illegal", f"several jobs have one answer: {serials}"
 
 
 def _recorded(case: Case) -> Iterator[tuple[str, str]]:

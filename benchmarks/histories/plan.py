@@ -116,6 +116,9 @@ class Fault(enum.StrEnum):
     FULL_REDIS = "disk of Redis full"
     FULL_POSTGRES = "disk of PostgreSQL full"
     FLUSH_REDIS = "Redis flushed"
+    FAIL_OVER = "Redis failed over, as asked"
+    KILL_MASTER = "master of Redis killed"
+    FREEZE_MASTER = "master of Redis stood still"
     MOVE_CLOCK = "clock of one toril moved"
     RESTART_TORIL = "toril restarted in good order"
     RELOAD = "configuration reloaded"
@@ -126,6 +129,19 @@ class Fault(enum.StrEnum):
 HARMLESS = frozenset({Fault.MOVE_CLOCK, Fault.RESTART_TORIL, Fault.RELOAD, Fault.PAUSE_QUEUE, Fault.PAUSE_TARGET})
 """What excuses nothing: with these alone, nothing may be done twice."""
 
+FAILOVERS = frozenset({Fault.FAIL_OVER, Fault.KILL_MASTER, Fault.FREEZE_MASTER})
+"""After which another Redis is the master: what was not confirmed may be gone."""
+
+_ONE_REDIS = frozenset(
+    {
+        Fault.KILL_REDIS,
+        Fault.FREEZE_REDIS,
+        Fault.CUT_REDIS,
+        Fault.PART_REDIS,
+        Fault.FULL_REDIS,
+        Fault.FLUSH_REDIS,
+    }
+)
 _NEEDS_LEDGER = frozenset({Fault.KILL_POSTGRES, Fault.FREEZE_POSTGRES, Fault.CUT_POSTGRES, Fault.PART_POSTGRES,
                            Fault.FULL_POSTGRES, Fault.PAUSE_TARGET})  # fmt: skip
 
@@ -145,17 +161,19 @@ class Planned:
     lasts_s: float
 
 
-def faults_for(doors: Sequence[DoorName]) -> list[Fault]:
-    """Return the faults that a run with these doors can have.
+def faults_for(doors: Sequence[DoorName], *, sentinels: bool = False) -> list[Fault]:
+    """Return the faults that a run with these doors can have, on one Redis or on a replicated one.
 
     Redis loses its data only where the ledger is to put everything back: when deliveries are alone.
     """
-    found = [fault for fault in Fault if DoorName.DELIVERY in doors or fault not in _NEEDS_LEDGER]
+    left_out = set(_ONE_REDIS if sentinels else FAILOVERS)
     if list(doors) != [DoorName.DELIVERY]:
-        found.remove(Fault.FLUSH_REDIS)
+        left_out.add(Fault.FLUSH_REDIS)
+    if DoorName.DELIVERY not in doors:
+        left_out |= _NEEDS_LEDGER
     if DoorName.QUEUES not in doors:
-        found.remove(Fault.PAUSE_QUEUE)
-    return found
+        left_out.add(Fault.PAUSE_QUEUE)
+    return [fault for fault in Fault if fault not in left_out]
 
 
 def planned_faults(seed: int, kinds: Sequence[Fault], count: int) -> list[Planned]:

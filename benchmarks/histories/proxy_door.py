@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from benchmarks.histories.caller import Answer, Caller
 from benchmarks.histories.case import Case, Final
@@ -38,7 +39,7 @@ class ProxyDoor:
             await self._ended(job_id, caller)
             answer = await self._content(job_id, caller)
             if answer.body.startswith(b'{"number"'):
-                case.results.append((job_id, answer.json["serial"]))
+                case.results.append((job_id, answer.json["serial"], time.monotonic()))
 
     async def _ended(self, job_id: str, caller: Caller) -> None:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from benchmarks.histories.caller import Caller
@@ -46,7 +47,7 @@ class QueuesDoor:
         elif script.watched:
             answer = await caller.asked("GET", f"{path}/result?wait=20")
             if answer.status == 200:
-                case.results.append((case.ids[-1], answer.json["serial"]))
+                case.results.append((case.ids[-1], answer.json["serial"], time.monotonic()))
 
     async def _add(self, case: Case, caller: Caller) -> bool:
         opts: dict[str, Any] = {"attempts": 1 if case.script.replayed else _ATTEMPTS, "backoff": 50}

@@ -1,7 +1,7 @@
 """`python -m tests.simulation.trials`: who finds each seeded defect, and after how long.
 
-Each defect is made in a copy of the sources. The simulation runs until a seed breaks something, and the unit tests of
-the room that the defect is in until one fails.
+Each defect is made in a copy of the sources. The simulation runs until a seed breaks something, the checker of
+`benchmarks/histories` once, and the unit tests of the room that the defect is in until one fails.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from tests.simulation.defects import DEFECTS, Defect
 ROOT = Path(__file__).parents[2]
 UNIT = {"engine": ("engine",), "core": ("core", "engine"), "queues": ("queues", "engine"), "delivery": ("delivery",)}
 """The unit tests of each room, and of those that use what is in it."""
+
+
+CHECKED = ("--seed", "18", "--size", "200", "--faults", "24")
 
 
 class Verdict(Struct, frozen=True):
@@ -81,15 +85,29 @@ def by_unit_tests(path: Path, room: str) -> Verdict:
     return Verdict(code != 0, f"`{failed[1]}`" if failed else "the suite", after_s)
 
 
+def by_checker(path: Path) -> Verdict:
+    """Return what the checker says of these sources: of all doors together, then of deliveries alone."""
+    spent_s = 0.0
+    for doors in ((), ("--door", "delivery")):
+        code, output, after_s = _run(path, "-m", "benchmarks.histories", *CHECKED, *doors)
+        spent_s += after_s
+        if code:
+            kinds = re.search(r"^Against the promises: (.*?)\.", output, re.MULTILINE)
+            said = kinds[1] if kinds else output.strip().splitlines()[-1]
+            found = [kind for kind in said.split(", ") if not kind.endswith(": 0")]
+            return Verdict(True, ", ".join(found), spent_s)
+    return Verdict(False, "", spent_s)
+
+
 def main() -> None:
     """Try each defect, and print a row of a table for it."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.trials", description=__doc__)
     parser.add_argument("names", nargs="*", help="the defects to try (default: all)")
     parser.add_argument("--seeds", default="0:1000", help="the seeds to live through (default: 0:1000)")
-    parser.add_argument("--only", choices=("simulation", "unit"), help="try one of both")
+    parser.add_argument("--only", choices=("simulation", "checker", "unit"), help="try one of them")
     parser.add_argument("--side-by-side", type=int, default=1, help="how many at a time")
     given = parser.parse_args()
-    print("| defect | what it breaks | simulation | unit tests |\n|---|---|---|---|")
+    print("| defect | what it breaks | simulation | checker | unit tests |\n|---|---|---|---|---|")
     chosen = [defect for defect in DEFECTS if defect.name in given.names or not given.names]
     with ThreadPoolExecutor(given.side_by_side) as threads:
         for trial in as_completed([threads.submit(_row, defect, given.seeds, given.only) for defect in chosen]):
@@ -99,9 +117,14 @@ def main() -> None:
 def _row(defect: Defect, seeds: str, only: str | None) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = broken_sources(defect, Path(folder))
-        simulated = "" if only == "unit" else by_simulation(path, seeds).cell()
-        tested = "" if only == "simulation" else by_unit_tests(path, defect.path.partition("/")[0]).cell()
-    return f"| `{defect.name}` | {defect.breaks} | {simulated} | {tested} |"
+        room = defect.path.partition("/")[0]
+        finders: dict[str, Callable[[], Verdict]] = {
+            "simulation": lambda: by_simulation(path, seeds),
+            "checker": lambda: by_checker(path),
+            "unit": lambda: by_unit_tests(path, room),
+        }
+        cells = [find().cell() if only in {None, name} else "" for name, find in finders.items()]
+    return f"| `{defect.name}` | {defect.breaks} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from benchmarks.histories.case import UNKNOWN, Arrival, Call, Case, Final, Harm, History
 from benchmarks.histories.judge import Judge, Verdict
-from benchmarks.histories.plan import DoorName, Fault, Reply, Script, faults_for, planned_faults, script
+from benchmarks.histories.plan import FAILOVERS, DoorName, Fault, Reply, Script, faults_for, planned_faults, script
 
 OK = Script((Reply.OK,))
 LEGAL = [(1, None, "queued"), (2, "queued", "dispatching"), (3, "dispatching", "delivered")]
@@ -76,7 +76,7 @@ def foreign_result(one: Case) -> None:
 
 
 def changed_result(one: Case) -> None:
-    one.results.append(("a", 7))
+    one.results.append(("a", 7, 100.3))
 
 
 def two_ids(one: Case) -> None:
@@ -139,6 +139,14 @@ def test_outages_of_redis_one_after_the_other_last_as_long_as_all_of_them() -> N
     killed, cut = Harm(Fault.KILL_REDIS, 0, 99.0, 100.1), Harm(Fault.CUT_REDIS, 0, 101.0, 102.0)
     assert kinds(one, harms=(killed,)) == ["doubled"]
     assert kinds(one, harms=(killed, cut)) == []
+
+
+def test_a_result_may_change_only_where_a_failover_can_have_lost_it() -> None:
+    one = case()
+    changed_result(one)
+    assert kinds(one, harms=(Harm(Fault.KILL_MASTER, 0, 101.0, 103.0),)) == []
+    assert kinds(one, harms=(Harm(Fault.KILL_MASTER, 0, 90.0, 93.0),)) == ["stale"]
+    assert kinds(one, harms=(Harm(Fault.KILL_TORIL, 0, 101.0, 103.0),)) == ["stale"]
 
 
 def test_an_add_without_an_answer_claims_nothing() -> None:
@@ -213,3 +221,11 @@ def test_redis_loses_its_data_only_where_the_ledger_puts_everything_back() -> No
     assert Fault.FLUSH_REDIS in faults_for([DoorName.DELIVERY])
     assert Fault.FLUSH_REDIS not in faults_for(list(DoorName))
     assert Fault.KILL_POSTGRES not in faults_for([DoorName.QUEUES, DoorName.PROXY])
+
+
+def test_only_a_replicated_redis_fails_over() -> None:
+    for doors in ([DoorName.DELIVERY], list(DoorName)):
+        one, replicated = set(faults_for(doors)), set(faults_for(doors, sentinels=True))
+        assert replicated >= FAILOVERS
+        assert not FAILOVERS & one
+        assert {Fault.FLUSH_REDIS, Fault.FREEZE_REDIS}.isdisjoint(replicated)
