@@ -35,7 +35,7 @@ def main() -> int:
     print(f"seed {options.seed}", flush=True)
     began = time.monotonic()
     size = Size(
-        options.size, faults, callers=options.callers, kinds=tuple(options.fault or ()), sentinels=options.sentinels
+        options.size, faults, callers=options.callers, kinds=tuple(options.fault or ()), confirming=options.sentinels
     )
     history, folder = run(options.seed, doors, size, lambda text: print(text, flush=True))
     verdict = Judge(history, LOCK_S, SETTLED_S).verdict()
@@ -65,7 +65,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--faults", type=int, help=f"one for each {_CASES_A_FAULT} cases without, but {_FEWEST_FAULTS}")
     parser.add_argument("--fault", action="append", type=Fault, metavar="NAME", help="all without")
     parser.add_argument("--callers", type=int, default=8, help="of each door (default %(default)s)")
-    parser.add_argument("--sentinels", action="store_true", help="a replicated Redis that fails over, `replicas:1`")
+    parser.add_argument(
+        "--sentinels",
+        type=int,
+        choices=(1, 2),
+        default=0,
+        metavar="N",
+        help="Redis fails over; N of two replicas confirm",
+    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there too")
     return parser.parse_args()
 

@@ -20,6 +20,8 @@ from benchmarks.histories.fleet import QUEUE, TARGET, Disk, Fleet, Member
 from benchmarks.histories.plan import FAILOVERS, DoorName, Fault, Planned
 from benchmarks.histories.relay import Relay
 
+_START_S = 180.0
+"""How long Redis may take to read what it had written."""
 _BETWEEN_FAILOVERS_S = 10.5
 """Sentinels begin no other failover of a master before twice their `failover-timeout`."""
 
@@ -127,7 +129,7 @@ class Faults:
     async def _kill_redis(self, planned: Planned, member: Member) -> bool:
         await asyncio.to_thread(self._fleet.valkey.kill)
         await asyncio.sleep(planned.lasts_s / 2)
-        await asyncio.to_thread(self._fleet.valkey.start)
+        await asyncio.to_thread(self._fleet.valkey.start, _START_S)
         return True
 
     async def _freeze_redis(self, planned: Planned, member: Member) -> bool:
@@ -144,7 +146,7 @@ class Faults:
         # With `appendfsync always` a server that cannot write ends itself.
         if not valkey.running:
             await asyncio.to_thread(valkey.kill)
-            await asyncio.to_thread(valkey.start)
+            await asyncio.to_thread(valkey.start, _START_S)
         return True
 
     async def _flush_redis(self, planned: Planned, member: Member) -> bool:

@@ -49,7 +49,7 @@ class Member:
             "TORIL_REDIS_COMMAND_TIMEOUT": None,
             "TORIL_LOG_LEVEL": "warning",
             "TORIL_LEDGER_URL": ledger if DoorName.DELIVERY in fleet.doors else None,
-            "TORIL_ACKNOWLEDGE": None if fleet.replicated is None else "replicas:1",
+            "TORIL_ACKNOWLEDGE": f"replicas:{fleet.confirming}" if fleet.confirming else None,
             "PYTHONFAULTHANDLER": "1",
         }
         if fleet.faketime is not None:
@@ -88,14 +88,15 @@ class Member:
 
 
 class Fleet:
-    """Everything that runs, in a folder; with `sentinels` on a Redis with two replicas, of which one has to confirm."""
+    """Everything that runs, in a folder; with `confirming` on a Redis with two replicas, of which so many confirm."""
 
-    def __init__(self, folder: Path, doors: list[DoorName], endpoint: Endpoint, *, sentinels: bool) -> None:
+    def __init__(self, folder: Path, doors: list[DoorName], endpoint: Endpoint, *, confirming: int) -> None:
         self.folder = folder
         self.doors = doors
         self.config = folder / "toril.yaml"
         self.faketime = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-        self.replicated = Replicated(folder / "servers") if sentinels else None
+        self.replicated = Replicated(folder / "servers") if confirming else None
+        self.confirming = confirming
         self.valkey = ValkeyProcess(folder / "valkey", aof=True)
         self.redis_disk = Disk(folder / "valkey")
         self.postgres = PostgresProcess()

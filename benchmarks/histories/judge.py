@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.histories.case import UNKNOWN, UNSURE, Arrival, Case, Final, Harm, History
-from benchmarks.histories.plan import FAILOVERS, HARMLESS, DoorName, Fault
+from benchmarks.histories.plan import ANSWERED, FAILOVERS, HARMLESS, DoorName, Fault, Reply
 
 _GOOD = {DoorName.QUEUES: "completed", DoorName.PROXY: "completed", DoorName.DELIVERY: "delivered"}
 SETTLING_S = 1.0
@@ -154,7 +154,7 @@ class Judge:
         """What was accepted has reached the endpoint, and ended well, unless it may have been cancelled."""
         good = _GOOD[case.door]
         maybe_cancelled = any(call.accepted or call.status in UNSURE for call in case.of_kind("cancel"))
-        if not (done := [one for one in case.arrivals if _ends(case.door, one)]) and not maybe_cancelled:
+        if not (done := [one for one in case.arrivals if _may_end(case.door, one)]) and not maybe_cancelled:
             yield "lost", f"{job_id} was acknowledged and never done"
         if final.status == good and not done:
             yield "illegal", f"{job_id} is {final.status}, and the endpoint has never done it"
@@ -288,13 +288,14 @@ def _most_jobs(case: Case) -> int:
 
 
 def _ends(door: DoorName, one: Arrival) -> bool:
-    """Return True if this answer ends the job: a 2xx, and for the async proxy any."""
-    return one.whole if door is DoorName.PROXY else one.done
+    """Return True if this answer, which came in time, ends the job: a 2xx, and for the async proxy any."""
+    return one.reply is not Reply.LATE and (one.whole if door is DoorName.PROXY else one.done)
 
 
 def _may_end(door: DoorName, one: Arrival) -> bool:
-    """Return True if the job may have this answer: what was being written when we saw the end may have arrived."""
-    return _ends(door, one) or one.ended is None
+    """Return True if this answer may end the job: a late one may be read in time by a toril that stood still."""
+    answers = door is DoorName.PROXY or one.reply in ANSWERED or one.reply is Reply.LATE
+    return _ends(door, one) or (answers and (one.whole or one.ended is None))
 
 
 def _recorded(case: Case) -> Iterator[tuple[str, str]]:

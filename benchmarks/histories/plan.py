@@ -161,12 +161,12 @@ class Planned:
     lasts_s: float
 
 
-def faults_for(doors: Sequence[DoorName], *, sentinels: bool = False) -> list[Fault]:
+def faults_for(doors: Sequence[DoorName], *, replicated: bool = False) -> list[Fault]:
     """Return the faults that a run with these doors can have, on one Redis or on a replicated one.
 
     Redis loses its data only where the ledger is to put everything back: when deliveries are alone.
     """
-    left_out = set(_ONE_REDIS if sentinels else FAILOVERS)
+    left_out = set(_ONE_REDIS if replicated else FAILOVERS)
     if list(doors) != [DoorName.DELIVERY]:
         left_out.add(Fault.FLUSH_REDIS)
     if DoorName.DELIVERY not in doors:

@@ -44,7 +44,7 @@ class Size:
         per_s: how many cases each door begins in a second, at most; 0 is as many as it can.
         patience_s: how long everything may take to come to rest after the last case and the last fault.
         kinds: the faults to choose from; all that the doors can have where it is empty.
-        sentinels: whether Redis is replicated, with Sentinels, and `acknowledge` is `replicas:1`.
+        confirming: how many of two replicas confirm what is acknowledged (`replicas:N`); 0 is a Redis without replicas.
     """
 
     accepted: int
@@ -53,7 +53,7 @@ class Size:
     per_s: float = 0.0
     patience_s: float = 300.0
     kinds: tuple[Fault, ...] = ()
-    sentinels: bool = False
+    confirming: int = 0
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Run:
         self._made = {door: _MADE[door]() for door in doors}
         self._numbers = {door: count() for door in doors}
         self.endpoint = Endpoint(free_port(), lambda door, number: self.history.cases[door][number])
-        self.fleet = Fleet(self.folder, self._doors, self.endpoint, sentinels=size.sentinels)
+        self.fleet = Fleet(self.folder, self._doors, self.endpoint, confirming=size.confirming)
 
     async def carry_out(self) -> History:
         """Do all of it, and return what was seen."""
@@ -118,7 +118,7 @@ class Run:
 
     async def _mistreat(self, ports: list[int]) -> None:
         """Make all cases while the faults happen."""
-        kinds = self._size.kinds or faults_for(self._doors, sentinels=self._size.sentinels)
+        kinds = self._size.kinds or faults_for(self._doors, replicated=self._size.confirming > 0)
         faults = Faults(self.fleet, ports, self.history)
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(self._watch())

@@ -71,9 +71,9 @@ class ValkeyProcess:
         process = self._server._process
         return process is not None and process.poll() is None
 
-    def start(self) -> None:
-        """Start, and return when it answers PING."""
-        self._server.start()
+    def start(self, timeout_s: float = 10.0) -> None:
+        """Start, and return when it answers PING, which it does once it has read what it had written."""
+        self._server.start(timeout=timeout_s)
 
     def stop(self) -> None:
         """End it in good order (SIGTERM)."""

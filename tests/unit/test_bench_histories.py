@@ -133,6 +133,15 @@ def test_what_cannot_have_caused_it_excuses_nothing(harm: Harm) -> None:
     assert kinds(one, harms=(harm,)) == ["doubled"]
 
 
+def test_an_answer_after_the_timeout_may_be_taken_or_not() -> None:
+    one = case(DoorName.PROXY)
+    one.arrivals[0] = replace(one.arrivals[0], reply=Reply.LATE)
+    assert kinds(one) == []
+    done_again(one)
+    one.finals["a"].serial = 2
+    assert kinds(one) == []
+
+
 def test_outages_of_redis_one_after_the_other_last_as_long_as_all_of_them() -> None:
     one = case()
     done_again(one)
@@ -225,7 +234,7 @@ def test_redis_loses_its_data_only_where_the_ledger_puts_everything_back() -> No
 
 def test_only_a_replicated_redis_fails_over() -> None:
     for doors in ([DoorName.DELIVERY], list(DoorName)):
-        one, replicated = set(faults_for(doors)), set(faults_for(doors, sentinels=True))
+        one, replicated = set(faults_for(doors)), set(faults_for(doors, replicated=True))
         assert replicated >= FAILOVERS
         assert not FAILOVERS & one
         assert {Fault.FLUSH_REDIS, Fault.FREEZE_REDIS}.isdisjoint(replicated)
