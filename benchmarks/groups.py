@@ -21,8 +21,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,6 +37,7 @@ from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
 from websockets.exceptions import WebSocketException
 
+from benchmarks.kills import killing, told
 from benchmarks.processes import exit_on_sigterm
 
 _PATIENCE_S = 600.0
@@ -106,26 +107,6 @@ class Place:
     def left(self) -> list[Any]:
         """Return the keys that groups have left in Redis."""
         return list(self.store.scan_iter(f"bull:{_QUEUE}:toril:groups*", count=1000))
-
-    @contextmanager
-    def killing(self, victims: list[TorilProcess], every_s: float) -> Iterator[list[int]]:
-        """Kill one of these instances again and again, and start it again; yield how often, in a list."""
-        kills, over = [0], threading.Event()
-
-        def run() -> None:
-            while not over.wait(every_s):
-                victim = victims[kills[0] % len(victims)]
-                victim.kill()
-                kills[0] += 1
-                victim.start()
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            yield kills
-        finally:
-            over.set()
-            thread.join(90)
 
 
 def _group(call: Call) -> str:
@@ -221,14 +202,14 @@ def limits(place: Place) -> None:
         worker.start()
     place.add([names[number % len(names)] for number in range(count)])
     try:
-        with place.killing(place.fleet, 2.0) as kills:
+        with killing(place.fleet, place.fleet, 2.0) as kills:
             place.ended(count)
     finally:
         over.set()
         for worker in workers:
             worker.join(30)
     again = sum(times - 1 for times in seen.begun.values())
-    print(f"        {count} jobs in {time.monotonic() - began:.0f} s, {kills[0]} kills, {again} attempts made again")
+    print(f"        {count} jobs in {time.monotonic() - began:.0f} s, {told(kills)}, {again} attempts made again")
     pushed = len({call.job["id"] for call in place.endpoint.calls})
     print(f"        {pushed} were pushed, {count - pushed} went to sockets and leases")
     most = sorted(seen.most.values())
@@ -361,10 +342,10 @@ def leaks(place: Place) -> None:
     default = {"concurrency": 1, "limit": {"max": 50, "duration": 1000}}
     place.register(concurrency=20, group=default, maxStalledCount=10_000)
     began = time.monotonic()
-    with place.killing(place.fleet[1:], 4.0) as kills:
+    with killing(place.fleet, place.fleet[1:], 4.0) as kills:
         place.add([f"tenant-{number % groups}" for number in range(count)])
         place.ended(count)
-    print(f"        {count} jobs over {groups} groups in {time.monotonic() - began:.0f} s, {kills[0]} kills")
+    print(f"        {count} jobs over {groups} groups in {time.monotonic() - began:.0f} s, {told(kills)}")
     _promise_nothing_left(place, place.fleet[0].gateway)
 
 
