@@ -176,6 +176,24 @@ async def test_a_delayed_job_of_a_group_is_held_when_it_is_due(world: RealWorld)
     assert (await control.get(world.queue, "a")).waiting == 1
 
 
+async def test_a_held_job_whose_delay_a_person_changes_waits_for_it_and_then_for_its_group(world: RealWorld) -> None:
+    control = control_of(world)
+    actions = JobActions(world.scripts, "bull", world.now, world.scripts)
+    for name in ("first", "second", "third"):
+        await add(world, name, "a")
+    await actions.change_delay(world.queue, "first", 5000)
+    assert (await taken(world.store)).job_id == b"second"
+    await actions.change_delay(world.queue, "third", 5000)
+    await control.pause(world.queue, "a")
+    await world.pass_time(6)
+    await add(world, "other", "b")
+    assert (await taken(world.store, b"us:2")).job_id == b"other"
+    assert isinstance(await world.store.take(b"us:3"), NoJob), "the group is paused, and nobody promoted them"
+    await control.resume(world.queue, "a")
+    assert [(await taken(world.store, b"us:%d" % number)).job_id for number in (4, 5)] == [b"first", b"third"]
+    assert isinstance(await world.store.take(b"us:6"), NoJob)
+
+
 async def test_a_slot_is_free_once_the_lock_of_its_job_has_lapsed(world: RealWorld) -> None:
     world.book.defaults.follow(lambda _: GroupDefault(concurrency=1))
     await add(world, "first", "a")

@@ -5,12 +5,13 @@ They go behind those of `toril.bullmq.lua.groups`, which says what each key hold
 
 from __future__ import annotations
 
-from toril.bullmq.lua.groups import RETRIED, group_functions
+from toril.bullmq.lua.groups import HELD, RETRIED, group_functions
 
 MOST_TRIES = 50
 """How many groups one call looks at, at most, before it asks to be called again."""
 
-_CHOOSING = b"""
+_CHOOSING = (
+    b"""
 local function take_in_waiting(seen)
   local wait, plain, taken = p .. 'wait', false, 0
   while taken < 100 do
@@ -231,7 +232,9 @@ function G.choose(opts)
     else
       local limits = G.limits(id)
       if may_start(id, limits, default, tonumber(head[2]) < @RETRIED@, now) then
-        if call('ZREM', p .. 'delayed', job) == 1 then
+        -- A person may have given a held job a delay: it is taken in again when that is over.
+        if tonumber(call('ZSCORE', p .. 'delayed', job) or 0) >= @HELD@ then
+          call('ZREM', p .. 'delayed', job)
           local weight = (member == id and limits or G.limits(member)).weight or 1
           local lapses = math.ceil(now + opts['lockDuration'])
           if tag ~= v then call('HSET', g, 'v', tag) end
@@ -249,7 +252,10 @@ function G.choose(opts)
   end
   return false, false, nil, true
 end
-""".replace(b"@TRIES@", b"%d" % MOST_TRIES).replace(b"@RETRIED@", b"%d" % RETRIED)
+""".replace(b"@TRIES@", b"%d" % MOST_TRIES)
+    .replace(b"@RETRIED@", b"%d" % RETRIED)
+    .replace(b"@HELD@", b"%d" % HELD)
+)
 
 
 def choosing_functions(prefix: bytes) -> bytes:

@@ -39,7 +39,7 @@ _PROMOTES = b"""                tonumber(rcall("HGET", jobKey, "priority")) or 0
             if priority == 0 then
 """
 _TAKES_IN = b"""                tonumber(rcall("HGET", jobKey, "priority")) or 0
-            if G.take_in(jobId) then
+            if G.take_in(jobId, true) then
             elseif priority == 0 then
 """
 _REMOVED = b'local numRemovedElements = rcall("LREM", KEYS[2], -1, jobId)\n'

@@ -130,14 +130,15 @@ function G.vacate(id, job)
   return true
 end
 
-function G.take_in(job)
+-- A job that stands in another list. One that was held there and is not due was promoted by a person.
+function G.take_in(job, isDue)
   local found = redis.pcall('HMGET', p .. job, 'opts', 'ats')
   if found.err then return false end
   local id, priority = G.named(found[1])
   if not id then return false end
   G.vacate(id, job)
   local band = 0
-  if call('ZSCORE', g .. ':wait:' .. id, job) then band = %(promoted)d
+  if not isDue and call('ZSCORE', g .. ':wait:' .. id, job) then band = %(promoted)d
   elseif (tonumber(found[2]) or 0) > 0 then band = %(retried)d end
   G.hold(id, job, priority, band)
   return true
