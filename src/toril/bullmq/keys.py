@@ -46,7 +46,12 @@ class QueueKeys:
             given = values[found[1].decode()]
             return given.encode() if isinstance(given, str) else given
 
-        return [self.prefix + (b"" if part == "prefix" else _PLACEHOLDER.sub(value, part.encode())) for part in parts]
+        def key(part: str) -> bytes:
+            if part == "prefix":
+                return self.prefix
+            return self.prefix + (_PLACEHOLDER.sub(value, part.encode()) if "{" in part else part.encode())
+
+        return [key(part) for part in parts]
 
     def client_name(self) -> str:
         """Return the connection name by which BullMQ's `getWorkers` recognises a worker of this queue."""

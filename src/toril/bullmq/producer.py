@@ -31,7 +31,7 @@ _ARGUMENTS = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 
 
 class Producer:
-    """Adds jobs to any queue. Caches the packed calls of `cache` queues, and calls `noting` with each new queue."""
+    """Adds jobs to any queue. Caches parts of the calls of `cache` queues, and calls `noting` with each new queue."""
 
     def __init__(
         self,
@@ -148,11 +148,9 @@ def added_id(reply: object) -> bytes:
 
 
 class _AddCalls:
-    """The parts of one queue's add calls that never change, packed once."""
+    """The parts of one queue's add calls that never change, packed when the first job of their kind is added."""
 
-    __slots__ = (
-        "_delayed", "_grouped", "_keys", "_prefix", "_prioritized", "_scripts", "_standard", "labels", "meta", "prefix",
-    )  # fmt: skip
+    __slots__ = ("_heads", "_keys", "_prefix", "_scripts", "labels", "meta", "prefix")
 
     def __init__(self, keys: QueueKeys, scripts: Scripts) -> None:
         self._scripts = scripts
@@ -161,10 +159,7 @@ class _AddCalls:
         self.prefix = keys.prefix
         self._prefix = keys.prefix.decode()
         self.meta = keys.key("meta")
-        self._standard = scripts.add_standard.head_of(keys, 4)
-        self._delayed = scripts.add_delayed.head_of(keys, 4)
-        self._prioritized = scripts.add_prioritized.head_of(keys, 4)
-        self._grouped = scripts.add_to_group.head_of(keys, 4)
+        self._heads: dict[QueueScript, bytes] = {}
 
     def packed_in_flow(self, placed: AddedJob) -> tuple[QueueScript, bytes]:
         """Return the call that adds a job of a flow. It is packed as a whole: this is no hot path."""
@@ -181,14 +176,20 @@ class _AddCalls:
         arguments = (fields, bytes(job.data), _pack(shortened(options)))
         if job.children:
             return self._scripts.add_parent, self._scripts.add_parent.of(self._keys, *arguments)
-        script, head = self._scripts.add_standard, self._standard
+        script, last = self._scripts.add_standard, b"%d" % timestamp_ms
         if job.opts is not None and job.opts.delay:
-            script, head = self._scripts.add_delayed, self._delayed
+            script = self._scripts.add_delayed
         elif job.opts is not None and job.opts.group is not UNSET:
-            return self._scripts.add_to_group, self._grouped + pack(*arguments, _UNBOUNDED).partition(b"\r\n")[2]
+            script, last = self._scripts.add_to_group, _UNBOUNDED
         elif job.opts is not None and job.opts.priority is not UNSET:
-            script, head = self._scripts.add_prioritized, self._prioritized
-        return script, head + pack(*arguments, timestamp_ms).partition(b"\r\n")[2]
+            script = self._scripts.add_prioritized
+        return script, self._head(script) + pack(*arguments, last).partition(b"\r\n")[2]
+
+    def _head(self, script: QueueScript) -> bytes:
+        head = self._heads.get(script)
+        if head is None:
+            head = self._heads[script] = script.head_of(self._keys, 4)
+        return head
 
     def _dedup_key(self, options: Mapping[str, Any]) -> str | None:
         """Return the deduplication key of a job with these options; None without one."""
@@ -203,7 +204,7 @@ class _AddCalls:
         opts = job.opts
         timestamp_ms = job.timestamp_ms(now_ms)
         stamp = b"%d" % timestamp_ms
-        script, head = self._scripts.add_standard, self._standard
+        script = self._scripts.add_standard
         if opts is None:
             options = _NO_OPTIONS
             fields = _pack((self._prefix, "", job.name, timestamp_ms, None, None, None, None, None))
@@ -215,12 +216,12 @@ class _AddCalls:
             fields = _pack((self._prefix, custom_id, job.name, timestamp_ms, None, None, None, None, dedup_key))
             # A delayed job keeps its priority for when its time comes.
             if opts.delay:
-                script, head = self._scripts.add_delayed, self._delayed
+                script = self._scripts.add_delayed
             elif opts.group is not UNSET:
-                script, head, stamp = self._scripts.add_to_group, self._grouped, bound
+                script, stamp = self._scripts.add_to_group, bound
             elif opts.priority is not UNSET:
-                script, head = self._scripts.add_prioritized, self._prioritized
-        data = bytes(job.data)
+                script = self._scripts.add_prioritized
+        data, head = bytes(job.data), self._head(script)
         packed = _ARGUMENTS % (
             head, len(fields), fields, len(data), data, len(options), options, len(stamp), stamp,
         )  # fmt: skip

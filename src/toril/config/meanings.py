@@ -39,7 +39,7 @@ SETTINGS_MEAN = {
     "request may add thousands of jobs). A request waits this long for a connection. After that it gets `503`.",
     "redis.connect_timeout": "How long it may take to connect to Redis, TLS and login included.",
     "queue_prefix": "The prefix of BullMQ's keys. Use the same one in all programs that share these queues.",
-    "queue_cache_size": "For how many queues to keep the prepared keys of an add in memory.",
+    "queue_cache_size": "For how many queues to keep the prepared keys of an add in memory, about 1 KB each.",
     "min_queue_name_length": "Shorter queue names are refused.",
     "max_queue_name_length": "Longer queue names are refused.",
     "max_body_bytes": "Requests with a larger body get `413`.",

@@ -81,7 +81,7 @@ class StorePolicy(Struct, frozen=True, kw_only=True):
     backoff_first_s: float = 0.05
     backoff_max_s: float = 1.0
     queue_prefix: str = "bull"
-    queue_cache_size: int = 100
+    queue_cache_size: int = 10_000
     worker_hash: str = "bmqp:w:meta"
     worker_stream: str = "bmpq:w:stream"
     worker_stream_max_len: int = 100

@@ -283,6 +283,8 @@ async def test_more_queues_than_the_cache_holds_can_be_used(
         for name in queues:
             assert await world.link.call("LLEN", f"bull:{name}:wait") == 3
         assert len(producer._queues) == 3
+        # Only what these jobs needed was prepared.
+        assert [len(known._heads) for known in producer._queues.values()] == [1, 1, 1]
 
 
 async def test_a_prefix_is_part_of_every_key(world: RealWorld) -> None:

@@ -58,7 +58,7 @@ BULLMQ_PROXY = [
     ("REDIS_TLS", "redis.tls", False, "true", True),
     ("AUTH_TOKENS", "gateway.auth_tokens", (), "one,two", ("one", "two")),
     ("QUEUE_PREFIX", "store.queue_prefix", "bull", "mine", "mine"),
-    ("QUEUE_CACHE_SIZE", "store.queue_cache_size", 100, "7", 7),
+    ("QUEUE_CACHE_SIZE", "store.queue_cache_size", 10_000, "7", 7),
     ("DEBUG", "log.level", "info", "true", "debug"),
     ("MIN_QUEUE_NAME_LENGTH", "gateway.min_queue_name_length", 3, "1", 1),
     ("MAX_QUEUE_NAME_LENGTH", "gateway.max_queue_name_length", 100, "50", 50),
