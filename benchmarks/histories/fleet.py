@@ -70,6 +70,7 @@ class Member:
             args=("--config", str(fleet.config)),
             port=self.port,
             cwd=fleet.folder,
+            preloaded=False,  # libfaketime has to be there from the start
         )
 
     def start(self, wait_for: str = "/health") -> None:
