@@ -14,6 +14,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from toril.core.errors import InvalidRequest
 from toril.core.group_limits import GroupDefault, GroupRate
+from toril.core.integers import MAX_SAFE_INTEGER
 
 MAX_ID = 256
 """Characters of a group's id."""
@@ -89,6 +90,9 @@ class GroupOption(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
 
 def check_group(group: GroupOption) -> None:
     """Refuse a group without a usable id, or with a priority that is out of bounds."""
+    # JavaScript and Lua read a greater number as another one.
+    if isinstance(group.id, int) and abs(group.id) > MAX_SAFE_INTEGER:
+        raise InvalidRequest("Invalid group.id, an integer beyond 2^53 - 1 must be a string", field="group.id")
     check_group_id(group.name)
     if group.priority is not UNSET and not 0 <= group.priority <= MAX_PRIORITY:
         raise InvalidRequest(f"Invalid group.priority, must be from 0 to {MAX_PRIORITY}", field="group.priority")

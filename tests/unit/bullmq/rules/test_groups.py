@@ -70,6 +70,13 @@ def test_a_number_is_a_group_by_its_digits() -> None:
     assert option.name == "7"
 
 
+@pytest.mark.parametrize("number", [2**53, -(2**53), 2**64])
+def test_a_number_that_javascript_cannot_tell_from_others_is_refused(number: int) -> None:
+    check_group(GroupOption(2**53 - 1))
+    with pytest.raises(InvalidRequest, match="must be a string"):
+        check_group(GroupOption(number))
+
+
 def test_a_member_is_the_first_segment_of_an_id() -> None:
     assert [member_of(name) for name in ("t", "t/1", "t/1/2", "/1")] == ["t", "t", "t", ""]
 
