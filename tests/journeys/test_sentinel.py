@@ -133,6 +133,25 @@ def test_a_master_that_is_cut_off_is_left_and_not_gone_back_to(
     eventually(lambda: connections(replicated, replicated.servers.index(old)) == set())
 
 
+@pytest.mark.promise
+@pytest.mark.parametrize("replicated", ["Valkey"], indirect=True)
+def test_what_a_replica_confirms_during_a_planned_failover_is_at_the_new_master(
+    replicated: Replicated, tmp_path: Path
+) -> None:
+    # The old master takes writes for as long as a second after the new one was chosen, and has the other replica.
+    old = replicated.master
+    env = ENVIRONMENT | {"TORIL_ACKNOWLEDGE": "replicas:1"}
+    with TorilProcess(replicated.url, tmp_path / "toril.log", env=env) as toril:
+        with Adding(toril, "kept") as adding:
+            adding.until_more()
+            replicated.fail_over()
+            new = replicated.until_master_is_not(old)
+            adding.until_more()
+        assert set(adding.refused) <= {503}
+        kept = set(new.client().lrange("bull:kept:wait", 0, -1))
+        assert set(adding.acknowledged) - kept == set()
+
+
 def test_one_sentinel_is_enough_to_find_the_master(replicated: Replicated, tmp_path: Path) -> None:
     for sentinel in replicated.sentinels[:2]:
         sentinel.close()

@@ -113,7 +113,13 @@ class Store:
         self.following = FollowingLink(place, store, name="toril:registry", patience_s=_FOLLOW_PATIENCE_S, meter=meter)
         self.scripts = Scripts(self.links)
         self.acknowledge = store.acknowledge
-        self.confirmations = Confirmations(self.links, store, tasks, always=store.worker_stream.encode())
+        self.confirmations = Confirmations(
+            self.links,
+            store,
+            tasks,
+            always=store.worker_stream.encode(),
+            failing_over=self._sentinels.failing_over if self._sentinels is not None else None,
+        )
         self._tasks, self._unconfirmed = tasks, UnconfirmedLog()
         # Of workers whose connection is over when their job is settled.
         self.unattended = self.settlements()

@@ -23,10 +23,12 @@ from toril.redis.resp import pack
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+FailingOver = Callable[[], Awaitable[bool]]
 
 _CHECKED_EVERY_S = 5.0
 _IDLE_S = 60.0
 _KEPT_MS = 1000
+_FAILING_OVER = "the Sentinels are making another server the master"
 
 
 class Unconfirmed(ConnectionLost):
@@ -54,13 +56,22 @@ class Confirmations:
         policy: what confirms a write, and how long that may take.
         tasks: run the connections that wait.
         always: a key whose node is checked even if nothing is written there.
+        failing_over: returns True while Sentinels are making another server the master; None without Sentinels.
     """
 
-    def __init__(self, links: Links, policy: StorePolicy, tasks: asyncio.TaskGroup, always: bytes) -> None:
+    def __init__(
+        self,
+        links: Links,
+        policy: StorePolicy,
+        tasks: asyncio.TaskGroup,
+        always: bytes,
+        failing_over: FailingOver | None = None,
+    ) -> None:
         self._links = links
         self._policy = policy
         self._tasks = tasks
         self._always = always
+        self._failing_over = failing_over if policy.acknowledge.kind == "replicas" else None
         self._servers: dict[RedisAddress, tuple[_Server, asyncio.Task[None]]] = {}
         self.fault: str | None = None
         """Why the last check could not be confirmed; None if it was, or there was none yet."""
@@ -137,7 +148,7 @@ class Confirmations:
             for server, _ in list(self._servers.values()):
                 await server.confirmed(asked=False)
         except Unconfirmed as exc:
-            return exc.why
+            return None if exc.why == _FAILING_OVER else exc.why
         except StoreError:
             return None  # that Redis is away is told elsewhere
         return None
@@ -146,7 +157,7 @@ class Confirmations:
         address = self._links.address_of(key)
         found = self._servers.get(address)
         if found is None:
-            server = _Server(address, self._policy, self._links.probe(key))
+            server = _Server(address, self._policy, self._links.probe(key), self._failing_over)
             found = self._servers[address] = server, self._tasks.create_task(server.link.run(), name="redis:confirming")
         return found[0]
 
@@ -154,11 +165,14 @@ class Confirmations:
 class _Server:
     """The waits at one server, for writes before a key of it that is written for this."""
 
-    def __init__(self, address: RedisAddress, policy: StorePolicy, key: str) -> None:
+    def __init__(
+        self, address: RedisAddress, policy: StorePolicy, key: str, failing_over: FailingOver | None = None
+    ) -> None:
         patience_s = policy.acknowledge_timeout_s + policy.command_timeout_s
         self.link = Link(address, policy, name="toril:confirming", patience_s=patience_s)
         self.asked_at = asyncio.get_running_loop().time()
         self._acknowledge = policy.acknowledge
+        self._failing_over = failing_over
         wait = policy.acknowledge.command(round(policy.acknowledge_timeout_s * 1000))
         self._commands = [pack("SET", key, "1", "PX", _KEPT_MS), pack(*wait)]
         self._next: asyncio.Future[None] | None = None
@@ -200,4 +214,8 @@ class _Server:
             _, reply = await self.link.pipeline(self._commands)
         except StoreError as exc:
             return exc.message
-        return self._acknowledge.shortfall(reply)
+        why = self._acknowledge.shortfall(reply)
+        # Asked behind the wait: a failover that begins later chooses the replica that has received most.
+        if why is None and self._failing_over is not None and await self._failing_over():
+            return _FAILING_OVER
+        return why

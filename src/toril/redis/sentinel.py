@@ -41,6 +41,13 @@ class _Named(Struct, frozen=True, order=True):
     port: int
 
 
+class _Said(Struct, frozen=True):
+    """What a Sentinel says: the master, and whether it is making another server the master now."""
+
+    named: _Named
+    failing_over: bool
+
+
 class Sentinels:
     """The Sentinels of one master, and what they say.
 
@@ -54,6 +61,7 @@ class Sentinels:
         self._links = [Link(_of_sentinel(address, place), policy, name="toril:sentinel") for place in address.sentinels]
         self._followers: weakref.WeakSet[Link] = weakref.WeakSet()
         self._named: _Named | None = None
+        self._failing_over = False
         self._why = "none has been asked yet"
 
     @property
@@ -90,7 +98,9 @@ class Sentinels:
     async def look(self) -> None:
         """Ask every Sentinel that is connected, and follow the newest answer."""
         answers = await asyncio.gather(*map(self._asked, self._links))
-        named = [answer for answer in answers if isinstance(answer, _Named)]
+        said = [answer for answer in answers if isinstance(answer, _Said)]
+        self._failing_over = any(answer.failing_over for answer in said)
+        named = [answer.named for answer in said]
         if not named:
             self._why = "; ".join(dict.fromkeys(map(str, answers)))
             return
@@ -106,7 +116,15 @@ class Sentinels:
         for link in list(self._followers):
             link.relocate(why)
 
-    async def _asked(self, link: Link) -> _Named | str:
+    async def failing_over(self) -> bool:
+        """Ask every Sentinel now; return True if one of them is making another server the master.
+
+        From then on, what the old master takes may be lost although a replica has it: the chosen one has left it.
+        """
+        await self.look()
+        return self._failing_over
+
+    async def _asked(self, link: Link) -> _Said | str:
         """Return what a Sentinel says, or why it does not."""
         name = str(self._address.sentinel_master)
         if not link.is_up:
@@ -121,7 +139,7 @@ class Sentinels:
             return "they do not answer"
         except StoreError as exc:
             return exc.message
-        return _named(state, current) or "they have no address of it"
+        return _said(state, current) or "they have no address of it"
 
 
 class SentinelLink(Link):
@@ -168,11 +186,12 @@ def _of_sentinel(address: RedisAddress, place: tuple[str, int]) -> RedisAddress:
     )
 
 
-def _named(state: Sequence[Any], current: Sequence[Any] | None) -> _Named | None:
+def _said(state: Sequence[Any], current: Sequence[Any] | None) -> _Said | None:
     """Return what `SENTINEL MASTER` and `SENTINEL GET-MASTER-ADDR-BY-NAME` say together."""
     if current is None:
         return None
     fields = dict(zip((bytes(name) for name in state[::2]), (bytes(value) for value in state[1::2]), strict=False))
     host, port = bytes(current[0]).decode(), int(current[1])
     promoted = (host.encode(), b"%d" % port) != (fields.get(b"ip"), fields.get(b"port"))
-    return _Named(int(fields.get(b"config-epoch", b"0")), promoted, host, port)
+    named = _Named(int(fields.get(b"config-epoch", b"0")), promoted, host, port)
+    return _Said(named, b"failover_in_progress" in fields.get(b"flags", b"").split(b","))
