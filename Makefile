@@ -10,8 +10,11 @@ BIN := $(VENV)/bin
 RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
 
+# Kept bytecode halves what a run of the tests has to do before its first test.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help demo dev run test test-fast check lint types layers unit modules format bench bench-report bench-guard proof proof-simulation reference docs dist clean
+.PHONY: help demo dev run test test-fast check lint types layers unit modules compile format bench bench-report bench-guard proof proof-simulation reference docs dist clean
 
 # What `make check` runs, side by side; .pre-commit-config.yaml runs the same.
 CHECKS := types unit lint layers modules
@@ -72,6 +75,9 @@ modules: ## the types of the dashboard's modules (tsc; skipped without npm, but 
 	@if command -v npm > /dev/null; then cd tests/dashboard && { test -x node_modules/.bin/tsc || npm ci --silent; } && npm run --silent check; \
 	elif [ -n "$$CI" ]; then echo "CI needs npm, for the types of the dashboard's modules"; exit 1; \
 	else echo "the types of the dashboard's modules are not checked: npm is not installed"; fi
+
+compile: $(READY) ## the tests' bytecode, which several processes then find
+	@$(BIN)/pytest -q -n 0 --collect-only --ignore=tests/unit > /dev/null
 
 format: $(READY) ## format the code, and mend what ruff can mend
 	@$(BIN)/ruff format .
