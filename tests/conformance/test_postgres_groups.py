@@ -337,3 +337,17 @@ async def test_the_largest_groups_are_read_with_the_depth_of_the_queue(queue: Po
     assert (depth.groups[-1].group, depth.groups[-1].waiting, len(depth.groups)) == (OTHER, 2, 21)
     assert sum(one.active for one in depth.groups) == 1
     assert lease.job_id == b"0-0"
+
+
+async def test_a_job_waits_for_a_long_change_of_its_target_and_is_not_refused(url: str, queue: PostgresQueue) -> None:
+    await add(queue, "a", "first")
+    async with opened(url) as database, asyncio.TaskGroup() as tasks:
+        async with database.transaction() as connection:
+            await connection.execute("SELECT FROM toril_queues FOR UPDATE")
+            adding = tasks.create_task(add(queue, "a", "second"))
+            taking = tasks.create_task(taken(leases(queue)))
+            await asyncio.sleep(0.8)  # the ledger's statements would give up after half of it
+            assert not adding.done()
+        await adding
+        assert (await taking).job_id == b"first"
+    assert await order(leases(queue), 1) == ["second"]

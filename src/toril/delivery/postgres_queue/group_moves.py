@@ -13,9 +13,12 @@ from msgspec import Struct
 
 from toril.core.group_limits import GroupDefault
 
+# Others have a row for no longer than a batch of adds or moves takes; only callers of SQL enqueue keep locks for long.
 _LOCK = """
-WITH locked AS MATERIALIZED (
-    SELECT target FROM toril_queues WHERE target = ANY($1::text[]) ORDER BY target FOR UPDATE
+WITH patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10000', true)),
+locked AS MATERIALIZED (
+    SELECT target FROM toril_queues CROSS JOIN patience WHERE target = ANY($1::text[]) ORDER BY target
+    FOR UPDATE OF toril_queues
 ) SELECT target FROM locked"""
 _MAKE = """
 INSERT INTO toril_queues (target) SELECT target FROM unnest($1::text[]) AS given (target) ORDER BY target

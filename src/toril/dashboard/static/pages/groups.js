@@ -6,7 +6,7 @@ import { count, duration, plural } from "../lib/format.js";
 import { html } from "../lib/html.js";
 import { useLive } from "../lib/live.js";
 import { link, place, setQuery } from "../lib/router.js";
-import { may } from "../lib/session.js";
+import { hasDoor, may } from "../lib/session.js";
 import { Empty, Failed, Loading } from "../parts/blank.js";
 import { FormDialog, ask, confirm } from "../parts/dialog.js";
 import { FIRST_PAGE, ForwardPages, pageOfAddress } from "../parts/forwardpages.js";
@@ -26,11 +26,11 @@ export function GroupsPage({ queue }) {
   const { cursor, number } = pageOfAddress();
   const glob = match && !/[*?[]/.test(match) ? `*${match}*` : match;
   const { data, error, slow, reload, url } = useFetched(`queues/${path(queue)}/groups`, { match: glob, limit: LENGTH, cursor });
-  useLive(reload, { queues: may("events:read", queue) ? [queue] : [], everyMs: 2000 });
+  useLive(reload, { queues: hasDoor("queues") && may("events:read", queue) ? [queue] : [], everyMs: 2000 });
   const manages = may("queues:manage", queue);
   const groups = data?.groups || [];
   const set = html`<button class=${groups.length ? "" : "primary"} onClick=${() => edit(queue, null, reload)}>Set limits</button>`;
-  return html`<${Page} title=${`Groups of ${queue}`} trail=${[{ text: "Queues", to: link(["queues"]) }, { text: queue, to: link(["queues", queue]) }, "Groups"]} curl=${url}>
+  return html`<${Page} title=${`Groups of ${queue}`} trail=${[...above(queue), "Groups"]} curl=${url}>
     <div class="head"><div><div class="title"><h1>Groups of <bdi>${queue}</bdi></h1></div><p>They share the workers of the queue fairly. Each may have limits.</p></div>
       <div class="acts">${manages && groups.length > 0 && set}</div></div>
     <form class="query" role="search" onSubmit=${(/** @type {any} */ event) => {
@@ -47,6 +47,13 @@ export function GroupsPage({ queue }) {
     ${data && (number > 1 || data.next_cursor) && html`<${ForwardPages} next=${data.next_cursor} first="First">
       <span>${groups.length ? `${count(LENGTH * (number - 1) + 1)} to ${count(LENGTH * (number - 1) + groups.length)}, by id` : ""}</span><span class="grow"></span><//>`}
   <//>`;
+}
+
+/** The pages above that of a queue's groups: those of a target where there are none of queues. @param {string} queue */
+function above(queue) {
+  const target = queue.replace(/^deliver-/, "");
+  return hasDoor("queues") ? [{ text: "Queues", to: link(["queues"]) }, { text: queue, to: link(["queues", queue]) }]
+    : [{ text: "Targets", to: link(["targets"]) }, { text: target, to: link(["targets", target]) }];
 }
 
 /** What keeps the waiting jobs of a group from starting; empty if they may start. @param {any} group */

@@ -41,6 +41,7 @@ export function TargetPage({ name }) {
       <div class="acts">
         ${may("targets:manage", name) && html`<button onClick=${() => pauseTarget(data, target.reload)}><${Icon} name=${rests(data) ? "resume" : "pause"} />${rests(data) ? "Resume" : "Pause"}</button>`}
         ${may("deliveries:add", name) && html`<button onClick=${() => sendEnvelope([name], name)}>Send test envelope</button>`}
+        ${(data.config.group_by || data.config.group) && may("queues:read", `deliver-${name}`) && html`<a class="btn" href=${link(["queues", `deliver-${name}`, "groups"])}>Groups</a>`}
         ${data.dead_letters > 0 && reads && html`<a class="btn" href=${link(["dead-letters"], { target: name })}>Dead letters ${count(data.dead_letters)}</a>`}
       </div></div>
     ${data.pending_rollout?.length > 0 && html`<p class="note"><span class="st warn">Pending rollout</span> <span>${data.pending_rollout.map(String).join(", ")} apply when the instance restarts.</span></p>`}

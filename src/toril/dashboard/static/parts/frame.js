@@ -28,7 +28,7 @@ const MENU = [
     { to: ["dead-letters"], icon: "letters", text: "Dead letters", right: "deliveries:read", door: "delivery" },
   ]],
   ["Everywhere", [
-    { to: ["events"], icon: "events", text: "Events", right: "events:read" },
+    { to: ["events"], icon: "events", text: "Events", right: "events:read", door: "queues" },
     { to: ["audit"], icon: "audit", text: "Audit", right: "audit:read" },
     ...(INSPECTOR ? [{ to: ["inspector"], icon: "inspector", text: "Inspector", right: "payloads:read" }] : []),
   ]],

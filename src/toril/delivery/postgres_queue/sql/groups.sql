@@ -3,15 +3,20 @@
 --
 -- Every function is called with the target's row of toril_queues locked, so that there is one change at a time, and
 -- looks at rows of toril_jobs with SKIP LOCKED. So no caller waits for a job while it has the lock.
+--
+-- Sessions keep the plans of statements, also those that were made when the tables were empty. So no plan may scan a
+-- table, and one group is always read by its name alone: with another condition the plan could use the index of all
+-- groups that fulfil it.
 
 -- Gives a group its turn among those of its member, and the member its place among the others. A member that comes back
 -- begins with the tag with which it left, if that is later.
-CREATE OR REPLACE FUNCTION toril_enter_group(its_target text, its_name text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION toril_enter_group(its_target text, its_name text) RETURNS void
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     its_turn bigint;
     time_now double precision;
 BEGIN
-    IF EXISTS (SELECT FROM toril_groups WHERE target = its_target AND name = its_name AND start_at = 0) THEN
+    IF (SELECT start_at FROM toril_groups WHERE target = its_target AND name = its_name) = 0 THEN
         RETURN;
     END IF;
     UPDATE toril_queues SET turn = turn + 1 WHERE target = its_target RETURNING turn, virtual_time INTO its_turn, time_now;
@@ -29,11 +34,13 @@ CREATE OR REPLACE FUNCTION toril_leave_group(
 ) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     its_member text := split_part(its_name, '/', 1);
+    started_at double precision;
 BEGIN
-    UPDATE toril_groups SET start_at = until WHERE target = its_target AND name = its_name AND start_at = 0;
-    IF NOT FOUND THEN
-        UPDATE toril_groups SET start_at = until
-        WHERE target = its_target AND name = its_name AND start_at IS DISTINCT FROM until;
+    SELECT start_at INTO started_at FROM toril_groups WHERE target = its_target AND name = its_name;
+    IF started_at IS DISTINCT FROM until THEN
+        UPDATE toril_groups SET start_at = until WHERE target = its_target AND name = its_name;
+    END IF;
+    IF started_at IS DISTINCT FROM 0 THEN
         RETURN;
     END IF;
     IF EXISTS (SELECT FROM toril_groups WHERE target = its_target AND member = its_member AND start_at = 0) THEN
@@ -58,17 +65,13 @@ END $$;
 
 -- Takes note that a job of a group has freed its slot, or begins to wait. Returns true where others may start for it.
 CREATE OR REPLACE FUNCTION toril_group_changed(its_target text, its_name text, is_free boolean, is_waiting boolean)
-RETURNS boolean LANGUAGE plpgsql AS $$
+RETURNS boolean LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
-    enters boolean := false;
+    known record;
+    enters boolean;
 BEGIN
-    IF is_free THEN
-        enters := EXISTS (SELECT FROM toril_groups WHERE target = its_target AND name = its_name AND start_at > 0);
-    END IF;
-    IF is_waiting THEN
-        enters := enters
-            OR NOT EXISTS (SELECT FROM toril_groups WHERE target = its_target AND name = its_name AND waits);
-    END IF;
+    SELECT start_at, waits INTO known FROM toril_groups WHERE target = its_target AND name = its_name;
+    enters := is_free AND coalesce(known.start_at > 0, false) OR is_waiting AND NOT coalesce(known.waits, false);
     IF enters THEN
         PERFORM toril_enter_group(its_target, its_name);
     END IF;
@@ -76,7 +79,8 @@ BEGIN
 END $$;
 
 -- Takes note that a job of a group has gone; the group may have none left.
-CREATE OR REPLACE FUNCTION toril_group_left(its_target text, its_name text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION toril_group_left(its_target text, its_name text) RETURNS void
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 BEGIN
     IF NOT EXISTS (
         SELECT FROM toril_jobs WHERE target = its_target AND job_group = its_name AND due IS NULL AND token IS NULL
@@ -99,7 +103,7 @@ CREATE OR REPLACE FUNCTION toril_start_jobs(
     default_concurrency integer, default_most integer, default_per double precision
 ) RETURNS TABLE (
     kind text, its_token text, its_name text, its_added double precision, its_number integer, its_time double precision
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     now_s double precision := extract(epoch FROM clock_timestamp())::double precision;
     default_now text := concat_ws(',', coalesce(default_concurrency, 0), coalesce(default_most, 0), coalesce(default_per, 0));
