@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 import redis
+from tests.support.sizes import fill
 
 from benchmarks import payload, procfs
 from benchmarks.compiling import built
@@ -32,6 +33,7 @@ TITLES = {
     "rate": "latency of an add at parts of the greatest rate, 32 connections",
     "size": "an add by the size of its data, 8 connections",
     "queues": "an add by the number of queues that get jobs in turn, 32 connections",
+    "depth": "an add to a queue and a page of its waiting jobs, by how many wait in it",
     "processes": "an add by the number of processes, 32 connections",
     "idle": "registered workers without jobs on one process",
 }
@@ -40,6 +42,7 @@ _RATE = 32
 _PARTS = (10, 50, 90)
 _SIZES = {"100 B": 100, "10 KB": 10_000, "1 MB": 1_000_000}
 _QUEUES = (1, 1_000, 10_000)
+_DEPTHS = (1_000, 1_000_000)
 _PROCESSES = (1, 2)
 _IDLE = (1_000, 10_000)
 
@@ -67,6 +70,11 @@ def add(queue: str, body: bytes) -> bytes:
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def get(path: str) -> bytes:
+    """Return a request that reads, as it goes over the wire."""
+    return f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {_TOKEN}\r\n\r\n".encode()
 
 
 def load(target: Target, requests: Sequence[bytes], connections: int, rate: float, seconds: float) -> Seen:
@@ -99,13 +107,23 @@ class Server:
         load(self.target, [add("warm", payload.jobs(1))], 8, 0, 1.0)
 
     def measure(self, requests: Sequence[bytes], connections: int, rate: float, seconds: float) -> tuple[Seen, float]:
-        """Return what the load saw, and the server's CPU for each request in microseconds."""
+        """Return what `seen` does, on an empty store, which is empty again afterwards."""
         self._store.flushdb()
+        found = self.seen(requests, connections, rate, seconds)
+        self._store.flushdb()
+        return found
+
+    def seen(self, requests: Sequence[bytes], connections: int, rate: float, seconds: float) -> tuple[Seen, float]:
+        """Return what the load saw, and the server's CPU for each request in microseconds."""
         before = self.cpu_us()
         seen = load(self.target, requests, connections, rate, seconds)
         used_us = sum(self.cpu_us().values()) - sum(before.values())
-        self._store.flushdb()
         return seen, used_us / max(1, seen.answered)
+
+    def fill(self, queue: str, waiting: int) -> None:
+        """Make so many jobs wait in a queue."""
+        fill(self._store, queue, wait=waiting)
+        self._store.set(f"bull:{queue}:id", waiting)
 
     def cpu_us(self) -> dict[int, float]:
         """Return the CPU that each of the server's processes has used."""
@@ -167,6 +185,29 @@ def queues(seconds: float, rounds: int) -> Steps:
             yield f"{count:,}", figures
 
     return _medians(one_round, rounds)
+
+
+def depth(seconds: float, rounds: int) -> Steps:
+    """Adds to a queue with few and to one with a million waiting jobs, and the first page of ten of those."""
+    seen: dict[str, list[Figures]] = {}
+    adds = [add("depth", payload.jobs(1))]
+    page = [get("/queues/depth/jobs?start=0&length=10&statuses=waiting")]
+    with ExitStack() as stack:
+        servers = {count: Server(stack) for count in _DEPTHS}
+        for count, server in servers.items():
+            server.fill("depth", count)
+        for _ in range(rounds):
+            for count, server in servers.items():
+                added, cost_us = server.seen(adds, 32, 0, seconds)
+                listed, page_us = server.seen(page, 32, 0, seconds)
+                figures = {
+                    "µs of CPU an add": cost_us,
+                    "adds/s": added.answered / added.seconds,
+                    "µs of CPU a page": page_us,
+                    "pages/s": listed.answered / listed.seconds,
+                }
+                seen.setdefault(f"{count:,}", []).append(figures)
+    return _median_of_each(seen)
 
 
 def processes(seconds: float, rounds: int) -> Steps:
@@ -233,6 +274,7 @@ SCENARIOS: Mapping[str, Callable[[float, int], Steps]] = {
     "rate": rate,
     "size": size,
     "queues": queues,
+    "depth": depth,
     "processes": processes,
     "idle": idle,
 }

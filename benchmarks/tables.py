@@ -1,6 +1,6 @@
 """One command for the tables: measures toril and its peers, and writes tables and charts into the documentation.
 
-    python -m benchmarks.tables                              toril alone: some eight minutes
+    python -m benchmarks.tables                              toril alone: some ten minutes, more on a busy machine
     python -m benchmarks.tables --bullmq-proxy /src/bullmq-proxy --proxq /src/proxq
     python -m benchmarks.tables --from benchmarks/results/tables.json --note "measured on …"
 
