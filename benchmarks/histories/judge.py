@@ -160,6 +160,8 @@ class Judge:
             yield "illegal", f"{job_id} is {final.status}, and the endpoint has never done it"
         if maybe_cancelled and final.status in {None, "cancelled"}:
             return
+        if final.status != good and self._back_to_failed(case):
+            return
         if final.status != good:
             yield "lost", f"{job_id} was acknowledged and is {final.status}"
             return
@@ -167,6 +169,12 @@ class Judge:
             result = next((one for one in case.arrivals if one.serial == final.serial), None)
             if result is None or not _may_end(case.door, result):
                 yield "illegal", f"{job_id} has the result {final.shown}, which the endpoint has not given"
+
+    def _back_to_failed(self, case: Case) -> bool:
+        """Return True if a failover may have lost a retry that was not confirmed, and the result behind it."""
+        retries = [call for kind in ("retry", "replay") for call in case.of_kind(kind)]
+        unsure = bool(retries) and retries[-1].status in UNSURE
+        return unsure and bool(self._failovers.during(retries[-1].began, float("inf")))
 
     def _cancelled(self, case: Case) -> Iterator[tuple[str, str]]:
         """What was cancelled does not run."""

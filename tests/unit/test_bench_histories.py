@@ -158,6 +158,16 @@ def test_a_result_may_change_only_where_a_failover_can_have_lost_it() -> None:
     assert kinds(one, harms=(Harm(Fault.KILL_TORIL, 0, 101.0, 103.0),)) == ["stale"]
 
 
+def test_a_retry_that_was_not_confirmed_may_be_lost_with_a_failover() -> None:
+    one = case()
+    failed(one)
+    one.calls.append(Call("retry", 100.4, 100.5, 503))
+    assert kinds(one, harms=(Harm(Fault.FAIL_OVER, 0, 100.3, 102.0),)) == []
+    assert kinds(one, harms=(Harm(Fault.KILL_REDIS, 0, 100.3, 102.0),)) == ["lost"]
+    one.calls[-1].status = 204
+    assert kinds(one, harms=(Harm(Fault.FAIL_OVER, 0, 100.3, 102.0),)) == ["lost"]
+
+
 def test_an_add_without_an_answer_claims_nothing() -> None:
     one = case()
     one.calls = [Call("add", 100.0, 100.1, UNKNOWN)]
