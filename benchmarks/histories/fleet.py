@@ -158,7 +158,9 @@ class Fleet:
     def write_configuration(self) -> None:
         """Write the file anew; each time with another pace of retries, which a reload applies."""
         self.generation += 1
-        self.config.write_text(yaml.safe_dump(self._configuration()))
+        new = self.config.with_suffix(".new")
+        new.write_text(yaml.safe_dump(self._configuration()))
+        new.replace(self.config)
 
     def _configuration(self) -> dict[str, Any]:
         found: dict[str, Any] = {

@@ -16,14 +16,17 @@ from benchmarks.histories.case import UNKNOWN, UNSURE, Arrival, Case, Final, Har
 from benchmarks.histories.plan import ANSWERED, FAILOVERS, HARMLESS, DoorName, Fault, Reply
 
 _GOOD = {DoorName.QUEUES: "completed", DoorName.PROXY: "completed", DoorName.DELIVERY: "delivered"}
-SETTLING_S = 1.0
-"""How long after its answer an attempt may still not be settled: a fault in that time can have it made again."""
+SETTLING_S = 2.0
+"""How long after its answer, or after an outage of a store in that time, an attempt may still not be settled: a fault
+until then can have it made again."""
 LEASING_S = 1.0
 """How long before its arrival a request may have been decided on."""
 _PAUSE_S = 2.0
 """Outages of Redis with less than this between them are one: toril may not have come back."""
 _AT_ONCE = FAILOVERS | {Fault.KILL_TORIL, Fault.FLUSH_REDIS}
-_AWAY = frozenset({Fault.KILL_REDIS, Fault.FREEZE_REDIS, Fault.CUT_REDIS, Fault.PART_REDIS, Fault.FULL_REDIS})
+_AWAY = frozenset(
+    {Fault.STALL, Fault.KILL_REDIS, Fault.FREEZE_REDIS, Fault.CUT_REDIS, Fault.PART_REDIS, Fault.FULL_REDIS}
+)
 _NEXT: dict[str | None, set[str]] = {
     None: {"queued"},
     "queued": {"dispatching", "cancelled", "dead_lettered"},
@@ -186,7 +189,8 @@ class Judge:
         if any(call.status in UNSURE and call.began < at for call in case.of_kind("add")):
             return
         for one in case.arrivals:
-            if one.at > at and not self._excuses.during(at - LEASING_S, one.at):
+            # A request that was on its way may still come.
+            if one.at > at + LEASING_S and not self._excuses.during(at - LEASING_S, one.at):
                 yield "stale", f"arrival {one.serial} came {one.at - at:.3f} s after the cancel was answered"
         for job_id, final in case.finals.items():
             if final.status not in {None, "cancelled"}:
@@ -213,12 +217,19 @@ class Judge:
                 harms = [
                     harm
                     for other in earlier
-                    for harm in self._excuses.during(other.at - LEASING_S, (other.ended or one.at) + SETTLING_S)
+                    for harm in self._excuses.during(other.at - LEASING_S, self._settled(other.ended or one.at))
                 ]
                 if harms:
                     counted.causes[" and ".join(sorted({harm.fault.value for harm in harms}))] += 1
                 else:
                     yield "doubled", f"arrival {one.serial} came although no fault had hit an earlier one"
+
+    def _settled(self, at: float) -> float:
+        """Return when an attempt that was answered then is settled at the latest: not while a store is away."""
+        settled = at + SETTLING_S
+        while later := [harm.ended for harm in self._harms.during(at, settled) if harm.ended + SETTLING_S > settled]:
+            settled = max(later) + SETTLING_S
+        return settled
 
     def _identified(self, case: Case) -> Iterator[tuple[str, str]]:
         """A key has one job, unless it was free again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import tempfile
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ import uvloop
 from tests.support.ports import free_port
 
 from benchmarks.histories.caller import Caller
-from benchmarks.histories.case import Case, History
+from benchmarks.histories.case import Case, Harm, History
 from benchmarks.histories.delivery_door import DeliveryDoor
 from benchmarks.histories.endpoint import Endpoint
 from benchmarks.histories.faults import Faults
@@ -25,6 +26,8 @@ from benchmarks.histories.proxy_door import ProxyDoor
 from benchmarks.histories.queues_door import QueuesDoor
 
 _LEAD = 20
+_LOOK_S = 0.2
+_STALLED_S = 1.0
 Door = QueuesDoor | ProxyDoor | DeliveryDoor
 _MADE: dict[DoorName, type[Door]] = {
     DoorName.QUEUES: QueuesDoor,
@@ -134,10 +137,13 @@ class Run:
         self._tell("all faults have ended")
 
     async def _watch(self) -> None:
-        """Raise TimeoutError when nothing is accepted for a long time."""
+        """Note when the checker itself stands still. Raise TimeoutError when nothing is accepted for a long time."""
         seen, since = -1, time.monotonic()
         while time.monotonic() - since < self._size.patience_s or self.progress.complete:
-            await asyncio.sleep(1)
+            before = time.monotonic()
+            await asyncio.sleep(_LOOK_S)
+            if (now := time.monotonic()) - before > _STALLED_S:
+                self.history.harms.append(Harm(Fault.STALL, 0, before, now))
             if seen != (seen := self.progress.accepted.total()):
                 since = time.monotonic()
         raise TimeoutError(f"nothing was accepted for {self._size.patience_s:g} s; logs in {self.folder}")
@@ -214,5 +220,11 @@ def run(
 ) -> tuple[History, Path]:
     """Carry a run out; return what was seen, and the folder with the logs."""
     made = Run(seed, doors, size, say)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(made.carry_out()), made.folder
+    # A full collection of a long history would hold up the relays for seconds.
+    gc.collect()
+    gc.disable()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(made.carry_out()), made.folder
+    finally:
+        gc.enable()

@@ -27,5 +27,5 @@ def test_no_promise_is_broken_while_everything_is_harmed(doors: list[DoorName]) 
     assert verdict.passed, said
     shutil.rmtree(folder)
     assert all(found.accepted >= accepted for found in verdict.doors.values())
-    assert {harm.fault for harm in history.harms} == set(kinds) - history.untried
+    assert {harm.fault for harm in history.harms} - {Fault.STALL} == set(kinds) - history.untried
     assert history.untried <= NEEDS_MEANS

@@ -65,6 +65,7 @@ def side_by_side(one: Case) -> None:
 
 def run_after_its_cancel(one: Case) -> None:
     one.calls.append(Call("cancel", 100.1, 100.15, 204))
+    one.arrivals[0].at, one.arrivals[0].ended = 101.5, 101.6
 
 
 def kept_after_its_cancel(one: Case) -> None:
@@ -131,6 +132,15 @@ def test_what_cannot_have_caused_it_excuses_nothing(harm: Harm) -> None:
     one = case()
     done_again(one)
     assert kinds(one, harms=(harm,)) == ["doubled"]
+
+
+def test_a_job_that_an_outage_has_kept_from_being_settled_may_be_done_again() -> None:
+    one = case(DoorName.DELIVERY)
+    one.arrivals.append(arrival(2, 115.0, 2))
+    one.finals["a"].numbers = [1, 2]
+    away, frozen = Harm(Fault.FULL_POSTGRES, 0, 100.25, 105.0), Harm(Fault.FREEZE_TORIL, 0, 106.0, 112.0)
+    assert kinds(one, harms=(frozen,)) == ["doubled"]
+    assert kinds(one, harms=(away, frozen)) == []
 
 
 def test_an_answer_after_the_timeout_may_be_taken_or_not() -> None:
