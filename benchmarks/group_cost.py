@@ -80,9 +80,16 @@ class Pushes:
             after = cpu_us(pid), cpu_us(self._store_pid)
         with self._target.wire() as wire:
             wire.unregister(queue)
-        self._store.flushdb(asynchronous=True)
+        self._forget()
         server_us, store_us = ((end - start) / latest.count for start, end in zip(before, after, strict=True))
         return Cost(latest.per_s, server_us, store_us)
+
+    def _forget(self) -> None:
+        """Remove everything, and wait until the memory is free: meanwhile the server answers late."""
+        self._store.flushdb(asynchronous=True)
+        while int(self._store.info("memory")["lazyfree_pending_objects"]) > 0:
+            time.sleep(0.1)
+        time.sleep(1.0)
 
 
 def _job(number: int, groups: int) -> dict[str, object]:
