@@ -188,9 +188,9 @@ class Judge:
         # An add without an answer may be carried out behind the cancel.
         if any(call.status in UNSURE and call.began < at for call in case.of_kind("add")):
             return
+        on_its_way_until = self._done_by(at, LEASING_S)
         for one in case.arrivals:
-            # A request that was on its way may still come.
-            if one.at > at + LEASING_S and not self._excuses.during(at - LEASING_S, one.at):
+            if one.at > on_its_way_until and not self._excuses.during(at - LEASING_S, one.at):
                 yield "stale", f"arrival {one.serial} came {one.at - at:.3f} s after the cancel was answered"
         for job_id, final in case.finals.items():
             if final.status not in {None, "cancelled"}:
@@ -214,22 +214,19 @@ class Judge:
                 counted.begun_again += 1
                 if again and _ends(case.door, one):
                     counted.done_again += 1
-                harms = [
-                    harm
-                    for other in earlier
-                    for harm in self._excuses.during(other.at - LEASING_S, self._settled(other.ended or one.at))
-                ]
+                times = [(other.at - LEASING_S, self._done_by(other.ended or one.at, SETTLING_S)) for other in earlier]
+                harms = [harm for began, ended in times for harm in self._excuses.during(began, ended)]
                 if harms:
                     counted.causes[" and ".join(sorted({harm.fault.value for harm in harms}))] += 1
                 else:
                     yield "doubled", f"arrival {one.serial} came although no fault had hit an earlier one"
 
-    def _settled(self, at: float) -> float:
-        """Return when an attempt that was answered then is settled at the latest: not while a store is away."""
-        settled = at + SETTLING_S
-        while later := [harm.ended for harm in self._harms.during(at, settled) if harm.ended + SETTLING_S > settled]:
-            settled = max(later) + SETTLING_S
-        return settled
+    def _done_by(self, at: float, within_s: float) -> float:
+        """Return when a step that was due then and takes so long is done at the latest: not while a store is away."""
+        done = at + within_s
+        while later := [harm.ended for harm in self._harms.during(at, done) if harm.ended + within_s > done]:
+            done = max(later) + within_s
+        return done
 
     def _identified(self, case: Case) -> Iterator[tuple[str, str]]:
         """A key has one job, unless it was free again."""
@@ -255,9 +252,11 @@ class Judge:
                 continue
             if door is DoorName.DELIVERY and self._failovers.during(began - LEASING_S, ended):
                 continue
+            # What was leased before waits for the ledger, which has to have the attempt first.
+            on_its_way_until = self._done_by(began, LEASING_S)
             for case in cases:
                 for one in case.arrivals:
-                    inside = began + LEASING_S < one.at < ended
+                    inside = on_its_way_until < one.at < ended
                     if inside and not case.script.in_line and not self._excuses.during(began - LEASING_S, one.at):
                         text = f"arrival {one.serial} came {one.at - began:.3f} s after a pause was answered"
                         yield Violation("illegal", case, text)

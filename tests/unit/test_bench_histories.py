@@ -236,6 +236,14 @@ def test_what_begins_while_its_queue_is_paused_is_found() -> None:
     assert [violation.kind for violation in Judge(history, 5.0, 8.0).verdict().violations] == ["illegal"]
 
 
+def test_a_request_that_was_leased_before_a_pause_may_wait_for_the_ledger() -> None:
+    history = History(1, {DoorName.QUEUES: [case()]}, pauses=[(DoorName.QUEUES, 98.0, 101.5)])
+    history.harms.append(Harm(Fault.FREEZE_POSTGRES, 0, 98.5, 99.9))
+    assert Judge(history, 5.0, 8.0).verdict().passed
+    history.harms[0].ended = 98.6
+    assert not Judge(history, 5.0, 8.0).verdict().passed
+
+
 def test_a_seed_decides_about_cases_and_faults() -> None:
     everything = faults_for(list(DoorName))
     assert planned_faults(1, everything, 40) == planned_faults(1, everything, 40) != planned_faults(2, everything, 40)
