@@ -68,6 +68,14 @@ def start(toril: TorilProcess, queue: str) -> Iterator[Callable[..., Example]]:
         yield lambda name, **more: stack.enter_context(Example(name, env | more))
 
 
+def answered(url: str) -> int:
+    """The status of a request without a signature; 0 while nothing listens."""
+    try:
+        return httpx.post(url, json={}).status_code
+    except httpx.ConnectError:
+        return 0
+
+
 @pytest.mark.parametrize("name", ["worker", "add"])
 def test_the_readme_shows_the_examples_as_they_are(name: str) -> None:
     code = (PACKAGE / f"examples/{name}.py").read_text().partition("\n\n")[2]
@@ -90,7 +98,8 @@ def test_the_web_handler_works_on_what_is_pushed(
     """With a secret: what toril signs is worked on, what a stranger sends is not."""
     port = free_port()
     start(name, PORT=str(port), SECRET=SECRET).wait_for("ready")
-    assert httpx.post(f"http://127.0.0.1:{port}/charge", json={}).status_code == 401
+    answer = eventually(lambda: answered(f"http://127.0.0.1:{port}/charge"), what="the server to listen")
+    assert answer == 401
     with Client(toril.url, TOKEN) as client:
         job = client.add(queue, "charge", {"amount": 7})
         assert client.result(queue, job.id) == {"charged": 7}

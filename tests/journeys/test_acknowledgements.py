@@ -36,7 +36,8 @@ def pair(start_valkey: StartValkey) -> tuple[ValkeyProcess, ValkeyProcess]:
     """A master and its one replica."""
     master = start_valkey(config={"repl-diskless-sync-delay": "0"})
     replica = start_valkey(config={"replicaof": f"127.0.0.1 {master.port}"})
-    eventually(lambda: master.client().info("replication").get("connected_slaves") == 1, timeout_s=30)
+    with master.client() as client:
+        eventually(lambda: client.set("written", 1) and client.wait(1, 500) == 1, what="the replica to confirm")
     return master, replica
 
 

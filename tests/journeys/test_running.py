@@ -188,7 +188,9 @@ class TestEnvironment:
 
     def test_the_port_comes_from_the_environment_too(self, start_valkey: StartValkey, tmp_path: Any) -> None:
         port = free_port()
-        toril = TorilProcess(start_valkey().url, tmp_path / "port.log", port=port, env={"PORT": str(port)})
+        toril = TorilProcess(
+            start_valkey().url, tmp_path / "port.log", port=port, env={"PORT": str(port)}, preloaded=False
+        )
         toril._command = toril._command[: toril._command.index("--port")]
         with toril:
             assert toril.status("/health") == 200

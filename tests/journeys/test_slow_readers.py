@@ -335,7 +335,7 @@ class PingsOften(TorilProcess):
     """A toril that drops a socket which answers no ping after 2 s instead of 40."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+        super().__init__(*args, preloaded=False, **options)
         module = self._command.index("toril")
         self._command[module - 1 : module + 1] = ["-c", PINGS_OFTEN]
 

@@ -133,7 +133,8 @@ def test_a_target_that_only_refuses_is_shut_like_any_other(targets: Targets, sta
     targets.endpoints["plain"].behaviour = lambda _: respond()
     targets.delivered(targets.enqueue("policy-plain", 20))
     made = len(endpoint.calls) - before
-    assert made <= 2 * 20, "no more than were under way when it opened, on two instances"
+    # 20 at once on each of two instances, which may begin some more until both have heard that it is open.
+    assert made <= 3 * 20, "few more than were under way when it opened"
     assert targets.made(jobs) == made
     assert targets.shown("policy-unknown")["dead_letters"] == 0
     for job_id in jobs:

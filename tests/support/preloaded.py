@@ -40,6 +40,10 @@ class Preloaded:
         self.pid = pid
         self.returncode: int | None = None
         self._status = status
+        self._reading = threading.Lock()
+
+    def __del__(self) -> None:
+        os.close(self._status)  # not before: another thread may wait for it
 
     def poll(self) -> int | None:
         """Return its exit code, or minus the number of the signal that ended it; None while it runs."""
@@ -53,10 +57,11 @@ class Preloaded:
             ready, _, _ = select.select([self._status], [], [], timeout)
             if not ready:
                 raise subprocess.TimeoutExpired("toril", timeout or 0)
-            told = os.read(self._status, 100)
-            os.close(self._status)
-            assert told, f"the starter of process {self.pid} has ended before it"
-            self.returncode = int(told)
+            with self._reading:  # several threads may wait
+                if self.returncode is None:
+                    told = os.read(self._status, 100)
+                    assert told, f"the starter of process {self.pid} has ended before it"
+                    self.returncode = int(told)
         return self.returncode
 
 
@@ -66,6 +71,7 @@ class Starter:
     def __init__(self, environment: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket = ours
+        self._asking = threading.Lock()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LONGEST)
         ours.settimeout(_FORK_S)
         with theirs:
@@ -84,8 +90,9 @@ class Starter:
         read, write = os.pipe()
         try:
             asked = {"arguments": list(arguments), "environment": dict(environment), "folder": str(folder)}
-            socket.send_fds(self._socket, [json.dumps(asked).encode()], [output, write])
-            return Preloaded(int(self._socket.recv(100)), read)
+            with self._asking:
+                socket.send_fds(self._socket, [json.dumps(asked).encode()], [output, write])
+                return Preloaded(int(self._socket.recv(100)), read)
         finally:
             os.close(write)
 

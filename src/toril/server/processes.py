@@ -39,6 +39,10 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
 _STEADY_S = 30.0
 
+_ENDED_WELL = {0, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGINT}
+"""Exit statuses of children that were told to stop. One that ended by the signal, or by Ctrl-C in the middle of its
+start, had not begun to work yet."""
+
 
 class Child:
     """One of the processes: what runs, how often it failed in a row, and when it is started again."""
@@ -91,8 +95,7 @@ class Processes:
                 child.process is None or child.process.poll() is not None for child in self._children
             ):
                 codes = [child.process.returncode for child in self._children if child.process is not None]
-                # A child that ended by the signal itself had not begun to work yet.
-                return 0 if all(code in (0, -signal.SIGTERM, -signal.SIGINT) for code in codes) else 1
+                return 0 if all(code in _ENDED_WELL for code in codes) else 1
             time.sleep(_TICK_S)
 
     def _look_after(self, child: Child, now: float) -> None:

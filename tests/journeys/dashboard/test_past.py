@@ -41,9 +41,9 @@ def moments(now_s: float) -> Iterator[tuple[float, float]]:
         begin_s += step_s
 
 
-def jobs_a_second(at_s: float, most: float) -> float:
-    """Most is done at three in the afternoon, least at three at night."""
-    return most * (0.55 + 0.45 * math.sin((at_s % DAY_S / DAY_S - 0.375) * 2 * math.pi))
+def jobs_a_second(ago_s: float, most: float) -> float:
+    """Most is done at this time of the day, least twelve hours before."""
+    return most * (0.55 + 0.45 * math.cos(ago_s / DAY_S * 2 * math.pi))
 
 
 def work(meter: PrometheusMeter, queue: str, numbers: Iterable[int]) -> None:
@@ -75,7 +75,7 @@ async def write_week(valkey: ValkeyProcess, now_s: float) -> None:
         for at_s, step_s in moments(now_s):
             clock.jump(at_s - clock())
             for queue, most in QUEUES.items():
-                work(meter, queue, islice(numbers, round(jobs_a_second(at_s, most) * step_s)))
+                work(meter, queue, islice(numbers, round(jobs_a_second(now_s - at_s, most) * step_s)))
             await statistics.flush()
 
 
