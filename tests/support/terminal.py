@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
@@ -12,6 +13,12 @@ from pathlib import Path
 from typing import Self
 
 from tests.support.waiting import eventually
+
+
+def _take_terminal() -> None:
+    """As a shell does before a command: background jobs of scripts inherit that Ctrl-C is ignored."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -28,7 +35,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - Ctrl-C reaches whose terminal it is
+            preexec_fn=_take_terminal,  # noqa: PLW1509 - Ctrl-C reaches whose terminal it is
         )
         os.close(theirs)
         self._reader = threading.Thread(target=self._read)
