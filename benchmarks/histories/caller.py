@@ -16,7 +16,8 @@ from tests.support.gateway import TOKEN
 from benchmarks.histories.case import UNKNOWN, UNSURE, Call, Case
 
 REQUEST_S = 8.0
-_PAUSE_S = 0.1
+PAUSE_S = 0.1
+"""Between two calls of which the second one repeats the first."""
 _AUTHORIZATION = f"authorization: Bearer {TOKEN}"
 
 
@@ -83,10 +84,28 @@ class Caller:
         call.status = answer.status
         return call, answer
 
+    async def repeated(
+        self,
+        case: Case,
+        kind: str,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        again: bool = True,
+    ) -> tuple[Call, Answer]:
+        """As `call`, again until it is known what came of it; only once without `again`."""
+        while True:
+            call, answer = await self.call(case, kind, method, path, body, headers)
+            if not (again and answer.uncertain):
+                return call, answer
+            await asyncio.sleep(PAUSE_S)
+
     async def asked(self, method: str, path: str, body: Any = None) -> Answer:
         """Make a request again until there is an answer, at any instance."""
         while (answer := await self.ask(method, path, body)).uncertain:
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(PAUSE_S)
         return answer
 
     async def _exchange(self, port: int, request: bytes) -> Answer:

@@ -6,12 +6,10 @@ import asyncio
 import time
 from typing import Any
 
-from benchmarks.histories.caller import Caller
+from benchmarks.histories.caller import PAUSE_S, Caller
 from benchmarks.histories.case import Case, Final
 from benchmarks.histories.endpoint import Endpoint
 from benchmarks.histories.fleet import TARGET
-
-_PAUSE_S = 0.1
 
 
 class DeliveryDoor:
@@ -29,14 +27,13 @@ class DeliveryDoor:
         if script.again:
             await self._post(case, caller)
         if script.cancelled:
-            while (await caller.call(case, "cancel", "DELETE", f"/jobs/{job_id}"))[1].uncertain:
-                await asyncio.sleep(_PAUSE_S)
+            await caller.repeated(case, "cancel", "DELETE", f"/jobs/{job_id}")
         elif script.replayed:
             while await self._ended(job_id, caller) == "dead_lettered":
                 await caller.call(
                     case, "replay", "POST", f"/targets/{TARGET}/dead-letters/replay", {"job_ids": [job_id]}
                 )
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(PAUSE_S)
         elif script.watched and await self._ended(job_id, caller) == "delivered":
             answer = await caller.asked("GET", f"/jobs/{job_id}/response")
             case.results.append((job_id, answer.json["serial"], time.monotonic()))
@@ -53,14 +50,12 @@ class DeliveryDoor:
         if case.script.delay_ms:
             envelope["delay_ms"] = case.script.delay_ms
         headers = {"idempotency-key": f"d{case.number}"} if case.script.keyed else {}
-        while True:
-            call, answer = await caller.call(case, "add", "POST", "/enqueue", envelope, headers)
-            if answer.status in {200, 202}:
-                call.job_id = answer.json["job_id"]
-                return True
-            if not answer.uncertain or not case.script.keyed:
-                return False
-            await asyncio.sleep(_PAUSE_S)
+        keyed = case.script.keyed
+        call, answer = await caller.repeated(case, "add", "POST", "/enqueue", envelope, headers, again=keyed)
+        if answer.status not in {200, 202}:
+            return False
+        call.job_id = answer.json["job_id"]
+        return True
 
     async def read(self, case: Case, caller: Caller) -> None:
         """Note what has become of the deliveries of a case."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 
-from benchmarks.histories.caller import Answer, Caller
+from benchmarks.histories.caller import PAUSE_S, Answer, Caller
 from benchmarks.histories.case import Case, Final
 from benchmarks.histories.endpoint import Endpoint
 from benchmarks.histories.fleet import UPSTREAM
-
-_PAUSE_S = 0.1
 
 
 class ProxyDoor:
@@ -28,8 +26,7 @@ class ProxyDoor:
         if script.again:
             await self._submit(case, caller)
         if script.cancelled:
-            while (await caller.call(case, "cancel", "DELETE", f"/__jobs/{job_id}"))[1].uncertain:
-                await asyncio.sleep(_PAUSE_S)
+            await caller.repeated(case, "cancel", "DELETE", f"/__jobs/{job_id}")
         elif script.replayed:
             await self._ended(job_id, caller)
             call, answer = await caller.call(case, "replay", "POST", f"/proxied/{job_id}/replay")
@@ -49,16 +46,12 @@ class ProxyDoor:
 
     async def _submit(self, case: Case, caller: Caller) -> bool:
         headers = {"idempotency-key": f"p{case.number}"} if case.script.keyed else {}
-        while True:
-            call, answer = await caller.call(
-                case, "add", "POST", f"{UPSTREAM}/{case.number}", {"number": case.number}, headers
-            )
-            if answer.status == 202:
-                call.job_id = answer.json["jobId"]
-                return True
-            if not answer.uncertain or not case.script.keyed:
-                return False
-            await asyncio.sleep(_PAUSE_S)
+        path, keyed = f"{UPSTREAM}/{case.number}", case.script.keyed
+        call, answer = await caller.repeated(case, "add", "POST", path, {"number": case.number}, headers, again=keyed)
+        if answer.status != 202:
+            return False
+        call.job_id = answer.json["jobId"]
+        return True
 
     async def read(self, case: Case, caller: Caller) -> None:
         """Note what has become of the jobs of a case."""
@@ -80,7 +73,7 @@ class ProxyDoor:
         while not (answer := await caller.ask("GET", f"/__jobs/{job_id}/content")).body.startswith(b'{"number"'):
             if not answer.uncertain:
                 return answer
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(PAUSE_S)
         return answer
 
     async def left(self, caller: Caller) -> list[str]:

@@ -6,13 +6,12 @@ import asyncio
 import time
 from typing import Any
 
-from benchmarks.histories.caller import Caller
+from benchmarks.histories.caller import PAUSE_S, Caller
 from benchmarks.histories.case import Case, Final
 from benchmarks.histories.endpoint import TIMEOUT_S, Endpoint
 from benchmarks.histories.fleet import LINE, QUEUE
 
 _STATES = ("waiting", "active", "delayed", "completed", "failed")
-_PAUSE_S = 0.1
 _ATTEMPTS = 40
 
 
@@ -38,12 +37,12 @@ class QueuesDoor:
         if script.again:
             await self._add(case, caller)
         if script.cancelled:
-            await _repeated(case, caller, "cancel", "DELETE", path)
+            await caller.repeated(case, "cancel", "DELETE", path)
         elif script.replayed:
             while await _state(caller, path) != "completed":
                 if await _state(caller, path) == "failed":
                     await caller.call(case, "retry", "POST", f"{path}/retry", {"state": "failed"})
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(PAUSE_S)
         elif script.watched:
             answer = await caller.asked("GET", f"{path}/result?wait=20")
             if answer.status == 200:
@@ -56,14 +55,12 @@ class QueuesDoor:
         if case.script.keyed:
             opts["jobId"] = f"j{case.number}"
         jobs = [{"name": "work", "data": {"number": case.number}, "opts": opts}]
-        while True:
-            call, answer = await caller.call(case, "add", "POST", f"/queues/{_queue(case)}/jobs", jobs)
-            if answer.status == 200:
-                call.job_id = answer.json[0]["id"]
-                return True
-            if not answer.uncertain or not case.script.keyed:
-                return False
-            await asyncio.sleep(_PAUSE_S)
+        path, keyed = f"/queues/{_queue(case)}/jobs", case.script.keyed
+        call, answer = await caller.repeated(case, "add", "POST", path, jobs, again=keyed)
+        if answer.status != 200:
+            return False
+        call.job_id = answer.json[0]["id"]
+        return True
 
     async def read(self, case: Case, caller: Caller) -> None:
         """Note what has become of the jobs of a case."""
@@ -87,14 +84,6 @@ class QueuesDoor:
             found += [f"{count} jobs are {state} in {queue}" for state, count in counts.items()
                       if count and state not in {"completed", "failed"}]  # fmt: skip
         return found
-
-
-async def _repeated(case: Case, caller: Caller, kind: str, method: str, path: str) -> None:
-    while True:
-        _, answer = await caller.call(case, kind, method, path)
-        if not answer.uncertain:
-            return
-        await asyncio.sleep(_PAUSE_S)
 
 
 async def _state(caller: Caller, path: str) -> str | None:
