@@ -300,13 +300,16 @@ class Deliveries:
     async def _accepted(self, new: Sequence[NewDelivery]) -> list[Accepted | Duplicate | StoreError]:
         """Write deliveries into the ledger, and free the room of those that it does not take."""
         results = await self._ledger.accept(new)
-        async with asyncio.TaskGroup() as tasks:
-            for one, result in zip(new, results, strict=True):
-                target = self._targets(one.target)
-                if target is not None and not isinstance(result, Accepted):
-                    group = group_of(one.group, one.labels, target.group_by)
-                    tasks.create_task(self._queues.free_room(one.target, group, one.job_id))
+        refused = [one for one, result in zip(new, results, strict=True) if not isinstance(result, Accepted)]
+        if refused:
+            await asyncio.gather(*map(self._free_room, refused))
         return results
+
+    async def _free_room(self, one: NewDelivery) -> None:
+        target = self._targets(one.target)
+        if target is not None:
+            group = group_of(one.group, one.labels, target.group_by)
+            await self._queues.free_room(one.target, group, one.job_id)
 
     async def _content(self, job_id: str, body: bytes | None, away: StoreUnavailable | None) -> Inline | Stored | None:
         if body is None:
