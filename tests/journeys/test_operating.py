@@ -19,7 +19,7 @@ from tests.support.ports import free_port
 from tests.support.terminal import Terminal
 from tests.support.tokens import token, write
 from tests.support.toril import StartToril, TorilProcess
-from tests.support.valkey import StartValkey
+from tests.support.valkey import StartValkey, ValkeyProcess
 from tests.support.waiting import eventually
 
 Ran = subprocess.CompletedProcess[str]
@@ -92,6 +92,32 @@ class TestQueues:
             assert said(ran, 1) == ""
             assert ran.stderr == f"toril: no queue is called '{wrong}'; did you mean {queue}?\n"
         assert gateway.http.get(f"/queues/{wrong}").status_code == 404
+
+    def test_a_name_that_comes_near_is_found_among_thousands(
+        self, run: Run, gateway: Gateway, valkey: ValkeyProcess, queue: str
+    ) -> None:
+        with redis.Redis.from_url(valkey.url) as client, client.pipeline(transaction=False) as pipe:
+            names = [f"!{queue}-{number}" for number in range(1_100)]
+            for name in names:
+                pipe.hset(f"bull:{name}:meta", "opts.maxLenEvents", "10000")
+            pipe.execute()
+            for name in (f"{queue}-orders", f"{queue}[1]"):
+                gateway.add_one(name)
+            try:
+                eventually(
+                    lambda: (
+                        len(
+                            gateway.http.get("/queues", params={"match": f"!{queue}-*", "limit": 1000}).json()["queues"]
+                        )
+                        == 1000
+                    )
+                )
+                for wrong, right in (("-order", "-orders"), ("-0rders", "-orders"), ("[2]", "[1]")):
+                    ran = run("queues", "show", f"{queue}{wrong}")
+                    assert said(ran, 1) == ""
+                    assert ran.stderr.endswith(f"; did you mean {queue}{right}?\n")
+            finally:
+                client.delete(*(f"bull:{name}:meta" for name in names))
 
     def test_a_terminal_gets_colours_and_a_file_gets_none(
         self, run: Run, in_terminal: InTerminal, gateway: Gateway, queue: str

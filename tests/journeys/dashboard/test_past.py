@@ -71,11 +71,11 @@ async def write_week(valkey: ValkeyProcess, now_s: float) -> None:
             lambda queue: "delivery" if queue.startswith("deliver-") else "queues",
             clock,
         )
-        numbers = count()
+        numbers = {queue: count() for queue in QUEUES}
         for at_s, step_s in moments(now_s):
             clock.jump(at_s - clock())
             for queue, most in QUEUES.items():
-                work(meter, queue, islice(numbers, round(jobs_a_second(now_s - at_s, most) * step_s)))
+                work(meter, queue, islice(numbers[queue], round(jobs_a_second(now_s - at_s, most) * step_s)))
             await statistics.flush()
 
 

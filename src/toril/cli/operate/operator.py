@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -42,7 +43,7 @@ class Operator:
                 return {}
             if exc.code != "queue_not_found":
                 raise
-            raise CommandFailed(f"no queue is called {queue!r}{did_you_mean(queue, queue_names(self.api))}") from exc
+            raise CommandFailed(f"no queue is called {queue!r}{did_you_mean(queue, _near(self.api, queue))}") from exc
         return found
 
     def known_target(self, target: str) -> dict[str, Any]:
@@ -64,9 +65,17 @@ class Operator:
         return found
 
 
-def queue_names(api: Api) -> list[str]:
-    """Return the names of the queues that the token may see, the first ones by name."""
-    return [queue["name"] for queue in api.get("/queues", limit=_MOST_NAMES)["queues"]]
+def queue_names(api: Api, match: str | None = None) -> list[str]:
+    """Return the names of the queues that the token may see and that match, the first ones by name."""
+    return [queue["name"] for queue in api.get("/queues", match=match, limit=_MOST_NAMES)["queues"]]
+
+
+def _near(api: Api, misspelled: str) -> set[str]:
+    """Return names that may have been meant: the first ones, and those that begin or end as the misspelled one does."""
+    exact = re.sub(r"[*?\[\]\\]", "?", misspelled)
+    middle = len(exact) // 2
+    patterns = (None, f"{exact[:middle]}*", f"*{exact[middle:]}")
+    return {name for pattern in patterns for name in queue_names(api, pattern)}
 
 
 def target_names(api: Api) -> list[str]:
