@@ -1,12 +1,11 @@
 """How it is started (wire/proxq.md, "Config"): which file counts, and what a bad one comes to."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import run_toril
 from tests.support.proxq import Backend, StartProxq
 from tests.support.valkey import ValkeyProcess
 
@@ -15,15 +14,7 @@ PLAIN = {"PATH": os.environ.get("PATH", ""), "HOME": os.environ.get("HOME", "/")
 
 def refused(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
     """What a start that is refused says."""
-    done = subprocess.run(
-        [sys.executable, "-m", "toril", *arguments],
-        cwd=folder,
-        env=PLAIN | (env or {}),
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_toril(*arguments, env=PLAIN | (env or {}), cwd=folder)
     assert (done.returncode, done.stdout) == (1, "")
     return done.stderr
 

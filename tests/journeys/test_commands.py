@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from tests.support.commands import Ran, run_toril
 from tests.support.endpoint import StartEndpoint, reply_json
 from tests.support.gateway import Gateway
 from tests.support.ports import free_port
@@ -25,18 +26,9 @@ from tests.support.waiting import eventually
 BARE = {"PATH": "/usr/bin:/bin", "HOME": "/tmp"}
 
 
-def run(
-    *arguments: str, env: dict[str, str] | None = None, timeout_s: float = 60
-) -> "subprocess.CompletedProcess[str]":
+def run(*arguments: str, env: dict[str, str] | None = None, timeout_s: float = 60) -> Ran:
     """Run a command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "toril", *arguments],
-        env=BARE | (env or {}),
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
+    return run_toril(*arguments, env=BARE | (env or {}), timeout_s=timeout_s)
 
 
 class Dev:

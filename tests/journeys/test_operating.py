@@ -1,9 +1,6 @@
 """The commands of operators, as a person runs them in a terminal and a script runs them without one."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.support.commands import Ran, run_toril
 from tests.support.deliveries import Door, configuration
 from tests.support.endpoint import Endpoint, StartEndpoint, respond
 from tests.support.gateway import TOKEN, Gateway, job
@@ -22,10 +20,8 @@ from tests.support.toril import StartToril, TorilProcess
 from tests.support.valkey import StartValkey, ValkeyProcess
 from tests.support.waiting import eventually
 
-Ran = subprocess.CompletedProcess[str]
 Run = Callable[..., Ran]
 InTerminal = Callable[..., Terminal]
-BARE = {"PATH": os.environ.get("PATH", ""), "HOME": "/tmp", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
 
 
 @pytest.fixture
@@ -33,16 +29,8 @@ def run(toril: TorilProcess, tmp_path: Path) -> Run:
     """Runs a command as a script does, at the shared toril unless told otherwise."""
 
     def start(*arguments: str, url: str = toril.url, secret: str = TOKEN, given: str = "", **env: str) -> Ran:
-        return subprocess.run(
-            [sys.executable, "-m", "toril", *arguments],
-            env=BARE | {"TORIL_URL": url, "TORIL_TOKEN": secret} | env,
-            cwd=tmp_path,
-            check=False,
-            capture_output=True,
-            text=True,
-            input=given,
-            timeout=60,
-        )
+        env = {"HOME": "/tmp", "TORIL_URL": url, "TORIL_TOKEN": secret} | env
+        return run_toril(*arguments, env=env, cwd=tmp_path, given=given)
 
     return start
 

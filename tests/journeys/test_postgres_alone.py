@@ -1,9 +1,6 @@
 """`redis: none`: the delivery door over PostgreSQL alone, with no Redis anywhere."""
 
 import asyncio
-import os
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +12,7 @@ import pytest
 import yaml
 
 from tests.support.alone import NO_REDIS, alone
+from tests.support.commands import run_toril
 from tests.support.deliveries import LATER, Door
 from tests.support.endpoint import Answer, Call, Endpoint, respond
 from tests.support.postgres import PostgresProcess
@@ -367,14 +365,7 @@ def test_recover_puts_back_jobs_that_the_queues_have_lost(
     postgres.psql("TRUNCATE toril_jobs", database)
 
     def recover() -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "toril", "recover", *args],
-            env={"PATH": os.environ.get("PATH", "")},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_toril("recover", *args)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -398,13 +389,6 @@ def test_recover_puts_back_jobs_that_the_queues_have_lost(
 def test_a_configuration_that_cannot_be_is_refused(tmp_path: Path, document: dict[str, Any], fault: str) -> None:
     file = tmp_path / "toril.yaml"
     file.write_text(yaml.safe_dump(document))
-    done = subprocess.run(
-        [sys.executable, "-m", "toril", "check-config", "--config", str(file)],
-        env={"PATH": os.environ.get("PATH", ""), "REDIS_URL": "redis://127.0.0.1:6379"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_toril("check-config", "--config", str(file), env={"REDIS_URL": "redis://127.0.0.1:6379"})
     assert done.returncode != 0
     assert fault in done.stderr

@@ -1,14 +1,12 @@
 """A toril whose PostgreSQL refuses: it says why in one line, accepts nothing, sends nothing twice, and comes back."""
 
-import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import run_toril
 from tests.support.deliveries import Door, configuration
 from tests.support.endpoint import Answer, Call, Endpoint, respond
 from tests.support.postgres import PostgresProcess
@@ -130,14 +128,7 @@ def test_an_unusable_ledger_url_is_reported_in_one_line(
 ) -> None:
     given = arguments(tmp_path, f"{postgres.url('postgres')}?sslmode=nonsense")
     more = ["--host", "127.0.0.1", "--port", "0"] if command == "serve" else []
-    done = subprocess.run(
-        [sys.executable, "-m", "toril", command, *more, *given],
-        env={"PATH": os.environ.get("PATH", ""), "REDIS_URL": valkey.url, "AUTH_TOKENS": "x"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_toril(command, *more, *given, env={"REDIS_URL": valkey.url, "AUTH_TOKENS": "x"})
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("{")]
     assert line.startswith("toril: The ledger's URL cannot be used: `sslmode` parameter must be one of")

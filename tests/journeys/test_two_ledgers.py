@@ -1,9 +1,6 @@
 """Two instances on one Redis with a ledger each: nothing is lost, and everybody is told."""
 
 import json
-import os
-import subprocess
-import sys
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.commands import run_toril
 from tests.support.deliveries import LATER, Door, configuration, in_ledger
 from tests.support.endpoint import Endpoint, StartEndpoint, respond
 from tests.support.gateway import TOKEN
@@ -191,14 +189,8 @@ def test_recover_says_that_another_ledger_is_at_work(
     pair: tuple[TorilProcess, TorilProcess], tmp_path: Path, valkey: ValkeyProcess, endpoint: Endpoint
 ) -> None:
     eventually(lambda: pair[1].client.get("/ready").status_code == 503, timeout_s=PATIENCE_S)
-    done = subprocess.run(
-        [sys.executable, "-m", "toril", "recover", *arguments(tmp_path / "b", endpoint)],
-        env={"PATH": os.environ.get("PATH", ""), "REDIS_URL": valkey.url, "AUTH_TOKENS": TOKEN},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    env = {"REDIS_URL": valkey.url, "AUTH_TOKENS": TOKEN}
+    done = run_toril("recover", *arguments(tmp_path / "b", endpoint), env=env)
     assert done.returncode == 0, done.stderr
     assert ledger_id(tmp_path / "a") in done.stderr
     assert uuid.UUID(ledger_id(tmp_path / "b"))

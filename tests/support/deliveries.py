@@ -1,9 +1,6 @@
 """The delivery door as the tests use it: a toril with targets, and one short method per route."""
 
 import asyncio
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any, TypeVar
 import httpx
 import yaml
 
+from tests.support.commands import run_toril
 from tests.support.gateway import Gateway
 from toril.delivery.ledger.sqlite_ledger import SqliteLedger
 from toril.delivery.rules.changes import AttemptResult, Begin, Begun, DeadLettered, End
@@ -36,14 +34,7 @@ def ledger_in(folder: Path) -> dict[str, Any]:
 
 def recovered(arguments: Sequence[str], env: Mapping[str, str | None]) -> str:
     """Run `toril recover` to its end; what it says."""
-    done = subprocess.run(
-        [sys.executable, "-m", "toril", "recover", *arguments],
-        env={"PATH": os.environ.get("PATH", "")} | {name: value for name, value in env.items() if value is not None},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_toril("recover", *arguments, env={name: value for name, value in env.items() if value is not None})
     assert done.returncode == 0, done.stderr
     return done.stdout
 

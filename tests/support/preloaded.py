@@ -1,4 +1,4 @@
-"""Starts torils from a process that has imported everything: a thousand starts of a test run import it once.
+"""Starts torils and their commands from a process that has imported everything: a test run imports it once.
 
 Importing takes 0.6 s of CPU, which is most of what a short test costs. The starter imports toril, serves nothing and
 has no thread; for each start it forks, and the child takes the environment, folder and output that it was given and
@@ -30,6 +30,12 @@ _MODULES = (
     "toril.cli.main", "toril.cli.serve", "toril.asgi", "toril.web.application", "toril.telemetry.prometheus_exposition",
     "toril.server.server", "toril.server.processes", "toril.server.proxied_http",
     "uvicorn.protocols.websockets.websockets_sansio_impl", "importlib.resources.readers",
+    "toril.cli.check_config", "toril.cli.completion", "toril.cli.migrate", "toril.cli.recover", "toril.cli.token",
+    *(
+        f"toril.cli.operate.{name}" for name in (
+            "dead_letters", "doctor", "events", "groups", "jobs", "queues", "schedulers", "targets", "workers",
+        )
+    ),
 )  # fmt: skip
 
 
@@ -85,20 +91,27 @@ class Starter:
             )
         assert self._socket.recv(10) == b"ready"
 
-    def start(self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, output: int) -> Preloaded:
-        """Start ``python -m toril`` with these arguments; what it prints goes to the descriptor `output`."""
+    def start(
+        self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, streams: Sequence[int]
+    ) -> Preloaded:
+        """Start ``python -m toril`` with these arguments; `streams` are its input, output and errors."""
         read, write = os.pipe()
         try:
             asked = {"arguments": list(arguments), "environment": dict(environment), "folder": str(folder)}
             with self._asking:
-                socket.send_fds(self._socket, [json.dumps(asked).encode()], [output, write])
+                socket.send_fds(self._socket, [json.dumps(asked).encode()], [*streams, write])
                 return Preloaded(int(self._socket.recv(100)), read)
         finally:
             os.close(write)
 
 
+def starter(environment: Mapping[str, str]) -> Starter:
+    """Return the starter for processes with this environment."""
+    return _starter(tuple(item for item in environment.items() if item[0].startswith(("PYTHON", "LD_", "LC_"))))
+
+
 @functools.cache
-def starter(environment: tuple[tuple[str, str], ...]) -> Starter:
+def _starter(environment: tuple[tuple[str, str], ...]) -> Starter:
     """Return the starter of this process; one for each environment that the interpreter itself looks at."""
     return Starter(dict(environment))
 
@@ -123,19 +136,20 @@ def main(control: int) -> None:
                 _reap(statuses)
             if asked not in ready:
                 continue
-            message, descriptors, _, _ = socket.recv_fds(asked, _LONGEST, 2)
+            message, descriptors, _, _ = socket.recv_fds(asked, _LONGEST, 4)
             if not message:
                 os._exit(0)
-            output, status = descriptors
+            *streams, status = descriptors
             pid = os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for descriptor in (wake_read, wake_write, status, *statuses.values()):
                     os.close(descriptor)
-                _become(json.loads(message), output)
+                _become(json.loads(message), streams)
                 return
-            os.close(output)
+            for descriptor in streams:
+                os.close(descriptor)
             statuses[pid] = status
             asked.send(str(pid).encode())
 
@@ -151,13 +165,13 @@ def _reap(statuses: dict[int, int]) -> None:
         os.close(told)
 
 
-def _become(asked: Mapping[str, object], output: int) -> None:
-    """Make this process what `python -m toril` would be: session, folder, output, environment, arguments."""
+def _become(asked: Mapping[str, object], streams: Sequence[int]) -> None:
+    """Make this process what `python -m toril` would be: session, folder, streams, environment, arguments."""
     os.setsid()
     os.chdir(str(asked["folder"]))
-    for descriptor in (1, 2):
-        os.dup2(output, descriptor)
-    os.close(output)
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
     os.environ.clear()
     environment = asked["environment"]
     assert isinstance(environment, dict)

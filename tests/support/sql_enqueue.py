@@ -1,30 +1,21 @@
 """`toril migrate` and `toril.enqueue`, as the tests use them."""
 
-import os
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
+from tests.support.commands import Ran, run_toril
 from tests.support.deliveries import configuration
 from tests.support.postgres import PostgresProcess
 
 NOWHERE = "http://127.0.0.1:9/"
 
 
-def migrate(config: Path, *more: str) -> "subprocess.CompletedProcess[str]":
+def migrate(config: Path, *more: str) -> Ran:
     """Run `toril migrate` with a configuration file to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "toril", "migrate", "--config", str(config), *more],
-        env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return run_toril("migrate", "--config", str(config), *more)
 
 
 def migrated(config: Path) -> None:

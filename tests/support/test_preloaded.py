@@ -2,10 +2,13 @@
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import BARE, run_toril
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 
@@ -44,3 +47,31 @@ def test_it_tells_how_it_ended(preloaded: bool, valkey: ValkeyProcess, tmp_path:
     with pytest.raises(AssertionError, match="toril ended at start with 2") as caught:
         wrong.start()
     assert "No such option" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("--version",), 0),
+        (("jobs", "ls", "--help"), 0),
+        (("check-config", "--config", "toril.yaml"), 1),
+        (("jobs", "add", "orders", "-"), 3),
+        (("no-such-command",), 2),
+    ],
+)
+def test_a_command_does_as_a_whole_python_does(tmp_path: Path, arguments: tuple[str, ...], status: int) -> None:
+    (tmp_path / "toril.yaml").write_text("queue_prefixes: own\n")
+    environment = {**BARE, "TORIL_URL": "http://127.0.0.1:9", "TORIL_TOKEN": "x", "REDIS_URL": "redis://127.0.0.1:9"}
+    given = '{"ä": 1}'
+    forked = run_toril(*arguments, env=environment, cwd=tmp_path, given=given)
+    whole = subprocess.run(
+        [sys.executable, "-m", "toril", *arguments],
+        env=environment, cwd=tmp_path, input=given, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (forked.returncode, forked.stdout, forked.stderr) == (status, whole.stdout, whole.stderr)
+    assert whole.returncode == status
+
+
+def test_a_command_that_does_not_end_is_stopped(tmp_path: Path, valkey: ValkeyProcess) -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_toril("serve", "--port", "0", env={"REDIS_URL": valkey.url, "AUTH_TOKENS": "x"}, cwd=tmp_path, timeout_s=1)

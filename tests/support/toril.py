@@ -79,10 +79,9 @@ class TorilProcess:
         self._env = {name: value for name, value in (base | dict(env or {})).items() if value is not None}
         self._arguments = [*command, "--port", str(self.port), *args]
         self._command = [sys.executable, "-m", "toril", *self._arguments]
-        of_interpreter = tuple(item for item in self._env.items() if item[0].startswith(("PYTHON", "LD_", "LC_")))
         linux = sys.platform == "linux"
         own_path = os.environ.get("PYTHONPATH", "") == self._env.get("PYTHONPATH", "")
-        self._starter = starter(of_interpreter) if preloaded and linux and own_path and descriptors is None else None
+        self._starter = starter(self._env) if preloaded and linux and own_path and descriptors is None else None
         if descriptors is not None:
             self._command = ["/bin/sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh", *self._command]
         self._process: subprocess.Popen[bytes] | Preloaded | None = None
@@ -114,7 +113,9 @@ class TorilProcess:
         """Start it and wait until ``GET wait_for`` answers 200."""
         with self.log_path.open("ab") as log:
             if self._starter is not None:
-                self._process = self._starter.start(self._arguments, self._env, self._cwd, log.fileno())
+                with Path(os.devnull).open("rb") as nothing:
+                    streams = [nothing.fileno(), log.fileno(), log.fileno()]
+                    self._process = self._starter.start(self._arguments, self._env, self._cwd, streams)
             else:
                 self._process = subprocess.Popen(
                     self._command,
