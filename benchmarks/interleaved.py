@@ -15,16 +15,18 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import redis
 
 from benchmarks import wrk
 from benchmarks.collector import Collector
+from benchmarks.delivering import CONCURRENCY, Calls
 from benchmarks.endpoint import Endpoint
 from benchmarks.processes import Child
 from benchmarks.servers import free_port, start_valkey, wait_until_up
@@ -34,14 +36,17 @@ from benchmarks.target import Target, Wire
 TOKEN = "interleaved"
 JOB = b'[{"name":"charge","data":{"order":42,"amount":1999,"currency":"EUR"},"opts":{"attempts":3}}]'
 ENVELOPE = {"target": "sink", "path": "/orders", "body": {"order": 4711, "customer": "c-81"}, "delay_ms": 3_600_000}
-SCENARIOS = ("add", "get", "accept", "pass", "durable", "push")
+SCENARIOS = ("add", "get", "accept", "pass", "durable", "push", "deliver")
 """What is compared: a job added, a job read, a request accepted by the async proxy, one that it passes through, an
-envelope accepted with a ledger in PostgreSQL, and a job pushed to a registered worker.
+envelope accepted with a ledger in PostgreSQL, a job pushed to a registered worker, and a delivery made to a target with
+a ledger in SQLite.
 """
 QUICK = SCENARIOS[:4]
 """Those that need no PostgreSQL, and that wrk makes."""
 _PUSHED_A_SECOND = 8_000
 _PUSH_CONCURRENCY = 100
+_DELIVERED_A_SECOND = 2_500
+_ENVELOPES = 500
 _STANDS_STILL_S = 20.0
 _UPSTREAMS = """\
 upstreams:
@@ -55,6 +60,7 @@ upstreams:
 listenAddress: "127.0.0.1:{port}"
 apiPath: /__toril
 """
+_WORKING = {"push", "deliver"}
 _HEALTH = {"accept": "/__toril/health", "pass": "/__toril/health"}
 
 
@@ -104,6 +110,10 @@ class Comparison:
         return [after / before for before, after in self.rounds]
 
 
+Measure = Callable[[Endpoint, Version, str, int], float]
+"""Has a version work off so many jobs under this name; returns the CPU for each, in microseconds."""
+
+
 def compare(
     scenario: str, before: Path, after: Path, rounds: int, seconds: float, traces: float | None = None
 ) -> Comparison:
@@ -119,11 +129,14 @@ def compare(
             _start(stack, "before", before, f"{store}/0", config),
             _start(stack, "after", after, f"{store}/1", config, more),
         ]
-        measured = (
-            _pushes(config.endpoint, versions, rounds, seconds)
-            if scenario == "push"
-            else _rounds(scenario, versions, rounds, seconds)
-        )
+        match scenario:
+            case "push":
+                measured = _worked_off(config.endpoint, versions, rounds, round(_PUSHED_A_SECOND * seconds), _pushed_us)
+            case "deliver":
+                jobs = round(_DELIVERED_A_SECOND * seconds)
+                measured = _worked_off(config.endpoint, versions, rounds, jobs, _delivered_us)
+            case _:
+                measured = _rounds(scenario, versions, rounds, seconds)
         return Comparison(scenario, [(one, two) for one, two in measured])
 
 
@@ -138,7 +151,7 @@ class _Config:
             upstream = StreamServer()
             stack.callback(upstream.stop)
             self._upstream = upstream.url
-        elif scenario == "push":
+        elif scenario in _WORKING:
             self.endpoint = Endpoint()
             stack.callback(self.endpoint.stop)
         elif scenario == "durable":
@@ -154,6 +167,10 @@ class _Config:
         elif self.scenario == "durable":
             ledger = {"url": self._postgres.database()}
             file.write_text(json.dumps({"targets": {"sink": {"url": "http://127.0.0.1:9"}}, "ledger": ledger}))
+        elif self.scenario == "deliver":
+            target = {"url": self.endpoint.url("bench"), "concurrency": CONCURRENCY}
+            ledger = {"url": f"sqlite:///{self._folder}/{port}.sqlite3"}
+            file.write_text(json.dumps({"targets": {"bench": target}, "ledger": ledger}))
         else:
             return None
         return file
@@ -162,11 +179,11 @@ class _Config:
 def _start(
     stack: ExitStack, name: str, source: Path, store: str, config: _Config, more: Mapping[str, str] = {}
 ) -> Version:
-    """Start a version. It takes requests, and works on none of them, but where jobs are pushed."""
+    """Start a version. It takes requests, and works on none of them, but where that is measured."""
     port = free_port()
     argv = [
         sys.executable, "-m", "toril", "serve", "--host", "127.0.0.1", "--port", str(port), "--processes", "1",
-        "--role", "all" if config.scenario == "push" else "gateway",
+        "--role", "all" if config.scenario in _WORKING else "gateway",
     ]  # fmt: skip
     file = config.file(port)
     if file is not None:
@@ -210,16 +227,17 @@ def _rounds(scenario: str, versions: list[Version], rounds: int, seconds: float)
         yield figures
 
 
-def _pushes(endpoint: Endpoint, versions: list[Version], rounds: int, seconds: float) -> Iterator[list[float]]:
-    """Yield, for each round, the CPU of each version for a job that it pushes, about so many seconds of them."""
+def _worked_off(
+    endpoint: Endpoint, versions: list[Version], rounds: int, jobs: int, measure: Measure
+) -> Iterator[list[float]]:
+    """Yield, for each round, the CPU of each version for a job that it works off, with so many of them."""
     for version in versions:
-        _pushed_us(endpoint, version, "warm", 1_000)
+        measure(endpoint, version, "warm", 1_000)
     for number in range(rounds):
         figures = [0.0] * len(versions)
         order = range(len(versions)) if number % 2 == 0 else reversed(range(len(versions)))
         for place in order:
-            jobs = round(_PUSHED_A_SECOND * seconds)
-            figures[place] = _pushed_us(endpoint, versions[place], f"interleaved-{number}", jobs)
+            figures[place] = measure(endpoint, versions[place], f"interleaved-{number}", jobs)
         yield figures
 
 
@@ -230,20 +248,50 @@ def _pushed_us(endpoint: Endpoint, version: Version, queue: str, jobs: int) -> f
         endpoint.reset()
         before = cpu_us(version.pid)
         wire.register(queue, endpoint.url(queue), _PUSH_CONCURRENCY)
-        done, moved_s = 0, time.monotonic()
-        while done < jobs:
-            time.sleep(0.02)
-            latest = version.store.zcard(f"bull:{queue}:completed")
-            if latest != done:
-                done, moved_s = latest, time.monotonic()
-            elif time.monotonic() - moved_s > _STANDS_STILL_S:
-                raise RuntimeError(f"{version.name}: only {done} of {jobs} jobs completed")
+        _wait_for(version, jobs, lambda: _length(version.store.zcard(f"bull:{queue}:completed")))
         used_us = cpu_us(version.pid) - before
-        if (arrived := endpoint.stats().count) != jobs:
-            raise RuntimeError(f"{version.name}: {jobs} jobs made {arrived} requests")
+        _check_arrived(endpoint, version, jobs)
         wire.unregister(queue)
         wire.call("POST", f"/queues/{queue}/obliterate", b'{"force":true}')
     return used_us / jobs
+
+
+def _delivered_us(endpoint: Endpoint, version: Version, name: str, jobs: int) -> float:
+    """Return the CPU for each of these deliveries, from when their target is resumed until all jobs are gone."""
+    calls = Calls(Target(version.name, version.url, TOKEN))
+    calls("POST", "/targets/bench/pause")
+    for first in range(0, jobs, _ENVELOPES):
+        numbers = range(first, min(first + _ENVELOPES, jobs))
+        calls("POST", "/enqueue/batch", [{"target": "bench", "body": {"n": f"{name}-{n}"}} for n in numbers])
+    endpoint.reset()
+    before = cpu_us(version.pid)
+    calls("POST", "/targets/bench/resume")
+    lists = [f"bull:deliver-bench:{state}" for state in ("wait", "active")]
+    _wait_for(version, jobs, lambda: jobs - sum(_length(version.store.llen(key)) for key in lists))
+    used_us = cpu_us(version.pid) - before
+    _check_arrived(endpoint, version, jobs)
+    return used_us / jobs
+
+
+def _wait_for(version: Version, jobs: int, count: Callable[[], int]) -> None:
+    """Wait until so many jobs are done."""
+    done, moved_s = 0, time.monotonic()
+    while done < jobs:
+        time.sleep(0.02)
+        latest = count()
+        if latest != done:
+            done, moved_s = latest, time.monotonic()
+        elif time.monotonic() - moved_s > _STANDS_STILL_S:
+            raise RuntimeError(f"{version.name}: only {done} of {jobs} jobs are done")
+
+
+def _length(reply: Any) -> int:
+    return int(reply)
+
+
+def _check_arrived(endpoint: Endpoint, version: Version, jobs: int) -> None:
+    if (arrived := endpoint.stats().count) != jobs:
+        raise RuntimeError(f"{version.name}: {jobs} jobs made {arrived} requests")
 
 
 def _request(scenario: str, version: Version) -> wrk.Request:
