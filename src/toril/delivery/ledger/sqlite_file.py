@@ -6,6 +6,7 @@ ledger checks before and after all that it does. Must never remove or change a f
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,17 +30,17 @@ _LOG_GONE = (
 )
 
 
-def _place(path: Path) -> _Place:
+def _place(path: str) -> _Place:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino
 
 
-def _beside(path: Path) -> tuple[_Place, _Place]:
+def _beside(path: Path) -> tuple[str, str]:
     real = path.resolve()  # SQLite keeps them beside the file that a link leads to
-    return _place(real.with_name(f"{real.name}-wal")), _place(real.with_name(f"{real.name}-shm"))
+    return f"{real}-wal", f"{real}-shm"
 
 
 class OpenFiles:
@@ -48,13 +49,16 @@ class OpenFiles:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self._path = path
-        self._file = _place(path)
-        self._beside = _beside(path)
+        self._there = str(path)
+        self._file = _place(self._there)
+        # Resolved once: where a link leads elsewhere later, the file there is another one.
+        self._log, self._index = _beside(path)
+        self._beside = self._found_beside()
 
     @property
     def exchanged(self) -> bool:
         """True once another file is at the path, which can be opened instead of this one."""
-        return _place(self._path) not in (None, self._file) and not self._log_left()
+        return _place(self._there) not in (None, self._file) and not self._log_left()
 
     def check(self) -> None:
         """Check that what is written to this connection will be found again.
@@ -62,18 +66,22 @@ class OpenFiles:
         Raises:
             LedgerMoved: it would not; the message says what to do.
         """
-        there = _place(self._path)
+        there = _place(self._there)
         if there is None:
             raise LedgerMoved(GONE)
         if there != self._file:
             raise LedgerMoved(_LOG_LEFT if self._log_left() else GONE)
-        if _beside(self._path) != self._beside:
+        if self._found_beside() != self._beside:
             # Move what is only in the deleted log into the file, before the process ends.
             self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
             raise LedgerMoved(_LOG_GONE)
 
     def _log_left(self) -> bool:
-        return self._beside[0] is not None and _beside(self._path)[0] == self._beside[0]
+        log, _ = _beside(self._path)
+        return self._beside[0] is not None and _place(log) == self._beside[0]
+
+    def _found_beside(self) -> tuple[_Place, _Place]:
+        return _place(self._log), _place(self._index)
 
 
 class SqliteFile:
@@ -101,13 +109,13 @@ class SqliteFile:
         """
         if self._opened_before is not None and self._opened_before.exists():
             self._made = True
-        if self._made and _place(self._path) is None:
+        before = _place(str(self._path))
+        if self._made and before is None:
             raise LedgerMoved(GONE)
-        before = _place(self._path)
         mode = "rw" if self._made else "rwc"
         connection = self._connect(f"{self._path.absolute().as_uri()}?mode={mode}")
         opened = OpenFiles(self._path, connection)
-        if before not in (None, _place(self._path)):
+        if before not in (None, _place(str(self._path))):
             connection.close()
             raise LedgerMoved("The ledger's file was exchanged while it was opened. Try again.")
         self._made = True

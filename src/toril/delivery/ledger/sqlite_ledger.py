@@ -1,7 +1,8 @@
 """The ledger in a SQLite file: the embedded default, for one machine. Several processes may share the file.
 
 One thread writes, one reads. WAL with `synchronous=FULL`: a commit is on the disk when a call returns. Operations that
-arrive during a commit share the next one; each has its own savepoint, so one that fails affects no other.
+arrive during a commit share the next one. Changes share their statements too, as each one takes Python's lock from the
+event loop; where SQLite refuses one, each operation has its own savepoint, so one that fails affects no other.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from toril.delivery.ledger.sql_reader import Query
 from toril.delivery.ledger.sql_rows import Row, changing_row, delivery_of, new_row, response_row, transition_row
 from toril.delivery.ledger.sql_schema import CHANGING, MIGRATIONS, NEW, STATE, Dialect, migration
 from toril.delivery.ledger.sqlite_file import OpenFiles, SqliteFile
-from toril.delivery.rules.changes import Accepted, Change, Duplicate
-from toril.delivery.rules.decisions import Decision, needs_envelope
+from toril.delivery.rules.changes import Accepted, Begin, Change, Duplicate
+from toril.delivery.rules.decisions import needs_envelope
 from toril.delivery.rules.delivery import NewDelivery
 from toril.delivery.rules.row_codec import unpack_envelope
 
@@ -51,14 +52,27 @@ def _places(count: int) -> str:
     return ", ".join("?" * count)
 
 
+def _rows(table: str, columns: int, rows: int, *, verb: str = "INSERT") -> str:
+    return f"{verb} INTO {table} VALUES {', '.join([f'({_places(columns)})'] * rows)}"
+
+
 _INSERT = f"INSERT INTO toril_deliveries ({NEW}) VALUES ({_places(25)}) ON CONFLICT DO NOTHING"
-_STEP = f"INSERT INTO toril_transitions VALUES ({_places(8)})"
-_ATTEMPT = f"INSERT OR REPLACE INTO toril_attempts VALUES ({_places(8)})"
+_STEP = _rows("toril_transitions", 8, 1)
 _LABEL = "INSERT INTO toril_labels VALUES (?, ?, ?)"
-_BY_ID = f"SELECT {STATE}, envelope FROM toril_deliveries WHERE job_id = ?"
+_BY_ID = f"SELECT {STATE} FROM toril_deliveries WHERE job_id = ?"
 _BY_KEY = f"SELECT {STATE}, fingerprint FROM toril_deliveries WHERE target = ? AND idempotency_key = ?"
-_UPDATE = f"UPDATE toril_deliveries SET {', '.join(f'{column} = ?' for column in CHANGING)} WHERE job_id = ?"
-_RESPONSE = "UPDATE toril_deliveries SET response = ?, response_blob = ? WHERE job_id = ?"
+_AMONG = "(SELECT value FROM json_each(?))"
+_LOADED = f"""
+SELECT {STATE}, CASE WHEN job_id IN {_AMONG} THEN envelope END FROM toril_deliveries WHERE job_id IN {_AMONG}"""
+_SET = f"UPDATE toril_deliveries SET {', '.join(f'{column} = ?' for column in CHANGING)}"
+_UNCHANGED = "WHERE job_id = ? AND seq = ? AND token = ?"
+_UPDATE = f"{_SET} {_UNCHANGED}"
+_UPDATE_ANSWERED = f"{_SET}, response = ?, response_blob = ? {_UNCHANGED}"
+# Rows are inserted so many at a time, by statements that stay prepared.
+_SIZES = (32, 16, 8, 4, 2, 1)
+_STEPS = [(size, _rows("toril_transitions", 8, size)) for size in _SIZES]
+_ATTEMPTS = [(size, _rows("toril_attempts", 8, size, verb="INSERT OR REPLACE")) for size in _SIZES]
+_REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError)
 
 
 class SqliteLedger(SqlLedger):
@@ -102,7 +116,7 @@ class SqliteLedger(SqlLedger):
 
     async def _commit_changes(self, batch: Sequence[Change]) -> list[Decided | Exception]:
         with self._writing():
-            return await self._writer.do(partial(_each, _change, batch))
+            return await self._writer.do(partial(_change_all, batch))
 
 
 class _Thread:
@@ -223,7 +237,7 @@ def _each(
             connection.execute("SAVEPOINT one")
             try:
                 results.append(work(connection, op))
-            except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError) as exc:
+            except _REFUSALS as exc:
                 connection.execute("ROLLBACK TO one")
                 results.append(RowRefused(f"The ledger refused it: {exc}"))
             connection.execute("RELEASE one")
@@ -243,14 +257,53 @@ def _accept(connection: sqlite3.Connection, new: NewDelivery) -> Accepted | Dupl
     return Duplicate(delivery_of(there), there[-1])
 
 
+def _change_all(batch: Sequence[Change], connection: sqlite3.Connection) -> list[Decided | Exception]:
+    """Carry out changes in one commit, together if possible; return the result or the error of each."""
+    try:
+        with _transaction(connection):
+            return [*_changed(connection, batch)]
+    except _REFUSALS:
+        return _each(_change, batch, connection)
+
+
 def _change(connection: sqlite3.Connection, change: Change) -> Decided:
-    row = connection.execute(_BY_ID, (change.job_id,)).fetchone()
-    applied = AppliedChanges({} if row is None else {change.job_id: delivery_of(row)})
-    decided = applied.apply(change)
-    if isinstance(decided, Decision):
-        connection.execute(_UPDATE, (*changing_row(decided.delivery), change.job_id))
-        connection.executemany(_STEP, applied.transitions)
-        connection.executemany(_ATTEMPT, applied.attempts)
-        for job_id, response in applied.responses.items():
-            connection.execute(_RESPONSE, (*response_row(response), job_id))
-    return decided, unpack_envelope(row[-1]) if needs_envelope(change, decided) else None
+    (decided,) = _changed(connection, [change])
+    return decided
+
+
+def _changed(connection: sqlite3.Connection, batch: Sequence[Change]) -> list[Decided]:
+    """Decide on changes, and write what they make of the rows."""
+    beginning = [change.job_id for change in batch if isinstance(change, Begin)]
+    every = list({change.job_id for change in batch})
+    rows = connection.execute(_LOADED, (json.dumps(beginning), json.dumps(every))).fetchall()
+    before = {row[0]: delivery_of(row) for row in rows}
+    applied = AppliedChanges(dict(before))
+    decided = [applied.apply(change) for change in batch]
+    plain, answered = [], []
+    for job_id, one in applied.changed.items():
+        response = applied.responses.get(job_id)
+        unchanged = (job_id, before[job_id].seq, before[job_id].token)
+        if response is None:
+            plain.append((*changing_row(one), *unchanged))
+        else:
+            answered.append((*changing_row(one), *response_row(response), *unchanged))
+    if plain:
+        connection.executemany(_UPDATE, plain)
+    if answered:
+        connection.executemany(_UPDATE_ANSWERED, answered)
+    _insert(connection, _STEPS, applied.transitions)
+    _insert(connection, _ATTEMPTS, applied.attempts)
+    envelopes = {row[0]: row[-1] for row in rows}
+    return [
+        (one, unpack_envelope(envelopes[change.job_id]) if needs_envelope(change, one) else None)
+        for change, one in zip(batch, decided, strict=True)
+    ]
+
+
+def _insert(connection: sqlite3.Connection, statements: Sequence[tuple[int, str]], rows: Sequence[Row]) -> None:
+    """Insert rows, with as few statements as there are for."""
+    first = 0
+    for size, statement in statements:
+        while len(rows) - first >= size:
+            connection.execute(statement, [value for row in rows[first : first + size] for value in row])
+            first += size
