@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -273,16 +274,35 @@ def rate(place: Place) -> None:
     for first in range(0, count, _BULK):
         place.fleet[0].gateway.add(_QUEUE, *jobs[first : first + _BULK])
     place.ended(count)
-    times = sorted(call.at for call in place.endpoint.calls)
-    # The first ten start at once; from the second second on they are even.
+    started = _starts(place)
+    print(f"        {len(started)} starts, {len(failed)} tried again")
+    place.promise(
+        len(started) == len(place.endpoint.calls), f"{len(place.endpoint.calls)} arrivals, one for each start"
+    )
+    inside = _even_windows(started, "starts by Redis' clock", place)
+    place.promise(inside == 1.0, f"{inside:.1%} of all windows have 10 ± 1 starts by Redis' clock")
+    _even_windows(sorted(call.at for call in place.endpoint.calls), "arrivals at the endpoint", place)
+
+
+def _starts(place: Place) -> list[float]:
+    """Return when jobs became active, by the clock of Redis, which gives each event its id."""
+    events = place.store.xrange(f"bull:{_QUEUE}:events")
+    return [int(name.partition("-")[0]) / 1000 for name, fields in events if fields["event"] == "active"]
+
+
+def _even_windows(times: list[float], what: str, place: Place) -> float:
+    """Return the share of windows of one second with 9 to 11 of these times, from the third second on.
+
+    The first ten start at once, so those before are not even.
+    """
     even = [at for at in times if at > times[0] + 2]
     windows = [sum(at <= other < at + 1 for other in even) for at in even if at + 1 < even[-1]]
-    inside = sum(9 <= number <= 11 for number in windows) / len(windows)
     found = dict(sorted(Counter(windows).items()))
-    print(f"        {len(times)} starts, {len(failed)} tried again; starts by window of 1 s: {found}")
-    place.promise(inside >= 0.99, f"{inside:.1%} of {len(windows)} windows have 10 ± 1 (arrivals at the endpoint)")
+    gaps = sorted(after - before for before, after in pairwise(even))
+    print(f"        {what}: by window of 1 s: {found}, {gaps[0] * 1000:.0f} to {gaps[-1] * 1000:.0f} ms apart")
     whole = (len(even) - 1) / (even[-1] - even[0])
-    place.promise(abs(whole - 10) < 0.2, f"{whole:.2f} a second over {even[-1] - even[0]:.0f} s")
+    place.promise(abs(whole - 10) < 0.2, f"{whole:.2f} a second over {even[-1] - even[0]:.0f} s ({what})")
+    return sum(9 <= number <= 11 for number in windows) / len(windows)
 
 
 def changes(place: Place) -> None:

@@ -227,6 +227,7 @@ def test_groups_are_listed_in_pages(gateway: Gateway, queue: str) -> None:
         ({"id": True}, "group.id"),
         ({"id": "x" * 257}, "group.id"),
         ({"id": "a\n"}, "group.id"),
+        ({"id": ".."}, "group.id"),
         ({"id": "a", "priority": -1}, "group.priority"),
         ({"id": "a", "priority": 2_097_153}, "group.priority"),
         ({"id": "a", "name": "b"}, "group"),
@@ -238,6 +239,26 @@ def test_a_wrong_group_is_refused_by_name(gateway: Gateway, queue: str, group: A
     assert answer.status_code == 400
     assert "group" in answer.text
     assert gateway.http.get(f"/queues/{queue}").status_code == 404, field
+
+
+ODD_IDS = ["a/b", "%", "a%2Fb", " a b ", "👩\u200d👩\u200d👧", "é" * 256, "...", "./x", "?a=1#b", "+", "\\", "other"]
+
+
+def test_every_id_that_can_be_added_can_be_named_in_a_path(gateway: Gateway, queue: str) -> None:
+    gateway.add(queue, *(of(group) for group in ODD_IDS), of("7"), of(7))
+    listed = gateway.http.get(f"/queues/{queue}/groups").json()["groups"]
+    assert {group["id"]: group["waiting"] for group in listed} == dict.fromkeys(ODD_IDS, 1) | {"7": 2}
+    for group in (*ODD_IDS, "7"):
+        assert put(gateway, queue, group, concurrency=3)["id"] == group
+        assert gateway.http.post(at(gateway, queue, group, "/pause")).status_code == 204
+        assert (state(gateway, queue, group)["paused"], state(gateway, queue, group)["limits"]["concurrency"]) == (
+            True,
+            3,
+        )
+        assert gateway.http.post(at(gateway, queue, group, "/resume")).status_code == 204
+        assert gateway.http.post(at(gateway, queue, group, "/drain")).json() == {"removed": 2 if group == "7" else 1}
+        assert gateway.http.delete(at(gateway, queue, group)).status_code == 204
+    assert gateway.http.get(f"/queues/{queue}/groups").json()["groups"] == []
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,26 @@ async def test_a_job_that_another_program_adds_is_taken_in_when_it_is_seen(world
     assert following.job_id == b"node-1"
 
 
+@pytest.mark.parametrize("group", [".", "..", "a\n", "a\x85", "", "x" * 257, "é" * 257])
+async def test_an_id_that_toril_refuses_is_no_group_where_another_program_adds_it(world: RealWorld, group: str) -> None:
+    await _added_by_node(world, "job", group)
+    await add(world, "grouped", "a")
+    names = {(await taken(world.store, b"us:%d" % number)).job_id for number in range(2)}
+    assert names == {b"job", b"grouped"}
+    found, _ = await control_of(world).page(world.queue, "", 10, lambda _: True)
+    assert [one.id for one in found] == ["a"]
+
+
+@pytest.mark.parametrize("group", ["x" * 256, "é" * 256, "👧" * 256, "👩\u200d👧", "a\u00a0b", "...", "%", "à\u2028"])
+async def test_any_other_id_is_a_group_where_another_program_adds_it(world: RealWorld, group: str) -> None:
+    await _added_by_node(world, "job", group)
+    await add(world, "grouped", "a")
+    await taken(world.store)
+    await taken(world.store, b"us:2")
+    found, _ = await control_of(world).page(world.queue, "", 10, lambda _: True)
+    assert {one.id for one in found} == {group, "a"}
+
+
 async def _added_by_node(world: RealWorld, job_id: str, group: str) -> None:
     """Add a job as Node's BullMQ does, which knows nothing of groups."""
     await world.add(job_id)

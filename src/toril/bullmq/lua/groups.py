@@ -44,11 +44,18 @@ local call, p = redis.call, %%(prefix)b
 local g = p .. 'toril:groups'
 local ready, later, slots, past = g .. ':ready', g .. ':later', g .. ':slots', g .. ':past'
 
+-- An id that `check_group_id` refuses is no group, so that every group can be named in a path.
+local function is_id(id)
+  if type(id) ~= 'string' or id == '' or id == '.' or id == '..' then return false end
+  if #id > 256 and (#id > 1024 or select(2, string.gsub(id, '[^\\128-\\191]', '')) > 256) then return false end
+  return not string.find(id, '%%%%c') and not string.find(id, '\\194[\\128-\\159]')
+end
+
 function G.read(group)
   if type(group) ~= 'table' then return nil end
   local id, priority = group.id, tonumber(group.priority) or 0
   if type(id) == 'number' and id %%%% 1 == 0 and math.abs(id) < 2^53 then id = string.format('%%%%.0f', id) end
-  if type(id) ~= 'string' or id == '' or #id > 1024 then return nil end
+  if not is_id(id) then return nil end
   if priority < 0 or priority > 2097152 then priority = 0 end
   return id, math.floor(priority)
 end

@@ -7,6 +7,7 @@ GCRA for rates, and slots. The functions in `toril.bullmq.lua.groups` do the sam
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Mapping
 
@@ -20,6 +21,8 @@ MAX_ID = 256
 """Characters of a group's id."""
 MAX_WEIGHT = 1000
 MAX_PRIORITY = 2_097_152
+_DOTS = frozenset({".", ".."})
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class GroupLimits(Struct, frozen=True):
@@ -99,10 +102,16 @@ def check_group(group: GroupOption) -> None:
 
 
 def check_group_id(name: str) -> None:
-    """Refuse the id of a group that is empty or too long, or no text."""
+    """Refuse the id of a group that is empty or too long, no text, or no segment of a path.
+
+    The scripts in Redis take no such id from other programs either (`toril.bullmq.lua.groups`).
+    """
     if not 1 <= len(name) <= MAX_ID:
         raise InvalidRequest(f"Invalid group.id, must have from 1 to {MAX_ID} characters", field="group.id")
-    if any(not character.isprintable() and character != " " for character in name):
+    # Clients and proxies remove these from a path, also where they are percent-encoded (WHATWG URL, dot segments).
+    if name in _DOTS:
+        raise InvalidRequest(f"Invalid group.id, must not be {name}, which no path can hold", field="group.id")
+    if _NO_TEXT.search(name):
         raise InvalidRequest("Invalid group.id, must not contain control characters", field="group.id")
 
 

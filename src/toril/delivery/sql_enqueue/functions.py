@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-VERSION = 2
+VERSION = 3
 """The version of the schema. Raise it with every change of the SQL, so that databases get it."""
 
 CHANNEL = "toril_enqueued"
 """The channel on which `toril.enqueue` notifies."""
 
 _TABLES = "tables.sql"
-_CHANGES = {2: "ALTER TABLE toril.targets ADD COLUMN IF NOT EXISTS groups boolean NOT NULL DEFAULT true;"}
+_CHANGES = {3: "ALTER TABLE toril.targets DROP COLUMN IF EXISTS groups;"}
 """How the tables were changed, by the version that they were changed for."""
 _FUNCTIONS = ("packing.sql", "fingerprint.sql", "checks.sql", "enqueue.sql", "notify.sql", "job.sql", "rights.sql")
 

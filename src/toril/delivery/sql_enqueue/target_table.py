@@ -15,14 +15,13 @@ from toril.delivery.rules.target import TargetSpec
 REMOVED_AFTER_S = 60.0
 
 _GIVEN = "unnest($1::text[], $2::int[], $3::text[], $4::text[]) AS given (name, max_attempts, auth, own_header)"
-# `groups` is false while an instance of an older version that has no groups without Redis has the target.
 # In one order, so that two instances do not wait for each other.
 _KEEP = f"""
-INSERT INTO toril.targets (name, max_attempts, max_body, auth, own_header, groups, seen_at)
-SELECT name, max_attempts, $5, auth, own_header, true, now() FROM {_GIVEN} ORDER BY name
+INSERT INTO toril.targets (name, max_attempts, max_body, auth, own_header, seen_at)
+SELECT name, max_attempts, $5, auth, own_header, now() FROM {_GIVEN} ORDER BY name
 ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at"""
 _WRITE = f"""{_KEEP}, max_attempts = excluded.max_attempts, max_body = excluded.max_body, auth = excluded.auth,
-own_header = excluded.own_header, groups = excluded.groups"""
+own_header = excluded.own_header"""
 _REMOVE = "DELETE FROM toril.targets WHERE name <> ALL($1::text[]) AND seen_at < now() - make_interval(secs => $2)"
 # The recoverer queues them if their target comes back.
 _PRUNE = "DELETE FROM toril.unqueued AS one WHERE NOT EXISTS (SELECT FROM toril.targets WHERE name = one.target)"

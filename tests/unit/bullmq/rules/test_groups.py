@@ -58,10 +58,23 @@ def test_a_default_stands_in_for_each_limit_that_a_group_does_not_have() -> None
     assert GroupLimits(limit=GroupRate(9, 9)).with_default(default) == GroupDefault(2, GroupRate(9, 9))
 
 
-@pytest.mark.parametrize("name", ["", "x" * 257, "a\nb", "a\x00"])
-def test_an_id_that_cannot_be_shown_or_is_too_long_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["", "x" * 257, "a\nb", "a\x00", "a\x7f", "a\x85", "a\ud800"])
+def test_an_id_that_is_too_long_or_no_text_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest):
         check_group_id(name)
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_an_id_that_clients_remove_from_a_path_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match="no path can hold"):
+        check_group_id(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["...", "./x", "%", "a b", "a\u00a0b", "👩\u200d👩\u200d👧", "\u202eabc", "é" * 256, "👧" * 256]
+)
+def test_any_other_text_is_an_id(name: str) -> None:
+    check_group_id(name)
 
 
 def test_a_number_is_a_group_by_its_digits() -> None:

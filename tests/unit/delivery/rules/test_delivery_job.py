@@ -44,7 +44,9 @@ def test_unreadable_data_names_no_ledger(data: bytes) -> None:
         ({"other": "acme"}, None),
         ({"tenant": ""}, None),
         ({"tenant": "a" * 257}, None),  # accepted in SQL, where nothing checks it
-        ({"tenant": "a\u200bb"}, None),
+        ({"tenant": "a\u200bb"}, "a\u200bb"),
+        ({"tenant": "a\u0085b"}, None),
+        ({"tenant": ".."}, None),
     ],
 )
 def test_a_label_names_the_group_of_the_job(labels: dict[str, str], group: str | None) -> None:

@@ -119,8 +119,6 @@ BEGIN
         PERFORM toril._refuse('invalid_envelope', 'headers',
             'The target''s own auth sets its header, and authorization is sent on by targets with '
             'auth: {scheme: passthrough} only; this one''s scheme is ' || known.auth);
-    ELSIF grouped IS NOT NULL AND NOT known.groups THEN
-        PERFORM toril._refuse('invalid_envelope', 'group', 'Groups are kept in Redis, and this toril runs with redis: none');
     END IF;
 
     envelope := '\x84'::bytea
