@@ -1,15 +1,16 @@
-"""Programs that are Go modules, built once into the user's cache and kept there by their version."""
+"""Programs that are Go modules: from a wheel beside Python, or built once into the user's cache by their version."""
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.support.toolchains import missing
 
 INSTALLED = "/usr/local/go/bin"  # where Go's own installer puts it, often without a word in PATH
 BUILDING_S = 900
-"""Helm takes nearly three minutes of CPU on a machine that has none of it in its caches."""
+"""Helm takes nearly three minutes of CPU where it has to be built and nothing of it is in the caches."""
 _QUICKLY_BUILT = "-trimpath '-gcflags=all=-N -l -dwarf=false' '-ldflags=-s -w'"
 """Programs that a few tests run once are not worth optimising: without, Helm takes 160 s of CPU instead of 400."""
 
@@ -21,7 +22,10 @@ TOOLS = {
 
 
 def go_tool(name: str) -> str:
-    """The path of a program. Skipped where Go is missing, but not in CI."""
+    """The path of a program. Skipped where it has to be built and Go is missing, but not in CI."""
+    installed = Path(sys.executable).with_name(name)
+    if installed.exists():
+        return str(installed)
     go = shutil.which("go") or shutil.which("go", path=INSTALLED)
     if go is None:
         missing("go")
