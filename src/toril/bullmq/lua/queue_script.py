@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from importlib.resources import files
 
 from toril.bullmq.keys import QueueKeys
@@ -32,6 +33,7 @@ class QueueScript(Script):
         return self.head(queue.named(self.keys, named), arguments)
 
 
+@functools.cache
 def bullmq_text(name: str, keys: int) -> bytes:
     """Return the text of BullMQ's script of this name and number of keys."""
     return files("bullmq").joinpath("commands", f"{name}-{keys}.lua").read_bytes()

@@ -14,6 +14,7 @@ list.
 
 from __future__ import annotations
 
+import functools
 import re
 
 from toril.bullmq.lua.queue_script import QueueScript
@@ -114,6 +115,7 @@ _KNOWN = (
 )
 
 
+@functools.cache  # an instance makes its scripts twice: for two kinds of connections
 def guarded(text: bytes) -> bytes:
     """Return the text of a script of BullMQ, with the rule in it if the script makes jobs wait."""
     changed = _TAKES_OUT.sub(b"take_out(", _PUSHES.sub(b"push(", text))
