@@ -32,6 +32,10 @@ class World(Protocol):
 
     store: LeaseStore
 
+    def now(self) -> float:
+        """The clock that delays go by."""
+        ...
+
     async def add(
         self,
         job_id: str,
@@ -100,6 +104,9 @@ class FakeWorld:
         self._clock = FakeClock()
         self._store = FakeLeaseStore("orders", now=self._clock, lock_s=LOCK_S)
         self.store: LeaseStore = self._store
+
+    def now(self) -> float:
+        return self._clock()
 
     async def add(
         self,

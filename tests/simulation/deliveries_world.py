@@ -11,7 +11,7 @@ import msgspec
 from tests.simulation.delivery_parts import TargetJobs, WatchedLedger, WiredBlobs, WiredLedger
 from tests.simulation.queue_store import Broken, WatchedStore
 from tests.simulation.wire import Wired
-from tests.simulation.world import HEALED_WITHIN_S, LOCK_S, POLICY, OrderedConsumer, Process, World
+from tests.simulation.world import HEALED_WITHIN_S, LOCK_S, POLICY, SURVEYS, OrderedConsumer, Process, World
 from toril.core.destination import Destination, OutboundRequest
 from toril.core.errors import JobNotFound, JobRefused, StoreError, TorilError
 from toril.core.outcome import ConnectFailed, CutOff, Outcome
@@ -45,6 +45,7 @@ from toril.testing import (
     FakeMeter,
     FakeOutbound,
     FakePresence,
+    FakeQueueSurvey,
     FakeSettlementNotifications,
     FakeSightings,
     answered,
@@ -82,6 +83,7 @@ class DeliveryInstance(Process):
             now=now,
             measures=self.settler.measures,
             tokens=LockTokens([b"secret"], self.name),
+            survey=Wired(FakeQueueSurvey(world.stores, world.now), line, repeatable=SURVEYS),
         )
         jobs = Wired(world.jobs, line, repeatable=_QUEUE_CALLS)
         queues = TargetQueues(jobs, jobs, jobs, jobs)

@@ -10,7 +10,7 @@ from msgspec import Raw, Struct, field
 
 from tests.simulation.queue_store import Broken, WatchedStore
 from tests.simulation.wire import Wired
-from tests.simulation.world import HEALED_WITHIN_S, LOCK_S, POLICY, OrderedConsumer, Process, World
+from tests.simulation.world import HEALED_WITHIN_S, LOCK_S, POLICY, SURVEYS, OrderedConsumer, Process, World
 from toril.core.destination import LeaseRules, OutboundRequest
 from toril.core.errors import JobRefused, StoreError, WrongLockToken
 from toril.core.lease import Lease
@@ -29,7 +29,7 @@ from toril.queues.rules.pull import Action, Extended, Failed, Finished, LeaseReq
 from toril.queues.rules.push_worker import PushWorker
 from toril.queues.rules.worker import Endpoint, WorkerSpec
 from toril.telemetry.measures import Measures
-from toril.testing import FakeLeasedQueues, FakeMeter, FakeOutbound, FakePresence, answered
+from toril.testing import FakeLeasedQueues, FakeMeter, FakeOutbound, FakePresence, FakeQueueSurvey, answered
 
 _WRITES = frozenset({"complete", "retry", "fail", "snooze", "release"})
 # What may be carried out twice without any difference: each is idempotent by its port's promise.
@@ -82,6 +82,7 @@ class QueuesInstance(Process):
             now=self.now,
             measures=measures,
             tokens=LockTokens([b"secret"], self.name),
+            survey=Wired(FakeQueueSurvey(world.stores, world.now), line, repeatable=SURVEYS),
         )
         self.outbound = FakeOutbound(self._answer)
         self.supervisor = Supervisor(partial(self._consumer, chance), POLICY, self.shared)

@@ -3,13 +3,13 @@
 Three sweeps over the consumers of a process. The poll looks for jobs whose marker was lost with another instance.
 BullMQ's stalled check puts jobs back to waiting whose worker died. Adoption finds jobs that were leased by a call of
 ours whose answer was lost. When a consumer starts, abandoned jobs of its queue go back to waiting at once, or when the
-lock that they still have ends.
+lock that they still have ends. Queues that a survey of many finds idle are left out of the first two.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 
 import structlog
 
@@ -17,6 +17,7 @@ from toril.core.errors import StoreError
 from toril.engine.consumer import Consumer
 from toril.engine.policy import EnginePolicy
 from toril.engine.ports import Presence
+from toril.engine.queue_survey import EVERY_QUEUE, QueueSurvey
 from toril.telemetry.measures import UNMEASURED, Measures
 
 log = structlog.get_logger(__name__)
@@ -24,8 +25,14 @@ log = structlog.get_logger(__name__)
 _ADOPT_S = 0.5
 _LEAST_PAUSE_S = 0.005
 _GROUP = 25
+_SURVEYS = 40
+"""How many surveys a sweep makes in its interval, unless they would be of fewer queues than `_GROUP`."""
+_MOST_SURVEYED = 250
 _RETRY_S = 0.5
 _MOMENT_S = 0.05
+
+Survey = Callable[[Mapping[str, list[Consumer]]], Coroutine[None, None, Collection[str]]]
+Visit = Callable[[list[Consumer]], Coroutine[None, None, None]]
 
 
 class Recoverer:
@@ -36,6 +43,7 @@ class Recoverer:
         policy: the intervals.
         presence: told which queues have jobs in flight.
         measures: told of stalled jobs.
+        survey: tells which queues have something to find.
     """
 
     def __init__(
@@ -44,11 +52,13 @@ class Recoverer:
         policy: EnginePolicy,
         presence: Presence,
         measures: Measures = UNMEASURED,
+        survey: QueueSurvey = EVERY_QUEUE,
     ) -> None:
         self._consumers = consumers
         self._measures = measures
         self._policy = policy
         self._presence = presence
+        self._survey = survey
         # By queue, a consumer that has started, and whether there is to be a second look.
         self._started: dict[str, tuple[Consumer, bool]] = {}
         self._some_started = asyncio.Event()
@@ -64,16 +74,22 @@ class Recoverer:
     async def run(self) -> None:
         """Sweep until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._every(self._policy.poll_interval_s, self._poll), name="recoverer:poll")
-            tasks.create_task(self._every(self._policy.stalled_interval_s, self._stalled), name="recoverer:stalled")
+            tasks.create_task(self._polling(), name="recoverer:poll")
+            tasks.create_task(self._checking(), name="recoverer:stalled")
             tasks.create_task(self._adopting(), name="recoverer:adopt")
             tasks.create_task(self._starting(), name="recoverer:starting")
 
-    async def _every(self, interval_s: float, visit: Callable[[list[Consumer]], Coroutine[None, None, None]]) -> None:
-        """Visit every queue's consumers once per interval, a few at a time, evenly spread.
+    async def _polling(self) -> None:
+        await self._every(self._policy.poll_interval_s, self._with_jobs, self._poll)
 
-        A thousand idle queues are not asked all at once, nor one by one: the calls of one group leave in one write
-        (one by one they took 2.2 % of a CPU, in groups of 25 a quarter of that).
+    async def _checking(self) -> None:
+        await self._every(self._policy.stalled_interval_s, self._to_check, self._stalled)
+
+    async def _every(self, interval_s: float, survey: Survey, visit: Visit) -> None:
+        """Visit the consumers of every queue that is not idle once per interval, a few at a time, evenly spread.
+
+        A thousand queues are not asked all at once, nor one by one: the calls of one group leave in one write (one by
+        one they took 2.2 % of a CPU, in groups of 25 a quarter of that).
         """
         loop = asyncio.get_running_loop()
         while True:
@@ -83,12 +99,49 @@ class Recoverer:
                 if not consumer.stopped:
                     queues.setdefault(consumer.queue, []).append(consumer)
             groups = list(queues.values())
-            for first in range(0, len(groups), _GROUP):
-                async with asyncio.TaskGroup() as tasks:
-                    for consumers in groups[first : first + _GROUP]:
-                        tasks.create_task(visit(consumers))
-                await asyncio.sleep(began + interval_s * (first + _GROUP) / (len(groups) + _GROUP) - loop.time())
+            size = max(_GROUP, min(len(groups) // _SURVEYS, _MOST_SURVEYED))
+            pace_s = interval_s / (len(groups) + size)
+            for first in range(0, len(groups), size):
+                part = groups[first : first + size]
+                busy = await self._busy(part, survey)
+                for position in range(0, len(busy), _GROUP):
+                    async with asyncio.TaskGroup() as tasks:
+                        for consumers in busy[position : position + _GROUP]:
+                            tasks.create_task(visit(consumers))
+                    done = first + size * min(position + _GROUP, len(busy)) / len(busy)
+                    await asyncio.sleep(began + pace_s * done - loop.time())
+                await asyncio.sleep(began + pace_s * (first + size) - loop.time())
             await asyncio.sleep(max(began + interval_s - loop.time(), _LEAST_PAUSE_S))
+
+    async def _busy(self, queues: list[list[Consumer]], survey: Survey) -> list[list[Consumer]]:
+        """Return the consumers of the queues that have a job in a slot here, or are not idle by this survey."""
+        quiet = {
+            consumers[0].queue: consumers for consumers in queues if not any(consumer.slots for consumer in consumers)
+        }
+        if not quiet:
+            return queues
+        try:
+            found = await survey(quiet)
+        except StoreError as exc:
+            log.debug("recoverer.survey_failed", queues=len(quiet), error=exc.message)
+            return queues
+        return [consumers for consumers in queues if (name := consumers[0].queue) in found or name not in quiet]
+
+    async def _with_jobs(self, quiet: Mapping[str, list[Consumer]]) -> Collection[str]:
+        """Return the queues that may have a job to lease now; for the others, the survey is the look of this poll."""
+        found = await self._survey.with_jobs(list(quiet))
+        for queue, consumers in quiet.items():
+            at_s = found.get(queue)
+            if at_s == 0:
+                continue
+            for consumer in consumers:
+                consumer.answered()
+            if at_s is not None:
+                consumers[0].expect(at_s)
+        return [queue for queue, at_s in found.items() if at_s == 0]
+
+    async def _to_check(self, quiet: Mapping[str, list[Consumer]]) -> Collection[str]:
+        return await self._survey.to_check(list(quiet))
 
     async def _poll(self, consumers: list[Consumer]) -> None:
         """Let one consumer of a queue look for all of them: the marker that it leaves wakes the others."""

@@ -8,6 +8,7 @@ from toril.core.ports import Now
 from toril.engine.cancelled_jobs import CancelledJobs
 from toril.engine.lock_tokens import LockTokens
 from toril.engine.ports import Presence
+from toril.engine.queue_survey import EVERY_QUEUE, QueueSurvey
 from toril.engine.shared_waits import SharedWaits
 from toril.telemetry.measures import UNMEASURED, Measures
 from toril.telemetry.tracing.attempts import AttemptTracing
@@ -24,9 +25,10 @@ class SharedServices:
         measures: told of leases that are lost.
         tokens: make the lock tokens of this instance.
         tracing: makes the spans of attempts; None makes none.
+        survey: tells which queues are not idle.
     """
 
-    __slots__ = ("_slots", "cancelled", "measures", "now", "presence", "tasks", "tokens", "tracing", "waits")
+    __slots__ = ("_slots", "cancelled", "measures", "now", "presence", "survey", "tasks", "tokens", "tracing", "waits")
 
     def __init__(  # noqa: PLR0913 - by name, and one for each service
         self,
@@ -38,6 +40,7 @@ class SharedServices:
         measures: Measures = UNMEASURED,
         tokens: LockTokens,
         tracing: AttemptTracing | None = None,
+        survey: QueueSurvey = EVERY_QUEUE,
     ) -> None:
         self.tasks = tasks
         self.waits = waits
@@ -46,6 +49,7 @@ class SharedServices:
         self.measures = measures
         self.tokens = tokens
         self.tracing = tracing
+        self.survey = survey
         self.cancelled = CancelledJobs()
         self._slots = 0
 

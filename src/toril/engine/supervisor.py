@@ -50,7 +50,7 @@ class Supervisor:
         self._stopping = False
         # Queues of the configuration's destinations: a worker registered for one of them is not started.
         self._configured: set[str] = set()
-        self.recoverer = Recoverer(self.consumers, policy, shared.presence, shared.measures)
+        self.recoverer = Recoverer(self.consumers, policy, shared.presence, shared.measures, shared.survey)
         self.lease_keeper = LeaseKeeper(self.consumers, policy.lock_s)
 
     def consumers(self) -> list[Consumer]:

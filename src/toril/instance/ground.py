@@ -16,6 +16,7 @@ from toril.core.ports import Meter, RateLimits
 from toril.delivery.postgres_queue.presence import NoPresence
 from toril.delivery.postgres_queue.queue import PostgresQueue, QueueContext
 from toril.engine.ports import MarkerWaits, Presence
+from toril.engine.queue_survey import EVERY_QUEUE, QueueSurvey
 from toril.instance.delivery_store import DeliveryStore, in_postgres, in_redis
 from toril.instance.process_rates import ProcessRates
 from toril.instance.stats import StatisticsStore, statistics_in_postgres, statistics_in_redis
@@ -53,6 +54,7 @@ class Ground:
         self.statistics: StatisticsStore
         self.waits: MarkerWaits = store.markers
         self.presence: Presence = store.presence
+        self.survey: QueueSurvey = store.survey
         self.rates: RateLimits = RedisRates(store.links)
         self.audit, self.audit_trail = store.audit, store.audit_trail
         if not settings.without_redis:
@@ -68,6 +70,7 @@ class Ground:
         self.audit_trail = AuditTrail(queue.audit_lines, store.clock)
         self.audit = AuditLog(self.audit_trail)
         self.waits, self.presence, self.rates = queue.waits, NoPresence(), ProcessRates(time.monotonic)
+        self.survey = EVERY_QUEUE
 
     @property
     def groups(self) -> GroupStore:

@@ -133,6 +133,7 @@ class Instance:
             measures=self._measures,
             tokens=lock_tokens(settings.gateway, instance_id),
             tracing=self._traces.attempts,
+            survey=ground.survey,
         )
         self._load_shedding = load_shedding_of(settings)
         self.supervisor = Supervisor(self._consumer, engine, self._shared, works=self._role.name != "gateway")

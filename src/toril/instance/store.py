@@ -27,6 +27,7 @@ from toril.bullmq.job_scanner import RedisJobScanner
 from toril.bullmq.leasing.active_jobs import ActiveJobReader
 from toril.bullmq.leasing.leased_queues import LeasedQueueSet
 from toril.bullmq.leasing.leases import LeaseStores
+from toril.bullmq.leasing.queue_survey import RedisQueueSurvey
 from toril.bullmq.lua.paused_lists import PausedLists
 from toril.bullmq.lua.scripts import Scripts
 from toril.bullmq.markers import Markers
@@ -127,6 +128,7 @@ class Store:
         self.attempts = RedisAttempts(self.links, prefix)
         self.open_workers = OpenWorkers(self.links, prefix, instance_id, self.clock)
         self.markers = Markers(self.links, store, tasks, meter)
+        self.survey = RedisQueueSurvey(self.links, prefix, self.clock)
         self.presence = PresenceConnections(self.links, settings.redis, store, tasks, meter)
         self.events = EventStreams(self.links, store, tasks, meter)
         self._paused_lists = PausedLists(self.scripts)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from toril.testing.rates import FakeRates
     from toril.testing.registry import FakeRegistry
     from toril.testing.sightings import FakeSightings
+    from toril.testing.survey import FakeQueueSurvey
     from toril.testing.waits import FakeMarkerWaits
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "FakeOutbound",
     "FakePool",
     "FakePresence",
+    "FakeQueueSurvey",
     "FakeRates",
     "FakeRegistry",
     "FakeSettlementNotifications",
@@ -66,6 +68,7 @@ _PLACES = {
     "FakePool": "outbound",
     "answered": "outbound",
     "FakePresence": "presence",
+    "FakeQueueSurvey": "survey",
     "FakeRates": "rates",
     "FakeRegistry": "registry",
     "FakeSightings": "sightings",

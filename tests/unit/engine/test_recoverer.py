@@ -1,17 +1,34 @@
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from structlog.testing import capture_logs
 
 from tests.unit.engine.support import LOCK_S, POLICY, Bench, bench
+from toril.core.errors import StoreUnavailable
 from toril.core.lease import Lease
 from toril.engine.consumer import Consumer
+from toril.engine.queue_survey import EVERY_QUEUE, QueueSurvey
 from toril.engine.recoverer import Recoverer
-from toril.testing import FakeClock, FakePresence
+from toril.telemetry.measures import UNMEASURED
+from toril.testing import FakeClock, FakePresence, FakeQueueSurvey
 
 
-def recoverer(*benches: Bench, presence: FakePresence | None = None) -> Recoverer:
-    return Recoverer(lambda: [made.consumer for made in benches], POLICY, presence or FakePresence())
+def recoverer(*benches: Bench, presence: FakePresence | None = None, survey: QueueSurvey = EVERY_QUEUE) -> Recoverer:
+    return Recoverer(
+        lambda: [made.consumer for made in benches], POLICY, presence or FakePresence(), UNMEASURED, survey
+    )
+
+
+class Away:
+    """A survey without an answer."""
+
+    async def with_jobs(self, queues: Sequence[str]) -> Mapping[str, float]:
+        """Fail."""
+        raise StoreUnavailable
+
+    async def to_check(self, queues: Sequence[str]) -> Collection[str]:
+        """Fail."""
+        raise StoreUnavailable
 
 
 async def test_a_job_whose_wake_got_lost_is_found_by_the_next_poll(clock: FakeClock) -> None:
@@ -56,6 +73,7 @@ async def test_polls_are_spread_over_the_interval(clock: FakeClock) -> None:
         full = False
         in_flight: Iterable[object] = ()
         in_doubt: Iterable[object] = ()
+        slots: Iterable[object] = ()
 
         def __init__(self, queue: str) -> None:
             self.queue = queue
@@ -66,11 +84,79 @@ async def test_polls_are_spread_over_the_interval(clock: FakeClock) -> None:
     consumers = [Polled(f"queue-{number}") for number in range(1000)]
     sweeping = Recoverer(lambda: consumers, POLICY, FakePresence())  # type: ignore[arg-type,return-value]
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(sweeping._every(POLICY.poll_interval_s, sweeping._poll))
+        running = tasks.create_task(sweeping._polling())
         await asyncio.sleep(POLICY.poll_interval_s - 0.01)
         assert len(times) == 1000
         assert times[-1] - times[0] > POLICY.poll_interval_s * 0.9
         assert max(times.count(at) for at in set(times)) <= 50
+        running.cancel()
+
+
+async def test_an_idle_queue_is_neither_looked_at_nor_checked_and_counts_as_heard_from(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        survey = FakeQueueSurvey({"orders": made.store}, clock)
+        running = tasks.create_task(recoverer(made, survey=survey).run())
+        await asyncio.sleep(POLICY.stalled_interval_s * 3)
+        assert made.store.calls == []
+        assert made.consumer.heard_since(asyncio.get_running_loop().time() - POLICY.poll_interval_s * 1.1)
+        running.cancel()
+
+
+async def test_a_surveyed_queue_whose_wake_got_lost_is_looked_at_by_the_next_poll(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.endpoints.open()
+        survey = FakeQueueSurvey({"orders": made.store}, clock)
+        running = tasks.create_task(recoverer(made, survey=survey).run())
+        await made.settle_down()
+        made.store.add("1")
+        await asyncio.sleep(POLICY.poll_interval_s * 1.1)
+        assert made.store.completed.keys() == {b"1"}
+        running.cancel()
+
+
+async def test_a_delayed_job_that_only_a_survey_knows_of_is_looked_for_in_time(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.endpoints.open()
+        made.store.add("1", delay_s=POLICY.poll_interval_s * 2.5)
+        survey = FakeQueueSurvey({"orders": made.store}, clock)
+        running = tasks.create_task(recoverer(made, survey=survey).run())
+        await asyncio.sleep(POLICY.poll_interval_s * 2.5 - 0.1)
+        assert made.store.calls == []
+        await made.until(lambda: made.store.completed, 0.2)
+        running.cancel()
+
+
+async def test_a_job_whose_worker_died_goes_back_though_nothing_waits_in_its_queue(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.endpoints.open()
+        made.store.add("1")
+        await made.store.take(b"dead:1")
+        survey = FakeQueueSurvey({"orders": made.store}, clock)
+        running = tasks.create_task(recoverer(made, survey=survey).run())
+        with capture_logs():
+            await asyncio.sleep(LOCK_S + 2 * POLICY.stalled_interval_s + 1)
+        assert made.store.completed.keys() == {b"1"}
+        running.cancel()
+
+
+async def test_a_queue_with_a_job_in_a_slot_is_shown_to_others_though_nothing_waits_in_it(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        made.store.add("1")
+        made.consumer.look()
+        await made.until(lambda: made.outbound.in_flight == 1)
+        presence = FakePresence()
+        survey = FakeQueueSurvey({"orders": made.store}, clock)
+        running = tasks.create_task(recoverer(made, presence=presence, survey=survey).run())
+        await asyncio.sleep(POLICY.poll_interval_s * 1.1)
+        assert presence.shown == {"orders"}
+        running.cancel()
+
+
+async def test_without_an_answer_to_the_survey_every_queue_is_looked_at(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(recoverer(made, survey=Away()).run())
+        await asyncio.sleep(POLICY.stalled_interval_s * 1.1)
+        assert {"take", "recover_stalled"} <= set(made.store.calls)
         running.cancel()
 
 
