@@ -12,6 +12,7 @@ from tests.support.alone import NO_REDIS
 from tests.support.deliveries import Door, configuration
 from tests.support.endpoint import Answer, Call, Endpoint, respond
 from tests.support.postgres import PostgresProcess
+from tests.support.tokens import bearer, token
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
@@ -57,7 +58,8 @@ class Place:
     def write(self, **keys: Any) -> Path:
         """The configuration, with these keys of the target."""
         targets = {"billing": {"url": self.endpoint.at("/")} | keys}
-        return configuration(self._file, targets, delivery={"recover_every": "1s"}, **self._more)
+        tokens = [token("queues", ["queues:*"])]
+        return configuration(self._file, targets, delivery={"recover_every": "1s"}, tokens=tokens, **self._more)
 
     def enqueue(self, tenant: str | None) -> str:
         """A delivery of a tenant; its path says whose it is, and its label, unless it has none."""
@@ -189,6 +191,33 @@ def test_the_group_of_an_envelope_stays_over_a_lost_queue_and_a_replay(place: Pl
     assert place.door.http.post("/targets/billing/resume").is_success
     place.delivered([waiting, failing])
     assert place.calls("failing") == 2
+
+
+def test_a_drained_group_is_cancelled_in_the_ledger_and_does_not_come_back(place: Place) -> None:
+    assert place.door.http.post("/targets/billing/pause").is_success
+    drained = [place.enqueue("noisy") for _ in range(60)]
+    other = place.enqueue("a")
+    eventually(lambda: place.group("noisy")["waiting"] == 60, what="all wait")
+    answer = place.door.http.post("/queues/deliver-billing/groups/noisy/drain")
+    assert (answer.status_code, answer.json()) == (200, {"removed": 60})
+    listed = place.door.http.get("/jobs", params={"limit": 100}).json()["jobs"]
+    assert Counter(job["status"] for job in listed) == {"cancelled": 60, "queued": 1}
+    assert place.door.job(drained[0])["transitions"][-1]["by"] == "AUTH_TOKENS", "the caller's name"
+    place.lose_the_jobs()
+    eventually(lambda: place.group("a")["waiting"] == 1, timeout_s=60, what="the recoverer has put back the other")
+    assert place.group("noisy")["waiting"] == 0
+    assert place.door.http.post("/targets/billing/resume").is_success
+    place.delivered([other])
+    assert place.calls("noisy") == 0
+
+
+def test_draining_deliveries_needs_the_right_to_cancel_them(place: Place) -> None:
+    assert place.door.http.post("/targets/billing/pause").is_success
+    place.enqueue("noisy")
+    eventually(lambda: place.group("noisy")["waiting"] == 1, what="it waits")
+    path = "/queues/deliver-billing/groups/noisy/drain"
+    answer = place.door.http.post(path, headers=bearer("queues-secret"))
+    assert (answer.status_code, place.group("noisy")["waiting"]) == (403, 1)
 
 
 def test_a_reload_changes_the_limits_at_once(place: Place) -> None:

@@ -18,12 +18,14 @@ from typing import Any, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
+from toril.bullmq.ports.groups import GroupDrains, GroupStore
 from toril.config.settings import Settings
 from toril.core.errors import LedgerMoved, LedgerUnavailable, StoreError
 from toril.core.ports import Meter
 from toril.delivery.dead_letters import DeadLetterRoutes
 from toril.delivery.deliveries import Deliveries, DeliveryBodies, InstanceContext
 from toril.delivery.delivery_janitor import DeliveryJanitor, JanitorTimes
+from toril.delivery.group_drain import GroupDrain
 from toril.delivery.ledger.acknowledged_ledger import AcknowledgedLedger
 from toril.delivery.ledger.asyncpg_ledger import AsyncpgLedger
 from toril.delivery.ledger.sql_ledger import SqlLedger
@@ -163,6 +165,10 @@ class DeliveryDoor:
             ).routes(),
             *DeadLetterRoutes(self._deliveries, self.ledger, self.targets.__contains__).routes(),
         ]
+
+    def drains(self, groups: GroupStore) -> GroupDrains:
+        """Return what removes waiting jobs of groups, those of targets with their deliveries."""
+        return GroupDrain(groups, self._deliveries, self.targets)
 
     def renew(self, settings: Settings) -> None:
         """Apply changed targets and limits."""

@@ -364,7 +364,7 @@ class Instance:
             over_redis = list if has_redis else refused_without_redis
             routes = [
                 *over_redis(queues.routes()),
-                *queues.group_routes(),
+                *queues.group_routes(None if self._delivery is None else self._delivery.drains(queues.groups)),
                 *([] if self._delivery is None else self._delivery.routes()),
                 *([] if self._targets is None else self._targets.routes(self._reloading, self._stats.recent)),
                 *self._stats.routes(lambda: self.health, self._names),

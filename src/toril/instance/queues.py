@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from toril.bullmq.maintenance import Maintenance
-from toril.bullmq.ports.groups import GroupStore
+from toril.bullmq.ports.groups import GroupDrains, GroupStore
 from toril.bullmq.rules.queue_name import NameRules
 from toril.http_client.egress import Egress
 from toril.instance.store import Store
@@ -83,10 +83,10 @@ class Queues(Struct, frozen=True):
             *EventRoutes(store.events, inspector, actions, names=names).routes(),
         ]
 
-    def group_routes(self) -> list[Route]:
-        """Return the routes of groups, which are there without Redis too."""
+    def group_routes(self, drains: GroupDrains | None) -> list[Route]:
+        """Return the routes of groups, which are there without Redis too; `drains` removes what waits in them."""
         clock, confirmed = self.store.clock, self._acknowledging()
-        return GroupRoutes(self.groups, names=self.names, now=clock, acknowledging=confirmed).routes()
+        return GroupRoutes(self.groups, drains, names=self.names, now=clock, acknowledging=confirmed).routes()
 
     def _acknowledging(self) -> Acknowledging:
         return Acknowledging(self.store.confirmations, self.store.prefix)

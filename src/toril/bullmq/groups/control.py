@@ -99,6 +99,13 @@ class GroupControl:
     async def _change(self, queue: str, group: str, limits: str, paused: str) -> None:
         await self._scripts.call(CHANGE, self._keys(queue), group, limits, paused)
 
+    async def waiting(self, queue: str, group: str, skip: int, most: int) -> list[str]:
+        """Return the ids of the waiting jobs of a group behind the first `skip`, in order, at most `most`."""
+        keys = self._keys(queue)
+        waiting = keys.key(b"toril:groups:wait:" + group.encode())
+        found = await self._scripts.links.of(keys.prefix).call("ZRANGE", waiting, skip, skip + most - 1)
+        return [job_id.decode(errors="replace") for job_id in found]
+
     async def drain(self, queue: str, group: str) -> int:
         """Remove the waiting jobs of a group; return how many."""
         keys, removed = self._keys(queue), 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from toril.bullmq.rules.groups import GroupLimits, GroupState
+from toril.core.access import Caller
 
 
 class GroupStore(Protocol):
@@ -37,6 +38,22 @@ class GroupStore(Protocol):
         """Start the jobs of a paused group again. Idempotent."""
         ...
 
+    async def waiting(self, queue: str, group: str, skip: int, most: int) -> list[str]:
+        """Return the ids of the waiting jobs of a group behind the first `skip`, in order, at most `most`."""
+        ...
+
     async def drain(self, queue: str, group: str) -> int:
         """Remove the waiting jobs of a group; return how many."""
+        ...
+
+
+class GroupDrains(Protocol):
+    """Removes what waits in groups, whoever owns the jobs."""
+
+    async def drain(self, queue: str, group: str, caller: Caller) -> int:
+        """Remove the waiting jobs of a group, for a caller; return how many.
+
+        Raises:
+            Forbidden: the jobs of this queue are others' than the queue's, and the caller has no right to remove them.
+        """
         ...

@@ -43,6 +43,9 @@ ON CONFLICT (target, name) DO UPDATE SET concurrency = excluded.concurrency, mos
     arrival = CASE WHEN (g.most, g.per) IS NOT DISTINCT FROM (excluded.most, excluded.per) THEN g.arrival ELSE 0 END,
     start_at = CASE WHEN g.start_at = 0 THEN g.start_at END"""
 _ENTER = "SELECT toril_enter_group(target, name) FROM toril_groups WHERE target = $1 AND name = $2 AND waits"
+_WAITING = """
+SELECT job_id FROM toril_jobs WHERE target = $1 AND job_group = $2 AND due IS NULL AND token IS NULL
+ORDER BY (starts = 0), priority, place, job_id OFFSET $3 LIMIT $4"""
 _DRAIN = """
 DELETE FROM toril_jobs WHERE job_id = ANY(ARRAY(
     SELECT job_id FROM toril_jobs WHERE target = $1 AND job_group = $2 AND due IS NULL AND token IS NULL
@@ -141,6 +144,10 @@ class PostgresGroups:
             await left(connection, locks, target, group)
             await self._waits.tell(connection, ("jobs", queue, "0"))
         self._waits.jobs_wait(queue)
+
+    async def waiting(self, queue: str, group: str, skip: int, most: int) -> list[str]:
+        """As `GroupStore.waiting`."""
+        return [row[0] for row in await self._database.fetch(_WAITING, _target(queue), group, skip, most)]
 
     async def drain(self, queue: str, group: str) -> int:
         """As `GroupStore.drain`."""

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 from starlette.responses import Response
 
-from toril.bullmq.ports.groups import GroupStore
+from toril.bullmq.ports.groups import GroupDrains, GroupStore
 from toril.bullmq.rules.actions import GroupChange, Nothing, read_action
 from toril.bullmq.rules.groups import GroupState, check_group_id
 from toril.bullmq.rules.queue_name import NameRules
@@ -42,12 +42,19 @@ _STATE = Reply(shapes.Group, "The group")
 
 
 class GroupRoutes:
-    """Routes that read and change the groups of a queue."""
+    """Routes that read and change the groups of a queue; `drains` removes what waits in them."""
 
     def __init__(
-        self, groups: GroupStore, *, names: NameRules, now: Now, acknowledging: Acknowledging = AT_ONCE
+        self,
+        groups: GroupStore,
+        drains: GroupDrains | None = None,
+        *,
+        names: NameRules,
+        now: Now,
+        acknowledging: Acknowledging = AT_ONCE,
     ) -> None:
         self._groups = groups
+        self._drains = drains
         self._names = names
         self._now = now
         self._confirmed = acknowledging.handler
@@ -135,8 +142,13 @@ class GroupRoutes:
         return NO_CONTENT
 
     async def drain(self, request: Request) -> Response:
-        """Remove the waiting jobs of a group."""
-        return json_response(_encode(answers.Removed(await self._groups.drain(*await self._asked(request)))))
+        """Remove the waiting jobs of a group; in the queue of a target, cancel its waiting deliveries."""
+        queue, group = await self._asked(request)
+        if self._drains is None:
+            removed = await self._groups.drain(queue, group)
+        else:
+            removed = await self._drains.drain(queue, group, request.caller)
+        return json_response(_encode(answers.Removed(removed)))
 
     async def _asked(self, request: Request) -> tuple[str, str]:
         named = self._named(request)
