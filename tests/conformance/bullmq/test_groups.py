@@ -245,6 +245,7 @@ async def test_all_held_jobs_get_out(world: RealWorld) -> None:
         await add(world, f"j-{number}", f"g{number % 7}")
     assert await control_of(world).release(world.queue) == 250
     assert len(await world.waiting()) == 250
+    assert await left(world) == []
     assert await world.link.call("ZCARD", world.keys.key("delayed")) == 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toril.bullmq.lua.groups import HELD, group_functions
+from toril.bullmq.lua.groups import FLAG, HELD, group_functions
 from toril.bullmq.lua.queue_script import QueueScript
 from toril.bullmq.lua.waiting_lists import STANDING
 
@@ -103,9 +103,14 @@ end
 if moved > 0 then
 %b
 end
+if call('EXISTS', g .. ':index') == 0 then
+  call('DEL', g)
+  call('UNLINK', g .. ':past')
+  if call('EXISTS', g .. ':slots') == 0 then call('HDEL', p .. 'meta', '%b') end
+end
 return {moved, looked}
 """
-    % (HELD, _WAKE),
+    % (HELD, _WAKE, FLAG),
     keys="prefix",
     arguments="most",
     returns="how many jobs were moved to waiting, and how many were looked at: fewer than `most` when that was all",

@@ -48,12 +48,12 @@ class GroupStore(Protocol):
 
 
 class GroupDrains(Protocol):
-    """Removes what waits in groups, whoever owns the jobs."""
+    """Removes the waiting jobs of groups, also those of deliveries."""
 
     async def drain(self, queue: str, group: str, caller: Caller) -> int:
         """Remove the waiting jobs of a group, for a caller; return how many.
 
         Raises:
-            Forbidden: the jobs of this queue are others' than the queue's, and the caller has no right to remove them.
+            Forbidden: they belong to deliveries, and the caller has no right to cancel these.
         """
         ...
