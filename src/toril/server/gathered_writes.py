@@ -23,11 +23,13 @@ class GatheringProtocol(HttpToolsProtocol):
 class GatheringTransport:
     """A transport whose writes leave at the end of the event-loop turn, or when it is closed."""
 
-    __slots__ = ("_loop", "_parts", "_transport")
+    __slots__ = ("_loop", "_parts", "_transport", "is_closing")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
+        # Asked twice for each request, so it is not looked up by `__getattr__`.
+        self.is_closing = transport.is_closing
         self._parts: list[bytes] = []
 
     def write(self, data: bytes) -> None:
@@ -40,7 +42,7 @@ class GatheringTransport:
         """Write a whole answer, to which nothing has to be gathered."""
         if self._parts:
             self._parts.append(data)
-        elif not self._transport.is_closing():
+        elif not self.is_closing():
             self._transport.write(data)
 
     def close(self) -> None:
@@ -57,7 +59,7 @@ class GatheringTransport:
         parts = self._parts
         if parts:
             self._parts = []
-            if self._transport.is_closing():
+            if self.is_closing():
                 return  # the caller has hung up meanwhile
             self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
 

@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent, HTTPScope
@@ -39,6 +40,18 @@ _OVER = cast(HTTPScope, {"type": "http", "method": "GET", "http_version": "1.1"}
 
 def _nothing() -> None:
     pass
+
+
+@lru_cache(maxsize=8)
+def _lines(headers: tuple[Header, ...]) -> bytes:
+    """Return headers that are the same in many answers as they stand in a head."""
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
+
+
+@lru_cache(maxsize=64)
+def _type_line(content_type: bytes) -> bytes | None:
+    """Return the line of a content type; None where that is no header value."""
+    return None if HEADER_VALUE_RE.search(content_type) else b"content-type: %b\r\n" % content_type
 
 
 class Signal:
@@ -142,19 +155,10 @@ class RequestCycle(RequestResponseCycle):
             headers: with lower-case names.
             body: as long as `content-length` says.
         """
-        if (
-            self.response_started
-            or self.disconnected
-            or self.tunnel
-            or not self.keep_alive
-            or self.flow.write_paused
-            or self.leaving()
-        ):
+        if self._needs_steps():
             return False
         length, sized = b"%d" % len(body), status == 204 and not body
-        lines = [STATUS_LINE[status]]
-        for name, value in self.default_headers:
-            lines.append(b"%b: %b\r\n" % (name, value))
+        lines = [STATUS_LINE[status], _lines(tuple(self.default_headers))]
         for name, value in headers:
             if name == b"content-length":
                 if value != length:
@@ -168,12 +172,34 @@ class RequestCycle(RequestResponseCycle):
         lines.append(b"\r\n")
         if self.scope["method"] != "HEAD":
             lines.append(body)
+        self._end(b"".join(lines))
+        return True
+
+    def answer_typed(self, status: int, content_type: bytes, body: bytes) -> bool:
+        """Send a whole answer as `answer`, with no headers but its type and its length."""
+        type_line = _type_line(content_type)
+        if type_line is None or self._needs_steps():
+            return False
+        own = STATUS_LINE[status], _lines(tuple(self.default_headers)), type_line, len(body)
+        self._end(b"%b%b%bcontent-length: %d\r\n\r\n%b" % (*own, body if self.scope["method"] != "HEAD" else b""))
+        return True
+
+    def _needs_steps(self) -> bool:
+        return (
+            self.response_started
+            or self.disconnected
+            or self.tunnel
+            or not self.keep_alive
+            or self.flow.write_paused
+            or self.leaving()
+        )
+
+    def _end(self, answer: bytes) -> None:
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
-        cast(GatheringTransport, self.transport).write_whole(b"".join(lines))
+        cast(GatheringTransport, self.transport).write_whole(answer)
         self.message_event.set()
         self.on_response()
-        return True
 
     def feed(self, data: bytes) -> None:
         """Add what has come through a tunnel."""

@@ -86,10 +86,15 @@ class PrometheusMeter:
 
     def observe(self, metric: Metric, labels: Labels, value: float, trace: Sequence[Header] | None = None) -> None:
         """Put a value into a histogram. Where its trace is kept, it is the exemplar of its bucket."""
+        place = bisect_left(metric.buckets, value)
         found = self._values[metric].get(labels)
-        for numbers in self._series(metric, labels) if found is None else (found,):
-            numbers[bisect_left(metric.buckets, value)] += 1.0
-            numbers[-1] += value
+        if found is not None:
+            found[place] += 1.0
+            found[-1] += value
+        else:
+            for numbers in self._series(metric, labels):
+                numbers[place] += 1.0
+                numbers[-1] += value
         if trace is not None:
             self._exemplify(metric, labels, value, trace)
 

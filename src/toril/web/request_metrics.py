@@ -71,10 +71,21 @@ class Observed:
         cycle = self._scope.get(CYCLE)
         if cycle is None or self._send != cycle.send or not cycle.answer(status, headers, bytes(body)):
             return False
+        self._answered(status, headers)
+        return True
+
+    def answer_typed(self, status: int, content_type: bytes, body: bytes) -> bool:
+        """Send a whole response as `answer`, with no headers but its type and its length."""
+        cycle = self._scope.get(CYCLE)
+        if cycle is None or self._send != cycle.send or not cycle.answer_typed(status, content_type, body):
+            return False
+        self._answered(status, ())
+        return True
+
+    def _answered(self, status: int, headers: Sequence[Header]) -> None:
         self.begun = True
         self._head({"status": status, "headers": headers})
         self._scope = _ANSWERED  # which refers to this: without the circle both are freed at once
-        return True
 
     @property
     def template(self) -> str:

@@ -33,14 +33,33 @@ class BytesResponse(Response):
         self.body = body
         self.background = None
         self.content_type = content_type
-        # RFC 9110 8.6: no length where there can be no content.
-        own = () if status_code == 204 else ((b"content-type", content_type), (b"content-length", b"%d" % len(body)))
-        self.raw_headers = [*own, *headers]
+        self._further = headers
+        self._raw_headers: list[Header] | None = None
+
+    @property
+    def raw_headers(self) -> list[Header]:
+        """All headers, as in Starlette's responses. They are made when they are asked for: most answers need none."""
+        if self._raw_headers is None:
+            # RFC 9110 8.6: no length where there can be no content.
+            sized = self.status_code != 204
+            length = b"%d" % len(self.body)
+            own = ((b"content-type", self.content_type), (b"content-length", length)) if sized else ()
+            self._raw_headers = [*own, *self._further]
+        return self._raw_headers
+
+    @raw_headers.setter
+    def raw_headers(self, headers: list[Header]) -> None:
+        self._raw_headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it; also in place of a WebSocket's handshake."""
-        if isinstance(send, Observed) and send.answer(self.status_code, self.raw_headers, self.body):
-            return
+        if isinstance(send, Observed):
+            if self._raw_headers is None and self._further == () and self.status_code != 204:
+                sent = send.answer_typed(self.status_code, self.content_type, bytes(self.body))
+            else:
+                sent = send.answer(self.status_code, self.raw_headers, self.body)
+            if sent:
+                return
         kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
         await send({"type": kind + ".start", "status": self.status_code, "headers": self.raw_headers})
         body = b"" if scope.get("method") == "HEAD" else self.body

@@ -52,6 +52,29 @@ def test_a_whole_answer_is_one_write_as_uvicorn_frames_it() -> None:
     assert len(connection.written) == 1
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_an_answer_with_a_type_and_a_length_alone_is_written_as_any_other(method: str) -> None:
+    one, other = Connection(method), Connection(method)
+    assert cycle(one).answer(200, sized(b"{}"), b"{}")
+    assert cycle(other).answer_typed(200, JSON[1], b"{}")
+    assert other.written == one.written
+    assert other.ended == 1
+
+
+def test_a_type_that_is_no_header_value_is_left_to_uvicorn() -> None:
+    connection = Connection()
+    assert not cycle(connection).answer_typed(200, b"text/plain\r\nset-cookie: a=b", b"{}")
+    assert not connection.written
+
+
+def test_a_new_date_is_in_the_next_answer() -> None:
+    connection = Connection()
+    assert cycle(connection).answer_typed(200, JSON[1], b"{}")
+    connection.server_state.default_headers = [(b"date", b"Mon, 30 Nov 2026 04:55:46 GMT")]
+    assert cycle(connection).answer_typed(200, JSON[1], b"{}")
+    assert [b"04:55:46" in answer for answer in connection.written] == [False, True]
+
+
 def test_the_answer_to_head_has_the_length_and_no_body() -> None:
     connection = Connection("HEAD")
     assert cycle(connection).answer(200, sized(b"{}"), b"{}")
