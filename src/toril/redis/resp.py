@@ -154,6 +154,7 @@ class Wire(asyncio.Protocol):
         told: set[str] | None = None,
     ) -> None:
         self.closed = asyncio.Event()
+        self._is_closed = False
         self.why = "it was never made"
         self.server: str | None = None
         self._loop = loop
@@ -188,7 +189,7 @@ class Wire(asyncio.Protocol):
 
     def send(self, packed: bytes) -> asyncio.Future[Reply]:
         """Queue one command for the write at the end of this turn; fails if the connection is closed."""
-        if self.closed.is_set():
+        if self._is_closed:
             raise StoreUnavailable(f"there is no connection to Redis: {self.why}")
         future = self._loop.create_future()
         if not self._outgoing:
@@ -200,7 +201,7 @@ class Wire(asyncio.Protocol):
 
     def send_many(self, packed: bytes, count: int, wanted: int) -> list[asyncio.Future[Reply]]:
         """Queue several commands in one piece; fails if the connection is closed."""
-        if self.closed.is_set():
+        if self._is_closed:
             raise StoreUnavailable(f"there is no connection to Redis: {self.why}")
         if not self._outgoing:
             self._loop.call_soon(self._flush)
@@ -317,12 +318,13 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of asyncio.Protocol."""
-        if not self.closed.is_set():
+        if not self._is_closed:
             name = errno.errorcode.get(exc.errno or 0, "") if isinstance(exc, OSError) else ""
             self.why = f"the connection to Redis broke ({name or exc or 'closed by Redis'})"
         self._end()
 
     def _end(self) -> None:
+        self._is_closed = True
         self.closed.set()
         if self._watch is not None:
             self._watch.cancel()

@@ -110,7 +110,8 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
 
     def _walk(self, data: bytes, at: int) -> None:
         """Give the parser `data` from `at` on, piece by piece; hold back what must wait for an answer."""
-        while at < len(data):
+        size = len(data)
+        while at < size:
             cycle = self.cycle
             if self.in_head:
                 if cycle is not None and not cycle.response_complete:
@@ -121,10 +122,14 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
             elif not cycle.response_complete:
                 self._since = self._sweep.now
             end = self._pieces.end(data, at)
-            piece = data if end - at == len(data) else data[at:end]
+            piece = data if end - at == size else data[at:end]
             at = end
             try:
-                self._feed(piece)
+                if not self.in_head and self._pieces.body_left:
+                    self._pieces.body_left -= len(piece)
+                    self.parser.feed_data(piece)
+                else:
+                    self._feed(piece)
             except httptools.HttpParserUpgrade as upgrade:
                 self.on_upgrade(piece[upgrade.args[0] :] + data[end:])
                 return
@@ -140,7 +145,7 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
             self.flow.pause_reading()
 
     def _feed(self, piece: bytes) -> None:
-        """Give the parser one piece, if there is still room for it."""
+        """Give the parser one piece of a head, or of a chunked body, if there is still room for it."""
         if self.in_head:
             room = self._most - self._counted
             if len(piece) > room:
@@ -149,9 +154,6 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
                 self.refuse(HeadTooLarge())
                 return
             self._counted += len(piece)
-            self.parser.feed_data(piece)
-        elif self._pieces.body_left:
-            self._pieces.body_left -= len(piece)
             self.parser.feed_data(piece)
         else:
             self._feed_chunks(piece)
@@ -198,7 +200,10 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
             # A trailer `Connection: close` has closed the parser, which would swallow the client's next request.
             self._trailer = False
             self._new_parser()
-        super().on_message_complete()
+        cycle = self.cycle
+        if not cycle.response_complete:  # as uvicorn, of which the rest is in `ProxiedProtocol`
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def begin_anew(self, head: bytes, rest: bytes) -> None:
         """Parse this head in place of the one that has been counted; `rest` came after it."""

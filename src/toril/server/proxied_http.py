@@ -147,7 +147,8 @@ class ProxiedProtocol(BoundedProtocol):
         scope[CYCLE] = cycle
         self.cycle = cycle
         # The answer before has been sent, else this head would be held back.
-        self.tasks.add(self.loop.create_task(cycle.run_asgi(self.app)))
+        cycle.task = self.loop.create_task(cycle.run_asgi(self.app))
+        self.tasks.add(cycle.task)
         return cycle
 
 

@@ -102,6 +102,7 @@ class RequestCycle(RequestResponseCycle):
     response_complete = False
     chunked_encoding: bool | None = None
     expected_content_length = 0
+    task: asyncio.Task[None] | None = None
     _switched = False
     _until_close = False
     _given = False
@@ -137,8 +138,10 @@ class RequestCycle(RequestResponseCycle):
             await self._fail()
         finally:
             self.on_response = self._tell_gone = _nothing
-            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-            # Without this circle the request is freed now, and not by the garbage collector (a tenth of its cost).
+            if self.task is not None:
+                self._tasks.discard(self.task)
+                self.task = None
+            # Without these circles the request is freed now, and not by the garbage collector (a tenth of its cost).
             self.scope = _OVER
 
     async def _fail(self) -> None:

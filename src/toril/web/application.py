@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -55,6 +55,13 @@ class Application(Starlette):
         self.router = router
         self._own_routes, self._own_middleware = own_routes, tuple(middleware)
         self.middleware_stack = None
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        """Serve one ASGI connection: Starlette's own, without a coroutine around that of the middleware."""
+        scope["app"] = self
+        if self.middleware_stack is None:
+            self.middleware_stack = self.build_middleware_stack()
+        return self.middleware_stack(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
         """Part of Starlette: what was added to the application comes first, then its own middleware."""

@@ -38,12 +38,8 @@ class AuditLog:
         self._trail = trail
         # Bound once: looking the logger up for each request costs 2 µs, to find that nothing is to be written.
         self._log: Any = structlog.get_logger(__name__).bind()
-
-    @property
-    def has_traffic(self) -> bool:
+        self.has_traffic: bool = self._log.is_enabled_for(logging.DEBUG)
         """True if allowed traffic is written too."""
-        shown: bool = self._log.is_enabled_for(logging.DEBUG)
-        return shown
 
     def request(self, scope: Scope, status: int) -> None:
         """Write the line of a request that was answered with this status, if it may have changed something."""
@@ -53,7 +49,7 @@ class AuditLog:
         quiet = is_traffic(route)
         if quiet and status not in _REFUSED and not self.has_traffic:
             return
-        named: dict[str, str | int] = {name: _shown(_param(scope, name)) for _, name in route.template.params}
+        named: dict[str, str | int] = {name: _shown(_param(scope, name)) for name in route.template.params}
         if route.template.names.isdisjoint(_PLACES) and DEMANDED in scope:
             right, name = scope[DEMANDED][0]
             named[_place_of(right)] = _shown(name)

@@ -18,6 +18,7 @@ from toril.core.ports import Now
 
 _SCHEME = b"Bearer "
 _LOWER_SCHEME = b"bearer "
+_SIZE = len(_SCHEME)
 SUBPROTOCOL = "toril"
 _TOKEN_SUBPROTOCOL = "toril.bearer."  # noqa: S105 - what stands before a token
 
@@ -28,10 +29,10 @@ def bearer(authorization: bytes | None) -> bytes:
     Raises:
         Unauthorized: there is none.
     """
-    size = len(_SCHEME)
-    if authorization is None or len(authorization) == size or authorization[:size].lower() != _LOWER_SCHEME:
+    token = authorization[_SIZE:] if authorization is not None else b""
+    if not token or authorization is None or authorization[:_SIZE].lower() != _LOWER_SCHEME:
         raise Unauthorized
-    return authorization[size:]
+    return token
 
 
 def fingerprint(authorization: bytes | None) -> bytes:

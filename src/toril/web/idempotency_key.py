@@ -28,5 +28,5 @@ def refuse_key(headers: Sequence[Header], instead: str) -> None:
     Raises:
         InvalidRequest: it has one. It would be ignored, and its sender would take a second try for safe.
     """
-    if any(name == KEY for name, _ in headers):
+    if KEY in dict(headers):
         raise InvalidRequest(f"Idempotency-Key has no effect here: {instead}", field="idempotency-key")

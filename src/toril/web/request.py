@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codecs import BOM_UTF8
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl
 
 from starlette.requests import HTTPConnection
@@ -191,9 +191,7 @@ def authorization_of(scope: Scope) -> bytes | None:
     """Return the `Authorization` header; the last one of several."""
     found: bytes | None = scope.get(AUTHORIZATION)
     if found is None:
-        for name, value in scope["headers"]:
-            if name == b"authorization":
-                found = value
+        found = dict(scope["headers"]).get(b"authorization")
     return found
 
 
@@ -211,17 +209,16 @@ class PathParams(dict[str, str]):
         raise InvalidRequest(self._faults[name])
 
 
-def path_params(raw: list[bytes], names: tuple[tuple[int, str], ...]) -> dict[str, str]:
+def path_params(raw: Sequence[bytes], names: Sequence[str]) -> dict[str, str]:
     """Return the decoded parameters of a path.
 
     Args:
-        raw: the raw path split at `/`.
-        names: the parameters, and where in the path they stand.
+        raw: what stands in the path in their place.
+        names: the parameters.
     """
     params: dict[str, str] = {}
     faults: dict[str, str] = {}
-    for place, name in names:
-        segment = raw[place]
+    for name, segment in zip(names, raw, strict=True):
         if b"%" not in segment and segment.isascii():
             params[name] = segment.decode("ascii")
             continue

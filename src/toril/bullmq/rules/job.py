@@ -96,11 +96,15 @@ class JobOptions(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
     def as_shown(self) -> dict[str, Any]:
         """Return the options as BullMQ shows them: always with `attempts`, and a numeric backoff as an object."""
-        shown: dict[str, Any] = {"attempts": self.attempts}
-        shown.update(msgspec.to_builtins(self))
-        for field in ("removeOnComplete", "removeOnFail"):
-            if field in shown and shown[field] is None:  # as if it were not there
-                del shown[field]
+        shown: dict[str, Any] = msgspec.to_builtins(self)
+        if not self.attempts:
+            shown = {"attempts": 0, **shown}
+        if self.removeOnComplete is None:  # as if it were not there
+            del shown["removeOnComplete"]
+        if self.removeOnFail is None:
+            del shown["removeOnFail"]
+        if self.backoff is UNSET:
+            return shown
         if isinstance(self.backoff, float):
             shown["backoff"] = {"type": "fixed", "delay": whole_if_whole(self.backoff)}
         elif isinstance(self.backoff, BackoffOption):

@@ -10,6 +10,7 @@ from toril.core.errors import InvalidRequest
 
 # Redis Cluster hashes this part instead of the whole key: the first {...} that is not empty.
 _HASH_TAG = re.compile(r"[^{]*\{[^}]+\}")
+_PLAIN = re.compile(r"[A-Za-z0-9_.{}-]+\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -30,6 +31,8 @@ class NameRules(Struct, frozen=True):
         Raises:
             InvalidRequest: with BullMQ Proxy's text for the length, or toril's for characters.
         """
+        if self.min_length <= len(name) <= self.max_length and self.cluster_prefix is None and _PLAIN.match(name):
+            return
         if len(name) < self.min_length:
             raise InvalidRequest(f"queue name must be at least {self.min_length} characters long", field="queue")
         if len(name) > self.max_length:

@@ -16,6 +16,8 @@ from toril.core.http.headers import Header, is_header_value
 NAMES = (b"traceparent", b"tracestate", b"baggage")
 """The headers of a trace context, in lower case."""
 
+_NAMES = frozenset(NAMES)
+
 MAX_BYTES = 8192
 """A longer `tracestate` or `baggage` is left out; this is the most that the Baggage specification asks for."""
 
@@ -30,11 +32,14 @@ def trace_headers(headers: Iterable[Header]) -> list[Header]:
 
     Several `tracestate` or `baggage` are joined. `tracestate` means nothing without a valid `traceparent`.
     """
+    headers = list(headers)
+    if _NAMES.isdisjoint(dict(headers)):
+        return []
     found: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in NAMES:
             found[name] = value if name not in found or name == b"traceparent" else b"%b,%b" % (found[name], value)
-    return _valid(found) if found else []
+    return _valid(found)
 
 
 def metadata(context: Iterable[Header]) -> str:
