@@ -1,12 +1,13 @@
-"""Programs that are Go modules: from a wheel beside Python, or built once into the user's cache by their version."""
+"""Programs that are Go modules: from a wheel beside Python, or built once into the user's cache by their version.
+
+``python3 -m tests.support.go_tools`` builds those that no wheel brings, before there is an environment for the tests.
+"""
 
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-from tests.support.toolchains import missing
 
 INSTALLED = "/usr/local/go/bin"  # where Go's own installer puts it, often without a word in PATH
 BUILDING_S = 900
@@ -20,15 +21,28 @@ TOOLS = {
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
 }
 
+IN_WHEELS = {"helm"}
+"""What a wheel brings on Linux on x86-64."""
+
 
 def go_tool(name: str) -> str:
     """The path of a program. Skipped where it has to be built and Go is missing, but not in CI."""
     installed = Path(sys.executable).with_name(name)
     if installed.exists():
         return str(installed)
-    go = shutil.which("go") or shutil.which("go", path=INSTALLED)
+    go = _go()
     if go is None:
+        from tests.support.toolchains import missing  # noqa: PLC0415 - pytest is not there before the environment
+
         missing("go")
+    return _built(name, go)
+
+
+def _go() -> str | None:
+    return shutil.which("go") or shutil.which("go", path=INSTALLED)
+
+
+def _built(name: str, go: str) -> str:
     module = TOOLS[name]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toril-tests"
     folder = cache / module.rpartition("@")[2] / name
@@ -42,3 +56,9 @@ def go_tool(name: str) -> str:
         (own / name).rename(program)
         own.rmdir()
     return str(program)
+
+
+if __name__ == "__main__":
+    if found := _go():
+        for each in TOOLS.keys() - IN_WHEELS:
+            _built(each, found)

@@ -54,3 +54,17 @@ def test_nothing_is_installed_where_nothing_is_missing(browser: str, tmp_path: P
     status, _, calls = run(tmp_path, "haproxy", "pgbouncer", browser)
     assert status == 0
     assert [call for call in calls if call.startswith("apt-get")] == []
+
+
+def test_go_programs_are_built_beside_the_rest_and_have_to_be(tmp_path: Path) -> None:
+    (tmp_path / "good").mkdir()
+    status, _, calls = run(tmp_path / "good", "haproxy", "pgbouncer", "chromium", "python3")
+    assert status == 0
+    assert "python3 -m tests.support.go_tools" in calls
+    (tmp_path / "bad").mkdir()
+    broken = {"make": '[ "$1" = test ] && exit 3; exit 0'}
+    (tmp_path / "bad" / "python3").write_text("#!/usr/bin/env bash\necho no Go >&2\nexit 1\n")
+    (tmp_path / "bad" / "python3").chmod(0o755)
+    status, errors, calls = run(tmp_path / "bad", "haproxy", "pgbouncer", "chromium", **broken)
+    assert (status, errors) == (1, "build_go_tools failed:\nno Go\n")
+    assert not any(call.startswith("make test") for call in calls)
