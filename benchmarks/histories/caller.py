@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from tests.support.gateway import TOKEN
 
-from benchmarks.histories.case import UNKNOWN, UNSURE, Call, Case
+from benchmarks.histories.case import UNKNOWN, Answer, Call, Case
+from benchmarks.histories.connection import Connection
 
 REQUEST_S = 8.0
 PAUSE_S = 0.1
 """Between two calls of which the second one repeats the first."""
 _AUTHORIZATION = f"authorization: Bearer {TOKEN}"
-
-
-@dataclass(slots=True)
-class Answer:
-    """An answer, or none (`status` 0)."""
-
-    status: int
-    body: bytes = b""
-
-    @property
-    def json(self) -> Any:
-        """The body as JSON."""
-        return json.loads(self.body)
-
-    @property
-    def uncertain(self) -> bool:
-        """True if the call may not have been carried out, or may have been without our knowing: it can be repeated."""
-        return self.status in UNSURE
 
 
 class Caller:
@@ -45,7 +26,7 @@ class Caller:
     def __init__(self, ports: Sequence[int], seed: object) -> None:
         self._ports = ports
         self._random = random.Random(str(seed))
-        self._open: dict[int, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
+        self._open: dict[int, Connection] = {}
         self.calls = 0
 
     async def ask(
@@ -58,7 +39,7 @@ class Caller:
     ) -> Answer:
         """Make one request, whatever comes of it."""
         port = port or self._random.choice(self._ports)
-        content = b"" if body is None else json.dumps(body).encode()
+        content = b"" if body is None else msgspec.json.encode(body)
         lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1", _AUTHORIZATION]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         if body is not None:
@@ -67,26 +48,37 @@ class Caller:
         try:
             async with asyncio.timeout(REQUEST_S + (60 if "wait=" in path else 0)):
                 return await self._exchange(port, "\r\n".join([*lines, "", ""]).encode() + content)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError):
+        except (OSError, TimeoutError, ValueError):
             self._hang_up(port)
             return Answer(UNKNOWN)
 
     async def call(
-        self, case: Case, kind: str, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
-    ) -> tuple[Call, Answer]:
-        """Make a request that belongs to a case, and record it. While it is under way its `ended` is far off."""
-        call = Call(kind, time.monotonic(), float("inf"), UNKNOWN)
-        case.calls.append(call)
+        self,
+        cases: Sequence[Case],
+        kind: str,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[list[Call], Answer]:
+        """Make a request that belongs to cases, and record it. While it is under way its `ended` is far off."""
+        began = time.monotonic()
+        calls = [Call(kind, began, float("inf"), UNKNOWN) for _ in cases]
+        for case, call in zip(cases, calls, strict=True):
+            case.calls.append(call)
+        status = UNKNOWN
         try:
             answer = await self.ask(method, path, body, headers)
+            status = answer.status
         finally:
-            call.ended = time.monotonic()
-        call.status = answer.status
-        return call, answer
+            ended = time.monotonic()
+            for call in calls:
+                call.ended, call.status = ended, status
+        return calls, answer
 
     async def repeated(
         self,
-        case: Case,
+        cases: Sequence[Case],
         kind: str,
         method: str,
         path: str,
@@ -94,12 +86,12 @@ class Caller:
         headers: Mapping[str, str] | None = None,
         *,
         again: bool = True,
-    ) -> tuple[Call, Answer]:
+    ) -> tuple[list[Call], Answer]:
         """As `call`, again until it is known what came of it; only once without `again`."""
         while True:
-            call, answer = await self.call(case, kind, method, path, body, headers)
+            calls, answer = await self.call(cases, kind, method, path, body, headers)
             if not (again and answer.uncertain):
-                return call, answer
+                return calls, answer
             await asyncio.sleep(PAUSE_S)
 
     async def asked(self, method: str, path: str, body: Any = None) -> Answer:
@@ -109,31 +101,16 @@ class Caller:
         return answer
 
     async def _exchange(self, port: int, request: bytes) -> Answer:
-        if port not in self._open:
-            self._open[port] = await asyncio.open_connection("127.0.0.1", port)
-        reader, writer = self._open[port]
-        writer.write(request)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        first, *lines = head.split("\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        status = int(first.split(" ")[1])
-        body = b""
-        if headers.get("transfer-encoding") == "chunked":
-            while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
-                body += (await reader.readexactly(size + 2))[:-2]
-            await reader.readuntil(b"\r\n")
-        elif status != 204:
-            body = await reader.readexactly(int(headers.get("content-length", "0")))
-        if headers.get("connection", "").lower() == "close":
-            self._hang_up(port)
-        return Answer(status, body)
+        connection = self._open.get(port)
+        if connection is None or connection.closed:
+            connection = self._open[port] = await Connection.open(port)
+        return await connection.exchange(request)
 
     def _hang_up(self, port: int) -> None:
-        if (pair := self._open.pop(port, None)) is not None:
-            pair[1].transport.abort()
+        if (connection := self._open.pop(port, None)) is not None:
+            connection.abort()
 
     def close(self) -> None:
         """Close all connections."""
         for port in list(self._open):
-            with contextlib.suppress(OSError):
-                self._hang_up(port)
+            self._hang_up(port)

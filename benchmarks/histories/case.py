@@ -5,9 +5,13 @@ All times are of one clock, in seconds (`time.monotonic` of the process that cal
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec import field as struct_field
 
 from benchmarks.histories.plan import ANSWERED, DoorName, Fault, Reply, Script
 
@@ -19,7 +23,24 @@ UNSURE = frozenset({UNKNOWN, 500, 502, 503})
 
 
 @dataclass(slots=True)
-class Call:
+class Answer:
+    """An answer that a caller got, or none (`status` 0)."""
+
+    status: int
+    body: bytes = b""
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return msgspec.json.decode(self.body)
+
+    @property
+    def uncertain(self) -> bool:
+        """True if the call may not have been carried out, or may have been without our knowing: it can be repeated."""
+        return self.status in UNSURE
+
+
+class Call(Struct, array_like=True):
     """A request of the caller. `job_id` is the one that the answer names."""
 
     kind: str
@@ -38,8 +59,7 @@ class Call:
         return 200 <= self.status < 300
 
 
-@dataclass(slots=True)
-class Arrival:
+class Arrival(Struct, array_like=True):
     """A request that the endpoint got.
 
     Attributes:
@@ -71,8 +91,7 @@ class Arrival:
         return self.whole and self.reply in ANSWERED
 
 
-@dataclass(slots=True)
-class Final:
+class Final(Struct, array_like=True):
     """What toril says of a job in the end.
 
     Attributes:
@@ -89,8 +108,8 @@ class Final:
     serial: int | None = None
     result_status: int | None = None
     attempts: int | None = None
-    numbers: list[int] = field(default_factory=list)
-    transitions: list[tuple[int, str | None, str]] = field(default_factory=list)
+    numbers: list[int] = struct_field(default_factory=list)
+    transitions: list[tuple[int, str | None, str]] = struct_field(default_factory=list)
     shown: Any = None
 
 
@@ -155,7 +174,7 @@ class History:
     """A whole run."""
 
     seed: int
-    cases: dict[DoorName, list[Case]] = field(default_factory=dict)
+    cases: Mapping[DoorName, Iterable[Case]] = field(default_factory=dict)
     harms: list[Harm] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     """What was found wrong beside the cases: jobs that are left in queues, processes that ended badly."""

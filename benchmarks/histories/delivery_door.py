@@ -4,19 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.histories.caller import PAUSE_S, Caller
-from benchmarks.histories.case import Case, Final
+from benchmarks.histories.case import UNSURE, Case, Final
 from benchmarks.histories.endpoint import Endpoint
 from benchmarks.histories.fleet import TARGET
+from benchmarks.histories.records import Records
 
 
 class DeliveryDoor:
     """Makes the calls of cases, and reads what is left of them."""
 
+    batches = True
+
     async def prepare(self, caller: Caller, endpoint: Endpoint) -> None:
         """Nothing: targets are in the configuration."""
+
+    async def add_all(self, cases: Sequence[Case], caller: Caller) -> None:
+        """Post several envelopes in one call, and those of which nothing is known again."""
+        left = list(cases)
+        while left:
+            envelopes = [_envelope(case) | {"idempotency_key": _key(case)} for case in left]
+            calls, answer = await caller.repeated(left, "add", "POST", "/enqueue/batch", envelopes)
+            if answer.status != 207:
+                return
+            unsure = []
+            for case, call, item in zip(left, calls, answer.json, strict=True):
+                call.status = item["status_code"]
+                if call.accepted:
+                    call.job_id = item["job_id"]
+                elif call.status in UNSURE:
+                    unsure.append(case)
+            if left := unsure:
+                await asyncio.sleep(PAUSE_S)
 
     async def run(self, case: Case, caller: Caller) -> None:
         """Do what the script of a case says."""
@@ -27,11 +49,11 @@ class DeliveryDoor:
         if script.again:
             await self._post(case, caller)
         if script.cancelled:
-            await caller.repeated(case, "cancel", "DELETE", f"/jobs/{job_id}")
+            await caller.repeated([case], "cancel", "DELETE", f"/jobs/{job_id}")
         elif script.replayed:
             while await self._ended(job_id, caller) == "dead_lettered":
                 await caller.call(
-                    case, "replay", "POST", f"/targets/{TARGET}/dead-letters/replay", {"job_ids": [job_id]}
+                    [case], "replay", "POST", f"/targets/{TARGET}/dead-letters/replay", {"job_ids": [job_id]}
                 )
                 await asyncio.sleep(PAUSE_S)
         elif script.watched and await self._ended(job_id, caller) == "delivered":
@@ -46,16 +68,18 @@ class DeliveryDoor:
                 return status
 
     async def _post(self, case: Case, caller: Caller) -> bool:
-        envelope: dict[str, Any] = {"target": TARGET, "path": f"/{case.number}", "body": {"number": case.number}}
-        if case.script.delay_ms:
-            envelope["delay_ms"] = case.script.delay_ms
-        headers = {"idempotency-key": f"d{case.number}"} if case.script.keyed else {}
         keyed = case.script.keyed
-        call, answer = await caller.repeated(case, "add", "POST", "/enqueue", envelope, headers, again=keyed)
+        headers = {"idempotency-key": _key(case)} if keyed else {}
+        (call,), answer = await caller.repeated(
+            [case], "add", "POST", "/enqueue", _envelope(case), headers, again=keyed
+        )
         if answer.status not in {200, 202}:
             return False
         call.job_id = answer.json["job_id"]
         return True
+
+    async def read_pages(self, records: Records, caller: Caller) -> None:
+        """Nothing: lists of deliveries have no histories."""
 
     async def read(self, case: Case, caller: Caller) -> None:
         """Note what has become of the deliveries of a case."""
@@ -76,3 +100,14 @@ class DeliveryDoor:
         """Return which deliveries have not ended."""
         depth = (await caller.asked("GET", f"/targets/{TARGET}")).json["depth"]
         return [f"{count} deliveries are {state}" for state, count in depth.items() if count]
+
+
+def _envelope(case: Case) -> dict[str, Any]:
+    envelope: dict[str, Any] = {"target": TARGET, "path": f"/{case.number}", "body": {"number": case.number}}
+    if case.script.delay_ms:
+        envelope["delay_ms"] = case.script.delay_ms
+    return envelope
+
+
+def _key(case: Case) -> str:
+    return f"d{case.number}"

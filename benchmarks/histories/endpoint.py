@@ -6,35 +6,59 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from itertools import count
+from typing import cast
 
-from benchmarks.histories.case import Arrival, Case
+import msgspec
+from msgspec import Struct
+
+from benchmarks.histories.case import Arrival
 from benchmarks.histories.plan import DoorName, Reply
+from benchmarks.histories.records import Records
 
 LATE_S = 5.0
 """How long a late answer takes; the timeouts of all doors are shorter."""
 TIMEOUT_S = 4.0
 _SLOW_S = 0.15
 _STATUS = {Reply.ERROR: b"500 Internal Server Error", Reply.REFUSAL: b"400 Bad Request"}
+_GARBAGE = b"\x16\x03\x01 this is no HTTP\r\n\r\n"
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_JOB = re.compile(rb"\r\ntoril-job-id: *([^\r]+)", re.IGNORECASE)
+_ATTEMPT = re.compile(rb"\r\ntoril-attempt: *(\d+)", re.IGNORECASE)
 
-FindCase = Callable[[DoorName, int], Case]
+
+class _Numbered(Struct):
+    number: int
+
+
+class _Job(Struct, rename={"attempts_started": "attemptsStarted"}):
+    id: str
+    data: _Numbered
+    attempts_started: int
+
+
+class _Pushed(Struct):
+    job: _Job
+
+
+_read_pushed = msgspec.json.Decoder(_Pushed).decode
+_read_numbered = msgspec.json.Decoder(_Numbered).decode
 
 
 class Endpoint:
-    """Answers on a port until `close`."""
+    """Answers on a port until `close`, and notes what arrives in the records of the doors."""
 
-    def __init__(self, port: int, find: FindCase) -> None:
+    def __init__(self, port: int, records: Mapping[DoorName, Records]) -> None:
         self.port = port
         self.requests = 0
         self.wrong: list[str] = []
-        self._find = find
+        self._records = records
         self._serials = count(1)
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.StreamWriter] = set()
+        self._connections: set[_Connection] = set()
 
     @property
     def url(self) -> str:
@@ -43,101 +67,153 @@ class Endpoint:
 
     async def start(self) -> None:
         """Begin to listen."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port, backlog=1024)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", self.port, backlog=1024)
 
     async def close(self) -> None:
         """Stop listening, and close what is open."""
         if self._server is not None:
             self._server.close()
-        for writer in list(self._connections):
-            writer.transport.abort()
+        for connection in list(self._connections):
+            connection.abort()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections.add(writer)
-        try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                while await self._one(reader, writer):
-                    pass
-        finally:
-            self._connections.discard(writer)
-            writer.transport.abort()
+    def joins(self, connection: _Connection) -> None:
+        """Note an open connection."""
+        self._connections.add(connection)
 
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; return whether the connection goes on."""
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        first, *lines = head.split("\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines) if name}
-        body = await reader.readexactly(int(headers.get("content-length", "0")))
+    def leaves(self, connection: _Connection) -> None:
+        """Forget a connection that is closed."""
+        self._connections.discard(connection)
+
+    def arrived(self, head: bytes, body: bytes) -> tuple[Records, int, Arrival]:
+        """Record a request that has come; return whose it is. Raises ValueError for what no toril sends."""
         self.requests += 1
-        case, arrival = self._recorded(first.split(" ")[1], headers, body)
-        case.arrivals.append(arrival)
+        path = head.split(b" ", 2)[1].decode()
+        door, records = self._door(path)
         try:
-            return await self._answer(reader, writer, case, arrival)
-        finally:
-            arrival.ended = time.monotonic()
+            if door is DoorName.QUEUES:
+                job = _read_pushed(body).job
+                number, job_id, attempt = job.data.number, job.id, job.attempts_started
+            else:
+                number = int(path.split("/")[2])
+                job_id, attempt = _job(head)
+                if _read_numbered(body).number != number:
+                    self.wrong.append(f"{path} came with the body {body!r}")
+        except msgspec.DecodeError as exc:
+            raise ValueError(f"{path} came with the body {body!r}") from exc
+        arrival = Arrival(next(self._serials), time.monotonic(), records.next_reply(number), job_id, attempt)
+        records.arrived(number, arrival)
+        return records, number, arrival
 
-    def _recorded(self, path: str, headers: dict[str, str], body: bytes) -> tuple[Case, Arrival]:
+    def _door(self, path: str) -> tuple[DoorName, Records]:
         door = DoorName(path.split("/")[1])
-        job_id, attempt = headers.get("toril-job-id"), headers.get("toril-attempt")
-        if door is DoorName.QUEUES:
-            job = json.loads(body)["job"]
-            case = self._find(door, int(job["data"]["number"]))
-            job_id, attempt = job["id"], job["attemptsStarted"]
-        else:
-            case = self._find(door, int(path.split("/")[2]))
-            if json.loads(body)["number"] != case.number:
-                self.wrong.append(f"{path} came with the body {body!r}")
-        step = min(len(case.arrivals), len(case.script.replies) - 1)
-        arrival = Arrival(
-            next(self._serials),
-            time.monotonic(),
-            case.script.replies[step],
-            job_id,
-            None if attempt is None else int(attempt),
-        )
-        return case, arrival
+        if door not in self._records:
+            raise ValueError(f"{path} came, and there are no such cases")
+        return door, self._records[door]
 
-    async def _answer(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, case: Case, arrival: Arrival
-    ) -> bool:
-        answer = _answer(case, arrival, arrival.reply)
+
+class _Connection(asyncio.Protocol):
+    """A connection of toril, which sends one request after the other."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._under_way: tuple[Records, int, Arrival] | None = None
+        self._answering: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._endpoint.joins(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._endpoint.leaves(self)
+        # A caller that has gone by now has not been answered.
+        if self._answering is not None:
+            self._answering.cancel()
+        self._end()
+
+    def abort(self) -> None:
+        """Break it off."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        try:
+            while self._under_way is None and (found := self._next()) is not None:
+                self._under_way = self._endpoint.arrived(*found)
+                self._answer(*self._under_way)
+        except ValueError as exc:
+            self._endpoint.wrong.append(str(exc))
+            self.abort()
+
+    def _next(self) -> tuple[bytes, bytes] | None:
+        """Take the head and the body of a request from the buffer, if all of it has come."""
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0 or self._transport is None or self._transport.is_closing():
+            return None
+        head = bytes(self._buffer[:end])
+        length = _LENGTH.search(head)
+        used = end + 4 + (int(length[1]) if length else 0)
+        if len(self._buffer) < used:
+            return None
+        body = bytes(self._buffer[end + 4 : used])
+        del self._buffer[:used]
+        return head, body
+
+    def _answer(self, records: Records, number: int, arrival: Arrival) -> None:
+        answer = _answer(number, arrival, arrival.reply)
         match arrival.reply:
             case Reply.CUT:
-                return False
+                self.abort()
+                self._end()
             case Reply.TORN:
-                writer.write(answer[: len(answer) - 8])
-                await writer.drain()
-                return False
+                self._write_and_close(answer[: len(answer) - 8])
             case Reply.GARBAGE:
-                writer.write(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
-                await writer.drain()
-                return False
+                self._write_and_close(_GARBAGE)
             case Reply.TWICE:
-                writer.write(answer + _answer(case, arrival, Reply.ERROR))
-                await writer.drain()
                 arrival.whole = True
-                writer.close()  # what was written goes out first, unlike with an abort
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
-                return False
+                self._write_and_close(answer + _answer(number, arrival, Reply.ERROR))
             case Reply.SLOW | Reply.LATE:
-                # Who has gone by then has not been answered.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_SLOW_S if arrival.reply is Reply.SLOW else LATE_S):
-                        if not await reader.read(1):
-                            return False
+                after_s = _SLOW_S if arrival.reply is Reply.SLOW else LATE_S
+                self._answering = asyncio.get_running_loop().call_later(after_s, self._answer_late, arrival, answer)
             case _:
-                pass
-        if reader.at_eof() or writer.is_closing():
-            return False
-        writer.write(answer)
-        await writer.drain()
-        arrival.whole = True
-        return True
+                self._write(arrival, answer)
+
+    def _answer_late(self, arrival: Arrival, answer: bytes) -> None:
+        self._answering = None
+        self._write(arrival, answer)
+        self.data_received(b"")
+
+    def _write(self, arrival: Arrival, answer: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(answer)
+            arrival.whole = True
+        self._end()
+
+    def _write_and_close(self, answer: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(answer)
+            self._transport.close()  # what was written goes out first, unlike with an abort
+        self._end()
+
+    def _end(self) -> None:
+        if self._under_way is not None:
+            records, _, arrival = self._under_way
+            self._under_way = None
+            arrival.ended = time.monotonic()
+            records.answered(arrival)
 
 
-def _answer(case: Case, arrival: Arrival, reply: Reply) -> bytes:
-    body = b'{"number": %d, "serial": %d}' % (case.number, arrival.serial)
+def _job(head: bytes) -> tuple[str | None, int | None]:
+    """Return the job and the attempt that a request names."""
+    job_id, attempt = _JOB.search(head), _ATTEMPT.search(head)
+    return job_id and job_id[1].decode("latin-1"), attempt and int(attempt[1])
+
+
+def _answer(number: int, arrival: Arrival, reply: Reply) -> bytes:
+    body = b'{"number": %d, "serial": %d}' % (number, arrival.serial)
     status = _STATUS.get(reply, b"200 OK")
     head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(body))
     return head + body

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from benchmarks.histories.case import UNKNOWN, UNSURE, Arrival, Case, Final, Harm, History
@@ -114,6 +114,7 @@ class Judge:
         self._harms = Harms([harm for harm in history.harms if harm.fault not in HARMLESS])
         self._failovers = Harms([harm for harm in history.harms if harm.fault in FAILOVERS])
         self._excuses = Harms(list(_excusing(history.harms, lock_s / 2)))
+        self._pauses = list(self._lasting_pauses())
 
     def verdict(self) -> Verdict:
         """Return the verdict."""
@@ -121,15 +122,15 @@ class Judge:
         found.violations += [Violation("left", None, text) for text in self._history.left]
         for door, cases in self._history.cases.items():
             counted = found.doors[door] = DoorVerdict()
+            line: list[_InLine] = []
             for case in cases:
                 if case.calls:
                     self._count(case, counted)
                     found.violations += [Violation(kind, case, text) for kind, text in self._wrong(case, counted)]
-            found.violations += self._paused(door, cases)
-        line = [case for case in self._history.cases.get(DoorName.QUEUES, []) if case.script.in_line]
-        in_order, wrong = self._order(line)
-        found.ordered = in_order
-        found.violations += wrong
+                    line += _in_line(case)
+            if door is DoorName.QUEUES:
+                found.ordered = len(line)
+                found.violations += _order(line)
         return found
 
     def _count(self, case: Case, counted: DoorVerdict) -> None:
@@ -150,6 +151,7 @@ class Judge:
         yield from self._doubled(case, counted)
         yield from self._identified(case)
         yield from self._results(case)
+        yield from self._paused(case)
         if case.door is DoorName.DELIVERY:
             yield from _recorded(case)
 
@@ -245,42 +247,65 @@ class Judge:
         if len(set(serials)) < len(serials):
             yield "illegal", f"several jobs have one answer: {serials}"
 
-    def _paused(self, door: DoorName, cases: Sequence[Case]) -> Iterator[Violation]:
+    def _paused(self, case: Case) -> Iterator[tuple[str, str]]:
         """While a queue or target is paused, nothing begins; the pause of a target is not confirmed by replicas."""
-        for paused, began, ended in self._history.pauses:
-            if paused is not door or ended - began < 2 * LEASING_S:
+        if case.script.in_line:
+            return
+        for door, began, on_its_way_until, ended in self._pauses:
+            if door is not case.door:
+                continue
+            for one in case.arrivals:
+                if on_its_way_until < one.at < ended and not self._excuses.during(began - LEASING_S, one.at):
+                    yield "illegal", f"arrival {one.serial} came {one.at - began:.3f} s after a pause was answered"
+
+    def _lasting_pauses(self) -> Iterator[tuple[DoorName, float, float, float]]:
+        """Yield the pauses in which nothing may begin: the door, the begin, until when what was leased may, the end."""
+        for door, began, ended in self._history.pauses:
+            if ended - began < 2 * LEASING_S:
                 continue
             if door is DoorName.DELIVERY and self._failovers.during(began - LEASING_S, ended):
                 continue
             # What was leased before waits for the ledger, which has to have the attempt first.
-            on_its_way_until = self._done_by(began, LEASING_S)
-            for case in cases:
-                for one in case.arrivals:
-                    inside = on_its_way_until < one.at < ended
-                    if inside and not case.script.in_line and not self._excuses.during(began - LEASING_S, one.at):
-                        text = f"arrival {one.serial} came {one.at - began:.3f} s after a pause was answered"
-                        yield Violation("illegal", case, text)
+            yield door, began, self._done_by(began, LEASING_S), ended
 
-    def _order(self, cases: Sequence[Case]) -> tuple[int, list[Violation]]:
-        """Jobs of the queue that takes one at a time come in the order in which they were added.
 
-        Of two adds that overlap either may be first. A job that was attempted before its first arrival (its connection
-        was refused) is left out.
-        """
-        come = [
-            case for case in cases
-            if case.ids and case.arrivals
-            and all(final.attempts in {None, len(case.arrivals)} for final in case.finals.values())
-        ]  # fmt: skip
-        come.sort(key=lambda case: min(one.at for one in case.arrivals))
-        found: list[Violation] = []
-        latest = float("-inf")
-        for case in come:
-            answered = min(call.ended for call in case.of_kind("add") if call.accepted)
-            if answered < latest:
-                found.append(Violation("order", case, "it came after one that was added when it had been accepted"))
-            latest = max(latest, case.began)
-        return len(come), found
+@dataclass(slots=True)
+class _InLine:
+    """When a job of the queue that takes one at a time was added, and when it came."""
+
+    number: int
+    began: float
+    answered: float
+    came: float
+
+
+def _in_line(case: Case) -> Iterator[_InLine]:
+    """Yield when a job in line was added and came.
+
+    A job that was attempted before its first arrival (its connection was refused) is left out.
+    """
+    if not (case.script.in_line and case.ids and case.arrivals):
+        return
+    if all(final.attempts in {None, len(case.arrivals)} for final in case.finals.values()):
+        answered = min(call.ended for call in case.of_kind("add") if call.accepted)
+        yield _InLine(case.number, case.began, answered, min(one.at for one in case.arrivals))
+
+
+def _order(line: list[_InLine]) -> Iterator[Violation]:
+    """Jobs of the queue that takes one at a time come in the order in which they were added.
+
+    Of two adds that overlap either may be first.
+    """
+    latest, before = float("-inf"), None
+    for one in sorted(line, key=lambda one: one.came):
+        if one.answered < latest and before is not None:
+            text = (
+                f"{one.number} came at {one.came:.3f} and was accepted at {one.answered:.3f}, behind {before.number}, "
+                f"which was added at {before.began:.3f}"
+            )
+            yield Violation("order", None, text)
+        if one.began > latest:
+            latest, before = one.began, one
 
 
 def _excusing(harms: Iterable[Harm], least_s: float) -> Iterator[Harm]:

@@ -11,6 +11,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 
 class DoorName(enum.StrEnum):
     """The doors of toril."""
@@ -43,8 +45,7 @@ ANSWERED = frozenset({Reply.OK, Reply.SLOW, Reply.TWICE})
 _UNANSWERED = (Reply.CUT, Reply.TORN, Reply.GARBAGE)
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(Struct, frozen=True, array_like=True):
     """What happens to one case.
 
     Attributes:
@@ -66,6 +67,16 @@ class Script:
     replayed: bool = False
     watched: bool = False
     in_line: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """True if the caller does nothing but add it, under an id or key."""
+        return self.keyed and not (self.again or self.cancelled or self.replayed or self.watched or self.in_line)
+
+
+def is_batched(script: Script, number: int) -> bool:
+    """Return True if a case is added with others in one call, where its door can do that: three of four plain ones."""
+    return script.plain and number % 4 != 0
 
 
 def script(seed: int, door: DoorName, number: int) -> Script:

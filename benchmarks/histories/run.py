@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 
+import msgspec
 import uvloop
 from tests.support.ports import free_port
 
@@ -21,13 +20,16 @@ from benchmarks.histories.delivery_door import DeliveryDoor
 from benchmarks.histories.endpoint import Endpoint
 from benchmarks.histories.faults import Faults
 from benchmarks.histories.fleet import Fleet
-from benchmarks.histories.plan import DoorName, Fault, Planned, faults_for, planned_faults, script
+from benchmarks.histories.plan import DoorName, Fault, Planned, faults_for, is_batched, planned_faults
 from benchmarks.histories.proxy_door import ProxyDoor
 from benchmarks.histories.queues_door import QueuesDoor
+from benchmarks.histories.records import Records
 
 _LEAD = 20
 _LOOK_S = 0.2
 _STALLED_S = 1.0
+_BATCH = 16
+_TOLD_EVERY_S = 60.0
 Door = QueuesDoor | ProxyDoor | DeliveryDoor
 _MADE: dict[DoorName, type[Door]] = {
     DoorName.QUEUES: QueuesDoor,
@@ -89,14 +91,16 @@ class Run:
         self._size = size
         self._say = say
         self._began = time.monotonic()
-        self.history = History(seed, {door: [] for door in doors})
+        self.records = {door: Records(seed, door) for door in doors}
+        self.history = History(seed, self.records)
         self.progress = Progress(size.accepted, Counter(dict.fromkeys(doors, 0)))
         self.folder = Path(tempfile.mkdtemp(prefix="toril-histories-"))
         # What is not root's must pass through to its own parts.
         self.folder.chmod(0o755)
         self._made = {door: _MADE[door]() for door in doors}
-        self._numbers = {door: count() for door in doors}
-        self.endpoint = Endpoint(free_port(), lambda door, number: self.history.cases[door][number])
+        # A batch is small beside what a door accepts, so that few cases are left over.
+        self._batch = min(_BATCH, max(2, size.accepted // (4 * size.callers)))
+        self.endpoint = Endpoint(free_port(), self.records)
         self.fleet = Fleet(self.folder, self._doors, self.endpoint, confirming=size.confirming)
 
     async def carry_out(self) -> History:
@@ -139,6 +143,7 @@ class Run:
     async def _watch(self) -> None:
         """Note when the checker itself stands still. Raise TimeoutError when nothing is accepted for a long time."""
         seen, since = -1, time.monotonic()
+        told = since
         while time.monotonic() - since < self._size.patience_s or self.progress.complete:
             before = time.monotonic()
             await asyncio.sleep(_LOOK_S)
@@ -146,6 +151,9 @@ class Run:
                 self.history.harms.append(Harm(Fault.STALL, 0, before, now))
             if seen != (seen := self.progress.accepted.total()):
                 since = time.monotonic()
+            if time.monotonic() - told > _TOLD_EVERY_S:
+                told = time.monotonic()
+                self._tell("")
         raise TimeoutError(f"nothing was accepted for {self._size.patience_s:g} s; logs in {self.folder}")
 
     async def _harm(self, planned: Sequence[Planned], faults: Faults) -> None:
@@ -157,25 +165,40 @@ class Run:
                 tasks.create_task(faults.carry_out(one))
 
     async def _call(self, door: DoorName, caller: Caller) -> None:
-        cases, made = self.history.cases[door], self._made[door]
+        """Make cases one after the other; those that are added in batches wait until one is full."""
+        records, made = self.records[door], self._made[door]
+        batch: list[Case] = []
         try:
-            while self.progress.accepted[door] < self.progress.wanted:
+            while self.progress.accepted[door] + len(batch) < self.progress.wanted:
                 await self._paced(door)
-                case = Case(door, len(cases), script(self.history.seed, door, len(cases)))
-                cases.append(case)
-                try:
-                    await made.run(case, caller)
-                except (KeyError, TypeError, ValueError) as exc:
-                    self.history.left.append(f"{door} {case.number}: an answer is not as described: {exc!r}")
-                self.progress.accepted[door] += bool(case.ids)
+                case = records.begin()
+                if not (made.batches and is_batched(case.script, case.number)):
+                    await self._make(door, [case], made.run(case, caller))
+                    continue
+                batch.append(case)
+                if len(batch) == self._batch:
+                    await self._make(door, batch, made.add_all(batch, caller))
+                    batch = []
+            if batch:
+                await self._make(door, batch, made.add_all(batch, caller))
         finally:
             caller.close()
+
+    async def _make(self, door: DoorName, cases: Sequence[Case], making: Awaitable[None]) -> None:
+        numbers = [case.number for case in cases]
+        try:
+            await making
+        except (KeyError, TypeError, ValueError, msgspec.DecodeError) as exc:
+            self.history.left.append(f"{door} {numbers}: an answer is not as described: {exc!r}")
+        for case in cases:
+            self.progress.accepted[door] += bool(case.ids)
+            self.records[door].end(case)
 
     async def _paced(self, door: DoorName) -> None:
         while self.progress.is_ahead(door):
             await asyncio.sleep(0.05)
         if self._size.per_s:
-            await asyncio.sleep(self._began + len(self.history.cases[door]) / self._size.per_s - time.monotonic())
+            await asyncio.sleep(self._began + len(self.records[door]) / self._size.per_s - time.monotonic())
 
     async def _rest(self, caller: Caller) -> None:
         """Wait until no door has anything left to do."""
@@ -191,16 +214,25 @@ class Run:
         """Read what has become of each case."""
         async with asyncio.TaskGroup() as tasks:
             for door in self._doors:
-                waiting = iter(self.history.cases[door])
-                for number in range(self._size.callers):
-                    tasks.create_task(
-                        self._read_some(self._made[door], waiting, Caller(ports, f"read {door} {number}"))
-                    )
-        self._tell("everything is read")
+                tasks.create_task(self._read_door(door, ports))
+        self._tell(f"everything is read: {sum(one.size_bytes for one in self.records.values()):,} bytes")
 
-    async def _read_some(self, door: Door, waiting: Iterator[Case], caller: Caller) -> None:
+    async def _read_door(self, door: DoorName, ports: list[int]) -> None:
+        caller = Caller(ports, f"pages {door}")
+        await self._made[door].read_pages(self.records[door], caller)
+        caller.close()
+        waiting = self.records[door].called()
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(self._size.callers):
+                tasks.create_task(self._read_some(door, waiting, Caller(ports, f"read {door} {number}")))
+        self._tell(f"{door} is read")
+
+    async def _read_some(self, door: DoorName, waiting: Iterator[Case], caller: Caller) -> None:
         for case in waiting:
-            await door.read(case, caller)
+            known = set(case.finals)
+            await self._made[door].read(case, caller)
+            if found := {job_id: final for job_id, final in case.finals.items() if job_id not in known}:
+                self.records[door].found(case.number, found)
         caller.close()
 
     async def _end(self) -> None:
@@ -220,11 +252,5 @@ def run(
 ) -> tuple[History, Path]:
     """Carry a run out; return what was seen, and the folder with the logs."""
     made = Run(seed, doors, size, say)
-    # A full collection of a long history would hold up the relays for seconds.
-    gc.collect()
-    gc.disable()
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(made.carry_out()), made.folder
-    finally:
-        gc.enable()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(made.carry_out()), made.folder

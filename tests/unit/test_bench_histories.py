@@ -1,12 +1,23 @@
 """The judge of `benchmarks.histories` finds what breaks a promise, and the seed decides about the plan."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from benchmarks.histories.case import UNKNOWN, Arrival, Call, Case, Final, Harm, History
 from benchmarks.histories.judge import Judge, Verdict
-from benchmarks.histories.plan import FAILOVERS, DoorName, Fault, Reply, Script, faults_for, planned_faults, script
+from benchmarks.histories.plan import (
+    FAILOVERS,
+    DoorName,
+    Fault,
+    Reply,
+    Script,
+    faults_for,
+    is_batched,
+    planned_faults,
+    script,
+)  # fmt: skip
+from benchmarks.histories.records import Records
+from msgspec.structs import replace
 
 OK = Script((Reply.OK,))
 LEGAL = [(1, None, "queued"), (2, "queued", "dispatching"), (3, "dispatching", "delivered")]
@@ -26,9 +37,24 @@ def case(door: DoorName = DoorName.QUEUES, number: int = 0) -> Case:
     return good
 
 
+def recorded(*cases: Case) -> dict[DoorName, Records]:
+    """The records of a run in which these cases were made."""
+    records = {door: Records(1, door) for door in DoorName}
+    for one in cases:
+        of_door = records[one.door]
+        made = of_door.begin()
+        made.script, made.calls, made.results = one.script, one.calls, one.results
+        for arrival in one.arrivals:
+            of_door.arrived(made.number, arrival)
+            if arrival.ended is not None:
+                of_door.answered(arrival)
+        of_door.end(made)
+        of_door.found(made.number, one.finals)
+    return records
+
+
 def judged(*cases: Case, harms: tuple[Harm, ...] = ()) -> Verdict:
-    history = History(1, {door: [one for one in cases if one.door is door] for door in DoorName}, list(harms))
-    return Judge(history, lock_s=5.0, settled_s=8.0).verdict()
+    return Judge(History(1, recorded(*cases), list(harms)), lock_s=5.0, settled_s=8.0).verdict()
 
 
 def kinds(*cases: Case, harms: tuple[Harm, ...] = ()) -> list[str]:
@@ -242,6 +268,39 @@ def test_a_request_that_was_leased_before_a_pause_may_wait_for_the_ledger() -> N
     assert Judge(history, 5.0, 8.0).verdict().passed
     history.harms[0].ended = 98.6
     assert not Judge(history, 5.0, 8.0).verdict().passed
+
+
+def test_a_case_is_the_same_after_it_was_packed() -> None:
+    one = case(DoorName.DELIVERY)
+    one.calls.append(Call("add", 101.0, float("inf"), UNKNOWN))
+    one.arrivals.append(Arrival(2, 102.0, Reply.LATE, None, None))
+    one.results.append(("a", 1, 103.0))
+    one.finals["b"] = Final(None, shown="gone")
+    assert list(recorded(one)[DoorName.DELIVERY]) == [one]
+
+
+def test_cases_of_all_rows_are_read_in_order() -> None:
+    records = Records(1, DoorName.PROXY)
+    begun = [records.begin() for _ in range(5000)]
+    for made in reversed(begun):
+        records.end(made)
+    assert [one.number for one in records] == list(range(5000))
+    assert [one.number for one in records.called()] == list(range(5000))
+
+
+def test_the_endpoint_answers_as_the_script_says_also_after_its_case_was_packed() -> None:
+    records = Records(1, DoorName.DELIVERY)
+    made = next(one for one in iter(records.begin, None) if len(one.script.replies) == 3)
+    expected = [*made.script.replies, made.script.replies[-1]]
+    first = records.next_reply(made.number)
+    records.end(made)
+    assert [first, *(records.next_reply(made.number) for _ in range(3))] == expected
+
+
+def test_cases_of_which_callers_want_more_are_added_alone() -> None:
+    batched = [one for number in range(400) if is_batched(one := script(1, DoorName.DELIVERY, number), number)]
+    assert 150 < len(batched) < 300
+    assert all(one.keyed and not (one.again or one.cancelled or one.replayed or one.watched) for one in batched)
 
 
 def test_a_seed_decides_about_cases_and_faults() -> None:
