@@ -84,6 +84,16 @@ class Records:
         case = self._open[number] = Case(self.door, number, script(self._seed, self.door, number))
         return case
 
+    @property
+    def open(self) -> list[Case]:
+        """The cases that callers work on."""
+        return list(self._open.values())
+
+    @property
+    def ended(self) -> int:
+        """How many cases callers are done with."""
+        return self._begun - len(self._open)
+
     def end(self, case: Case) -> None:
         """Pack what a caller has noted; it calls no more for this case."""
         del self._open[case.number]

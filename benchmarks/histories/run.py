@@ -98,6 +98,7 @@ class Run:
         # What is not root's must pass through to its own parts.
         self.folder.chmod(0o755)
         self._made = {door: _MADE[door]() for door in doors}
+        self._calling: list[asyncio.Task[None]] = []
         # A batch is small beside what a door accepts, so that few cases are left over.
         self._batch = min(_BATCH, max(2, size.accepted // (4 * size.callers)))
         self.endpoint = Endpoint(free_port(), self.records)
@@ -134,27 +135,39 @@ class Run:
                 for door in self._doors:
                     for number in range(self._size.callers):
                         caller = Caller(ports, f"{self.history.seed}/{door}/{number}")
-                        calling.create_task(self._call(door, caller))
+                        self._calling.append(calling.create_task(self._call(door, caller)))
             self._tell("all cases are made")
             await harming
             watching.cancel()
         self._tell("all faults have ended")
 
     async def _watch(self) -> None:
-        """Note when the checker itself stands still. Raise TimeoutError when nothing is accepted for a long time."""
+        """Note when the checker itself stands still, and give callers up where nothing is done for a long time."""
         seen, since = -1, time.monotonic()
         told = since
-        while time.monotonic() - since < self._size.patience_s or self.progress.complete:
+        while True:
             before = time.monotonic()
             await asyncio.sleep(_LOOK_S)
             if (now := time.monotonic()) - before > _STALLED_S:
                 self.history.harms.append(Harm(Fault.STALL, 0, before, now))
-            if seen != (seen := self.progress.accepted.total()):
-                since = time.monotonic()
-            if time.monotonic() - told > _TOLD_EVERY_S:
-                told = time.monotonic()
+            if seen != (seen := sum(one.ended for one in self.records.values())):
+                since = now
+            elif now - since > self._size.patience_s:
+                self._give_up()
+                return
+            if now - told > _TOLD_EVERY_S:
+                told = now
                 self._tell("")
-        raise TimeoutError(f"nothing was accepted for {self._size.patience_s:g} s; logs in {self.folder}")
+
+    def _give_up(self) -> None:
+        """Note which cases their callers still work on, and end these. Raise TimeoutError where too few were made."""
+        if not self.progress.complete:
+            raise TimeoutError(f"nothing was accepted for {self._size.patience_s:g} s; logs in {self.folder}")
+        for records in self.records.values():
+            for case in filter(lambda case: case.calls, records.open):
+                self.history.left.append("; ".join(["a caller waits for ever", *case.lines()]))
+        for task in self._calling:
+            task.cancel()
 
     async def _harm(self, planned: Sequence[Planned], faults: Faults) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -185,14 +198,15 @@ class Run:
             caller.close()
 
     async def _make(self, door: DoorName, cases: Sequence[Case], making: Awaitable[None]) -> None:
-        numbers = [case.number for case in cases]
         try:
             await making
         except (KeyError, TypeError, ValueError, msgspec.DecodeError) as exc:
+            numbers = [case.number for case in cases]
             self.history.left.append(f"{door} {numbers}: an answer is not as described: {exc!r}")
-        for case in cases:
-            self.progress.accepted[door] += bool(case.ids)
-            self.records[door].end(case)
+        finally:
+            for case in cases:
+                self.progress.accepted[door] += bool(case.ids)
+                self.records[door].end(case)
 
     async def _paced(self, door: DoorName) -> None:
         while self.progress.is_ahead(door):
