@@ -102,6 +102,7 @@ class Final(Struct, array_like=True):
         numbers: the numbers of the attempts that are recorded.
         transitions: source and state of each transition, and its sequence number.
         shown: the answer, for a report of what is wrong with it.
+        listed: whether it was read from a list, which has no records of attempts and transitions.
     """
 
     status: str | None
@@ -111,6 +112,7 @@ class Final(Struct, array_like=True):
     numbers: list[int] = struct_field(default_factory=list)
     transitions: list[tuple[int, str | None, str]] = struct_field(default_factory=list)
     shown: Any = None
+    listed: bool = False
 
 
 @dataclass(slots=True)

@@ -346,6 +346,11 @@ def _recorded(case: Case) -> Iterator[tuple[str, str]]:
     for job_id, final in case.finals.items():
         if final.status is None:
             continue
+        if final.listed:
+            come = {one.attempt for one in case.arrivals if one.job_id == job_id}
+            if come != set(range(1, (final.attempts or 0) + 1)):
+                yield "illegal", f"{job_id} has made {final.attempts} attempts, and {sorted(map(str, come))} came"
+            continue
         before: str | None = None
         for number, (seq, source, to) in enumerate(final.transitions, 1):
             if seq != number or source != before or to not in _NEXT[source]:

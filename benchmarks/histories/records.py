@@ -109,6 +109,10 @@ class Records:
         replies = (script(self._seed, self.door, number) if case is None else case.script).replies
         return replies[min(step, len(replies) - 1)]
 
+    def arrivals_of(self, number: int) -> int:
+        """Return how many requests of a case have come, at most 255."""
+        return self._steps[number] if number < len(self._steps) else 0
+
     def arrived(self, number: int, arrival: Arrival) -> None:
         """Note a request that is being answered."""
         self._under_way[arrival.serial] = number, arrival

@@ -19,7 +19,7 @@ from benchmarks.histories.case import Case, Harm, History
 from benchmarks.histories.delivery_door import DeliveryDoor
 from benchmarks.histories.endpoint import Endpoint
 from benchmarks.histories.faults import Faults
-from benchmarks.histories.fleet import Fleet
+from benchmarks.histories.fleet import LOCK_S, Fleet
 from benchmarks.histories.plan import DoorName, Fault, Planned, faults_for, is_batched, planned_faults
 from benchmarks.histories.proxy_door import ProxyDoor
 from benchmarks.histories.queues_door import QueuesDoor
@@ -31,11 +31,6 @@ _STALLED_S = 1.0
 _BATCH = 16
 _TOLD_EVERY_S = 60.0
 Door = QueuesDoor | ProxyDoor | DeliveryDoor
-_MADE: dict[DoorName, type[Door]] = {
-    DoorName.QUEUES: QueuesDoor,
-    DoorName.PROXY: ProxyDoor,
-    DoorName.DELIVERY: DeliveryDoor,
-}
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,8 @@ class Progress:
 
     def is_ahead(self, door: DoorName) -> bool:
         """Return True if a door has to wait for the others, so that faults meet all of them."""
-        return self.accepted[door] > min(self.accepted.values()) + max(_LEAD, self.wanted // 50)
+        lead = self.accepted[door] - min(self.accepted.values())
+        return not self.complete and lead > max(_LEAD, self.wanted // 50)
 
 
 class Run:
@@ -97,12 +93,25 @@ class Run:
         self.folder = Path(tempfile.mkdtemp(prefix="toril-histories-"))
         # What is not root's must pass through to its own parts.
         self.folder.chmod(0o755)
-        self._made = {door: _MADE[door]() for door in doors}
+        self._made: dict[DoorName, Door] = {door: self._door(door) for door in doors}
         self._calling: list[asyncio.Task[None]] = []
         # A batch is small beside what a door accepts, so that few cases are left over.
         self._batch = min(_BATCH, max(2, size.accepted // (4 * size.callers)))
         self.endpoint = Endpoint(free_port(), self.records)
         self.fleet = Fleet(self.folder, self._doors, self.endpoint, confirming=size.confirming)
+
+    def _door(self, door: DoorName) -> Door:
+        match door:
+            case DoorName.QUEUES:
+                return QueuesDoor()
+            case DoorName.PROXY:
+                return ProxyDoor()
+            case DoorName.DELIVERY:
+                return DeliveryDoor(self._near_fault)
+
+    def _near_fault(self, began: float, ended: float) -> bool:
+        """Return True if a fault may have touched what was accepted between these times, and attempted soon."""
+        return any(harm.began < ended + LOCK_S and harm.ended > began - LOCK_S for harm in self.history.harms)
 
     async def carry_out(self) -> History:
         """Do all of it, and return what was seen."""
