@@ -21,7 +21,7 @@ from benchmarks.histories.run import Size, run
 from benchmarks.processes import exit_on_sigterm
 
 _CASES_A_FAULT = 1000
-_FEWEST_FAULTS = 20
+_FEWEST_FAULTS, _MOST_FAULTS = 20, 54
 
 
 def main() -> int:
@@ -31,7 +31,7 @@ def main() -> int:
     doors = options.door or list(DoorName)
     faults = options.faults
     if faults is None:
-        faults = max(_FEWEST_FAULTS, options.size * len(doors) // _CASES_A_FAULT)
+        faults = min(_MOST_FAULTS, max(_FEWEST_FAULTS, options.size * len(doors) // _CASES_A_FAULT))
     print(f"seed {options.seed}", flush=True)
     began = time.monotonic()
     size = Size(
@@ -62,9 +62,13 @@ def _options() -> argparse.Namespace:
         "--door", action="append", type=DoorName, choices=list(DoorName), help="all without; with delivery alone "
         "Redis loses its data too"
     )  # fmt: skip
-    parser.add_argument("--faults", type=int, help=f"one for each {_CASES_A_FAULT} cases without, but {_FEWEST_FAULTS}")
+    parser.add_argument(
+        "--faults",
+        type=int,
+        help=f"without it, one for each {_CASES_A_FAULT} cases, but {_FEWEST_FAULTS} to {_MOST_FAULTS}",
+    )
     parser.add_argument("--fault", action="append", type=Fault, metavar="NAME", help="all without")
-    parser.add_argument("--callers", type=int, default=8, help="of each door (default %(default)s)")
+    parser.add_argument("--callers", type=int, default=16, help="of each door (default %(default)s)")
     parser.add_argument(
         "--sentinels",
         type=int,

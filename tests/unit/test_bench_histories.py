@@ -1,5 +1,6 @@
 """The judge of `benchmarks.histories` finds what breaks a promise, and the seed decides about the plan."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +18,7 @@ from benchmarks.histories.plan import (
     script,
 )  # fmt: skip
 from benchmarks.histories.records import Records
+from benchmarks.histories.run import Progress
 from msgspec.structs import replace
 
 OK = Script((Reply.OK,))
@@ -235,6 +237,23 @@ def test_a_ledger_that_tells_something_else_is_found(
     one = case(DoorName.DELIVERY)
     one.finals["a"] = replace(one.finals["a"], numbers=numbers, transitions=transitions)
     assert set(kinds(one)) == {"illegal"}
+
+
+@pytest.mark.parametrize("attempts", [0, 2])
+def test_a_list_that_tells_of_other_attempts_than_came_is_found(attempts: int) -> None:
+    one = case(DoorName.DELIVERY)
+    one.finals["a"] = Final("delivered", attempts=1, listed=True)
+    assert kinds(one) == []
+    one.finals["a"].attempts = attempts
+    assert kinds(one) == ["illegal"]
+
+
+def test_a_door_waits_for_the_others_until_all_have_accepted_enough() -> None:
+    progress = Progress(100, Counter(dict.fromkeys(DoorName, 99)))
+    progress.accepted[DoorName.PROXY] = 150
+    assert [door for door in DoorName if progress.is_ahead(door)] == [DoorName.PROXY]
+    progress.accepted.update(dict.fromkeys(DoorName, 1))
+    assert not any(progress.is_ahead(door) for door in DoorName)
 
 
 def test_an_attempt_of_a_delivery_that_comes_twice_is_found_whatever_happened_meanwhile() -> None:
