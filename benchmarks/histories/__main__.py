@@ -35,7 +35,12 @@ def main() -> int:
     print(f"seed {options.seed}", flush=True)
     began = time.monotonic()
     size = Size(
-        options.size, faults, callers=options.callers, kinds=tuple(options.fault or ()), confirming=options.sentinels
+        options.size,
+        faults,
+        callers=options.callers,
+        kinds=tuple(options.fault or ()),
+        confirming=options.sentinels,
+        within_s=options.minutes * 60,
     )
     history, folder = run(options.seed, doors, size, lambda text: print(text, flush=True))
     verdict = Judge(history, LOCK_S, SETTLED_S).verdict()
@@ -68,6 +73,13 @@ def _options() -> argparse.Namespace:
         help=f"without it, one for each {_CASES_A_FAULT} cases, but {_FEWEST_FAULTS} to {_MOST_FAULTS}",
     )
     parser.add_argument("--fault", action="append", type=Fault, metavar="NAME", help="all without")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=float("inf"),
+        metavar="N",
+        help="begin nothing after so many, and judge the rest",
+    )
     parser.add_argument("--callers", type=int, default=16, help="of each door (default %(default)s)")
     parser.add_argument(
         "--sentinels",

@@ -45,6 +45,7 @@ class Size:
         patience_s: how long everything may take to come to rest after the last case and the last fault.
         kinds: the faults to choose from; all that the doors can have where it is empty.
         confirming: how many of two replicas confirm what is acknowledged (`replicas:N`); 0 is a Redis without replicas.
+        within_s: after how long no case is begun and no fault happens, whatever was accepted.
     """
 
     accepted: int
@@ -54,19 +55,26 @@ class Size:
     patience_s: float = 300.0
     kinds: tuple[Fault, ...] = ()
     confirming: int = 0
+    within_s: float = float("inf")
 
 
 @dataclass
 class Progress:
-    """How far a run is."""
+    """How far a run is; `stopped` when its time was over before all was accepted."""
 
     wanted: int
     accepted: Counter[DoorName] = field(default_factory=Counter)
+    stopped: bool = False
 
     @property
     def share(self) -> float:
         """The share of all cases that has been accepted, by the door that is behind the others."""
-        return min(self.accepted.values()) / self.wanted
+        return min(self.accepted.values()) / max(1, self.wanted)
+
+    def stop(self) -> None:
+        """Want no more than what each door has accepted."""
+        self.wanted = min(self.accepted.values())
+        self.stopped = True
 
     @property
     def complete(self) -> bool:
@@ -164,6 +172,9 @@ class Run:
             elif now - since > self._size.patience_s:
                 self._give_up()
                 return
+            if now - self._began > self._size.within_s and not self.progress.complete:
+                self.progress.stop()
+                self._tell("the time is over")
             if now - told > _TOLD_EVERY_S:
                 told = now
                 self._tell("")
@@ -183,6 +194,8 @@ class Run:
             for one in planned:
                 while self.progress.share < one.share:
                     await asyncio.sleep(0.02)
+                if self.progress.stopped:
+                    return
                 self._tell(f"{one.fault} ({one.member}, {one.lasts_s:g} s)")
                 tasks.create_task(faults.carry_out(one))
 

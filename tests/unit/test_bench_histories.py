@@ -256,6 +256,14 @@ def test_a_door_waits_for_the_others_until_all_have_accepted_enough() -> None:
     assert not any(progress.is_ahead(door) for door in DoorName)
 
 
+def test_a_run_whose_time_is_over_is_complete_with_what_each_door_has_accepted() -> None:
+    progress = Progress(100, Counter({DoorName.QUEUES: 40, DoorName.PROXY: 50}))
+    assert progress.share == 0.4
+    progress.stop()
+    assert progress.complete
+    assert progress.stopped
+
+
 def test_an_attempt_of_a_delivery_that_comes_twice_is_found_whatever_happened_meanwhile() -> None:
     one = case(DoorName.DELIVERY)
     one.arrivals.append(arrival(2, 101.0))
