@@ -20,7 +20,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
-from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from toril.config.loading import config_file
@@ -36,8 +35,8 @@ def create_app(
     *,
     config: ConfigFile | None = None,
     spread: Callable[[], None] | None = None,
-) -> Starlette:
-    """Return an application that starts an instance of toril with its lifespan, and drains it.
+) -> Application:
+    """Return a Starlette application that starts an instance of toril with its lifespan, and drains it.
 
     `app.state.instance` is the instance. One application may be started again after it has ended.
 

@@ -275,7 +275,7 @@ async def serve(
                 connections=settings.connections,
                 descriptors=descriptors,
             )
-            async with listening(app, sock, front):
+            async with listening(app.dispatch, sock, front):
                 log.info(
                     "connections",
                     most=descriptors.connections(descriptors.used),

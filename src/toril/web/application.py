@@ -56,8 +56,11 @@ class Application(Starlette):
         self._own_routes, self._own_middleware = own_routes, tuple(middleware)
         self.middleware_stack = None
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
-        """Serve one ASGI connection: Starlette's own, without a coroutine around that of the middleware."""
+    def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one ASGI connection as `__call__` does, without a coroutine around that of the middleware.
+
+        Servers and test clients that are not told so see by `__call__` being a coroutine function that this is ASGI 3.
+        """
         scope["app"] = self
         if self.middleware_stack is None:
             self.middleware_stack = self.build_middleware_stack()
