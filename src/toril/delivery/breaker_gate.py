@@ -5,7 +5,8 @@ worker takes its jobs. A worker that took one before that gives it back untouche
 hold is restored.
 
 A success makes no separate call: it is reported with the next question. Only while failures are counted it is
-reported at once, and otherwise within `REPORT_S`.
+reported at once, and otherwise within `REPORT_S`. While the breaker is closed, attempts that ask in the same turn of
+the event loop share one question, which is sent after the last of them has asked.
 """
 
 from __future__ import annotations
@@ -81,6 +82,10 @@ class BreakerGate:
         self._succeeded_at = 0.0
         self._reported_at = 0.0
         self._counts_failures = False
+        # True while the last attempt that asked was let through, and was no probe.
+        self._passes = False
+        # The attempts that share the question of this turn; None while there is none to share.
+        self._sharing: list[asyncio.Future[AttemptAllowed | None]] | None = None
         self.changed: Callable[[str, Breaker], None] = _ignore
 
     async def admit(self, name: str) -> BreakerDecision:
@@ -89,6 +94,33 @@ class BreakerGate:
         A probe asks again with the same name right before its request is made: its place is then kept for as long as
         that may take.
         """
+        if not self._passes:
+            return await self._ask(name)
+        if self._sharing is None:
+            return await self._ask_for_all(name)
+        answer: asyncio.Future[AttemptAllowed | None] = asyncio.get_running_loop().create_future()
+        self._sharing.append(answer)
+        return await answer or await self._ask(name)
+
+    async def _ask_for_all(self, name: str) -> BreakerDecision:
+        """Ask for an attempt, and for those that ask in the same turn; where it may not simply be made, these ask for
+        themselves.
+        """
+        sharing = self._sharing = []
+        decision: BreakerDecision | None = None
+        try:
+            await asyncio.sleep(0)
+            self._sharing = None
+            decision = await self._ask(name)
+        finally:
+            self._sharing = None if self._sharing is sharing else self._sharing
+            shared = decision if isinstance(decision, AttemptAllowed) and not decision.probe else None
+            for answer in sharing:
+                if not answer.done():
+                    answer.set_result(shared)
+        return decision
+
+    async def _ask(self, name: str) -> BreakerDecision:
         spec = self._target.spec
         policy = spec.breaker
         probe_for_s = spec.timeout.total_s + self._grace_s
@@ -96,6 +128,7 @@ class BreakerGate:
         admission = await self._settler.patiently(
             lambda: self._breakers.admit(spec.name, policy, name, probe_for_s, successes)
         )
+        self._passes = isinstance(admission, AttemptAllowed) and not admission.probe
         match admission:
             case AttemptBlocked(for_s=for_s):
                 await self._hold(for_s)
