@@ -73,6 +73,9 @@ class LedgerFleet:
         self._place = place
         self._id: str | None = None
         self._noted: str | None = None
+        # The data of the last job that was ours, as all jobs of a target have it, and our ledger's id then.
+        self._ours = b""
+        self._ours_of: str | None = None
         self._others: Mapping[tuple[str, str], Sighting] = {}
         self._said: tuple[frozenset[tuple[str, str]], float] = (frozenset(), 0.0)
         self._given_back: dict[tuple[str, bool], _GivenBack] = {}
@@ -131,8 +134,12 @@ class LedgerFleet:
 
     def elsewhere(self, lease: Lease, target: str) -> Snooze | None:
         """Return the pause of a job whose row is in another ledger; None for a job that may be ours."""
-        ledger_id = ledger_of(lease.fields.get(b"data", b""))
+        data = lease.fields.get(b"data", b"")
+        if data == self._ours and self._id is self._ours_of:
+            return None
+        ledger_id = ledger_of(data)
         if ledger_id is None or self._id is None or ledger_id == self._id:
+            self._ours, self._ours_of = data, self._id
             return None
         return self._back(lease, target, ledger_id)
 

@@ -145,6 +145,6 @@ class HeldLeases:
             job_id=job_id,
             token=token,
             fields=fields,
-            options=self._shared.options.read(fields.get(b"opts", b"{}")),
+            options=self._shared.options.read(fields.get(b"opts", b"{}"), job_id),
             attempts_made=int(made) if made else 0,
         )
