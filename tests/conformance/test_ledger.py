@@ -176,6 +176,30 @@ async def test_an_end_that_is_reported_twice_is_recorded_once(ledger: AnyLedger)
     assert faults(history.transitions) == []
 
 
+async def test_an_end_that_knows_its_delivery_as_it_was_begun_is_decided_on_the_delivery_as_it_is(
+    ledger: AnyLedger,
+) -> None:
+    """Among ends, begins and cancels that are committed together."""
+    some = [await begun(ledger, await accepted(ledger)) for _ in range(5)]
+    taken_over = await begun(ledger, some[1], "another")
+    cancelled = await ledger.cancel(cancel(some[2]))
+    async with asyncio.TaskGroup() as tasks:
+        ends = [
+            tasks.create_task(ledger.end(end_of(one, Delivered(), begun=one, response=RESPONSE))) for one in some[:4]
+        ]
+        both = [tasks.create_task(ledger.cancel(cancel(some[3]))), tasks.create_task(begun(ledger, some[4], "again"))]
+    assert (ends[1].result(), ends[2].result()) == (Refused(taken_over), cancelled)
+    there = await ledger.some([one.job_id for one in some])
+    assert there[some[0].job_id].status is Status.DELIVERED
+    assert there[some[3].job_id].status in {Status.DELIVERED, Status.CANCELLED}
+    assert there[some[4].job_id] == both[1].result()
+    for one in some:
+        history = await ledger.history(one.job_id)
+        assert history is not None
+        assert faults(history.transitions) == []
+        assert (history.response is not None) == (history.delivery.status is Status.DELIVERED)
+
+
 async def test_a_begin_with_another_token_takes_over(ledger: AnyLedger) -> None:
     first = await begun(ledger, await accepted(ledger))
     second = await begun(ledger, first, "u")

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -114,8 +114,10 @@ async def test_an_illegal_transition_is_refused_and_changes_nothing(
     assert await ledger.history(one.job_id) == before
 
 
-def some_change(chance: random.Random, one: Delivery) -> Change:
-    """Any change, at any time, by anyone, of the attempt under way or of another one."""
+def some_change(chance: random.Random, one: Delivery, before: Sequence[Delivery] = ()) -> Change:
+    """Any change, at any time, by anyone, of the attempt under way or of another one. An end may know the delivery as
+    it is now, or as it was before.
+    """
     at_s = AT_S + chance.uniform(0, 200)
     number = max(0, one.attempts_begun + chance.choice([0, 0, 0, -1, 1]))
     given = {"job_id": one.job_id, "by": chance.choice(["one", "two"]), "at_s": at_s}
@@ -129,6 +131,7 @@ def some_change(chance: random.Random, one: Delivery) -> Change:
                 outcome=chance.choice(list(AttemptOutcome)),
                 duration_s=0.5,
                 error=chance.choice([None, "HTTP 503"]),
+                begun=chance.choice([None, one, *before[-3:]]),
                 **given,
             ),
             End(number=number, result=RetryAt(at_s), outcome=AttemptOutcome.TIMEOUT, duration_s=0.5, **given),
@@ -155,12 +158,14 @@ async def live(ledger: AnyLedger, given: NewDelivery, chance: random.Random) -> 
     expected, first = given.first()
     steps: list[Transition] = [first]
     attempts: dict[int, AttemptRecord] = {}
+    before: list[Delivery] = []
     for _ in range(CHANGES):
-        change = some_change(chance, expected)
+        change = some_change(chance, expected, before)
         decided = decide(change, expected)
         answer = begun(decided, given.envelope) if isinstance(change, Begin) else written(decided)
         assert await write(ledger, change) == answer
         if isinstance(decided, Decision):
+            before.append(expected)
             expected = decided.delivery
             steps.extend(decided.transitions)
             attempts |= {attempt.number: attempt for attempt in decided.attempts}

@@ -119,6 +119,7 @@ class Journal:
             retry_after_s=asked_to_wait_s(outcome, now_s),
             response=await self._response(begun, outcome) if isinstance(outcome, Answered) else None,
             max_attempts=self._target.spec.retry.max_attempts,
+            begun=begun.delivery,
         )
 
     def without_answer(self, change: End) -> End:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -25,9 +25,9 @@ from toril.delivery.ledger.sql_reader import Query
 from toril.delivery.ledger.sql_rows import Row, changing_row, delivery_of, new_row, response_row, transition_row
 from toril.delivery.ledger.sql_schema import CHANGING, MIGRATIONS, NEW, STATE, Dialect, migration
 from toril.delivery.ledger.sqlite_file import OpenFiles, SqliteFile
-from toril.delivery.rules.changes import Accepted, Begin, Change, Duplicate
+from toril.delivery.rules.changes import Accepted, Begin, Change, Duplicate, End
 from toril.delivery.rules.decisions import needs_envelope
-from toril.delivery.rules.delivery import NewDelivery
+from toril.delivery.rules.delivery import Delivery, NewDelivery
 from toril.delivery.rules.row_codec import unpack_envelope
 
 T = TypeVar("T")
@@ -257,13 +257,36 @@ def _accept(connection: sqlite3.Connection, new: NewDelivery) -> Accepted | Dupl
     return Duplicate(delivery_of(there), there[-1])
 
 
+class _NotAsBegun(Exception):
+    """A delivery has changed since its attempt has begun."""
+
+
 def _change_all(batch: Sequence[Change], connection: sqlite3.Connection) -> list[Decided | Exception]:
     """Carry out changes in one commit, together if possible; return the result or the error of each."""
+    begun = _begun(batch)
     try:
-        with _transaction(connection):
-            return [*_changed(connection, batch)]
+        try:
+            with _transaction(connection):
+                return [*_changed(connection, batch, begun)]
+        except _NotAsBegun:
+            with _transaction(connection):
+                return [*_changed(connection, batch)]
     except _REFUSALS:
         return _each(_change, batch, connection)
+
+
+def _begun(batch: Sequence[Change]) -> dict[str, Delivery]:
+    """Return the deliveries that need not be read, by id: the batch has nothing of them but the end of an attempt."""
+    found: dict[str, Delivery] = {}
+    others: set[str] = set()
+    for change in batch:
+        if isinstance(change, End) and change.begun is not None and change.job_id not in found:
+            found[change.job_id] = change.begun
+        else:
+            others.add(change.job_id)
+    for job_id in others:
+        found.pop(job_id, None)
+    return found
 
 
 def _change(connection: sqlite3.Connection, change: Change) -> Decided:
@@ -271,14 +294,23 @@ def _change(connection: sqlite3.Connection, change: Change) -> Decided:
     return decided
 
 
-def _changed(connection: sqlite3.Connection, batch: Sequence[Change]) -> list[Decided]:
-    """Decide on changes, and write what they make of the rows."""
+def _changed(
+    connection: sqlite3.Connection, batch: Sequence[Change], begun: Mapping[str, Delivery] = {}
+) -> list[Decided]:
+    """Decide on changes, and write what they make of the rows, those of `begun` unread.
+
+    Raises `_NotAsBegun` where one of these is another one by now.
+    """
     beginning = [change.job_id for change in batch if isinstance(change, Begin)]
-    every = list({change.job_id for change in batch})
-    rows = connection.execute(_LOADED, (json.dumps(beginning), json.dumps(every))).fetchall()
-    before = {row[0]: delivery_of(row) for row in rows}
+    unread = list({change.job_id for change in batch if change.job_id not in begun})
+    rows: list[Row] = []
+    if unread:
+        rows = connection.execute(_LOADED, (json.dumps(beginning), json.dumps(unread))).fetchall()
+    before = {**begun, **{row[0]: delivery_of(row) for row in rows}}
     applied = AppliedChanges(dict(before))
     decided = [applied.apply(change) for change in batch]
+    if any(job_id not in applied.changed for job_id in begun):
+        raise _NotAsBegun
     plain, answered = [], []
     for job_id, one in applied.changed.items():
         response = applied.responses.get(job_id)
@@ -287,10 +319,9 @@ def _changed(connection: sqlite3.Connection, batch: Sequence[Change]) -> list[De
             plain.append((*changing_row(one), *unchanged))
         else:
             answered.append((*changing_row(one), *response_row(response), *unchanged))
-    if plain:
-        connection.executemany(_UPDATE, plain)
-    if answered:
-        connection.executemany(_UPDATE_ANSWERED, answered)
+    for statement, changes in ((_UPDATE, plain), (_UPDATE_ANSWERED, answered)):
+        if changes and connection.executemany(statement, changes).rowcount != len(changes):
+            raise _NotAsBegun
     _insert(connection, _STEPS, applied.transitions)
     _insert(connection, _ATTEMPTS, applied.attempts)
     envelopes = {row[0]: row[-1] for row in rows}

@@ -86,7 +86,10 @@ class Begin(Struct, frozen=True, kw_only=True):
 
 
 class End(Struct, frozen=True, kw_only=True):
-    """Record the result of attempt `number`. `max_attempts` is that of the policy it was judged by."""
+    """Record the result of attempt `number`. `max_attempts` is that of the policy it was judged by.
+
+    `begun` is the delivery as the attempt has begun it: a ledger that has it unchanged need not read it.
+    """
 
     job_id: str
     number: int
@@ -100,6 +103,7 @@ class End(Struct, frozen=True, kw_only=True):
     retry_after_s: float | None = None
     response: TargetResponse | None = None
     max_attempts: int | None = None
+    begun: Delivery | None = None
 
 
 class Cancel(Struct, frozen=True, kw_only=True):
