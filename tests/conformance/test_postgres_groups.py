@@ -21,6 +21,7 @@ from toril.core.group_limits import GroupDefault, GroupRate
 from toril.core.lease import NOTHING, Lease, NoJob
 from toril.core.metrics import OTHER
 from toril.delivery.postgres_queue.queue import PostgresQueue
+from toril.delivery.postgres_queue.tables import NOW
 from toril.delivery.rules.destination import TargetRules
 from toril.engine.ports import LeaseStore
 from toril.redis.absent import NoRedis
@@ -308,6 +309,47 @@ async def test_no_more_jobs_are_let_in_than_may_wait(queue: PostgresQueue) -> No
     store = leases(queue)
     await store.release(await taken(store))
     await groups.take_room(QUEUE, "a", "5")  # what was tried does not count
+
+
+async def has_room(queue: PostgresQueue, job_id: str) -> bool:
+    """Take room for a job of the group a; whether there was some."""
+    try:
+        await queue.groups.take_room(QUEUE, "a", job_id)
+    except GroupFull:
+        return False
+    return True
+
+
+async def test_instances_do_not_pass_the_limit_together_while_they_accept_and_add(url: str) -> None:
+    async with AsyncExitStack() as stack:
+        queues = [await stack.enter_async_context(serving(url, f"i-{number}")) for number in range(3)]
+        await queues[0].groups.set_limits(QUEUE, "a", GroupLimits(max_waiting=7), paused=True)
+
+        async def accepted(number: int) -> bool:
+            queue, job_id = queues[number % 3], f"j-{number}"
+            if not await has_room(queue, job_id):
+                return False
+            await add(queue, "a", job_id)
+            return True
+
+        async with asyncio.TaskGroup() as tasks:
+            accepting = [tasks.create_task(accepted(number)) for number in range(60)]
+        assert sum(task.result() for task in accepting) == 7
+        assert (await queues[1].groups.get(QUEUE, "a")).waiting == 7
+    async with opened(url) as database:
+        assert await database.fetch("SELECT FROM toril_rooms") == [], "adding a job uses its room up"
+
+
+async def test_room_that_was_taken_and_never_used_is_free_after_a_while(url: str, queue: PostgresQueue) -> None:
+    await queue.groups.set_limits(QUEUE, "a", GroupLimits(max_waiting=1), paused=None)
+    assert await has_room(queue, "lost")
+    assert await has_room(queue, "lost"), "it has its room"
+    assert not await has_room(queue, "next")
+    async with opened(url) as database:
+        ((left_s,),) = await database.fetch(f"SELECT until - {NOW} FROM toril_rooms")
+        assert 0 < left_s <= 10
+        await database.fetch("UPDATE toril_rooms SET until = 0")
+    assert await has_room(queue, "next")
 
 
 async def test_groups_are_listed_in_pages_and_drained(url: str, queue: PostgresQueue) -> None:

@@ -21,7 +21,7 @@ SELECT string_agg(line, E'\\n' ORDER BY line) FROM (
 
 
 WITHOUT_GROUPS = """
-DROP TABLE toril_groups, toril_members, toril_points, toril_failures, toril_audit;
+DROP TABLE toril_groups, toril_members, toril_rooms, toril_points, toril_failures, toril_audit;
 ALTER TABLE toril_jobs DROP COLUMN job_group;
 ALTER TABLE toril_queues DROP COLUMN grouped, DROP COLUMN virtual_time, DROP COLUMN plain_tag, DROP COLUMN turn,
     DROP COLUMN group_default;
@@ -53,7 +53,7 @@ def test_migrate_makes_everything_once(database: Database) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "the database is up to date; targets: billing"
     assert "made SQL enqueue, version 3" in done.stdout
-    assert database.sql("SELECT version, ledger FROM toril.version") == "2|public"
+    assert database.sql("SELECT version, ledger FROM toril.version") == "3|public"
     assert database.sql("SELECT name FROM toril.targets") == "billing"
     before = database.sql(EVERYTHING)
     again = migrate(database.config)

@@ -45,4 +45,4 @@ def test_there_is_nothing_to_release_without_redis(tmp_path: Path, capsys: pytes
         "redis: none\nledger: {url: postgresql://localhost/toril}\ntargets: {crm: {url: https://crm.example}}\n"
     )
     assert main(["groups", "release", "orders", "--config", str(file)]) == 1
-    assert "redis: none, so no queue of it has groups" in capsys.readouterr().err
+    assert "redis: none, so there is nothing that another program could work on" in capsys.readouterr().err

@@ -33,7 +33,10 @@ def release(out: Output, queue: str, config: Path | None, *, dry_run: bool) -> i
     """Release the held jobs of a queue and say how many; return the exit status: 1 if some are held again."""
     settings = ConfigFile(os.environ, config_file(config, os.environ)).read()
     if settings.without_redis:
-        raise CommandFailed("the configuration has redis: none, so no queue of it has groups")
+        raise CommandFailed(
+            "the configuration has redis: none, so there is nothing that another program could work on: "
+            "what waits in groups is in the ledger, and toril delivers it when it runs again"
+        )
     configure(settings.log)
     with out.progress() as bars:
         bar = bars.add_task(f"release jobs of {queue}", total=None)

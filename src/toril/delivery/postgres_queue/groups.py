@@ -13,7 +13,6 @@ from toril.core.errors import GroupFull
 from toril.core.group_limits import GroupDefault, GroupRate
 from toril.delivery.postgres_queue.database import QueueDatabase
 from toril.delivery.postgres_queue.group_moves import TargetLocks, left
-from toril.delivery.postgres_queue.taken_room import TakenRoom
 from toril.delivery.postgres_queue.waits import PostgresWaits
 from toril.delivery.rules.delivery import QUEUE_PREFIX
 from toril.redis.absent import NoRedis
@@ -51,15 +50,10 @@ DELETE FROM toril_jobs WHERE job_id = ANY(ARRAY(
     SELECT job_id FROM toril_jobs WHERE target = $1 AND job_group = $2 AND due IS NULL AND token IS NULL
     FOR UPDATE SKIP LOCKED
 )) RETURNING 1"""
-_ROOM = """
-SELECT 1 FROM toril_groups AS g
-WHERE g.target = $1 AND g.name = $2 AND g.max_waiting IS NOT NULL AND $3::int + (
-    SELECT count(*) FROM (
-        SELECT FROM toril_jobs AS j
-        WHERE j.target = $1 AND j.job_group = $2 AND j.due IS NULL AND j.token IS NULL AND j.starts = 0
-        LIMIT g.max_waiting
-    ) AS waiting
-) > g.max_waiting"""
+_TAKE_ROOM = "SELECT toril_take_room($1, $2, $3, $4)"
+_FREE_ROOM = "DELETE FROM toril_rooms WHERE target = $1 AND name = $2 AND job_id = $3"
+_RESERVED_S = 10.0
+"""How long room is kept for a job: many times as long as accepting its envelope may take."""
 
 
 class PostgresGroups:
@@ -69,28 +63,22 @@ class PostgresGroups:
         database: has them.
         waits: told of what may start.
         defaults: the limits of groups that have none.
-        taken: the room of deliveries that are being accepted.
     """
 
-    def __init__(
-        self, database: QueueDatabase, waits: PostgresWaits, defaults: GroupDefaults, taken: TakenRoom
-    ) -> None:
+    def __init__(self, database: QueueDatabase, waits: PostgresWaits, defaults: GroupDefaults) -> None:
         self._database = database
         self._waits = waits
         self._defaults = defaults
-        self._taken = taken
 
     async def take_room(self, queue: str, group: str, job_id: str) -> None:
-        """As `GroupRoom.take_room`. What other processes have taken is not counted until it is added."""
-        target = _target(queue)
-        count = self._taken.take(target, group, job_id)
-        if await self._database.fetch(_ROOM, target, group, count):
-            self._taken.free(target, group, job_id)
+        """As `GroupRoom.take_room`."""
+        ((taken,),) = await self._database.fetch(_TAKE_ROOM, _target(queue), group, job_id, _RESERVED_S)
+        if not taken:
             raise GroupFull(f"The group {group} has no room for more waiting jobs")
 
     async def free_room(self, queue: str, group: str, job_id: str) -> None:
         """As `GroupRoom.free_room`."""
-        self._taken.free(_target(queue), group, job_id)
+        await self._database.fetch(_FREE_ROOM, _target(queue), group, job_id)
 
     async def get(self, queue: str, group: str) -> GroupState:
         """As `GroupStore.get`."""

@@ -15,7 +15,6 @@ from toril.delivery.postgres_queue.database import QueueDatabase, answering, unl
 from toril.delivery.postgres_queue.group_depths import largest_groups
 from toril.delivery.postgres_queue.group_moves import SlotChange, TargetLocks, changed, left, mark_grouped
 from toril.delivery.postgres_queue.tables import NOW
-from toril.delivery.postgres_queue.taken_room import TakenRoom
 from toril.delivery.postgres_queue.waits import PostgresWaits
 from toril.delivery.rules.delivery import QUEUE_PREFIX, queue_of
 
@@ -25,6 +24,9 @@ SELECT job_id, target, priority, ({NOW} * 1e6)::bigint, {NOW}, CASE WHEN after_s
 FROM unnest($1::text[], $2::text[], $3::int[], $4::float8[], $5::text[])
     AS given (job_id, target, priority, after_s, name)
 ORDER BY job_id ON CONFLICT DO NOTHING RETURNING target, due, job_group"""
+_USE_ROOM = """
+DELETE FROM toril_rooms AS r USING unnest($1::text[], $2::text[], $3::text[]) AS given (target, name, job_id)
+WHERE r.target = given.target AND r.name = given.name AND r.job_id = given.job_id"""
 _MISSING = """
 SELECT job_id FROM unnest($1::text[]) AS given (job_id)
 WHERE NOT EXISTS (SELECT FROM toril_jobs AS j WHERE j.job_id = given.job_id)"""
@@ -57,16 +59,12 @@ class PostgresJobs:
     Args:
         database: has them.
         waits: told of jobs that are added or cancelled.
-        taken: the room in groups of deliveries whose jobs are not added yet.
         meter: counts what is added.
     """
 
-    def __init__(
-        self, database: QueueDatabase, waits: PostgresWaits, taken: TakenRoom, meter: Meter = UNMETERED
-    ) -> None:
+    def __init__(self, database: QueueDatabase, waits: PostgresWaits, meter: Meter = UNMETERED) -> None:
         self._database = database
         self._waits = waits
-        self._taken = taken
         self._meter = meter
         self._adds: GroupCommit[_NewJob, None] = GroupCommit(self._commit, size=lambda _: _SIZE_BYTES)
 
@@ -81,9 +79,6 @@ class PostgresJobs:
             for result in await self._adds.submit_all(new):
                 if result is not None:
                     raise result
-        for one in new:
-            if one.group is not None:
-                self._taken.free(one.target, one.group, one.job_id)
         if not again:
             self._meter.count(JOBS_ADDED, (queue,), len(new))
         return [one.job_id.encode() for one in new]
@@ -138,6 +133,7 @@ class PostgresJobs:
                 [one.after_s for one in batch],
                 [one.group for one in batch],
             )
+            await _use_room(connection, [one for one in batch if one.group is not None])
             await _meet_groups(connection, rows)
             soonest: dict[str, float] = {}
             for target, due, _ in rows:
@@ -149,6 +145,13 @@ class PostgresJobs:
         for target, at_s in soonest.items():
             self._waits.jobs_wait(queue_of(target), at_s)
         return [None] * len(batch)
+
+
+async def _use_room(connection: Any, grouped: Sequence[_NewJob]) -> None:
+    """Free the room that was taken for jobs of groups, now that they are there."""
+    if grouped:
+        columns = ([one.target for one in grouped], [one.group for one in grouped], [one.job_id for one in grouped])
+        await connection.execute(_USE_ROOM, *columns)
 
 
 async def _meet_groups(connection: Any, rows: Sequence[Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,6 @@ from toril.delivery.postgres_queue.jobs import PostgresJobs
 from toril.delivery.postgres_queue.leases import PostgresLeaseStores
 from toril.delivery.postgres_queue.moves import HeldCounts, JobMoves
 from toril.delivery.postgres_queue.statistics import PostgresFailures, PostgresPoints
-from toril.delivery.postgres_queue.taken_room import TakenRoom
 from toril.delivery.postgres_queue.waits import PostgresWaits
 
 _NOW = "SELECT floor(t)::bigint, ((t - floor(t)) * 1e6)::bigint FROM extract(epoch FROM clock_timestamp()) AS n (t)"
@@ -57,13 +55,12 @@ class PostgresQueue:
         self._database = database = QueueDatabase(url, context.lost)
         self.open = asyncio.Event()
         """Set once the database was reached."""
-        taken = TakenRoom(time.monotonic)
         self.waits = PostgresWaits(database, context.instance_id, context.hearing)
-        self.jobs = PostgresJobs(database, self.waits, taken, context.meter)
+        self.jobs = PostgresJobs(database, self.waits, context.meter)
         self._moves = JobMoves(database, self.waits, context.held)
         self.leases = PostgresLeaseStores(database, self._moves, lock_s)
         self.control = PostgresControl(database, self.waits)
-        self.groups = PostgresGroups(database, self.waits, context.defaults, taken)
+        self.groups = PostgresGroups(database, self.waits, context.defaults)
         self.points = PostgresPoints(database)
         self.audit_lines = PostgresLines(database)
         self.breakers = PostgresBreakers(database)

@@ -13,11 +13,17 @@ Jobs may have a group. `toril_groups` has a row for each group with waiting jobs
 infinity while it is at a limit, and null otherwise. `toril_members` has a row for each member (`t` of `t/1`, `t/2`)
 that is `ready` to start a job, or has left with a tag beyond the virtual time of its target. A slot of a group is a
 leased job of it. `sql/groups.sql` changes these rows, while it has the target's row of `toril_queues` locked.
+`toril_rooms` has a row for each envelope that is being accepted into a group with a `max_waiting` (`sql/rooms.sql`).
 """
 
 from __future__ import annotations
 
 from importlib.resources import files
+
+
+def _sql(name: str) -> str:
+    return files("toril.delivery.postgres_queue").joinpath("sql", name).read_text("utf-8")
+
 
 QUEUE_TABLES = (
     """CREATE TABLE toril_jobs (
@@ -70,7 +76,7 @@ GROUP_TABLES = (
     ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000)""",
     "CREATE INDEX toril_members_ready ON toril_members (target, tag, name) WHERE ready",
     "CREATE INDEX toril_members_past ON toril_members (target, tag) WHERE NOT ready",
-    files("toril.delivery.postgres_queue").joinpath("sql", "groups.sql").read_text("utf-8"),
+    _sql("groups.sql"),
 )
 """The statements that add groups, with the places of `sql_schema.Dialect`."""
 
@@ -87,6 +93,15 @@ STATISTICS_TABLES = (
     "CREATE TABLE toril_audit (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, line {bytes} NOT NULL)",
 )
 """The statements that add statistics and lines of the audit log."""
+
+ROOM_TABLES = (
+    """CREATE TABLE toril_rooms (
+        target {text} NOT NULL, name {text} NOT NULL, job_id {text} NOT NULL, until {double} NOT NULL,
+        PRIMARY KEY (target, name, job_id)
+    ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000)""",
+    _sql("rooms.sql"),
+)
+"""The statements that add the room that envelopes take in groups."""
 
 NOW = "extract(epoch FROM clock_timestamp())::float8"
 """The time in SQL, also within a long transaction."""
