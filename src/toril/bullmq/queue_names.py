@@ -87,22 +87,35 @@ class QueueNameIndex:
 
     async def _read_all(self, step_s: float) -> None:
         """Scan all keys, with a pause between steps; add the queues that exist and remove the others."""
+        known = await self._known()
         seen: set[bytes] = set()
         for link in self._links.all():
             cursor = b"0"
             while True:
                 cursor, keys = await link.call("SCAN", cursor, "MATCH", self._pattern(), "COUNT", _SCAN_COUNT)
-                found = {name for key in keys if (name := self._name(key)) is not None} - seen
-                if found:
-                    await self._add(found)
-                    seen |= found
+                found = {name for key in keys if (name := self._name(key)) is not None}
+                new = found - known - seen
+                seen |= found
+                if new:
+                    await self._add(new)
                 if cursor == b"0":
                     break
                 await asyncio.sleep(step_s)
                 if step_s:
                     await self._call("PEXPIRE", self._turn, _TURN_MS)
-        await self._forget_others(seen)
+        await self._forget(known - seen)
         await self._add([_WHOLE])
+
+    async def _known(self) -> set[bytes]:
+        """Return all names of the index."""
+        known: set[bytes] = set()
+        start = b"(" + _WHOLE
+        while True:
+            names = await self._call("ZRANGEBYLEX", self._key, start, "+", "LIMIT", 0, _PAGE)
+            known.update(names)
+            if len(names) < _PAGE:
+                return known
+            start = b"(" + names[-1]
 
     def _pattern(self) -> str:
         escaped = "".join(f"\\{sign}" if sign in "*?[]^\\" else sign for sign in self._prefix)
@@ -120,20 +133,14 @@ class QueueNameIndex:
     async def _add(self, names: Collection[bytes]) -> None:
         await self._call("ZADD", self._key, *(part for name in names for part in (0, name)))
 
-    async def _forget_others(self, seen: set[bytes]) -> None:
-        """Remove the names that are not in `seen` and have no queue."""
-        start = b"(" + _WHOLE
-        while True:
-            names = await self._call("ZRANGEBYLEX", self._key, start, "+", "LIMIT", 0, _PAGE)
-            for name in names:
-                if name not in seen and not await self._exists(name):
-                    await self._call("ZREM", self._key, name)
-                    # If the queue was created in between, its name was added before it was removed here.
-                    if await self._exists(name):
-                        await self._add([name])
-            if len(names) < _PAGE:
-                return
-            start = b"(" + names[-1]
+    async def _forget(self, unseen: set[bytes]) -> None:
+        """Remove those of these names that have no queue."""
+        for name in unseen:
+            if not await self._exists(name):
+                await self._call("ZREM", self._key, name)
+                # If the queue was created in between, its name was added before it was removed here.
+                if await self._exists(name):
+                    await self._add([name])
 
     async def _exists(self, name: bytes) -> bool:
         keys = QueueKeys(self._prefix, name.decode())
