@@ -109,10 +109,6 @@ class Consumer:
         """Return True if Redis answered a look after this time, or there is a reason not to look."""
         return self.answered_at >= before or self.full or self._next_look.blocked
 
-    def answered(self) -> None:
-        """Record that Redis answers now."""
-        self.answered_at = asyncio.get_running_loop().time()
-
     def expect(self, at_s: float) -> None:
         """Look at the wall-clock time of the next delayed job, unless an earlier look is planned."""
         self._next_look.plan(at_s - self._shared.now(), at_s)
@@ -299,7 +295,7 @@ class Consumer:
             return None
         finally:
             self._looking -= 1
-        self.answered()
+        self.answered_at = asyncio.get_running_loop().time()
         if isinstance(found, NoJob):
             self._found_none(found)
             return None

@@ -41,7 +41,8 @@ class LeaseKeeper:
         now = asyncio.get_running_loop().time()
         # The answer names jobs. One that was lost and taken again has two leases here, which are asked about apart.
         due: dict[tuple[str, int], dict[bytes, tuple[Consumer, Lease]]] = {}
-        for consumer in self._consumers():
+        # A lease waits for a slot only while all are taken, so a consumer without a taken slot has none.
+        for consumer in [consumer for consumer in self._consumers() if consumer.slots]:
             for lease in consumer.in_flight:
                 if now - lease.renewed_at > self._lock_s / 3 and not (lease.handed_over or lease.lost):
                     call = 0

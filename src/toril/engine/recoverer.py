@@ -9,7 +9,7 @@ lock that they still have ends. Queues that a survey of many finds idle are left
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable
 
 import structlog
 
@@ -31,7 +31,7 @@ _MOST_SURVEYED = 250
 _RETRY_S = 0.5
 _MOMENT_S = 0.05
 
-Survey = Callable[[Mapping[str, list[Consumer]]], Coroutine[None, None, Collection[str]]]
+Survey = Callable[["_Queues", list[str]], Coroutine[None, None, Collection[str]]]
 Visit = Callable[[list[Consumer]], Coroutine[None, None, None]]
 
 
@@ -94,54 +94,48 @@ class Recoverer:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            queues: dict[str, list[Consumer]] = {}
-            for consumer in self._consumers():
-                if not consumer.stopped:
-                    queues.setdefault(consumer.queue, []).append(consumer)
-            groups = list(queues.values())
-            size = max(_GROUP, min(len(groups) // _SURVEYS, _MOST_SURVEYED))
-            pace_s = interval_s / (len(groups) + size)
-            for first in range(0, len(groups), size):
-                part = groups[first : first + size]
-                busy = await self._busy(part, survey)
+            queues = _Queues(self._consumers())
+            names = list(queues.first)
+            size = max(_GROUP, min(len(names) // _SURVEYS, _MOST_SURVEYED))
+            pace_s = interval_s / (len(names) + size)
+            for first in range(0, len(names), size):
+                busy = await self._busy(queues, names[first : first + size], survey)
                 for position in range(0, len(busy), _GROUP):
                     async with asyncio.TaskGroup() as tasks:
-                        for consumers in busy[position : position + _GROUP]:
-                            tasks.create_task(visit(consumers))
+                        for name in busy[position : position + _GROUP]:
+                            tasks.create_task(visit(queues.consumers(name)))
                     done = first + size * min(position + _GROUP, len(busy)) / len(busy)
                     await asyncio.sleep(began + pace_s * done - loop.time())
                 await asyncio.sleep(began + pace_s * (first + size) - loop.time())
             await asyncio.sleep(max(began + interval_s - loop.time(), _LEAST_PAUSE_S))
 
-    async def _busy(self, queues: list[list[Consumer]], survey: Survey) -> list[list[Consumer]]:
-        """Return the consumers of the queues that have a job in a slot here, or are not idle by this survey."""
-        quiet = {
-            consumers[0].queue: consumers for consumers in queues if not any(consumer.slots for consumer in consumers)
-        }
+    async def _busy(self, queues: _Queues, names: list[str], survey: Survey) -> list[str]:
+        """Return the queues that have a job in a slot here, or are not idle by this survey."""
+        quiet = [name for name in names if not queues.has_job(name)]
         if not quiet:
-            return queues
+            return names
         try:
-            found = await survey(quiet)
+            idle = set(quiet).difference(await survey(queues, quiet))
         except StoreError as exc:
             log.debug("recoverer.survey_failed", queues=len(quiet), error=exc.message)
-            return queues
-        return [consumers for consumers in queues if (name := consumers[0].queue) in found or name not in quiet]
+            return names
+        return [name for name in names if name not in idle]
 
-    async def _with_jobs(self, quiet: Mapping[str, list[Consumer]]) -> Collection[str]:
+    async def _with_jobs(self, queues: _Queues, quiet: list[str]) -> Collection[str]:
         """Return the queues that may have a job to lease now; for the others, the survey is the look of this poll."""
-        found = await self._survey.with_jobs(list(quiet))
-        for queue, consumers in quiet.items():
-            at_s = found.get(queue)
+        found = await self._survey.with_jobs(quiet)
+        now = asyncio.get_running_loop().time()
+        for name in quiet:
+            at_s = found.get(name)
             if at_s == 0:
                 continue
-            for consumer in consumers:
-                consumer.answered()
+            queues.answered(name, now)
             if at_s is not None:
-                consumers[0].expect(at_s)
-        return [queue for queue, at_s in found.items() if at_s == 0]
+                queues.first[name].expect(at_s)
+        return [name for name, at_s in found.items() if at_s == 0]
 
-    async def _to_check(self, quiet: Mapping[str, list[Consumer]]) -> Collection[str]:
-        return await self._survey.to_check(list(quiet))
+    async def _to_check(self, queues: _Queues, quiet: list[str]) -> Collection[str]:
+        return await self._survey.to_check(quiet)
 
     async def _poll(self, consumers: list[Consumer]) -> None:
         """Let one consumer of a queue look for all of them: the marker that it leaves wakes the others."""
@@ -195,9 +189,8 @@ class Recoverer:
     async def _adopting(self) -> None:
         while True:
             await asyncio.sleep(_ADOPT_S)
-            for consumer in list(self._consumers()):
-                if consumer.in_doubt:
-                    await self.adopt(consumer)
+            for consumer in [consumer for consumer in self._consumers() if consumer.in_doubt]:
+                await self.adopt(consumer)
 
     async def adopt(self, consumer: Consumer) -> None:
         """Take up the jobs that are locked by this consumer's tokens in doubt.
@@ -215,3 +208,33 @@ class Recoverer:
         before = asyncio.get_running_loop().time() - self._policy.lock_s
         for token in [token for token, since in consumer.in_doubt.items() if since < before]:
             del consumer.in_doubt[token]
+
+
+class _Queues:
+    """The consumers that are not stopped, by queue, when a sweep begins.
+
+    Most queues have one: a list for each of ten thousand queues would take longer to make than their survey.
+    """
+
+    def __init__(self, consumers: Iterable[Consumer]) -> None:
+        self.first: dict[str, Consumer] = {}
+        self._others: dict[str, list[Consumer]] = {}
+        for consumer in consumers:
+            if not consumer.stopped and self.first.setdefault(consumer.queue, consumer) is not consumer:
+                self._others.setdefault(consumer.queue, []).append(consumer)
+
+    def consumers(self, queue: str) -> list[Consumer]:
+        """Return the consumers of a queue."""
+        return [self.first[queue], *self._others.get(queue, ())]
+
+    def has_job(self, queue: str) -> bool:
+        """Return True if a slot is taken."""
+        if self.first[queue].slots:
+            return True
+        return queue in self._others and any(consumer.slots for consumer in self._others[queue])
+
+    def answered(self, queue: str, at: float) -> None:
+        """Record that Redis has answered about a queue."""
+        self.first[queue].answered_at = at
+        for consumer in self._others.get(queue, ()):
+            consumer.answered_at = at

@@ -278,7 +278,8 @@ class Wire(asyncio.Protocol):
             log.error("redis.permission_missing", error=text, hint="docs/how-to/redis-acl.md has the ACL line")
 
     def _look_later(self) -> None:
-        self._looking_at = self._loop.time() + _WATCH_S
+        # Less often where commands may take long: forty connections that block would take 0.3 % of a core.
+        self._looking_at = self._loop.time() + max(_WATCH_S, self._command_timeout_s / 10)
         self._watch = self._loop.call_at(self._looking_at, self._look)
 
     def _look(self) -> None:

@@ -95,8 +95,8 @@ class PrometheusExposition:
         self._traced = traced
 
     async def run(self) -> None:
-        """Share the measurements of this process with the others, until cancelled."""
-        while True:
+        """Share the measurements of this process with the others, until cancelled; end at once if it is alone."""
+        while self._meter.has_company:
             await self._meter.share(self._queues())
             await asyncio.sleep(SHARE_S)
 

@@ -153,6 +153,11 @@ class PrometheusMeter:
         }
         return Snapshot(self._now(), sorted({*self._queues, *queues}), values, exemplars)
 
+    @property
+    def has_company(self) -> bool:
+        """True if there may be other processes beside this one."""
+        return self._folder is not None
+
     async def share(self, queues: Iterable[str] = ()) -> None:
         """Write a snapshot for the other processes. Does nothing if there are none."""
         if self._folder is not None:
