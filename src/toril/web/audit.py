@@ -49,7 +49,7 @@ class AuditLog:
         quiet = is_traffic(route)
         if quiet and status not in _REFUSED and not self.has_traffic:
             return
-        named: dict[str, str | int] = {name: _shown(_param(scope, name)) for name in route.template.params}
+        named: dict[str, str | int] = {name: _shown(_param(scope, name)) for _, name in route.template.params}
         if route.template.names.isdisjoint(_PLACES) and DEMANDED in scope:
             right, name = scope[DEMANDED][0]
             named[_place_of(right)] = _shown(name)

@@ -28,5 +28,6 @@ def refuse_key(headers: Sequence[Header], instead: str) -> None:
     Raises:
         InvalidRequest: it has one. It would be ignored, and its sender would take a second try for safe.
     """
-    if KEY in dict(headers):
-        raise InvalidRequest(f"Idempotency-Key has no effect here: {instead}", field="idempotency-key")
+    for name, _ in headers:
+        if name == KEY:
+            raise InvalidRequest(f"Idempotency-Key has no effect here: {instead}", field="idempotency-key")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codecs import BOM_UTF8
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
 from starlette.requests import HTTPConnection
@@ -191,7 +191,9 @@ def authorization_of(scope: Scope) -> bytes | None:
     """Return the `Authorization` header; the last one of several."""
     found: bytes | None = scope.get(AUTHORIZATION)
     if found is None:
-        found = dict(scope["headers"]).get(b"authorization")
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                found = value
     return found
 
 
@@ -209,16 +211,17 @@ class PathParams(dict[str, str]):
         raise InvalidRequest(self._faults[name])
 
 
-def path_params(raw: Sequence[bytes], names: Sequence[str]) -> dict[str, str]:
+def path_params(raw: list[bytes], names: tuple[tuple[int, str], ...]) -> dict[str, str]:
     """Return the decoded parameters of a path.
 
     Args:
-        raw: what stands in the path in their place.
-        names: the parameters.
+        raw: the raw path split at `/`.
+        names: the parameters, and where in the path they stand.
     """
     params: dict[str, str] = {}
     faults: dict[str, str] = {}
-    for name, segment in zip(names, raw, strict=True):
+    for place, name in names:
+        segment = raw[place]
         if b"%" not in segment and segment.isascii():
             params[name] = segment.decode("ascii")
             continue

@@ -8,7 +8,6 @@ by method and shape costs one.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -33,7 +32,7 @@ from toril.web.request_metrics import CLASSES
 from toril.web.responses import BytesResponse
 from toril.web.websocket import Endpoint, socket_app
 
-_SERVER = b"*"
+_SERVER = [b"*"]
 """The target of a request that asks about the server as a whole (RFC 9110 9.3.7)."""
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -45,17 +44,23 @@ class _Template:
     def __init__(self, path: str) -> None:
         parts = path.split("/")
         self.length = len(parts)
-        self.has_param = tuple(part.startswith("{") for part in parts)
-        self.params = tuple(part[1:-1] for part in parts if part.startswith("{"))
-        self.names = frozenset(self.params)
-        shape = "/".join("([^/]+)" if part.startswith("{") else re.escape(part) for part in parts)
-        # One call for each request: a look at each segment in turn costs more.
-        self.match = re.compile(shape.encode()).fullmatch
+        self.literals = tuple((place, part.encode()) for place, part in enumerate(parts) if not part.startswith("{"))
+        self.params = tuple((place, part[1:-1]) for place, part in enumerate(parts) if part.startswith("{"))
+        self.names = frozenset(name for _, name in self.params)
 
-    def values(self, path: bytes) -> tuple[bytes, ...] | None:
-        """Return the raw parameters of a raw path; None if it has another shape. An empty segment is no parameter."""
-        found = self.match(path)
-        return None if found is None else found.groups()
+    def matches(self, segments: list[bytes]) -> bool:
+        """Return True if the raw path, split at `/`, has this shape. An empty segment is not a parameter."""
+        return len(segments) == self.length and self.fits(segments)
+
+    def fits(self, segments: list[bytes]) -> bool:
+        """Return True if a path with the same number of segments has this shape."""
+        for place, literal in self.literals:
+            if segments[place] != literal:
+                return False
+        for place, _ in self.params:  # noqa: SIM110 - for every request, and a generator costs more
+            if not segments[place]:
+                return False
+        return True
 
     def url_path(self, path: str, params: Mapping[str, str]) -> str:
         """Return the path with these parameters in it, percent-encoded."""
@@ -125,10 +130,10 @@ class Route(StarletteRoute):
         """Part of Starlette's routes; the router of toril's own routes does not ask."""
         if scope["type"] != "http":
             return Match.NONE, {}
-        values = self.template.values(route_path(scope))
-        if values is None:
+        segments = route_path(scope).split(b"/")
+        if not self.template.matches(segments):
             return Match.NONE, {}
-        found = {"endpoint": self.endpoint, "path_params": path_params(values, self.template.params)}
+        found = {"endpoint": self.endpoint, "path_params": path_params(segments, self.template.params)}
         return (Match.FULL if scope["method"] in (self.methods or ()) else Match.PARTIAL), found
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
@@ -176,10 +181,10 @@ class SocketRoute(StarletteSocketRoute):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Part of Starlette's routes; the router of toril's own routes does not ask."""
-        values = self.template.values(route_path(scope))
-        if scope["type"] != "websocket" or values is None:
+        segments = route_path(scope).split(b"/")
+        if scope["type"] != "websocket" or not self.template.matches(segments):
             return Match.NONE, {}
-        return Match.FULL, {"endpoint": self.endpoint, "path_params": path_params(values, self.template.params)}
+        return Match.FULL, {"endpoint": self.endpoint, "path_params": path_params(segments, self.template.params)}
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
         """Return the path of this route; parameters are percent-encoded."""
@@ -212,22 +217,25 @@ def _handler_app(handler: Handler) -> ASGIApp:
 _Shapes = dict[tuple[str, int], list[AnyRoute]]
 
 
+def _places_of_params(route: Route | SocketRoute) -> list[bool]:
+    literal = {place for place, _ in route.template.literals}
+    return [place not in literal for place in range(route.template.length)]
+
+
 def _index(routes: Iterable[AnyRoute]) -> _Shapes[AnyRoute]:
     shapes: _Shapes[AnyRoute] = {}
     for route in routes:
         shapes.setdefault((route.method, route.template.length), []).append(route)
     # Where a path says what it says literally, that route comes before one with a parameter there.
     for found in shapes.values():
-        found.sort(key=lambda route: route.template.has_param)
+        found.sort(key=_places_of_params)
     return shapes
 
 
-def _find(shapes: _Shapes[AnyRoute], method: str, path: bytes) -> tuple[AnyRoute, tuple[bytes, ...]] | None:
-    """Return the route for a method and a raw path, and the raw parameters in that."""
-    for route in shapes.get((method, path.count(b"/") + 1), ()):
-        found = route.template.match(path)
-        if found is not None:
-            return route, found.groups()
+def _find(shapes: _Shapes[AnyRoute], method: str, segments: list[bytes]) -> AnyRoute | None:
+    for route in shapes.get((method, len(segments)), ()):
+        if route.template.fits(segments):
+            return route
     return None
 
 
@@ -260,8 +268,7 @@ class IndexedRouter(Router):
 
     def find(self, method: str, path: bytes) -> Route | None:
         """Return the route for a method and a raw path. A GET route answers HEAD (RFC 9110 9.3.2)."""
-        found = _find(self._by_shape, "GET" if method == "HEAD" else method, path)
-        return None if found is None else found[0]
+        return _find(self._by_shape, "GET" if method == "HEAD" else method, path.split(b"/"))
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
         """Part of Starlette."""
@@ -272,23 +279,22 @@ class IndexedRouter(Router):
         kind = scope["type"]
         if kind == "lifespan":
             return self.lifespan(scope, receive, send)
-        path = route_path(scope)
-        found: tuple[Route | SocketRoute, tuple[bytes, ...]] | None
+        segments = route_path(scope).split(b"/")
+        route: Route | SocketRoute | None
         if kind == "http":
             method = scope["method"]
-            found = _find(self._by_shape, "GET" if method == "HEAD" else method, path)
+            route = _find(self._by_shape, "GET" if method == "HEAD" else method, segments)
         else:
-            found = _find(self._sockets_by_shape, "GET", path)
-        if found is None:
-            return self._serve_others(scope, receive, send, path)
-        route, values = found
+            route = _find(self._sockets_by_shape, "GET", segments)
+        if route is None:
+            return self._serve_others(scope, receive, send, segments)
         scope["router"] = self
         scope["route"] = route
         scope["endpoint"] = route.endpoint
-        scope["path_params"] = path_params(values, route.template.params)
+        scope["path_params"] = path_params(segments, route.template.params)
         return route.app(scope, receive, send)
 
-    async def _serve_others(self, scope: Scope, receive: Receive, send: Send, path: bytes) -> None:
+    async def _serve_others(self, scope: Scope, receive: Receive, send: Send, segments: list[bytes]) -> None:
         scope["router"] = self
         for other in self.routes:
             if id(other) in self._own:
@@ -301,9 +307,9 @@ class IndexedRouter(Router):
                 return
         if scope["type"] == "websocket":
             raise NotFound
-        await self._options(scope["method"], path)(scope, receive, send)
+        await self._options(scope["method"], segments)(scope, receive, send)
 
-    def _options(self, method: str, path: bytes) -> Response:
+    def _options(self, method: str, segments: list[bytes]) -> Response:
         """Return the response to OPTIONS; None for any other method.
 
         Raises:
@@ -311,11 +317,11 @@ class IndexedRouter(Router):
                 also holds where toril has more methods there.
             MethodNotAllowed: the path is one of our own.
         """
-        if path == _SERVER:
+        if segments == _SERVER:
             routes = self.plain
         else:
-            found = (_find(self._by_shape, known, path) for known in self._methods)
-            routes = [one[0] for one in found if one is not None]
+            found = (_find(self._by_shape, known, segments) for known in self._methods)
+            routes = [route for route in found if route is not None]
         methods = {route.method for route in routes}
         allowed = ", ".join(sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())))
         if routes and method == "OPTIONS":

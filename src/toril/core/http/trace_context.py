@@ -32,14 +32,11 @@ def trace_headers(headers: Iterable[Header]) -> list[Header]:
 
     Several `tracestate` or `baggage` are joined. `tracestate` means nothing without a valid `traceparent`.
     """
-    headers = list(headers)
-    if _NAMES.isdisjoint(dict(headers)):
-        return []
     found: dict[bytes, bytes] = {}
     for name, value in headers:
-        if name in NAMES:
+        if name in _NAMES:
             found[name] = value if name not in found or name == b"traceparent" else b"%b,%b" % (found[name], value)
-    return _valid(found)
+    return _valid(found) if found else []
 
 
 def metadata(context: Iterable[Header]) -> str:
