@@ -28,6 +28,7 @@ from toril.delivery.ledger.sqlite_file import OpenFiles, SqliteFile
 from toril.delivery.rules.changes import Accepted, Begin, Change, Duplicate, End
 from toril.delivery.rules.decisions import needs_envelope
 from toril.delivery.rules.delivery import Delivery, NewDelivery
+from toril.delivery.rules.lifecycle import Status
 from toril.delivery.rules.row_codec import unpack_envelope
 
 T = TypeVar("T")
@@ -67,6 +68,10 @@ SELECT {STATE}, CASE WHEN job_id IN {_AMONG} THEN envelope END FROM toril_delive
 _SET = f"UPDATE toril_deliveries SET {', '.join(f'{column} = ?' for column in CHANGING)}"
 _UNCHANGED = "WHERE job_id = ? AND seq = ? AND token = ?"
 _UPDATE = f"{_SET} {_UNCHANGED}"
+# The beginning of an attempt changes no column of the indexes of deliveries that are open or have a deadline.
+_BEGIN = f"""
+UPDATE toril_deliveries SET status = ?, seq = ?, updated_at = ?, next_attempt_at = ?, attempts_begun = ?, token = ?,
+    started_at = ?, lease_until = ? {_UNCHANGED}"""
 _UPDATE_ANSWERED = f"{_SET}, response = ?, response_blob = ? {_UNCHANGED}"
 # Rows are inserted so many at a time, by statements that stay prepared.
 _SIZES = (32, 16, 8, 4, 2, 1)
@@ -311,15 +316,19 @@ def _changed(
     decided = [applied.apply(change) for change in batch]
     if any(job_id not in applied.changed for job_id in begun):
         raise _NotAsBegun
-    plain, answered = [], []
+    only_begun: list[Row] = []
+    plain: list[Row] = []
+    answered: list[Row] = []
     for job_id, one in applied.changed.items():
         response = applied.responses.get(job_id)
         unchanged = (job_id, before[job_id].seq, before[job_id].token)
-        if response is None:
+        if one.status is Status.DISPATCHING and one.seq == before[job_id].seq + 1:
+            only_begun.append((*_begun_row(one), *unchanged))
+        elif response is None:
             plain.append((*changing_row(one), *unchanged))
         else:
             answered.append((*changing_row(one), *response_row(response), *unchanged))
-    for statement, changes in ((_UPDATE, plain), (_UPDATE_ANSWERED, answered)):
+    for statement, changes in ((_BEGIN, only_begun), (_UPDATE, plain), (_UPDATE_ANSWERED, answered)):
         if changes and connection.executemany(statement, changes).rowcount != len(changes):
             raise _NotAsBegun
     _insert(connection, _STEPS, applied.transitions)
@@ -329,6 +338,14 @@ def _changed(
         (one, unpack_envelope(envelopes[change.job_id]) if needs_envelope(change, one) else None)
         for change, one in zip(batch, decided, strict=True)
     ]
+
+
+def _begun_row(one: Delivery) -> Row:
+    """Return what the beginning of an attempt changes, in the order of `_BEGIN`."""
+    return (
+        one.status.value, one.seq, one.updated_at_s, one.next_attempt_at_s, one.attempts_begun, one.token,
+        one.started_at_s, one.lease_until_s,
+    )  # fmt: skip
 
 
 def _insert(connection: sqlite3.Connection, statements: Sequence[tuple[int, str]], rows: Sequence[Row]) -> None:
