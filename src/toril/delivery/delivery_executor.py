@@ -128,7 +128,7 @@ class DeliveryExecutor(Executor):
     ) -> tuple[Settlement | None, bool]:
         """Make the attempt; return the job's settlement (None: write nothing), and whether the breaker was told."""
         as_probe = attempt.probe
-        fault = unsendable(begun.delivery, begun.envelope)
+        fault = unsendable(begun.delivery, begun.envelope, known=self._target.knows(begun.envelope))
         if fault is not None:
             return await self._never(slot, lease, begun, NOT_SENDABLE, fault), not as_probe
         try:

@@ -104,7 +104,6 @@ class Journal:
     async def ending(self, begun: Begun, outcome: Outcome, verdict: Settlement) -> End:
         """Return the change that records the outcome of an attempt. The body of the answer is stored first."""
         now_s = self._now()
-        error = describe(outcome, self._target.spec.timeout.total_s)
         good = isinstance(verdict, Complete)
         return End(
             job_id=begun.delivery.job_id,
@@ -115,7 +114,7 @@ class Journal:
             outcome=_outcome(outcome),
             duration_s=outcome.duration_s,
             status_code=outcome.status if isinstance(outcome, Answered) else None,
-            error=None if good else error,
+            error=None if good else describe(outcome, self._target.spec.timeout.total_s),
             retry_after_s=asked_to_wait_s(outcome, now_s),
             response=await self._response(begun, outcome) if isinstance(outcome, Answered) else None,
             max_attempts=self._target.spec.retry.max_attempts,

@@ -23,7 +23,7 @@ class ListenedTarget(Target):
     def renew(self, spec: TargetSpec) -> None:
         """Use this policy and these secrets for signatures from the next attempt or verdict on."""
         super().renew(spec)
-        self._auth = ()
+        self._auth = b""
 
     @property
     def concurrency(self) -> int:

@@ -24,7 +24,7 @@ from toril.core.ports import Now
 from toril.core.stored_job import Keep
 from toril.core.verdict import Complete, DeadLetter, Retry, Settlement
 from toril.delivery.rules.decisions import DEADLINE
-from toril.delivery.rules.delivery import queue_of
+from toril.delivery.rules.delivery import Envelope, queue_of
 from toril.delivery.rules.journal_entry import JournalEntry, entry_of
 from toril.delivery.rules.retry_policy import wait_s
 from toril.delivery.rules.target import TargetAuth, TargetSpec
@@ -39,6 +39,9 @@ _URL_SAFE = "!#$%&'()*+,/:;=?@[]~"
 _NOTHING = b"null"
 # The ledger decides what becomes of a job, so no number of stalls makes it fail.
 _NEVER = 2**31
+# So many heads are kept for each target, up to this size.
+_HEADS = 32
+_HEAD_BYTES = 2048
 
 
 class TargetRules:
@@ -57,7 +60,9 @@ class TargetRules:
 class Target:
     """Makes the requests of one target's deliveries. `renew` replaces `spec` by another one with the same URL."""
 
-    __slots__ = ("_auth", "_base", "_host", "_identifies_events", "_now", "_query", "lease_rules", "queue", "spec")
+    __slots__ = (
+        "_auth", "_base", "_heads", "_host", "_identifies_events", "_now", "_query", "lease_rules", "queue", "spec",
+    )  # fmt: skip
 
     def __init__(self, spec: TargetSpec, now: Now, *, identifies_events: bool = False) -> None:
         parts = urlsplit(spec.url)
@@ -73,7 +78,9 @@ class Target:
     def renew(self, spec: TargetSpec) -> None:
         """Use this policy and these secrets from the next attempt or verdict on."""
         self.spec = spec
-        self._auth = auth_headers(spec.auth)
+        self._auth = b"".join(b"%b: %b\r\n" % header for header in auth_headers(spec.auth))
+        # What most envelopes have in common, by method, path and headers: their part of the head.
+        self._heads: dict[tuple[object, ...], bytes] = {}
         self.lease_rules = TargetRules(spec.rate_limit, spec.group)
 
     @property
@@ -96,33 +103,47 @@ class Target:
     def request_of(self, entry: JournalEntry) -> OutboundRequest:
         """Return the request of an attempt."""
         delivery, envelope, body = entry.begun.delivery, entry.begun.envelope, entry.body
-        reserved = self.spec.auth.reserved
-        headers = [
-            (name.encode(), value.encode("latin-1")) for name, value in envelope.headers if name.lower() not in reserved
-        ]
-        headers += [
-            (b"toril-job-id", delivery.job_id.encode()),
-            (b"toril-attempt", b"%d" % delivery.attempts_begun),
-            (b"idempotency-key", delivery.sent_key.encode()),
-            *self._auth,
-        ]
+        job_id = delivery.job_id.encode()
+        head = b"%btoril-job-id: %b\r\ntoril-attempt: %d\r\nidempotency-key: %b\r\n%b%b" % (
+            self._head(envelope), job_id, delivery.attempts_begun, delivery.sent_key.encode(), self._auth,
+            entry.signature,
+        )  # fmt: skip
         if self._identifies_events and not entry.signature:
-            headers.append((b"webhook-id", delivery.job_id.encode()))
-            headers.append((b"webhook-timestamp", b"%d" % self._now()))
-        method = envelope.method.encode()
-        head = request_head(method, join(self._base, self._query, envelope.path), self._host, headers)
-        head += entry.signature
+            head += b"webhook-id: %b\r\nwebhook-timestamp: %d\r\n" % (job_id, self._now())
         if body is not None:
             head += b"content-length: %d\r\n" % (len(body) if isinstance(body, bytes) else body.size_bytes)
         return OutboundRequest(
             head,
             body if isinstance(body, bytes) else b"",
             self.spec.timeout.total_s,
-            delivery.job_id.encode(),
+            job_id,
             framed=True,
-            head_only=method == b"HEAD",
+            head_only=envelope.method == "HEAD",
             stream=body if isinstance(body, StreamedBody) else None,
         )
+
+    def knows(self, envelope: Envelope) -> bool:
+        """Return True if a request with the method, the path and the headers of this envelope was made lately."""
+        return (envelope.method, envelope.path, envelope.headers) in self._heads
+
+    def _head(self, envelope: Envelope) -> bytes:
+        """Return the request line and the headers of an envelope."""
+        key = (envelope.method, envelope.path, envelope.headers)
+        head = self._heads.get(key)
+        if head is None:
+            reserved = self.spec.auth.reserved
+            headers = [
+                (name.encode(), value.encode("latin-1"))
+                for name, value in envelope.headers
+                if name.lower() not in reserved
+            ]
+            path = join(self._base, self._query, envelope.path)
+            head = request_head(envelope.method.encode(), path, self._host, headers)
+            if len(self._heads) >= _HEADS:
+                self._heads.clear()
+            if len(head) <= _HEAD_BYTES:
+                self._heads[key] = head
+        return head
 
     def signer(self, job_id: str) -> Signer | None:
         """Return a signer for an attempt that is made now; None if the target wants no signature."""
@@ -133,10 +154,10 @@ class Target:
 
     def judge(self, lease: Lease, outcome: Outcome, chance: RandomSource) -> Settlement:
         """Judge an outcome: 2xx is delivered, the policy says which other answers are final, all else is retried."""
+        if isinstance(outcome, Answered) and 200 <= outcome.status < 300:
+            return Complete(_NOTHING)
         error = describe(outcome, self.spec.timeout.total_s)
         match outcome:
-            case Answered(status=status) if 200 <= status < 300:
-                return Complete(_NOTHING)
             case Answered(status=status) if not self.spec.retry.again(status):
                 return DeadLetter(REFUSED, error)
             case Answered() | TimedOut() | ConnectFailed() | CutOff():

@@ -203,23 +203,25 @@ def check_reserved(submission: EnqueueRequest, auth: TargetAuth) -> None:
         )
 
 
-def unsendable(delivery: Delivery, envelope: Envelope) -> str | None:
+def unsendable(delivery: Delivery, envelope: Envelope, *, known: bool = False) -> str | None:
     """Return why a delivery of the ledger cannot be sent, by the rules of what is posted; None if it can.
 
-    Rows are written by toril, and by any other program that may write to the ledger.
+    Rows are written by toril, and by any other program that may write to the ledger. `known`: the same method, path and
+    headers were found sendable before.
     """
     if envelope is UNREADABLE:
         return "the envelope cannot be read"
     if not _KEY.match(delivery.job_id):
         return "the job id holds characters that cannot be sent"
     try:
-        _check_method(envelope.method)
         if delivery.idempotency_key is not None:
             check_key(delivery.idempotency_key, "idempotency_key")
-        if envelope.path is not None:
-            _path(envelope.path)
-        for name, value in envelope.headers:
-            _check_header(name, value)
+        if not known:
+            _check_method(envelope.method)
+            if envelope.path is not None:
+                _path(envelope.path)
+            for name, value in envelope.headers:
+                _check_header(name, value)
     except InvalidEnvelope as exc:
         return exc.message
     if isinstance(envelope.content, Stored) and owner(envelope.content.name) != delivery.job_id:

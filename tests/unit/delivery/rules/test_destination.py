@@ -335,3 +335,44 @@ def test_a_renewed_target_has_new_secrets_and_a_new_policy() -> None:
     made.renew(spec)
     assert headers(made.request(lease()))["authorization"] == "Bearer new"
     assert isinstance(made.judge(lease(), answered(500), lambda: 0.0), DeadLetter)
+
+
+def test_requests_of_the_same_kind_have_their_own_numbers_keys_and_bodies() -> None:
+    billing = target()
+    envelope = Envelope(path="/orders", headers=(("X-One", "1"),))
+    billing.request(lease(envelope))
+    again = billing.request(lease(envelope, b"[1]", attempts_begun=7, idempotency_key="k"))
+    fresh = target().request(lease(envelope, b"[1]", attempts_begun=7, idempotency_key="k"))
+    assert (again.head, again.body) == (fresh.head, fresh.body)
+
+
+def test_a_header_that_new_auth_sets_is_taken_from_envelopes_that_were_sent_before() -> None:
+    billing = target(auth=TargetAuth(scheme="passthrough"))
+    envelope = Envelope(headers=(("Authorization", "theirs"),))
+    assert headers(billing.request(lease(envelope)))["Authorization"] == "theirs"
+    bearer = TargetAuth(scheme="bearer", secret="ours")
+    billing.renew(TargetSpec(name="billing", url="https://billing.internal/api", auth=bearer))
+    sent = lines(billing.request(lease(envelope)))
+    assert "authorization: Bearer ours" in sent
+    assert "Authorization: theirs" not in sent
+
+
+def test_of_envelopes_only_those_that_differ_in_nothing_but_their_body_are_known() -> None:
+    billing = target()
+    sent = Envelope(method="PUT", path="/a", headers=(("X-One", "1"),))
+    assert not billing.knows(sent)
+    billing.request(lease(sent))
+    assert billing.knows(sent)
+    for other in ({"method": "POST"}, {"path": None}, {"path": "/b"}, {"headers": (("X-One", "2"),)}):
+        assert not billing.knows(Envelope(**({"method": "PUT", "path": "/a", "headers": (("X-One", "1"),)} | other)))
+
+
+def test_many_kinds_of_envelopes_are_not_all_kept() -> None:
+    billing = target()
+    kinds = [Envelope(path=f"/{number}") for number in range(1000)]
+    for kind in kinds:
+        billing.request(lease(kind))
+    assert 1 <= sum(map(billing.knows, kinds)) <= 32
+    large = Envelope(headers=(("X-Large", "a" * 5000),))
+    billing.request(lease(large))
+    assert not billing.knows(large)

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from toril.core.errors import EnvelopeTooLarge, InvalidEnvelope
 from toril.core.times import moment_text
+from toril.delivery.rules.delivery import Envelope, NewDelivery
 from toril.delivery.rules.enqueue import (
     NOT_ALLOWED,
     EnqueueRequest,
@@ -18,7 +20,9 @@ from toril.delivery.rules.enqueue import (
     moment_s,
     read_batch,
     read_envelope,
+    unsendable,
 )
+from toril.delivery.rules.row_codec import UNREADABLE
 from toril.delivery.rules.target import AuthScheme, TargetAuth
 
 NOW_S = 1_700_000_000.0
@@ -293,3 +297,11 @@ def test_an_unknown_field_is_not_shown_in_full() -> None:
     error = refused({"target": "b", "x" * 100_000: 1})
     assert len(error.message) < 500
     assert len(error.field or "") < 500
+
+
+def test_a_delivery_of_a_known_envelope_is_still_refused_for_its_own_id_and_key() -> None:
+    one = NewDelivery(job_id="1", target="billing", envelope=Envelope(), at_s=0.0, max_attempts=1, by="").queued()
+    assert unsendable(one, Envelope(), known=True) is None
+    assert unsendable(replace(one, job_id="1\r\n2"), Envelope(), known=True)
+    assert unsendable(replace(one, idempotency_key="a\r\nb"), Envelope(), known=True)
+    assert unsendable(one, UNREADABLE, known=True)
