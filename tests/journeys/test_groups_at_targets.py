@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from tests.support.alone import NO_REDIS
+from tests.support.commands import run_toril
 from tests.support.deliveries import Door, configuration
 from tests.support.endpoint import Answer, Call, Endpoint, respond
+from tests.support.gateway import TOKEN
 from tests.support.postgres import PostgresProcess
 from tests.support.tokens import bearer, token
 from tests.support.toril import TorilProcess
@@ -209,6 +211,26 @@ def test_a_drained_group_is_cancelled_in_the_ledger_and_does_not_come_back(place
     assert place.door.http.post("/targets/billing/resume").is_success
     place.delivered([other])
     assert place.calls("noisy") == 0
+
+
+def test_the_commands_of_operators_know_the_groups_of_a_target(place: Place) -> None:
+    def run(*arguments: str, status: int = 0) -> str:
+        env = {"HOME": "/tmp", "TORIL_URL": place.toril.url, "TORIL_TOKEN": TOKEN}
+        done = run_toril("groups", *arguments, env=env)
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
+
+    queue = "deliver-billing"
+    assert "no group has jobs or limits" in run("ls", queue)
+    assert place.door.http.post("/targets/billing/pause").is_success
+    jobs = [place.door.enqueue("billing", group={"id": "👩\u200d👧"}) for _ in range(2)]
+    assert "is paused" in run("pause", queue, "a/b")
+    assert "concurrency  3" in run("set", queue, "a/b", "--concurrency", "3")
+    assert "paused" in run("show", queue, "a/b")
+    assert "has no limits now" in run("reset", queue, "a/b")
+    assert "2 jobs removed" in run("drain", queue, "👩\u200d👧", "--yes")
+    assert [place.door.job(one)["status"] for one in jobs] == ["cancelled"] * 2
+    assert "billing" in run("drain", "deliver-biling", "a", "--yes", status=1), "it says which name comes near"
 
 
 def test_draining_deliveries_needs_the_right_to_cancel_them(place: Place) -> None:

@@ -20,6 +20,7 @@ from toril.core.suggestions import did_you_mean
 
 _COMPLETION_S = 1.5
 _MOST_NAMES = 1000
+_OF_TARGETS = "deliver-"
 Command = Callable[..., int | None]
 
 
@@ -31,7 +32,7 @@ class Operator:
         self.out = out
 
     def known_queue(self, queue: str) -> dict[str, Any]:
-        """Return what is known of a queue; nothing if the token may not read queues.
+        """Return what is known of a queue; nothing if the token may not read it, or there is no Redis.
 
         Raises:
             CommandFailed: there is none of this name; the text has the name that comes near.
@@ -40,6 +41,9 @@ class Operator:
             found: dict[str, Any] = self.api.get(f"/queues/{segment(queue)}")
         except GatewayRefused as exc:
             if exc.status == 403:
+                return {}
+            if exc.code == "no_redis" and queue.startswith(_OF_TARGETS):
+                self.known_target(queue.removeprefix(_OF_TARGETS))
                 return {}
             if exc.code != "queue_not_found":
                 raise
