@@ -48,6 +48,7 @@ local ready, later, slots, past = g .. ':ready', g .. ':later', g .. ':slots', g
 local function is_id(id)
   if type(id) ~= 'string' or id == '' or id == '.' or id == '..' then return false end
   if #id > 256 and (#id > 1024 or select(2, string.gsub(id, '[^\\128-\\191]', '')) > 256) then return false end
+  if not string.find(id, '[%%%%c\\194]') then return true end
   return not string.find(id, '%%%%c') and not string.find(id, '\\194[\\128-\\159]')
 end
 
