@@ -197,8 +197,8 @@ class Consumer:
 
     def adopt(self, lease: Lease) -> None:
         """Execute a lease that was found to be ours: now, or when a slot is free."""
-        self.in_doubt.pop(lease.token, None)
-        lease.renewed_at = asyncio.get_running_loop().time()
+        # How old its lock is is not known: at least as old as the doubt, so that it is renewed soon.
+        lease.renewed_at = self.in_doubt.pop(lease.token, asyncio.get_running_loop().time())
         self._waiting.append(lease)
         self._place_waiting()
 
@@ -250,7 +250,6 @@ class Consumer:
 
     async def _work(self, slot: Slot, lease: Lease) -> Lease | None:
         """Execute one lease; return the next one, if there is one."""
-        lease.renewed_at = asyncio.get_running_loop().time()
         slot.lease = lease
         if self._shared.cancelled and await self._is_cancelled(lease):
             return None
@@ -285,6 +284,7 @@ class Consumer:
 
     async def _take(self, slot: Slot) -> Lease | None:
         """Take the next job; the caller has counted this look."""
+        asked_at = asyncio.get_running_loop().time()
         try:
             found = await self.store.take(slot.token)
         except StoreError as exc:
@@ -301,6 +301,8 @@ class Consumer:
             return None
         self._shared.presence.active(self.queue)
         self._grow()
+        # Its lock lives from some moment after the question on; the answer may have come much later.
+        found.renewed_at = asked_at
         return found
 
     def _doubt(self, slot: Slot) -> None:

@@ -31,10 +31,11 @@ class LeaseKeeper:
         self._lock_s = lock_s
 
     async def run(self) -> None:
-        """Renew until cancelled."""
-        while True:
-            await asyncio.sleep(self._lock_s / 6)
-            await self.renew()
+        """Renew until cancelled. A store that is slow to answer for some leases does not hold up the others."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await asyncio.sleep(self._lock_s / 6)
+                tasks.create_task(self.renew())
 
     async def renew(self) -> None:
         """Renew the leases that are due."""
@@ -66,7 +67,7 @@ class LeaseKeeper:
             lost = {lease.job_id for lease in leases if loop.time() - lease.renewed_at > self._lock_s}
         else:
             for lease in leases:
-                lease.renewed_at = began
+                lease.renewed_at = max(lease.renewed_at, began)
         for consumer, lease in held:
             if lease.job_id in lost:
                 consumer.lose(lease)

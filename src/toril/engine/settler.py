@@ -82,6 +82,7 @@ class Settler:
         loop = asyncio.get_running_loop()
         tries = 0
         while not lease.lost:
+            asked_at = loop.time()
             try:
                 found = await self._write(store, lease, verdict, fetch_next=not lease.unanswered and may_lease())
             except StoreUnavailable as exc:
@@ -109,6 +110,8 @@ class Settler:
             else:
                 # Our lock was still there, so no try before this one was carried out.
                 slot.doubtful = False
+                if isinstance(found, Lease):
+                    found.renewed_at = asked_at  # its lock lives from some moment after the question on
                 self.measures.settled(lease, verdict)
                 return found
         return None

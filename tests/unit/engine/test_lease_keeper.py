@@ -151,3 +151,20 @@ async def test_a_job_that_was_lost_and_taken_again_here_goes_on_under_its_new_le
         assert len(made.outbound.broken_off) == 1
         await made.until(lambda: made.store.completed.keys() == {b"0"}, within_s=LOCK_S)
         assert made.store.jobs[b"0"][b"stc"] == b"1"
+
+
+async def test_a_lock_counts_from_when_it_was_asked_for_where_the_answer_comes_late(clock: FakeClock) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(keeper(made).run())
+        made.store.add("0")
+        made.store.add("1")
+        made.store.answer_after_s = lambda: 0.65 * LOCK_S
+        made.consumer.look()
+        for job_id in (b"0", b"1"):  # the first one is taken, the second one comes with the settlement of the first
+            await made.until(lambda: made.outbound.in_flight == 1, LOCK_S)
+            for _ in range(40):
+                await asyncio.sleep(LOCK_S / 20)
+                assert made.store.active[job_id][1] > clock()
+            made.endpoints.answer(job_id)
+            await made.until(lambda: made.outbound.in_flight == 0, LOCK_S)
+        running.cancel()
