@@ -96,6 +96,15 @@ def test_a_retry_does_not_count_among_what_may_wait(gateway: Gateway, queue: str
     assert (refused.status_code, refused.headers["toril-code"]) == (429, "group_full")
 
 
+def test_a_group_whose_only_job_runs_is_listed(gateway: Gateway, queue: str) -> None:
+    gateway.add(queue, of("a"))
+    (held,) = lease(gateway, queue)
+    listed = gateway.http.get(f"/queues/{queue}/groups").json()["groups"]
+    assert [(group["id"], group["waiting"], group["active"]) for group in listed] == [("a", 0, 1)]
+    assert end(gateway, queue, held, "complete", {"returnvalue": 1}) == 204
+    assert gateway.http.get(f"/queues/{queue}/groups").json()["groups"] == []
+
+
 def test_a_job_that_is_settled_later_holds_the_slot_of_its_group(gateway: Gateway, queue: str) -> None:
     def behave(call: Call) -> Answer:
         if call.job["name"] == "long":

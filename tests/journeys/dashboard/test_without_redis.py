@@ -30,11 +30,16 @@ def test_the_groups_of_a_target_are_one_click_from_it(
     toril = start_toril(NO_REDIS, args=alone(tmp_path / "toril.yaml", postgres.database(), targets))
     door = Door(toril.gateway)
     assert door.http.post("/targets/billing/pause").is_success
-    door.enqueue("billing", labels={"tenant": "acme"})
+    for tenant in ("acme", "other"):
+        door.enqueue("billing", labels={"tenant": tenant})
     open_page(tab, toril, "targets/billing")
     tab.click("link", "Groups")
     tab.shows("Groups of deliver-billing")
     tab.shows("acme")
     tab.hides("no_redis")
+    tab.click("button", "Drain acme")
+    tab.shows("Cancels the deliveries of 1 waiting job of this group.")
+    tab.click("button", "Confirm")
+    tab.shows("1 job removed")
     tab.click("link", "billing")
     tab.shows("1 delivery waits")

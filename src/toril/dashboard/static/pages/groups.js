@@ -49,6 +49,11 @@ export function GroupsPage({ queue }) {
   <//>`;
 }
 
+/** True for the queue of a target, whose jobs are deliveries. @param {string} queue */
+function isOfTarget(queue) {
+  return queue.startsWith("deliver-");
+}
+
 /** The pages above that of a queue's groups: those of a target where there are none of queues. @param {string} queue */
 function above(queue) {
   const target = queue.replace(/^deliver-/, "");
@@ -76,6 +81,7 @@ function List({ queue, groups, manages, reload }) {
 function Row({ n, at, queue, group, manages, reload }) {
   const { id, limits, effective, waiting, active } = group;
   const hold = holdOf(group);
+  const drains = !isOfTarget(queue) || may("deliveries:manage", queue);
   const byDefault = html`<span class="sub">the worker's</span>`;
   return html`<tr data-row=${n} class=${n === at ? "shows-focus" : ""}>
     <th scope="row"><bdi>${id}</bdi></th>
@@ -87,7 +93,7 @@ function Row({ n, at, queue, group, manages, reload }) {
     ${manages && html`<td class="n whole"><div class="acts">
       <button aria-label=${`${group.paused ? "Resume" : "Pause"} ${id}`} onClick=${() => pause(queue, group, reload)}>${group.paused ? "Resume" : "Pause"}</button>
       <button aria-label=${`Edit ${id}`} onClick=${() => edit(queue, group, reload)}>Edit</button>
-      <button class="danger" disabled=${!waiting} aria-label=${`Drain ${id}`} onClick=${() => drain(queue, group, reload)}>Drain</button></div></td>`}
+      ${drains && html`<button class="danger" disabled=${!waiting} aria-label=${`Drain ${id}`} onClick=${() => drain(queue, group, reload)}>Drain</button>`}</div></td>`}
   </tr>`;
 }
 
@@ -106,7 +112,7 @@ async function pause(queue, group, reload) {
 async function drain(queue, group, reload) {
   let removed = 0;
   const done = await confirm({
-    title: `Drain ${group.id}?`, text: `Removes ${plural(group.waiting, "waiting job")} of this group. Active ones go on. This cannot be undone.`, danger: true, type: group.waiting >= MANY ? group.id : undefined,
+    title: `Drain ${group.id}?`, text: `${isOfTarget(queue) ? "Cancels the deliveries of" : "Removes"} ${plural(group.waiting, "waiting job")} of this group. Active ones go on. This cannot be undone.`, danger: true, type: group.waiting >= MANY ? group.id : undefined,
     act: async () => {
       removed = (await act("POST", `queues/${path(queue)}/groups/${path(group.id)}/drain`)).removed;
     },
