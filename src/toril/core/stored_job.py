@@ -218,7 +218,7 @@ def render(queue: bytes, job_id: bytes, fields: Fields, options: bytes) -> bytes
         text_json(get(b"name", b"")),
         json_or_text(get(b"data") or b"{}"),
         options,
-        text_json(job_id),
+        b'"%b"' % job_id if job_id.isdigit() else text_json(job_id),
         json_or_text(progress) if progress else b"0",
         b"null" if returnvalue is None else json_or_text(returnvalue),
         json_or_text(stacktrace) if stacktrace else b"[]",

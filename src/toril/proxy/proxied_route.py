@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from toril.core.errors import GroupFull, IdempotencyMismatch, InvalidRequest, PayloadTooLarge, ShuttingDown, TorilError
+from toril.core.http.headers import Header
 from toril.core.metrics import OTHER
 from toril.redis.confirmations import Unconfirmed
 from toril.web.access_control import Access
@@ -45,10 +46,10 @@ class ProxiedRoute(Route):
         """Return the response to a request for this route that failed."""
         return proxy_error(error)
 
-    def labels(self, method: str, message: Message) -> tuple[str, str, str]:
+    def labels(self, method: str, status: int, headers: Iterable[Header]) -> tuple[str, str, str]:
         """Return the labels of a request in metrics. A status of an upstream's is told from toril's own."""
-        classes = CLASSES if is_own(message["headers"]) else UPSTREAM_CLASSES
-        return method_label(method), self.path, classes.get(message["status"], OTHER)
+        classes = CLASSES if is_own(headers) else UPSTREAM_CLASSES
+        return method_label(method), self.path, classes.get(status, OTHER)
 
 
 def proxy_error(error: Exception) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -15,6 +16,7 @@ _encode = msgspec.json.Encoder().encode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
+@lru_cache(1024)
 def qualified(prefix: str, queue: str) -> bytes:
     """Return BullMQ's qualified name of a queue as a JSON string."""
     return text_json(f"{prefix}:{queue}".encode())

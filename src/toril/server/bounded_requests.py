@@ -110,7 +110,7 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
 
     def _walk(self, data: bytes, at: int) -> None:
         """Give the parser `data` from `at` on, piece by piece; hold back what must wait for an answer."""
-        size = len(data)
+        size, pieces = len(data), self._pieces
         while at < size:
             cycle = self.cycle
             if self.in_head:
@@ -121,12 +121,12 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
                     self._since = self._sweep.now
             elif not cycle.response_complete:
                 self._since = self._sweep.now
-            end = self._pieces.end(data, at)
+            end = pieces.end(data, at)
             piece = data if end - at == size else data[at:end]
             at = end
             try:
-                if not self.in_head and self._pieces.body_left:
-                    self._pieces.body_left -= len(piece)
+                if not self.in_head and pieces.body_left:
+                    pieces.body_left -= len(piece)
                     self.parser.feed_data(piece)
                 else:
                     self._feed(piece)

@@ -39,6 +39,11 @@ from toril.web.sourced import own_error
 Tunnels = Callable[[bytes], bool]
 """True if a WebSocket to this raw target is tunnelled; the gateway serves the others itself."""
 
+_Read = tuple[str, bytes, bytes, bytes]
+"""The decoded path, the raw path, the query, and the target in origin form."""
+_KEPT_BYTES = 256
+"""A longer target is not kept beyond its request: there may be many connections."""
+
 
 class ProxiedProtocol(BoundedProtocol):
     """One HTTP connection.
@@ -54,6 +59,9 @@ class ProxiedProtocol(BoundedProtocol):
         self._tunnels = tunnels
         self._leaving = leaving
         self._proxies = proxies
+        # The newest short target, and what was read from it: a caller that adds jobs sends the same one again.
+        self._read_from: bytes | None = None
+        self._read: _Read = ("", b"", b"", b"")
 
     def parser_failed(self, error: httptools.HttpParserError) -> None:
         """Answer bytes that cannot be parsed, or a head that `on_headers_complete` has refused by raising."""
@@ -127,20 +135,9 @@ class ProxiedProtocol(BoundedProtocol):
 
     def _begin(self, *, tunnel: bool) -> RequestCycle:
         """Hand a request to the application, as uvicorn does, with toril's cycle."""
-        url = self.url
-        if _PLAIN.match(url):  # as the parser would read it, in half the time
-            target = url
-            raw_path, _, query = url.partition(b"?")
-        else:
-            parsed = httptools.parse_url(url)
-            target = origin_form(url)
-            raw_path, query = parsed.path or b"/", parsed.query or b""
-        path = raw_path.decode("ascii")
+        read = self._read if self.url == self._read_from else self._read_anew(self.url)
         scope = cast("dict[str, Any]", self.scope)
-        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
-        scope["raw_path"] = raw_path
-        scope["query_string"] = query
-        scope[TARGET] = target
+        scope["path"], scope["raw_path"], scope["query_string"], scope[TARGET] = read
         scope["extensions"] = {TUNNEL: {}} if tunnel else {}
         keep_alive = self.scope["http_version"] != "1.0" and self.parser.should_keep_alive() and not tunnel
         cycle = RequestCycle(self, keep_alive=keep_alive, tunnel=tunnel, leaving=self._leaving)
@@ -150,6 +147,25 @@ class ProxiedProtocol(BoundedProtocol):
         cycle.task = self.loop.create_task(cycle.run_asgi(self.app))
         self.tasks.add(cycle.task)
         return cycle
+
+    def _read_anew(self, url: bytes) -> _Read:
+        read = _read(url)
+        if len(url) <= _KEPT_BYTES:
+            self._read, self._read_from = read, url
+        return read
+
+
+def _read(url: bytes) -> _Read:
+    """Return what a request's scope has of its target."""
+    if _PLAIN.match(url):  # as the parser would read it, in half the time
+        target = url
+        raw_path, _, query = url.partition(b"?")
+    else:
+        parsed = httptools.parse_url(url)
+        target = origin_form(url)
+        raw_path, query = parsed.path or b"/", parsed.query or b""
+    path = raw_path.decode("ascii")
+    return urllib.parse.unquote(path) if "%" in path else path, raw_path, query, target
 
 
 # A target in origin form (RFC 9112 3.2.1), of characters that a path and a query may hold.

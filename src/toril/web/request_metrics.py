@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
@@ -56,7 +56,7 @@ class Observed:
         if not self.begun:
             if "status" in message:
                 self.begun = True
-                self._head(message)
+                self._head(message["status"], message.get("headers", ()))
             elif message["type"] == "websocket.accept":
                 self.begun = True
                 self._observe("1xx")
@@ -84,7 +84,7 @@ class Observed:
 
     def _answered(self, status: int, headers: Sequence[Header]) -> None:
         self.begun = True
-        self._head({"status": status, "headers": headers})
+        self._head(status, headers)
         self._scope = _ANSWERED  # which refers to this: without the circle both are freed at once
 
     @property
@@ -107,17 +107,17 @@ class Observed:
         self.begun = True
         self._observe(NO_ANSWER)
 
-    def _head(self, message: Message) -> None:
+    def _head(self, status: int, headers: Iterable[Header]) -> None:
         took_s = perf_counter() - self.began
         scope = self._scope
         route: Any = scope.get("route")
         labels = getattr(route, "labels", None)
         if labels is None:
-            self._observe(CLASSES.get(message["status"], OTHER))
+            self._observe(CLASSES.get(status, OTHER))
             return
         trace = request_trace(scope)
-        self._meter.observe(REQUEST_SECONDS, labels(scope.get("method", "GET"), message), took_s, trace)
-        if route.door and message["status"] < 300:
+        self._meter.observe(REQUEST_SECONDS, labels(scope.get("method", "GET"), status, headers), took_s, trace)
+        if route.door and status < 300:
             self._meter.observe(ACCEPT_SECONDS, (route.door,), took_s, trace)
 
     def _observe(self, status: str) -> None:

@@ -18,10 +18,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, NoMatchFound, Router
 from starlette.routing import Route as StarletteRoute
 from starlette.routing import WebSocketRoute as StarletteSocketRoute
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from toril.core.access import Right
 from toril.core.errors import MethodNotAllowed, NotFound
+from toril.core.http.headers import Header
 from toril.core.metrics import OTHER
 from toril.web.access_control import Access
 from toril.web.mounting import route_path
@@ -144,9 +145,8 @@ class Route(StarletteRoute):
         """Return the response to a request for this route that failed."""
         return error_response(error, own=self.own)
 
-    def labels(self, method: str, message: Message) -> tuple[str, str, str]:
-        """Return the labels of a request in metrics; `message` starts the response. A GET route answers HEAD."""
-        status: int = message["status"]
+    def labels(self, method: str, status: int, headers: Iterable[Header]) -> tuple[str, str, str]:
+        """Return the labels of a request in metrics, by what its response begins with. A GET route answers HEAD."""
         labels = self._labels.get(status)
         if labels is None:
             labels = self._labels[status] = (self.method, self.path, CLASSES.get(status, OTHER))
