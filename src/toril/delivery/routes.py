@@ -160,7 +160,9 @@ class DeliveryRoutes:
             check_key(key, "idempotency-key")
         text = await self._body(request)
         submission = read_envelope(text, key=key, max_body_bytes=self._max_body_bytes())
-        submission = replace(submission, trace=_trace(request, submission.target))
+        trace = _trace(request, submission.target)
+        if trace:
+            submission = replace(submission, trace=trace)
         request.demand(Right.DELIVERIES_ADD, submission.target)
         done = await self._deliveries.enqueue(submission)
         location = url_path(request.scope, b"/jobs/" + done.delivery.job_id.encode())

@@ -31,6 +31,8 @@ def group_of(named: GroupOption | None, labels: Mapping[str, str], label: str | 
 def group_in(labels: Mapping[str, str], label: str | None) -> str | None:
     """Return the group that this label names; None without it, or where its value is no id of a group."""
     value = "" if label is None else labels.get(label, "")
+    if not value:
+        return None
     try:
         check_group_id(value)
     except InvalidRequest:

@@ -81,6 +81,8 @@ class EnqueueRequest(Struct, frozen=True, kw_only=True):
     @property
     def sent_headers(self) -> tuple[tuple[str, str], ...]:
         """The headers with those of the trace context that the envelope does not set itself."""
+        if not self.trace:
+            return self.headers
         given = {name.lower() for name, _ in self.headers}
         return (*self.headers, *(pair for pair in self.trace if pair[0] not in given))
 
