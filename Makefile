@@ -96,8 +96,8 @@ bench-guard: $(READY) ## compare the CPU of a request at COMMIT (HEAD) with BASE
 		$(foreach scenario,$(SCENARIO),--scenario $(scenario))
 
 proof: SIZE := 1000000
-proof: $(READY) ## harm two torils while SIZE are accepted by each door (default: a million), and judge it all (SEED=18); takes hours
-	@$(BIN)/python -m benchmarks.histories --size $(SIZE) $(if $(SEED),--seed $(SEED))
+proof: $(READY) ## harm two torils while SIZE are accepted by each door (default: a million), and judge it all (SEED=18 MINUTES=45)
+	@$(BIN)/python -m benchmarks.histories --size $(SIZE) --callers 48 $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
 	@$(BIN)/python -m benchmarks.histories --size $$(( $(SIZE) / 10 )) --door delivery $(if $(SEED),--seed $(SEED))
 
 proof-simulation: $(READY) ## ten thousand simulated worlds of each door (SEEDS=from:to DOOR=queues); prints seeds that break something

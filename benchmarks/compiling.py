@@ -11,8 +11,8 @@ from benchmarks.processes import ProcessError
 _FOLDER = Path(__file__).parent
 
 
-def built(name: str) -> Path:
-    """The binary of `name.c`, compiled if it is missing or older than its source.
+def built(name: str, *, library: bool = False) -> Path:
+    """The binary of `name.c`, or the library, compiled if it is missing or older than its source.
 
     Raises:
         ProcessError: there is no C compiler, or the source does not compile.
@@ -25,7 +25,16 @@ def built(name: str) -> Path:
         raise ProcessError(f"{name} needs a C compiler: apt-get install gcc libc6-dev")
     binary.parent.mkdir(exist_ok=True)
     result = subprocess.run(
-        [compiler, "-O2", "-Wall", "-Wextra", "-o", str(binary), str(source)],
+        [
+            compiler,
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            *(("-shared", "-fPIC") if library else ()),
+            "-o",
+            str(binary),
+            str(source),
+        ],
         capture_output=True,
         text=True,
         check=False,

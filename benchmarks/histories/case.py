@@ -183,5 +183,7 @@ class History:
     versions: dict[str, str] = field(default_factory=dict)
     untried: set[Fault] = field(default_factory=set)
     """Faults that this machine has not the means for."""
+    silences: list[tuple[int, float, float]] = field(default_factory=list)
+    """Which toril answered nothing, not even its `/health`, from when until when."""
     pauses: list[tuple[DoorName, float, float]] = field(default_factory=list)
     """From when until when a door's work was paused: from the answer to the pause until the call to go on."""

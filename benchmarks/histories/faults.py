@@ -118,12 +118,12 @@ class Faults:
         return True
 
     async def _move_clock(self, planned: Planned, member: Member) -> bool:
-        if self._fleet.faketime is None:
+        if self._fleet.clocks is None:
             return False
         moved_s = self._random.choice((-3600, -30, -2, 2, 30, 3600))
-        member.clock.write_text(f"{moved_s:+d}\n")
+        member.move_clock(moved_s)
         await asyncio.sleep(planned.lasts_s * 2)
-        member.clock.write_text("+0\n")
+        member.move_clock(0)
         return True
 
     async def _kill_redis(self, planned: Planned, member: Member) -> bool:

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import signal
+import struct
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,15 +21,26 @@ from tests.support.sentinel import Replicated
 from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 
+from benchmarks.compiling import built
 from benchmarks.histories.endpoint import TIMEOUT_S, Endpoint
 from benchmarks.histories.plan import DoorName
 from benchmarks.histories.relay import Relay
+from benchmarks.processes import ProcessError
 
 QUEUE, LINE, TARGET, UPSTREAM = "orders", "line", "billing", "/proxy"
 LOCK_S = 5.0
 SETTLED_S = LOCK_S + 3.0
 """How long after a fault jobs may still come again because of it."""
 _DISK_SIZE = "75%"  # of memory
+_OFFSET = struct.Struct("=q")
+
+
+def _clocks() -> Path | None:
+    """Return the library that moves the clock of a program; None where there is no C compiler."""
+    try:
+        return built("moved_clock", library=True)
+    except ProcessError:
+        return None
 
 
 class Member:
@@ -52,16 +64,9 @@ class Member:
             "TORIL_ACKNOWLEDGE": f"replicas:{fleet.confirming}" if fleet.confirming else None,
             "PYTHONFAULTHANDLER": "1",
         }
-        if fleet.faketime is not None:
-            self.clock.write_text("+0\n")
-            env |= {
-                "LD_PRELOAD": str(fleet.faketime),
-                "FAKETIME_TIMESTAMP_FILE": str(self.clock),
-                "FAKETIME_CACHE_DURATION": "1",
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-                "DONT_FAKE_MONOTONIC": "1",
-                "FAKETIME_NO_CACHE": None,
-            }
+        if fleet.clocks is not None:
+            self.clock.write_bytes(_OFFSET.pack(0))
+            env |= {"LD_PRELOAD": str(fleet.clocks), "MOVED_CLOCK": str(self.clock)}
         return TorilProcess(
             # Sentinels name the master itself, so no relay can be before it.
             f"redis://127.0.0.1:{self.to_redis.port}" if fleet.replicated is None else fleet.replicated.url,
@@ -70,12 +75,18 @@ class Member:
             args=("--config", str(fleet.config)),
             port=self.port,
             cwd=fleet.folder,
-            preloaded=False,  # libfaketime has to be there from the start
+            preloaded=False,  # what moves its clock has to be there from the start
         )
 
     def start(self, wait_for: str = "/health") -> None:
         """Start it; `/health` answers also while a store is away."""
         self.process.start(wait_for, timeout_s=120)
+
+    def move_clock(self, moved_s: int) -> None:
+        """Let its wall clock be so many seconds ahead."""
+        # In place: the program has the file in its memory.
+        with self.clock.open("r+b") as file:
+            file.write(_OFFSET.pack(moved_s))
 
     def stop(self) -> int:
         """End it in good order, and return its exit status."""
@@ -95,7 +106,7 @@ class Fleet:
         self.folder = folder
         self.doors = doors
         self.config = folder / "toril.yaml"
-        self.faketime = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+        self.clocks = _clocks()
         self.replicated = Replicated(folder / "servers") if confirming else None
         self.confirming = confirming
         self.valkey = ValkeyProcess(folder / "valkey", aof=True)

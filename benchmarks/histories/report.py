@@ -7,8 +7,11 @@ from collections.abc import Iterator
 
 from benchmarks.histories.case import History
 from benchmarks.histories.judge import DoorVerdict, Verdict, Violation
+from benchmarks.histories.plan import Fault
 
 _MOST_SHOWN = 20
+_MOST_SILENCES = 10
+_SILENCING = frozenset({Fault.KILL_TORIL, Fault.FREEZE_TORIL, Fault.RESTART_TORIL})
 _KINDS = ("lost", "doubled", "stale", "order", "illegal", "left")
 _COLUMNS = (
     "door",
@@ -43,10 +46,29 @@ def report(history: History, verdict: Verdict, took_s: float) -> Iterator[str]:
         yield f"| {fault} | {number:,} |"
     yield from (f"| {untried} | not tried: the machine has not the means |" for untried in sorted(history.untried))
     yield ""
+    yield from _silences(history)
     yield "| what had hit the earlier attempt of a job that was begun again | jobs |"
     yield "|---|---|"
     causes = sum((found.causes for found in verdict.doors.values()), Counter[str]())
     yield from (f"| {cause} | {number:,} |" for cause, number in causes.most_common())
+
+
+def _silences(history: History) -> Iterator[str]:
+    """Yield the longest times in which a toril answered nothing, though nothing was done to it."""
+    of_one = [harm for harm in history.harms if harm.fault in _SILENCING]
+    unexplained = [
+        (began - ended, number, began, ended)
+        for number, began, ended in history.silences
+        if not any(harm.member == number and harm.began < ended and harm.ended > began for harm in of_one)
+    ]
+    if unexplained:
+        yield f"Torils answered nothing for over a second, though they had not been harmed, {len(unexplained)} times:"
+        yield ""
+        for _, number, began, ended in sorted(unexplained)[:_MOST_SILENCES]:
+            meanwhile = {harm.fault.value for harm in history.harms if harm.began < ended and harm.ended > began}
+            faults = ", ".join(sorted(meanwhile)) or "no fault"
+            yield f"- toril {number} for {ended - began:.1f} s from {began:.3f} on ({faults})"
+        yield ""
 
 
 def _figures(found: DoorVerdict) -> Iterator[str]:

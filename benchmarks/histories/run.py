@@ -15,7 +15,7 @@ import uvloop
 from tests.support.ports import free_port
 
 from benchmarks.histories.caller import Caller
-from benchmarks.histories.case import Case, Harm, History
+from benchmarks.histories.case import UNKNOWN, Case, Harm, History
 from benchmarks.histories.delivery_door import DeliveryDoor
 from benchmarks.histories.endpoint import Endpoint
 from benchmarks.histories.faults import Faults
@@ -28,6 +28,7 @@ from benchmarks.histories.records import Records
 _LEAD = 20
 _LOOK_S = 0.2
 _STALLED_S = 1.0
+_PROBE_S = 0.5
 _BATCH = 16
 _TOLD_EVERY_S = 60.0
 Door = QueuesDoor | ProxyDoor | DeliveryDoor
@@ -147,6 +148,7 @@ class Run:
         faults = Faults(self.fleet, ports, self.history)
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(self._watch())
+            probing = [tasks.create_task(self._probe(member.number, member.port)) for member in self.fleet.members]
             harming = tasks.create_task(self._harm(planned_faults(self.history.seed, kinds, self._size.faults), faults))
             async with asyncio.TaskGroup() as calling:
                 for door in self._doors:
@@ -155,7 +157,8 @@ class Run:
                         self._calling.append(calling.create_task(self._call(door, caller)))
             self._tell("all cases are made")
             await harming
-            watching.cancel()
+            for task in (watching, *probing):
+                task.cancel()
         self._tell("all faults have ended")
 
     async def _watch(self) -> None:
@@ -188,6 +191,18 @@ class Run:
                 self.history.left.append("; ".join(["a caller waits for ever", *case.lines()]))
         for task in self._calling:
             task.cancel()
+
+    async def _probe(self, number: int, port: int) -> None:
+        """Note when a toril answers nothing for long."""
+        caller = Caller([port], f"probe {number}")
+        heard = time.monotonic()
+        while True:
+            answer = await caller.ask("GET", "/health")
+            if answer.status != UNKNOWN:
+                if (now := time.monotonic()) - heard > _PROBE_S + _STALLED_S:
+                    self.history.silences.append((number, heard, now))
+                heard = now
+            await asyncio.sleep(_PROBE_S)
 
     async def _harm(self, planned: Sequence[Planned], faults: Faults) -> None:
         async with asyncio.TaskGroup() as tasks:

@@ -11,7 +11,7 @@ from benchmarks.histories.run import Size, run
 
 pytestmark = pytest.mark.promise
 NEEDS_MEANS = {Fault.MOVE_CLOCK, Fault.FULL_REDIS, Fault.FULL_POSTGRES}
-"""What takes libfaketime, or the right to mount."""
+"""What takes a C compiler, or the right to mount."""
 
 
 @pytest.mark.slow

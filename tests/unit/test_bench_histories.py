@@ -1,9 +1,16 @@
 """The judge of `benchmarks.histories` finds what breaks a promise, and the seed decides about the plan."""
 
+import shutil
+import struct
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from benchmarks.compiling import built
 from benchmarks.histories.case import UNKNOWN, Arrival, Call, Case, Final, Harm, History
 from benchmarks.histories.judge import Judge, Verdict
 from benchmarks.histories.plan import (
@@ -18,6 +25,7 @@ from benchmarks.histories.plan import (
     script,
 )  # fmt: skip
 from benchmarks.histories.records import Records
+from benchmarks.histories.report import report
 from benchmarks.histories.run import Progress
 from msgspec.structs import replace
 
@@ -256,6 +264,14 @@ def test_a_door_waits_for_the_others_until_all_have_accepted_enough() -> None:
     assert not any(progress.is_ahead(door) for door in DoorName)
 
 
+def test_a_toril_that_was_silent_though_nothing_was_done_to_it_is_reported() -> None:
+    frozen, moved = Harm(Fault.FREEZE_TORIL, 0, 10.0, 15.0), Harm(Fault.MOVE_CLOCK, 1, 10.0, 15.0)
+    history = History(1, {}, [frozen, moved], silences=[(0, 10.0, 15.0), (1, 11.0, 14.5), (1, 20.0, 22.0)])
+    told = [line for line in report(history, Verdict(), 0.0) if line.startswith("- toril")]
+    assert told == ["- toril 1 for 3.5 s from 11.000 on (clock of one toril moved, toril stood still)",
+                    "- toril 1 for 2.0 s from 20.000 on (no fault)"]  # fmt: skip
+
+
 def test_a_run_whose_time_is_over_is_complete_with_what_each_door_has_accepted() -> None:
     progress = Progress(100, Counter({DoorName.QUEUES: 40, DoorName.PROXY: 50}))
     assert progress.share == 0.4
@@ -328,6 +344,25 @@ def test_cases_of_which_callers_want_more_are_added_alone() -> None:
     batched = [one for number in range(400) if is_batched(one := script(1, DoorName.DELIVERY, number), number)]
     assert 150 < len(batched) < 300
     assert all(one.keyed and not (one.again or one.cancelled or one.replayed or one.watched) for one in batched)
+
+
+def test_a_moved_clock_moves_while_the_program_runs_and_leaves_even_clocks_alone(tmp_path: Path) -> None:
+    if shutil.which("cc") is None and shutil.which("gcc") is None:
+        pytest.skip("there is no C compiler")
+    clock = tmp_path / "clock"
+    clock.write_bytes(struct.pack("=q", 3600))
+    env = {"LD_PRELOAD": str(built("moved_clock", library=True)), "MOVED_CLOCK": str(clock)}
+    program = (
+        "import struct, sys, time\n"
+        "before = time.time(), time.monotonic()\n"
+        "with open(sys.argv[1], 'r+b') as file: file.write(struct.pack('=q', -3600))\n"
+        "print(*before, time.time(), time.monotonic())"
+    )
+    told = subprocess.run([sys.executable, "-c", program, clock], env=env, check=True, capture_output=True, text=True)
+    ahead, even, behind, even_later = map(float, told.stdout.split())
+    assert ahead - time.time() == pytest.approx(3600, abs=60)
+    assert behind - time.time() == pytest.approx(-3600, abs=60)
+    assert even <= even_later < even + 60
 
 
 def test_a_seed_decides_about_cases_and_faults() -> None:
