@@ -1,6 +1,8 @@
-"""How what an add costs grows: with the rate, the size of a job, the number of queues and processes, and idle workers.
+"""How costs grow: with the rate, the size of a job, queues, processes, idle workers and sockets, a ledger, and time.
 
     python -m benchmarks.growth [--seconds 3] [--rounds 3] [--scenario rate]... [--json FILE]
+    python -m benchmarks.growth --scenario ledger --rows 10000000
+    python -m benchmarks.growth --scenario memory --minutes 60
 
 One process of toril on an embedded Valkey. The load is an open loop (`open_loop.c`): requests are due at an even pace,
 and the time that one takes counts from when it was due, also if the server made it wait before it was sent (no
@@ -10,8 +12,6 @@ coordinated omission). Steps of a scenario run in turns, and figures are medians
 from __future__ import annotations
 
 import argparse
-import statistics
-import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,11 +23,14 @@ import redis
 from tests.support.sizes import fill
 
 from benchmarks import payload, procfs
-from benchmarks.compiling import built
+from benchmarks.growing import TOKEN, Figures, Options, Seen, Steps, add, get, load, median_of_each
+from benchmarks.growth_ledger import ledger
+from benchmarks.growth_memory import memory
 from benchmarks.interleaved import cpu_us
 from benchmarks.processes import ProcessError, exit_on_sigterm, module, run_to_end
 from benchmarks.servers import TORIL, start_target, start_valkey
-from benchmarks.target import Target
+from benchmarks.sockets import Bench, allow_sockets
+from benchmarks.sockets import idle as idle_sockets
 
 TITLES = {
     "rate": "latency of an add at parts of the greatest rate, 32 connections",
@@ -36,8 +39,10 @@ TITLES = {
     "depth": "an add to a queue and a page of its waiting jobs, by how many wait in it",
     "processes": "an add by the number of processes, 32 connections",
     "idle": "registered workers without jobs on one process",
+    "sockets": "WebSockets without traffic on one process",
+    "ledger": "an accepted envelope and a page of the list, by the rows of a ledger in PostgreSQL",
+    "memory": "memory while jobs are added and pushed at an even rate",
 }
-_TOKEN = "growth"
 _RATE = 32
 _PARTS = (10, 50, 90)
 _SIZES = {"100 B": 100, "10 KB": 10_000, "1 MB": 1_000_000}
@@ -46,54 +51,6 @@ _DEPTHS = (1_000, 1_000_000)
 _PROCESSES = (1, 2)
 _IDLE = (1_000, 10_000)
 
-Figures = dict[str, float]
-Steps = dict[str, Figures]
-
-
-class Seen(msgspec.Struct, frozen=True):
-    """What the load generator saw; times from when a request was due to its whole answer."""
-
-    answered: int
-    bad: int
-    unanswered: int
-    seconds: float
-    p50_us: int
-    p99_us: int
-    p999_us: int
-    max_us: int
-
-
-def add(queue: str, body: bytes) -> bytes:
-    """Return a request that adds jobs to a queue, as it goes over the wire."""
-    head = (
-        f"POST /queues/{queue}/jobs HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {_TOKEN}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-def get(path: str) -> bytes:
-    """Return a request that reads, as it goes over the wire."""
-    return f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {_TOKEN}\r\n\r\n".encode()
-
-
-def load(target: Target, requests: Sequence[bytes], connections: int, rate: float, seconds: float) -> Seen:
-    """Send requests in turn at a rate; with 0, as fast as they are answered.
-
-    Raises:
-        ProcessError: an answer was 400 or above, or the generator failed.
-    """
-    port = target.url.rpartition(":")[2]
-    with tempfile.NamedTemporaryFile() as file:
-        for request in requests:
-            file.write(struct.pack("<I", len(request)) + request)
-        file.flush()
-        argv = [str(built("open_loop")), port, str(connections), f"{rate:.3f}", f"{seconds:g}", file.name]
-        seen = msgspec.json.decode(run_to_end(argv, 3 * seconds + 30).stdout, type=Seen)
-    if seen.bad:
-        raise ProcessError(f"{seen.bad} of {seen.answered} answers were 400 or above")
-    return seen
-
 
 class Server:
     """One toril on its own Valkey, emptied between two measurements."""
@@ -101,7 +58,7 @@ class Server:
     def __init__(self, stack: ExitStack, processes: int = 1) -> None:
         store = start_valkey(stack)
         command = TORIL.replace("--processes 1", f"--processes {processes}")
-        self.target = start_target(stack, "toril", command, store, _TOKEN)
+        self.target = start_target(stack, "toril", command, store, TOKEN)
         self._store = redis.Redis.from_url(store, socket_timeout=30)
         stack.callback(self._store.close)
         load(self.target, [add("warm", payload.jobs(1))], 8, 0, 1.0)
@@ -130,19 +87,19 @@ class Server:
         return {pid: cpu_us(pid) for pid in procfs.tree(self.target.pid or 0)}
 
 
-def rate(seconds: float, rounds: int) -> Steps:
+def rate(options: Options) -> Steps:
     """Latencies at parts of the rate that the server reaches in a closed loop, found anew in each round."""
     requests = [add("rate", payload.jobs(1))]
 
     def one_round(server: Server) -> Iterator[tuple[str, Figures]]:
-        most, cost_us = server.measure(requests, _RATE, 0, seconds)
+        most, cost_us = server.measure(requests, _RATE, 0, options.seconds)
         per_s = most.answered / most.seconds
         yield "as fast as it answers", _latencies(most, per_s, cost_us)
         for part in _PARTS:
-            seen, cost_us = server.measure(requests, _RATE, per_s * part / 100, seconds)
+            seen, cost_us = server.measure(requests, _RATE, per_s * part / 100, options.seconds)
             yield f"{part} %", _latencies(seen, per_s * part / 100, cost_us)
 
-    return _medians(one_round, rounds)
+    return _medians(one_round, options.rounds)
 
 
 def _latencies(seen: Seen, asked_per_s: float, cost_us: float) -> Figures:
@@ -157,37 +114,39 @@ def _latencies(seen: Seen, asked_per_s: float, cost_us: float) -> Figures:
     }
 
 
-def size(seconds: float, rounds: int) -> Steps:
+def size(options: Options) -> Steps:
     """Adds of jobs with data of several sizes."""
 
     def one_round(server: Server) -> Iterator[tuple[str, Figures]]:
         for name, count in _SIZES.items():
             body = msgspec.json.encode([{"name": payload.NAME, "data": {"text": "x" * count}}])
             # What is added stays in memory until the measurement ends.
-            seen, cost_us = server.measure([add("size", body)], 8, 0, min(seconds, 1.0) if count > 100_000 else seconds)
+            seen, cost_us = server.measure(
+                [add("size", body)], 8, 0, min(options.seconds, 1.0) if count > 100_000 else options.seconds
+            )
             per_s = seen.answered / seen.seconds
             yield (
                 name,
                 {"µs of CPU each": cost_us, "adds/s": per_s, "MB/s": per_s * count / 1e6, "ms p50": seen.p50_us / 1e3},
             )
 
-    return _medians(one_round, rounds)
+    return _medians(one_round, options.rounds)
 
 
-def queues(seconds: float, rounds: int) -> Steps:
+def queues(options: Options) -> Steps:
     """Adds to one queue, and to many in turn."""
     requests = {count: [add(f"queue-{number}", payload.jobs(1)) for number in range(count)] for count in _QUEUES}
 
     def one_round(server: Server) -> Iterator[tuple[str, Figures]]:
         for count in _QUEUES:
-            seen, cost_us = server.measure(requests[count], 32, 0, seconds)
+            seen, cost_us = server.measure(requests[count], 32, 0, options.seconds)
             figures = {"µs of CPU each": cost_us, "adds/s": seen.answered / seen.seconds, "ms p99": seen.p99_us / 1e3}
             yield f"{count:,}", figures
 
-    return _medians(one_round, rounds)
+    return _medians(one_round, options.rounds)
 
 
-def depth(seconds: float, rounds: int) -> Steps:
+def depth(options: Options) -> Steps:
     """Adds to a queue with few and to one with a million waiting jobs, and the first page of ten of those."""
     seen: dict[str, list[Figures]] = {}
     adds = [add("depth", payload.jobs(1))]
@@ -196,10 +155,10 @@ def depth(seconds: float, rounds: int) -> Steps:
         servers = {count: Server(stack) for count in _DEPTHS}
         for count, server in servers.items():
             server.fill("depth", count)
-        for _ in range(rounds):
+        for _ in range(options.rounds):
             for count, server in servers.items():
-                added, cost_us = server.seen(adds, 32, 0, seconds)
-                listed, page_us = server.seen(page, 32, 0, seconds)
+                added, cost_us = server.seen(adds, 32, 0, options.seconds)
+                listed, page_us = server.seen(page, 32, 0, options.seconds)
                 figures = {
                     "µs of CPU an add": cost_us,
                     "adds/s": added.answered / added.seconds,
@@ -207,10 +166,10 @@ def depth(seconds: float, rounds: int) -> Steps:
                     "pages/s": listed.answered / listed.seconds,
                 }
                 seen.setdefault(f"{count:,}", []).append(figures)
-    return _median_of_each(seen)
+    return median_of_each(seen)
 
 
-def processes(seconds: float, rounds: int) -> Steps:
+def processes(options: Options) -> Steps:
     """Adds to one process, and to two that share the port: what each costs, and how evenly connections are spread.
 
     New connections are opened in each round. A process's share of the CPU is about its share of the requests.
@@ -219,10 +178,10 @@ def processes(seconds: float, rounds: int) -> Steps:
     requests = [add("processes", payload.jobs(1))]
     with ExitStack() as stack:
         servers = {count: Server(stack, count) for count in _PROCESSES}
-        for _ in range(rounds):
+        for _ in range(options.rounds):
             for count, server in servers.items():
                 before = server.cpu_us()
-                found, cost_us = server.measure(requests, 32, 0, seconds)
+                found, cost_us = server.measure(requests, 32, 0, options.seconds)
                 used = [now - before.get(pid, 0.0) for pid, now in server.cpu_us().items()]
                 figures = {
                     "µs of CPU each": cost_us,
@@ -230,10 +189,10 @@ def processes(seconds: float, rounds: int) -> Steps:
                     "of the CPU in the busiest process": max(used) / sum(used),
                 }
                 seen.setdefault(str(count), []).append(figures)
-    return _median_of_each(seen)
+    return median_of_each(seen)
 
 
-def idle(_seconds: float, _rounds: int) -> Steps:
+def idle(_options: Options) -> Steps:
     """Registered workers that have no jobs: `benchmarks.run --scenario idle`, with more of them."""
     found: Steps = {}
     for count in _IDLE:
@@ -260,40 +219,58 @@ def _medians(one_round: Callable[[Server], Iterator[tuple[str, Figures]]], round
         for _ in range(rounds):
             for step, figures in one_round(server):
                 seen.setdefault(step, []).append(figures)
-    return _median_of_each(seen)
+    return median_of_each(seen)
 
 
-def _median_of_each(seen: Mapping[str, Sequence[Figures]]) -> Steps:
-    return {
-        step: {what: statistics.median([one[what] for one in found]) for what in found[0]}
-        for step, found in seen.items()
-    }
+def sockets(options: Options) -> Steps:
+    """Sockets for commands, and sockets that wait for jobs of one queue; a server each."""
+    allow_sockets()
+    found: Steps = {}
+    with ExitStack() as stack:
+        store = start_valkey(stack)
+        for name, path in (("commands", "/ws/queues/idle-one"), ("work", "/ws/queues/idle-two/process/10")):
+            bench = Bench(start_target(stack, "toril", TORIL, f"{store}/0", TOKEN), TOKEN)
+            size_kb, share = idle_sockets(bench, options.sockets, path)
+            found[f"{options.sockets:,} for {name}"] = {"% of a core": 100 * share, "KB each": size_kb}
+    return found
 
 
-SCENARIOS: Mapping[str, Callable[[float, int], Steps]] = {
+SCENARIOS: Mapping[str, Callable[[Options], Steps]] = {
     "rate": rate,
     "size": size,
     "queues": queues,
     "depth": depth,
     "processes": processes,
     "idle": idle,
+    "sockets": sockets,
+    "ledger": ledger,
+    "memory": memory,
 }
 
 
 def main() -> int:
     """Measure, and print a line for each step."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scenario", action="append", choices=tuple(SCENARIOS), help="repeatable (default: all)")
+    usual = Options()
+    parser.add_argument("--seconds", type=float, default=usual.seconds, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=usual.rounds)
+    parser.add_argument(
+        "--rows", type=int, default=usual.rows, help="of the large ledger; a million take 1.5 GB of disk"
+    )
+    parser.add_argument("--sockets", type=int, default=usual.sockets)
+    parser.add_argument("--minutes", type=int, default=usual.minutes, help="of the scenario memory")
+    parser.add_argument(
+        "--scenario", action="append", choices=tuple(SCENARIOS), help="repeatable (default: all but memory)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     options = parser.parse_args()
     exit_on_sigterm()
+    sizes = Options(options.seconds, options.rounds, options.rows, options.sockets, options.minutes)
     found: dict[str, Steps] = {}
     try:
-        for name in dict.fromkeys(options.scenario or SCENARIOS):
+        for name in dict.fromkeys(options.scenario or (name for name in SCENARIOS if name != "memory")):
             print(TITLES[name])
-            found[name] = SCENARIOS[name](options.seconds, options.rounds)
+            found[name] = SCENARIOS[name](sizes)
             for step, figures in found[name].items():
                 print(f"  {step:22} {', '.join(f'{value:,.2f} {what}' for what, value in figures.items())}", flush=True)
     except ProcessError as exc:

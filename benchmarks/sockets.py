@@ -38,15 +38,16 @@ _ADDED = 100_000
 class Bench:
     """One toril and how to reach it."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, token: str = _TOKEN) -> None:
         self.target = target
+        self._token = token
         self.port = urlsplit(target.url).port or 0
         self.http = httpx.Client(
-            base_url=target.url, headers={"authorization": f"Bearer {_TOKEN}"}, timeout=30, trust_env=False
+            base_url=target.url, headers={"authorization": f"Bearer {token}"}, timeout=30, trust_env=False
         )
 
     def open(self, path: str) -> FrameClient:
-        return FrameClient(self.port, path, _TOKEN)
+        return FrameClient(self.port, path, self._token)
 
     def cpu_s(self) -> float:
         assert self.target.pid is not None
@@ -148,6 +149,12 @@ def idle(bench: Bench, count: int, path: str) -> tuple[float, float]:
     return per_socket, share
 
 
+def allow_sockets() -> None:
+    """Let this process have as many sockets as the system allows it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def median(measure: Callable[[], tuple[float, float]], rounds: int) -> tuple[float, float]:
     found = [measure() for _ in range(rounds)]
     return statistics.median(rate for rate, _ in found), statistics.median(cost for _, cost in found)
@@ -163,8 +170,7 @@ def main() -> int:
     parser.add_argument("--idle", type=int, default=10_000)
     arguments = parser.parse_args()
     exit_on_sigterm()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allow_sockets()
     with ExitStack() as stack:
         redis_url = start_valkey(stack)
         bench = Bench(start_target(stack, "toril", TORIL, f"{redis_url}/0", _TOKEN))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from benchmarks.growth import add, load
+from benchmarks.growing import add, load
 from benchmarks.processes import ProcessError
 from benchmarks.target import Target
 

@@ -63,6 +63,12 @@ class PostgresProcess:
         """True while the main process is alive."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The id of the main process."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> Self:
         """Start it, and wait until it accepts connections."""
         options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
