@@ -82,7 +82,7 @@ def is_batched(script: Script, number: int) -> bool:
 def script(seed: int, door: DoorName, number: int) -> Script:
     """Return the script of a case."""
     chance = random.Random(f"{seed}/{door}/{number}")
-    if door is DoorName.QUEUES and chance.random() < 0.1:
+    if door is DoorName.QUEUES and chance.random() < 0.04:
         return Script((Reply.OK,), in_line=True)
     kind = chance.random()
     last = Reply.OK if (roll := chance.random()) < 0.88 else Reply.SLOW if roll < 0.985 else Reply.TWICE
