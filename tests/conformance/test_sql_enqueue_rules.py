@@ -204,6 +204,8 @@ def test_sql_enqueue_accepts_refuses_and_deduplicates_as_http_does(
         ({"group": '{"id": null}'}, "invalid_envelope", "group"),
         ({"group": '{"id": true}'}, "invalid_envelope", "group"),
         ({"group": '{"id": 7.5}'}, "invalid_envelope", "group"),
+        ({"group": '{"id": 9007199254740992}'}, "invalid_envelope", "group"),
+        ({"group": '{"id": -9007199254740992}'}, "invalid_envelope", "group"),
         ({"group": '{"id": "a\\u0085"}'}, "invalid_envelope", "group"),
         ({"group": '{"id": ".."}'}, "invalid_envelope", "group"),
         ({"group": '{"id": "a", "priority": "1"}'}, "invalid_envelope", "group"),

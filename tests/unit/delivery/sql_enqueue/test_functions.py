@@ -10,7 +10,7 @@ from toril.delivery.sql_enqueue.functions import VERSION, script
 DIGESTS = {
     1: "12fc879084d91ceeeffda7682f2cf50f252578ab613cbaa5003cab269c36588a",
     2: "34af0dcc9565abfb3af6b767502b08799a025352b189830b877bf19a10061222",
-    3: "01642d39f58cffd4b64cfb2bb96f6795bd724f905238bb33dcad0bc5b8bdcb86",
+    3: "8b7d2dd9bd4be6e0783202f8e2af72c03f3813689dcdc5fd884f204ced1a262d",
 }
 """What the files of each version are; a released one never changes."""
 

@@ -121,6 +121,8 @@ BEGIN
     rank := coalesce((given ->> 'priority')::numeric, 0);
     IF jsonb_typeof(id) = 'number' AND scale((id #>> '{}')::numeric) > 0 THEN
         PERFORM toril._refuse('invalid_envelope', 'group', 'group.id must be a text or a whole number');
+    ELSIF jsonb_typeof(id) = 'number' AND abs((id #>> '{}')::numeric) > 9007199254740991 THEN
+        PERFORM toril._refuse('invalid_envelope', 'group', 'group.id beyond 2^53 - 1 must be a text');
     ELSIF length(id #>> '{}') NOT BETWEEN 1 AND 256 THEN
         PERFORM toril._refuse('invalid_envelope', 'group', 'group.id must have from 1 to 256 characters');
     ELSIF id #>> '{}' IN ('.', '..') THEN
