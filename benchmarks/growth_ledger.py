@@ -97,8 +97,9 @@ class LedgerServer:
         self._postgres.psql("CHECKPOINT", self.database)
 
     def rows(self) -> int:
-        """Return how many deliveries the ledger has."""
-        return int(self._postgres.psql("SELECT count(*) FROM toril_deliveries", self.database))
+        """Return how many deliveries that have ended the ledger has: those that were made."""
+        sql = "SELECT count(*) FROM toril_deliveries WHERE status = 'delivered'"
+        return int(self._postgres.psql(sql, self.database))
 
     def disk_mb(self) -> float:
         """Return what the database takes of the disk."""
@@ -107,10 +108,7 @@ class LedgerServer:
     def middle(self) -> str:
         """Return the id of a delivery in the middle of those that were made."""
         sql = "SELECT job_id FROM toril_deliveries WHERE status = 'delivered' ORDER BY job_id OFFSET {} LIMIT 1"
-        count = int(
-            self._postgres.psql("SELECT count(*) FROM toril_deliveries WHERE status = 'delivered'", self.database)
-        )
-        return self._postgres.psql(sql.format(count // 2), self.database)
+        return self._postgres.psql(sql.format(self.rows() // 2), self.database)
 
     def cost(self, request: bytes, seconds: float) -> tuple[float, float, float]:
         """Return microseconds of CPU of toril and of PostgreSQL for each request, and milliseconds of the median."""
@@ -138,7 +136,7 @@ def ledger(options: Options) -> Steps:
     with ExitStack() as stack:
         postgres = stack.enter_context(PostgresProcess(max_wal_size="4GB", autovacuum="off"))
         servers = {count: LedgerServer(stack, postgres, count) for count in (_FEW, options.rows)}
-        before = {count: server.rows() for count, server in servers.items()}
+        made = {count: server.rows() for count, server in servers.items()}
         middles = {count: server.middle() for count, server in servers.items()}
         for _ in range(options.rounds):
             for count, server in servers.items():
@@ -157,5 +155,5 @@ def ledger(options: Options) -> Steps:
                 seen.setdefault(f"{count:,}", []).append(figures)
         for count, server in servers.items():
             for figures in seen[f"{count:,}"]:
-                figures |= {"MB of disk": server.disk_mb(), "rows before": float(before[count])}
+                figures |= {"MB of disk": server.disk_mb(), "rows made": float(made[count])}
     return median_of_each(seen)
