@@ -42,8 +42,8 @@ DEFECTS = (
         "settles-lost-lease",
         "a settlement is written although the lease was lost",
         "engine/settler.py",
-        "        while not lease.lost:\n            try:\n                found",
-        "        while True:\n            try:\n                found",
+        "        while not lease.lost:\n            asked_at = loop.time()\n            try:\n                found",
+        "        while True:\n            asked_at = loop.time()\n            try:\n                found",
     ),
     Defect(
         "releases-lost-lease",

@@ -242,7 +242,7 @@ class TestPostgres:
         connection = await asyncpg.connect(database)
         await connection.execute(
             "DROP TABLE toril_ledger, toril_jobs, toril_queues, toril_breakers, toril_conditions, toril_groups,"
-            " toril_members, toril_points, toril_failures, toril_audit;"
+            " toril_members, toril_points, toril_failures, toril_audit, toril_rooms;"
             "DELETE FROM toril_schema WHERE version >= 2;"
             "ALTER TABLE toril_deliveries DROP COLUMN replay_key, DROP COLUMN job_group"
         )
