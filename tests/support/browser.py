@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -49,14 +50,26 @@ def browser() -> Iterator["Browser"]:
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Debian's command is a script: ending that alone would leave the browser
         )  # fmt: skip
         try:
             address = _address(Path(profile) / "DevToolsActivePort")
             with connect(address, max_size=None, open_timeout=PATIENCE_S) as socket:
-                yield Browser(socket)
+                yield Browser(socket, profile)
         finally:
-            process.terminate()
-            process.wait(PATIENCE_S)
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a browser with all of its processes, which are a group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    process.wait(PATIENCE_S)
+    deadline = time.monotonic() + PATIENCE_S
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.killpg(process.pid, 0 if time.monotonic() < deadline else signal.SIGKILL)
+            time.sleep(0.01)
 
 
 def _address(file: Path) -> str:
@@ -70,9 +83,10 @@ def _address(file: Path) -> str:
 
 
 class Browser:
-    """One connection to Chromium, and the tabs in it."""
+    """One connection to Chromium, and the tabs in it; `profile` is the folder with what it keeps."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: ClientConnection, profile: str) -> None:
+        self.profile = profile
         self._socket = socket
         self._number = 0
         self._targets: list[str] = []
