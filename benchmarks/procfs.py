@@ -19,12 +19,15 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_s(pid: int) -> float:
-    """Seconds of CPU, user and system, that the tree has used so far (utime + stime of /proc/PID/stat)."""
+    """Seconds of CPU, user and system, that the tree has used so far, also what has ended in it (/proc/PID/stat)."""
     total = 0
     for member in tree(pid):
+        try:
+            stat = Path(f"/proc/{member}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended since it was listed, and counts with its parent
         # The command name, in parentheses, may hold spaces: count fields from behind it.
-        fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
+        total += sum(map(int, stat.rpartition(")")[2].split()[11:15]))  # utime, stime, and those of ended children
     return total / _TICKS_PER_S
 
 

@@ -38,8 +38,12 @@ class AuditLog:
         self._trail = trail
         # Bound once: looking the logger up for each request costs 2 µs, to find that nothing is to be written.
         self._log: Any = structlog.get_logger(__name__).bind()
-        self.has_traffic: bool = self._log.is_enabled_for(logging.DEBUG)
-        """True if allowed traffic is written too."""
+
+    @property
+    def has_traffic(self) -> bool:
+        """True if allowed traffic is written too, as the log level is now."""
+        shown: bool = self._log.is_enabled_for(logging.DEBUG)
+        return shown
 
     def request(self, scope: Scope, status: int) -> None:
         """Write the line of a request that was answered with this status, if it may have changed something."""

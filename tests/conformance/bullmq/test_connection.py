@@ -4,6 +4,7 @@ import asyncio
 import gc
 import itertools
 import random
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -721,13 +722,23 @@ async def test_tls_with_our_own_authority(valkey: ValkeyProcess, queue: str) -> 
             assert await link.transaction([pack("GET", queue)]) == [b"x" * 300_000]
 
 
+async def refused(link: Link, why: str) -> None:
+    """A call fails and says why, once an attempt to connect has failed."""
+    async with asyncio.timeout(30):
+        while True:
+            with pytest.raises(StoreUnavailable) as caught:
+                await link.call("PING")
+            if re.search(why, str(caught.value)):
+                return
+            assert str(caught.value) == "Redis cannot be reached"
+
+
 async def test_tls_with_an_untrusted_certificate_is_refused(valkey: ValkeyProcess) -> None:
     async with (
         proxied("127.0.0.1", valkey.port, tls=server_tls()) as proxy,
         linked(Link(RedisAddress(host="localhost", port=proxy.port, tls=True), quick())) as link,
     ):
-        with pytest.raises(StoreUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
-            await link.call("PING")
+        await refused(link, "CERTIFICATE_VERIFY_FAILED")
 
 
 async def test_tls_for_another_name_is_refused(valkey: ValkeyProcess) -> None:
@@ -735,8 +746,7 @@ async def test_tls_for_another_name_is_refused(valkey: ValkeyProcess) -> None:
         # Another way to write 127.0.0.1, for which the certificate is not.
         address = RedisAddress(host="127.1", port=proxy.port, tls=True, ca_file=str(CERTIFICATE))
         async with linked(Link(address, quick())) as link:
-            with pytest.raises(StoreUnavailable, match=r"mismatch|doesn't match"):
-                await link.call("PING")
+            await refused(link, r"mismatch|doesn't match")
 
 
 async def test_tls_without_verification_takes_any_certificate(valkey: ValkeyProcess) -> None:
