@@ -17,7 +17,7 @@ from tests.support.ports import free_port
 from tests.support.terminal import Terminal
 from tests.support.tokens import token, write
 from tests.support.toril import StartToril, TorilProcess
-from tests.support.valkey import StartValkey, ValkeyProcess
+from tests.support.valkey import StartValkey
 from tests.support.waiting import eventually
 
 Run = Callable[..., Ran]
@@ -81,31 +81,27 @@ class TestQueues:
             assert ran.stderr == f"toril: no queue is called '{wrong}'; did you mean {queue}?\n"
         assert gateway.http.get(f"/queues/{wrong}").status_code == 404
 
-    def test_a_name_that_comes_near_is_found_among_thousands(
-        self, run: Run, gateway: Gateway, valkey: ValkeyProcess, queue: str
+    def test_a_name_is_found_and_completed_among_thousands(
+        self, run: Run, start_valkey: StartValkey, start_toril: StartToril, queue: str
     ) -> None:
-        with redis.Redis.from_url(valkey.url) as client, client.pipeline(transaction=False) as pipe:
-            names = [f"!{queue}-{number}" for number in range(1_100)]
-            for name in names:
-                pipe.hset(f"bull:{name}:meta", "opts.maxLenEvents", "10000")
+        valkey = start_valkey()
+        with valkey.client() as client, client.pipeline(transaction=False) as pipe:
+            for number in range(1_100):
+                pipe.hset(f"bull:!{number}:meta", "opts.maxLenEvents", "10000")
             pipe.execute()
-            for name in (f"{queue}-orders", f"{queue}[1]"):
-                gateway.add_one(name)
-            try:
-                eventually(
-                    lambda: (
-                        len(
-                            gateway.http.get("/queues", params={"match": f"!{queue}-*", "limit": 1000}).json()["queues"]
-                        )
-                        == 1000
-                    )
-                )
-                for wrong, right in (("-order", "-orders"), ("-0rders", "-orders"), ("[2]", "[1]")):
-                    ran = run("queues", "show", f"{queue}{wrong}")
-                    assert said(ran, 1) == ""
-                    assert ran.stderr.endswith(f"; did you mean {queue}{right}?\n")
-            finally:
-                client.delete(*(f"bull:{name}:meta" for name in names))
+        toril = start_toril(valkey)
+        for name in (f"{queue}-orders", f"{queue}[1]"):
+            toril.gateway.add_one(name)
+        first = toril.client.get("/queues", params={"limit": 1000}).json()["queues"]
+        assert {found["name"][0] for found in first} == {"!"}, "what comes first by name does not help"
+        for wrong, right in (("-order", "-orders"), ("-0rders", "-orders"), ("[2]", "[1]")):
+            ran = run("queues", "show", f"{queue}{wrong}", url=toril.url)
+            assert said(ran, 1) == ""
+            assert ran.stderr.endswith(f"; did you mean {queue}{right}?\n")
+        for beginning, whole in (("-or", "-orders"), ("[", "[1]")):
+            words = {"COMP_WORDS": f"toril queues show {queue}{beginning}", "COMP_CWORD": "3"}
+            ran = run(url=toril.url, _TORIL_COMPLETE="bash_complete", **words)
+            assert said(ran).splitlines() == [f"plain,{queue}{whole}"]
 
     def test_a_terminal_gets_colours_and_a_file_gets_none(
         self, run: Run, in_terminal: InTerminal, gateway: Gateway, queue: str

@@ -730,7 +730,7 @@ async def refused(link: Link, why: str) -> None:
                 await link.call("PING")
             if re.search(why, str(caught.value)):
                 return
-            assert str(caught.value) == "Redis cannot be reached"
+            assert str(caught.value).startswith("Redis cannot be reached")
 
 
 async def test_tls_with_an_untrusted_certificate_is_refused(valkey: ValkeyProcess) -> None:

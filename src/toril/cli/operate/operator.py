@@ -76,10 +76,23 @@ def queue_names(api: Api, match: str | None = None) -> list[str]:
 
 def _near(api: Api, misspelled: str) -> set[str]:
     """Return names that may have been meant: the first ones, and those that begin or end as the misspelled one does."""
-    exact = re.sub(r"[*?\[\]\\]", "?", misspelled)
+    exact = _exactly(misspelled)
     middle = len(exact) // 2
     patterns = (None, f"{exact[:middle]}*", f"*{exact[middle:]}")
     return {name for pattern in patterns for name in queue_names(api, pattern)}
+
+
+def _exactly(part: str) -> str:
+    """Return a pattern for a part of a name: any character stands for one that has a meaning in patterns."""
+    return re.sub(r"[*?\[\]\\]", "?", part)
+
+
+def _queues_from(api: Api, beginning: str) -> list[str]:
+    return queue_names(api, f"{_exactly(beginning)}*")
+
+
+def _targets_from(api: Api, beginning: str) -> list[str]:
+    return [name for name in target_names(api) if name.startswith(beginning)]
 
 
 def target_names(api: Api) -> list[str]:
@@ -127,11 +140,11 @@ def operating(command: Command) -> Command:
     return run
 
 
-def _completed(names: Callable[[Api], Iterable[str]]) -> Callable[..., list[CompletionItem]]:
+def _completed(names: Callable[[Api, str], Iterable[str]]) -> Callable[..., list[CompletionItem]]:
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         try:
             address = gateway_address(ctx.params.get("url"), ctx.params.get("token"), os.environ)
-            found = list(names(Api(address, _COMPLETION_S)))
+            found = list(names(Api(address, _COMPLETION_S), incomplete))
         except (ValueError, CommandFailed):
             return []
         return [CompletionItem(name) for name in found if name.startswith(incomplete)]
@@ -142,9 +155,9 @@ def _completed(names: Callable[[Api], Iterable[str]]) -> Callable[..., list[Comp
 def queue_argument(**more: Any) -> Callable[[Command], Command]:
     """Return a decorator that adds the argument QUEUE, which a shell completes."""
     shown = {"metavar": "QUEUE", "help": "the queue"} | more
-    return click.argument("queue", shell_complete=_completed(queue_names), **shown)
+    return click.argument("queue", shell_complete=_completed(_queues_from), **shown)
 
 
 def target_argument() -> Callable[[Command], Command]:
     """Return a decorator that adds the argument TARGET, which a shell completes."""
-    return click.argument("target", metavar="TARGET", help="the target", shell_complete=_completed(target_names))
+    return click.argument("target", metavar="TARGET", help="the target", shell_complete=_completed(_targets_from))
