@@ -26,6 +26,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from toril.core.errors import HeadTooLarge, RequestTimeout, TooManyConnections, TorilError
+from toril.core.http.headers import header_lines
 from toril.server.connection_sweep import ConnectionSweep, Spare, SweptConnection
 from toril.server.gathered_writes import GatheringProtocol
 from toril.server.peer_address import unmapped
@@ -363,5 +364,5 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
 
 def rendered(response: BytesResponse, *, bodiless: bool = False) -> bytes:
     """Return a response as bytes, after which the connection is closed."""
-    lines = [b"%b: %b\r\n" % pair for pair in [*response.raw_headers, (b"connection", b"close")]]
-    return b"".join([STATUS_LINE[response.status_code], *lines, b"\r\n", b"" if bodiless else response.body])
+    lines = header_lines([*response.raw_headers, (b"connection", b"close")])
+    return b"".join([STATUS_LINE[response.status_code], lines, b"\r\n", b"" if bodiless else response.body])

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from toril.core.http.headers import Header
+from toril.core.http.headers import Header, header_lines
 from toril.core.http.streaming import BODILESS, StreamHead
 from toril.http_client.tcp_keepalive import detect_dead_peer
 from toril.server.gathered_writes import GatheringTransport
@@ -42,10 +42,8 @@ def _nothing() -> None:
     pass
 
 
-@lru_cache(maxsize=8)
-def _lines(headers: tuple[Header, ...]) -> bytes:
-    """Return headers that are the same in many answers as they stand in a head."""
-    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
+_lines = lru_cache(maxsize=8)(header_lines)
+"""The lines of headers that are the same in many answers, given as a tuple."""
 
 
 @lru_cache(maxsize=64)
@@ -359,5 +357,4 @@ class _OtherReason:
 
 
 def rendered_head(status: int, reason: bytes, headers: Iterable[Header]) -> bytes:
-    lines = [b"%b: %b\r\n" % pair for pair in headers]
-    return b"".join([b"HTTP/1.1 %d %b\r\n" % (status, reason), *lines, b"\r\n"])
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason, header_lines(headers))

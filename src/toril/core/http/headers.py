@@ -52,17 +52,19 @@ def is_header_value(value: bytes) -> bool:
     return _VALUE.match(value) is not None
 
 
+def header_lines(headers: Iterable[Header]) -> bytes:
+    """Return headers as they stand in a head."""
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
+
+
 def request_head(method: bytes, target: bytes, host: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the request line and headers, without the body's framing and the empty line that ends them.
 
     A `Host` among the headers wins over `host`. Framing headers are left out.
     """
     kept = [(name, value) for name, value in headers if name.lower() not in FRAMING]
-    lines = [b"%b %b HTTP/1.1\r\n" % (method, target)]
-    if not any(name.lower() == b"host" for name, _ in kept):
-        lines.append(b"host: %b\r\n" % host)
-    lines.extend(b"%b: %b\r\n" % pair for pair in kept)
-    return b"".join(lines)
+    own = b"" if any(name.lower() == b"host" for name, _ in kept) else b"host: %b\r\n" % host
+    return b"%b %b HTTP/1.1\r\n%b%b" % (method, target, own, header_lines(kept))
 
 
 def end_to_end(headers: Iterable[Header]) -> list[Header]:

@@ -59,11 +59,6 @@ def headers_in(head: bytes) -> list[Header]:
     return trace_headers((name.lower(), value) for name, value in _LINE.findall(head))
 
 
-def header_lines(context: Iterable[Header]) -> bytes:
-    """Return headers as they stand in a request's head."""
-    return b"".join([b"%b: %b\r\n" % pair for pair in context])
-
-
 def _valid(found: dict[bytes, bytes]) -> list[Header]:
     if not _PARENT.match(found.get(b"traceparent", b"")):
         found.pop(b"traceparent", None)

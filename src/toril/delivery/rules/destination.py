@@ -15,7 +15,7 @@ from toril.core.access import RateLimit
 from toril.core.blob import StreamedBody
 from toril.core.destination import Limiter, OutboundRequest, RandomSource
 from toril.core.group_limits import GroupDefault
-from toril.core.http.headers import request_head
+from toril.core.http.headers import header_lines, request_head
 from toril.core.http.retry_hint import HOLDING, retry_after_ms
 from toril.core.http.signing import Signer
 from toril.core.lease import Lease
@@ -78,7 +78,7 @@ class Target:
     def renew(self, spec: TargetSpec) -> None:
         """Use this policy and these secrets from the next attempt or verdict on."""
         self.spec = spec
-        self._auth = b"".join(b"%b: %b\r\n" % header for header in auth_headers(spec.auth))
+        self._auth = header_lines(auth_headers(spec.auth))
         # What most envelopes have in common, by method, path and headers: their part of the head.
         self._heads: dict[tuple[object, ...], bytes] = {}
         self.lease_rules = TargetRules(spec.rate_limit, spec.group)

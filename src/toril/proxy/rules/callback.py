@@ -16,9 +16,9 @@ from toril.core.destination import Limiter, OutboundRequest, RandomSource
 from toril.core.errors import InvalidRequest
 from toril.core.failed_attempt import attempt_failed
 from toril.core.group_limits import GroupDefault
-from toril.core.http.headers import request_head
+from toril.core.http.headers import header_lines, request_head
 from toril.core.http.signing import Secret, signature_headers
-from toril.core.http.trace_context import header_lines, stored_headers
+from toril.core.http.trace_context import stored_headers
 from toril.core.http.urls import check_url
 from toril.core.lease import Lease
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from toril.core.destination import Limiter, OutboundRequest, RandomSource
 from toril.core.group_limits import GroupDefault
-from toril.core.http.headers import is_header_value
+from toril.core.http.headers import header_lines, is_header_value
 from toril.core.http.retry_hint import read_hint
 from toril.core.lease import Lease
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
@@ -105,8 +105,7 @@ class UpstreamDestination:
             return self._unsendable(lease, str(exc))
         method = recorded.method.encode("ascii")
         target = self.upstream.forwarded(recorded.target.encode("latin-1"))
-        line = b"%b %b%b" % (method, target, self._host)
-        head = line + b"".join([b"%b: %b\r\n" % pair for pair in recorded.headers])
+        head = b"%b %b%b%b" % (method, target, self._host, header_lines(recorded.headers))
         if len(head) > self._rules.max_head_bytes:
             return self._unsendable(lease, f"its head has more than {self._rules.max_head_bytes} bytes")
         key = ""

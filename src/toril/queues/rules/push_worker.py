@@ -13,10 +13,10 @@ from msgspec import Raw
 
 from toril.core.destination import OutboundRequest, RandomSource
 from toril.core.failed_attempt import attempt_failed
-from toril.core.http.headers import request_head
+from toril.core.http.headers import header_lines, request_head
 from toril.core.http.retry_hint import HOLDING, read_hint
 from toril.core.http.signing import message_id, signature_headers
-from toril.core.http.trace_context import header_lines, stored_headers
+from toril.core.http.trace_context import stored_headers
 from toril.core.lease import Lease, held_job
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
 from toril.core.ports import Now

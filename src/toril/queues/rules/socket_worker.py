@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from toril.core.destination import DEFAULT_RULES, DefaultRules, OutboundRequest, RandomSource
 from toril.core.failed_attempt import attempt_failed, worker_failed
-from toril.core.http.trace_context import header_lines, headers_in, stored_headers
+from toril.core.http.headers import header_lines
+from toril.core.http.trace_context import headers_in, stored_headers
 from toril.core.lease import Lease, held_job, in_trace
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut
 from toril.core.stored_job import json_or_text

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
-from toril.core.http.headers import Header
+from toril.core.http.headers import Header, header_lines
 from toril.core.http.trace_context import headers_in, stored_headers
 from toril.core.lease import Lease
 
@@ -87,8 +87,7 @@ def context_of(head: bytes, lease: Lease) -> list[Header]:
 
 def continuing(head: bytes, context: Iterable[Header]) -> bytes:
     """Return the head of a request with another span's context; baggage stays."""
-    lines = b"".join(b"%b: %b\r\n" % pair for pair in context if pair[0] != b"baggage")
-    return _TRACE_LINES.sub(b"", head) + lines
+    return _TRACE_LINES.sub(b"", head) + header_lines(pair for pair in context if pair[0] != b"baggage")
 
 
 def is_prompt(lease: Lease, now_ms: int) -> bool:

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from toril.core.http.trace_context import MAX_BYTES, header_lines, metadata, stored_headers, trace_headers
+from toril.core.http.headers import header_lines
+from toril.core.http.trace_context import MAX_BYTES, metadata, stored_headers, trace_headers
 
 PARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 WHOLE = [(b"traceparent", PARENT), (b"tracestate", b"a=1"), (b"baggage", b"user=7")]
