@@ -109,11 +109,12 @@ class BreakerGate:
         sharing = self._sharing = []
         decision: BreakerDecision | None = None
         try:
-            await asyncio.sleep(0)
-            self._sharing = None
+            try:
+                await asyncio.sleep(0)
+            finally:
+                self._sharing = None
             decision = await self._ask(name)
         finally:
-            self._sharing = None if self._sharing is sharing else self._sharing
             shared = decision if isinstance(decision, AttemptAllowed) and not decision.probe else None
             for answer in sharing:
                 if not answer.done():

@@ -12,7 +12,7 @@ from toril.bullmq.ports.groups import GroupStore
 from toril.core.access import Caller, Right
 from toril.core.errors import JobNotFound, JobRefused, LedgerElsewhere, unwrapped
 from toril.delivery.deliveries import Deliveries
-from toril.delivery.rules.delivery import QUEUE_PREFIX
+from toril.delivery.rules.delivery import target_of
 
 _AT_ONCE = 50
 
@@ -37,7 +37,7 @@ class GroupDrain:
         Raises:
             Forbidden: the caller may not cancel deliveries of the target.
         """
-        if not queue.startswith(QUEUE_PREFIX) or queue.removeprefix(QUEUE_PREFIX) not in self._targets:
+        if target_of(queue) not in self._targets:
             return await self._groups.drain(queue, group)
         caller.demand(Right.DELIVERIES_MANAGE, queue)
         cancelled = left = 0

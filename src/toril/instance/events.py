@@ -23,7 +23,7 @@ from toril.delivery.events.event_teller import EventTeller
 from toril.delivery.events.ledger_watch import LedgerWatch
 from toril.delivery.events.target_gauges import TargetGauges
 from toril.delivery.events.target_watch import TargetWatch
-from toril.delivery.rules.delivery import QUEUE_PREFIX
+from toril.delivery.rules.delivery import target_of
 from toril.delivery.rules.target import TargetSpec
 from toril.instance.delivery import DeliveryDoor
 from toril.instance.delivery_store import DeliveryStore
@@ -146,8 +146,8 @@ class OperatorEvents:
         return [spec for spec in self._targets.specs() if self._settings.role.delivers_to(spec.name)]
 
     def _target_of(self, queue: str) -> str | None:
-        name = queue.removeprefix(QUEUE_PREFIX)
-        return name if queue.startswith(QUEUE_PREFIX) and name in self._targets.destinations else None
+        name = target_of(queue)
+        return name if name in self._targets.destinations else None
 
     async def _depths(self) -> AsyncIterator[QueueDepth]:
         after = ""

@@ -17,7 +17,7 @@ from toril.core.access import Caller
 from toril.core.ports import Now, QueueDepths
 from toril.delivery.ports import Breakers
 from toril.delivery.postgres_queue.queue import PostgresQueue
-from toril.delivery.rules.delivery import QUEUE_PREFIX
+from toril.delivery.rules.delivery import target_of
 from toril.delivery.rules.target import TargetSpec
 from toril.delivery.target_facts import TargetFacts
 from toril.instance.health import HealthChecks
@@ -156,10 +156,9 @@ class FleetStats:
         """Return the door of a queue, and the name to show for it."""
         if queue in self._proxied:
             return Place("proxy", queue)
-        if self._targets is not None and queue.startswith(QUEUE_PREFIX):
-            name = queue.removeprefix(QUEUE_PREFIX)
-            if any(spec.name == name for spec in self._targets.specs()):
-                return Place("delivery", name)
+        name = target_of(queue)
+        if self._targets is not None and name is not None and any(spec.name == name for spec in self._targets.specs()):
+            return Place("delivery", name)
         return Place("queues", queue)
 
     def tasks(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:

@@ -17,10 +17,10 @@ from toril.cli.operate.api import Api
 from toril.cli.operate.faults import CommandFailed, GatewayRefused, GatewayUnreachable
 from toril.cli.operate.output import Output
 from toril.core.suggestions import did_you_mean
+from toril.delivery.rules.delivery import target_of
 
 _COMPLETION_S = 1.5
 _MOST_NAMES = 1000
-_OF_TARGETS = "deliver-"
 Command = Callable[..., int | None]
 
 
@@ -42,8 +42,8 @@ class Operator:
         except GatewayRefused as exc:
             if exc.status == 403:
                 return {}
-            if exc.code == "no_redis" and queue.startswith(_OF_TARGETS):
-                self.known_target(queue.removeprefix(_OF_TARGETS))
+            if exc.code == "no_redis" and (target := target_of(queue)) is not None:
+                self.known_target(target)
                 return {}
             if exc.code != "queue_not_found":
                 raise
@@ -91,8 +91,8 @@ def _queues_from(api: Api, beginning: str) -> list[str]:
     return queue_names(api, f"{_exactly(beginning)}*")
 
 
-def _targets_from(api: Api, beginning: str) -> list[str]:
-    return [name for name in target_names(api) if name.startswith(beginning)]
+def _all_targets(api: Api, _beginning: str) -> list[str]:
+    return target_names(api)
 
 
 def target_names(api: Api) -> list[str]:
@@ -160,4 +160,4 @@ def queue_argument(**more: Any) -> Callable[[Command], Command]:
 
 def target_argument() -> Callable[[Command], Command]:
     """Return a decorator that adds the argument TARGET, which a shell completes."""
-    return click.argument("target", metavar="TARGET", help="the target", shell_complete=_completed(_targets_from))
+    return click.argument("target", metavar="TARGET", help="the target", shell_complete=_completed(_all_targets))

@@ -14,7 +14,7 @@ from toril.core.group_limits import GroupDefault, GroupRate
 from toril.delivery.postgres_queue.database import QueueDatabase
 from toril.delivery.postgres_queue.group_moves import TargetLocks, left
 from toril.delivery.postgres_queue.waits import PostgresWaits
-from toril.delivery.rules.delivery import QUEUE_PREFIX
+from toril.delivery.rules.delivery import target_of
 from toril.redis.absent import NoRedis
 
 _PAGE = 1000
@@ -150,9 +150,10 @@ class PostgresGroups:
 
 def _target(queue: str) -> str:
     """Return the target of a queue. Raises `NoRedis` for a queue that is no target's."""
-    if not queue.startswith(QUEUE_PREFIX):
+    target = target_of(queue)
+    if target is None:
         raise NoRedis
-    return queue.removeprefix(QUEUE_PREFIX)
+    return target
 
 
 def _limits(

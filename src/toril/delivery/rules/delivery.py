@@ -25,6 +25,11 @@ def queue_of(target: str) -> str:
     return QUEUE_PREFIX + target
 
 
+def target_of(queue: str) -> str | None:
+    """Return the name of the target whose queue may be this; None for the name of any other queue."""
+    return queue.removeprefix(QUEUE_PREFIX) if queue.startswith(QUEUE_PREFIX) else None
+
+
 def new_job_id(at_s: float, entropy: bytes) -> str:
     """Return a job id that sorts by its time (RFC 9562, UUID version 7); `entropy` is 10 random bytes."""
     raw = bytearray(int(at_s * 1000).to_bytes(6, "big") + entropy)
