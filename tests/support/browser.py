@@ -54,7 +54,7 @@ def browser() -> Iterator["Browser"]:
         try:
             address = _address(Path(profile) / "DevToolsActivePort")
             with connect(address, max_size=None, open_timeout=PATIENCE_S) as socket:
-                yield Browser(socket, profile)
+                yield Browser(socket, process.pid)
         finally:
             _end(process)
 
@@ -82,10 +82,10 @@ def _address(file: Path) -> str:
 
 
 class Browser:
-    """One connection to Chromium, and the tabs in it; `profile` is the folder with what it keeps."""
+    """One connection to Chromium, and the tabs in it; `pid` is of what was started."""
 
-    def __init__(self, socket: ClientConnection, profile: str) -> None:
-        self.profile = profile
+    def __init__(self, socket: ClientConnection, pid: int) -> None:
+        self.pid = pid
         self._socket = socket
         self._number = 0
         self._targets: list[str] = []

@@ -22,9 +22,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from toril.asgi import create_app
-from toril.config.loading import load
-
 ROOT = Path(__file__).parents[2]
 _LONGEST = 200_000
 """Bytes of one request: arguments and environment."""
@@ -123,6 +120,9 @@ def main(control: int) -> None:
     """Serve requests to fork, until the other end is closed. Returns in each child, which then is a toril."""
     for name in _MODULES:
         __import__(name)
+    from toril.asgi import create_app  # noqa: PLC0415 - who starts torils need not import one
+    from toril.config.loading import load  # noqa: PLC0415
+
     # Of an application that never runs, the patterns and scripts are kept, which each toril would make at its start.
     create_app(load({"REDIS_URL": "redis://127.0.0.1:1", "AUTH_TOKENS": "x"}))
     assert threading.active_count() == 1, "a process with threads cannot fork safely"

@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+import pytest
 from structlog.testing import capture_logs
 
 from tests.unit.engine.support import LOCK_S, POLICY, Bench, bench
@@ -126,19 +127,6 @@ async def test_a_delayed_job_that_only_a_survey_knows_of_is_looked_for_in_time(c
         running.cancel()
 
 
-async def test_a_job_whose_worker_died_goes_back_though_nothing_waits_in_its_queue(clock: FakeClock) -> None:
-    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
-        made.endpoints.open()
-        made.store.add("1")
-        await made.store.take(b"dead:1")
-        survey = FakeQueueSurvey({"orders": made.store}, clock)
-        running = tasks.create_task(recoverer(made, survey=survey).run())
-        with capture_logs():
-            await asyncio.sleep(LOCK_S + 2 * POLICY.stalled_interval_s + 1)
-        assert made.store.completed.keys() == {b"1"}
-        running.cancel()
-
-
 async def test_a_queue_with_a_job_in_a_slot_is_shown_to_others_though_nothing_waits_in_it(clock: FakeClock) -> None:
     async with bench(clock) as made, asyncio.TaskGroup() as tasks:
         made.store.add("1")
@@ -176,12 +164,14 @@ async def test_consumers_of_one_queue_are_polled_by_one_look_of_one_that_has_roo
         running.cancel()
 
 
-async def test_a_job_whose_worker_died_goes_back_to_waiting(clock: FakeClock) -> None:
+@pytest.mark.parametrize("surveyed", [False, True])
+async def test_a_job_whose_worker_died_goes_back_to_waiting(surveyed: bool, clock: FakeClock) -> None:
     async with bench(clock) as made, asyncio.TaskGroup() as tasks:
         made.endpoints.open()
         made.store.add("1")
         await made.store.take(b"dead:1")
-        running = tasks.create_task(recoverer(made).run())
+        survey = FakeQueueSurvey({"orders": made.store}, clock) if surveyed else EVERY_QUEUE
+        running = tasks.create_task(recoverer(made, survey=survey).run())
         with capture_logs() as logs:
             await asyncio.sleep(LOCK_S + 2 * POLICY.stalled_interval_s + 1)
         assert made.store.completed.keys() == {b"1"}
