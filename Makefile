@@ -96,9 +96,10 @@ bench-guard: $(READY) ## compare the CPU of a request at COMMIT (HEAD) with BASE
 		$(foreach scenario,$(SCENARIO),--scenario $(scenario))
 
 proof: SIZE := 1000000
+proof: LIMITS = $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
 proof: $(READY) ## harm two torils while SIZE are accepted by each door (default: a million), and judge it all (SEED=18 MINUTES=45)
-	@$(BIN)/python -m benchmarks.histories --size $(SIZE) --callers 48 $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
-	@$(BIN)/python -m benchmarks.histories --size $$(( $(SIZE) / 10 )) --door delivery $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m benchmarks.histories --size $(SIZE) --callers 48 $(LIMITS)
+	@$(BIN)/python -m benchmarks.histories --size $$(( $(SIZE) / 10 )) --door delivery $(LIMITS)
 
 proof-simulation: $(READY) ## ten thousand simulated worlds of each door (SEEDS=from:to DOOR=queues); prints seeds that break something
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0:10000) $(if $(DOOR),--door $(DOOR))
