@@ -134,20 +134,20 @@ export function useLive(reload, what = {}) {
   }, [queues, everyMs, token.value]);
 }
 
-/** @param {number} ms @param {AbortSignal} signal */
+/** Resolve after so long, and at once when the next nudge comes or the signal says stop. @param {number} ms @param {AbortSignal} signal */
 function sleep(ms, signal) {
   return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => {
+    const before = nudge.value;
+    const over = () => {
       clearTimeout(timer);
+      unsubscribe();
+      signal.removeEventListener("abort", over);
       resolve(undefined);
+    };
+    const timer = setTimeout(over, ms);
+    const unsubscribe = nudge.subscribe((now) => { // also called at once, with the nudges of before
+      if (now !== before) over();
     });
-    const unsubscribe = nudge.subscribe(() => {
-      if (nudge.value > 0) {
-        clearTimeout(timer);
-        resolve(undefined);
-      }
-    });
-    signal.addEventListener("abort", unsubscribe);
+    signal.addEventListener("abort", over);
   });
 }
