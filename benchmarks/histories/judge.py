@@ -27,6 +27,16 @@ _AT_ONCE = FAILOVERS | {Fault.KILL_TORIL, Fault.FLUSH_REDIS}
 _AWAY = frozenset(
     {Fault.STALL, Fault.KILL_REDIS, Fault.FREEZE_REDIS, Fault.CUT_REDIS, Fault.PART_REDIS, Fault.FULL_REDIS}
 )
+_OF_LEDGER = frozenset(
+    {
+        Fault.KILL_POSTGRES,
+        Fault.FREEZE_POSTGRES,
+        Fault.CUT_POSTGRES,
+        Fault.PART_POSTGRES,
+        Fault.FULL_POSTGRES,
+    }
+)
+"""Faults of the ledger alone: what it has held up is not begun when it is back, if its target was paused meanwhile."""
 _NEXT: dict[str | None, set[str]] = {
     None: {"queued"},
     "queued": {"dispatching", "cancelled", "dead_lettered"},
@@ -111,7 +121,9 @@ class Judge:
     def __init__(self, history: History, lock_s: float, settled_s: float) -> None:
         self._history = history
         self._settled_s = settled_s
-        self._harms = Harms([harm for harm in history.harms if harm.fault not in HARMLESS])
+        harmful = [harm for harm in history.harms if harm.fault not in HARMLESS]
+        self._harms = Harms(harmful)
+        self._harms_to_leases = Harms([harm for harm in harmful if harm.fault not in _OF_LEDGER])
         self._failovers = Harms([harm for harm in history.harms if harm.fault in FAILOVERS])
         self._excuses = Harms(list(_excusing(history.harms, lock_s / 2)))
         self._pauses = list(self._lasting_pauses())
@@ -223,10 +235,14 @@ class Judge:
                 else:
                     yield "doubled", f"arrival {one.serial} came although no fault had hit an earlier one"
 
-    def _done_by(self, at: float, within_s: float) -> float:
-        """Return when a step that was due then and takes so long is done at the latest: not while a store is away."""
+    def _done_by(self, at: float, within_s: float, harms: Harms | None = None) -> float:
+        """Return when a step that was due then and takes so long is done at the latest: not while a store is away.
+
+        `harms`: those that hold it up; all where it is not given.
+        """
         done = at + within_s
-        while later := [harm.ended for harm in self._harms.during(at, done) if harm.ended + within_s > done]:
+        harms = harms or self._harms
+        while later := [harm.ended for harm in harms.during(at, done) if harm.ended + within_s > done]:
             done = max(later) + within_s
         return done
 
@@ -265,8 +281,8 @@ class Judge:
                 continue
             if door is DoorName.DELIVERY and self._failovers.during(began - LEASING_S, ended):
                 continue
-            # What was leased before waits for the ledger, which has to have the attempt first.
-            yield door, began, self._done_by(began, LEASING_S), ended
+            # An answer of Redis that leases a job, or says that the target is not paused, may have been on its way.
+            yield door, began, self._done_by(began, LEASING_S, self._harms_to_leases), ended
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """A toril whose PostgreSQL refuses: it says why in one line, accepts nothing, sends nothing twice, and comes back."""
 
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,35 @@ def test_attempts_under_way_are_not_sent_again_when_the_ledger_refuses(
     assert [attempt["outcome"] for attempt in door.job(job_id)["attempts"]] == ["answered"]
     assert len(endpoint.calls) == 1
     assert door.post({"target": "billing"}, "k").status_code == 202
+
+
+def test_a_delivery_that_waited_for_the_ledger_is_not_sent_to_a_target_that_was_paused_meanwhile(
+    tmp_path: Path,
+    valkey: ValkeyProcess,
+    postgres: PostgresProcess,
+    start_toril: StartToril,
+    start_endpoint: StartEndpoint,
+) -> None:
+    role, endpoint = Role(postgres), start_endpoint()
+    toril = start_toril(
+        valkey,
+        args=arguments(tmp_path, role.url, endpoint.at("/")),
+        env={"QUEUE_PREFIX": f"test-{role.name}"},
+    )
+    door = Door(toril.gateway)
+    job_id = door.enqueue("billing", delay_ms=500)
+    role.refuse()
+    eventually(lambda: "the job is held" in toril.log(), timeout_s=PATIENCE_S)
+    held_at = time.monotonic()
+    eventually(lambda: time.monotonic() - held_at > 1.0, what="a second")
+    assert door.http.post("/targets/billing/pause").status_code == 204
+    role.mend()
+    put_back = eventually(lambda: door.job(job_id)["transitions"][2:], timeout_s=PATIENCE_S)
+    assert [(step["to"], step["reason"]) for step in put_back] == [("queued", "its target is paused")]
+    assert endpoint.calls == []
+    assert door.http.post("/targets/billing/resume").status_code == 204
+    assert eventually(lambda: door.job(job_id, wait=5)["status"] == "delivered", timeout_s=PATIENCE_S)
+    assert len(endpoint.calls) == 1
 
 
 def test_a_database_that_is_not_there_at_the_start_is_named_and_waited_for(

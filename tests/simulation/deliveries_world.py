@@ -58,7 +58,7 @@ _THRESHOLD_BYTES = 40
 _ATTEMPT = re.compile(rb"toril-attempt: (\d+)\r\n")
 _WRITES = frozenset({"complete", "retry", "fail", "snooze", "release"})
 _REPEATABLE = frozenset({"extend", "recover_stalled", "recover_abandoned", "adopt"})
-_QUEUE_CALLS = frozenset({"add", "missing", "held", "cancel", "hold", "let_go"})
+_QUEUE_CALLS = frozenset({"add", "missing", "held", "cancel", "hold", "let_go", "paused"})
 CLIENT = "client"
 
 

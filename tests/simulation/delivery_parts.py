@@ -139,3 +139,7 @@ class TargetJobs:
     async def let_go(self, queue: str) -> None:
         """End a hold."""
         self._store.lift_limit()
+
+    async def paused(self, queue: str) -> bool:
+        """Return False: targets are not paused here."""
+        return False

@@ -305,12 +305,15 @@ def test_what_begins_while_its_queue_is_paused_is_found() -> None:
     assert [violation.kind for violation in Judge(history, 5.0, 8.0).verdict().violations] == ["illegal"]
 
 
-def test_a_request_that_was_leased_before_a_pause_may_wait_for_the_ledger() -> None:
-    history = History(1, {DoorName.QUEUES: [case()]}, pauses=[(DoorName.QUEUES, 98.0, 101.5)])
-    history.harms.append(Harm(Fault.FREEZE_POSTGRES, 0, 98.5, 99.9))
-    assert Judge(history, 5.0, 8.0).verdict().passed
-    history.harms[0].ended = 98.6
-    assert not Judge(history, 5.0, 8.0).verdict().passed
+@pytest.mark.parametrize("door", [DoorName.QUEUES, DoorName.DELIVERY])
+def test_a_request_that_was_leased_before_a_pause_may_wait_for_redis_and_not_for_the_ledger(door: DoorName) -> None:
+    history = History(1, {door: [case(door)]}, pauses=[(door, 98.0, 101.5)])
+    history.harms.append(Harm(Fault.FREEZE_REDIS, 0, 98.5, 99.9))
+    assert "illegal" not in {violation.kind for violation in Judge(history, 5.0, 8.0).verdict().violations}
+    history.harms[0].fault = Fault.FREEZE_POSTGRES
+    assert "illegal" in {violation.kind for violation in Judge(history, 5.0, 8.0).verdict().violations}
+    history.harms[0] = Harm(Fault.FREEZE_REDIS, 0, 98.5, 98.6)
+    assert "illegal" in {violation.kind for violation in Judge(history, 5.0, 8.0).verdict().violations}
 
 
 def test_a_case_is_the_same_after_it_was_packed() -> None:

@@ -17,11 +17,10 @@ from collections.abc import Callable
 import structlog
 from msgspec import Struct
 
-from toril.bullmq.ports.queues import QueueHolds
 from toril.core.errors import StoreError
 from toril.core.outcome import Answered, Outcome
 from toril.core.ports import Now
-from toril.delivery.ports import Breakers
+from toril.delivery.ports import Breakers, TargetHolds
 from toril.delivery.rules.breaker import (
     HALF_OPEN_PAUSE_S,
     NO_SUCCESSES,
@@ -61,7 +60,7 @@ class BreakerGate:
     Args:
         target: whose breaker it is; its policy is read each time. Without a policy only a hold keeps attempts back.
         breakers: the breakers of the fleet.
-        holds: holds the target's queue.
+        holds: holds the target's queue, and tells whether it is paused.
         settler: retries calls while Redis is away.
         now: the wall clock.
         grace_s: how long a probe still counts after the longest time its attempt may take.
@@ -70,7 +69,7 @@ class BreakerGate:
     """
 
     def __init__(
-        self, target: Target, breakers: Breakers, holds: QueueHolds, settler: Settler, now: Now, grace_s: float
+        self, target: Target, breakers: Breakers, holds: TargetHolds, settler: Settler, now: Now, grace_s: float
     ) -> None:
         self._target = target
         self._breakers = breakers
@@ -139,6 +138,10 @@ class BreakerGate:
             case AttemptAllowed(row=row):
                 self._counts_failures = row > 0
         return admission
+
+    async def paused(self) -> bool:
+        """Return True while the target is paused. Raises `StoreError`."""
+        return await self._settler.patiently(lambda: self._holds.paused(self._target.queue))
 
     async def tell(self, attempt: GatedAttempt, outcome: Outcome) -> None:
         """Report the outcome of an attempt, and hold the target for as long as its answer asks for."""

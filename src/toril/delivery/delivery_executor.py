@@ -2,7 +2,8 @@
 judge → end in the ledger → settle.
 
 Each step in the ledger is committed before the next one is taken. While the ledger or the breaker is away or refuses,
-the job is held: its lock is renewed, and it is neither attempted nor settled. No outcome is judged twice.
+the job is held: its lock is renewed, and it is neither attempted nor settled. Its target may be paused or its breaker
+open by then, so an attempt that had to wait asks again right before its request. No outcome is judged twice.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ BODY_LOST = "body_lost"
 NOT_SENDABLE = "invalid_envelope"
 """The reason of a dead letter whose row holds no envelope that could have been posted."""
 
+_LATE_S = 0.25
+"""After how long between its lease and its request an attempt asks once more whether it may be made."""
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 _TRIES_A_MINUTE = 30
@@ -82,7 +85,7 @@ class DeliveryExecutor(Executor):
         elsewhere = self._fleet.elsewhere(lease, self._target.spec.name)
         if elsewhere is not None:
             return await self._settler.settle(self._store, slot, lease, elsewhere, may_lease)
-        token = self._journal.token(lease)
+        token, leased_at = self._journal.token(lease), lease.renewed_at
         admission = await self._pass(slot, lease, token)
         if admission is None:
             return None
@@ -95,7 +98,7 @@ class DeliveryExecutor(Executor):
             begun = await self._begin(slot, lease, token)
             if isinstance(begun, Begun):
                 attempt = GatedAttempt(token, begun.delivery.job_id, admission.probe)
-                verdict, told = await self._make(slot, lease, begun, attempt)
+                verdict, told = await self._make(slot, lease, begun, attempt, leased_at)
             elif isinstance(begun, Refused) and begun.delivery is None:
                 verdict = self._fleet.rowless(lease, self._target.spec.name) or _GONE
             elif isinstance(begun, Refused):
@@ -124,7 +127,7 @@ class DeliveryExecutor(Executor):
         await super().release(lease)
 
     async def _make(
-        self, slot: Slot, lease: Lease, begun: Begun, attempt: GatedAttempt
+        self, slot: Slot, lease: Lease, begun: Begun, attempt: GatedAttempt, leased_at: float
     ) -> tuple[Settlement | None, bool]:
         """Make the attempt; return the job's settlement (None: write nothing), and whether the breaker was told."""
         as_probe = attempt.probe
@@ -135,9 +138,16 @@ class DeliveryExecutor(Executor):
             await self._journal.prepare(lease, begun)
         except (BlobsUnavailable, BlobLost) as exc:
             return await self._unmade(slot, lease, begun, exc), not as_probe
-        if as_probe and not isinstance(admission := await self._pass(slot, lease, attempt.name), AttemptAllowed):
-            # What came before took so long that its place has gone to another probe.
-            return None if admission is None else await self._too_late(slot, lease, begun, admission), True
+        is_late = asyncio.get_running_loop().time() - leased_at > _LATE_S
+        if as_probe or is_late:
+            admission = await self._pass(slot, lease, attempt.name)
+            if not isinstance(admission, AttemptAllowed):
+                # What came before took so long that its place has gone to another probe, or the breaker is open now.
+                return None if admission is None else await self._too_late(slot, lease, begun, admission), True
+            as_probe = admission.probe
+            attempt = GatedAttempt(attempt.name, attempt.delivery, as_probe)
+        if is_late and (paused := await self._held(slot, lease, self._gate.paused, "pause.unknown")) is not False:
+            return None if paused is None else await self._paused(slot, lease, begun), not as_probe
         # It may just have been cancelled: the ledger has that, and nothing is sent.
         outcome = None if lease.lost else await self._attempt(slot, lease)
         if outcome is None:
@@ -152,12 +162,19 @@ class DeliveryExecutor(Executor):
         return await self._end(slot, lease, change, verdict), True
 
     async def _too_late(self, slot: Slot, lease: Lease, begun: Begun, blocked: AttemptBlocked) -> Settlement | None:
-        """Put back a delivery whose probe has lost its place before it was made; no attempt is spent."""
+        """Put back a delivery that may not be attempted now, after it had waited; no attempt is spent."""
         started_at_s = begun.delivery.started_at_s or begun.delivery.updated_at_s
         again_at_s = started_at_s + blocked.for_s
-        reason = "another probe is under way"
+        reason = "no attempt may be made now"
         change = self._journal.unmade(begun, PutBack(again_at_s, reason), reason, started_at_s)
         return await self._end(slot, lease, change, Snooze(max(1, round(blocked.for_s * 1000)), reason))
+
+    async def _paused(self, slot: Slot, lease: Lease, begun: Begun) -> Settlement | None:
+        """Put back a delivery whose target was paused before its request was made; no attempt is spent."""
+        started_at_s = begun.delivery.started_at_s or begun.delivery.updated_at_s
+        reason = "its target is paused"
+        change = self._journal.unmade(begun, PutBack(reason=reason), reason, started_at_s)
+        return await self._end(slot, lease, change, Snooze(1, reason))
 
     async def _not_made(self, slot: Slot, lease: Lease, begun: Begun, outcome: ConnectFailed) -> Settlement | None:
         """Put back a delivery for which this machine had no socket or descriptor left; no attempt is spent."""

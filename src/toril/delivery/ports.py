@@ -298,7 +298,15 @@ class TargetLeases(Protocol):
         ...
 
 
-class TargetControl(QueueHolds, Protocol):
+class TargetHolds(QueueHolds, Protocol):
+    """Holds of the targets' queues, and what keeps their jobs from starting besides."""
+
+    async def paused(self, queue: str) -> bool:
+        """Return True if the queue is paused."""
+        ...
+
+
+class TargetControl(TargetHolds, Protocol):
     """Pauses and holds of the targets' queues. A pause outlives restarts, and leaves attempts under way alone."""
 
     async def pause(self, queue: str) -> None:
@@ -307,10 +315,6 @@ class TargetControl(QueueHolds, Protocol):
 
     async def resume(self, queue: str) -> None:
         """End a pause. Idempotent."""
-        ...
-
-    async def paused(self, queue: str) -> bool:
-        """Return True if the queue is paused."""
         ...
 
     async def paused_since_ms(self, queue: str) -> int | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.delivery.pipeline import SPEC, Pipeline
+from tests.unit.delivery.pipeline import QUEUE, SPEC, Pipeline
 from tests.unit.engine.support import until
 from toril.core.errors import (
     LedgerUnavailable,
@@ -151,6 +151,36 @@ async def test_while_the_ledger_is_away_a_job_is_held_and_then_attempted_once(
         await task
     assert len(pipeline.outbound.requests) == 1
     assert pipeline.statuses() == ["queued", "dispatching", "delivered"]
+
+
+async def test_an_attempt_that_waited_for_the_ledger_is_not_made_when_its_target_was_paused_meanwhile(
+    pipeline: Pipeline,
+) -> None:
+    await pipeline.accept()
+    pipeline.endpoints.open()
+    pipeline.ledger.go_away()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(pipeline.work())
+        await asyncio.sleep(5)
+        pipeline.holds.pauses.add(QUEUE)
+        pipeline.ledger.come_back()
+    assert pipeline.outbound.requests == []
+    assert pipeline.statuses() == ["queued", "dispatching", "queued"]
+    assert pipeline.ledger.transitions["1"][-1].reason == "its target is paused"
+    assert pipeline.ledger.deliveries["1"].attempts_made == 0
+    pipeline.holds.pauses.clear()
+    pipeline.clock.jump(0.1)
+    await pipeline.work()
+    assert pipeline.statuses()[-2:] == ["dispatching", "delivered"]
+
+
+async def test_an_attempt_that_did_not_wait_does_not_ask_whether_its_target_is_paused(pipeline: Pipeline) -> None:
+    await pipeline.accept()
+    pipeline.endpoints.open()
+    lease = await pipeline.take()
+    pipeline.holds.pauses.add(QUEUE)
+    await pipeline.work(lease)
+    assert pipeline.statuses()[-1] == "delivered"
 
 
 @AWAY

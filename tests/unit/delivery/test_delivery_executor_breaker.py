@@ -103,6 +103,21 @@ async def test_an_aborted_probe_frees_its_place(pipeline: Pipeline) -> None:
     assert pipeline.breakers.breakers["billing"].probes == ()
 
 
+async def test_an_attempt_that_waited_for_the_ledger_is_not_made_when_the_breaker_opened_meanwhile(
+    pipeline: Pipeline,
+) -> None:
+    await pipeline.accept()
+    pipeline.ledger.go_away()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(pipeline.work())
+        await asyncio.sleep(5)
+        await pipeline.breakers.hold("billing", 30.0)
+        pipeline.ledger.come_back()
+    assert pipeline.outbound.requests == []
+    assert pipeline.statuses() == ["queued", "dispatching", "queued"]
+    assert list(pipeline.store.delayed) == [b"1"]
+
+
 LACKING = ConnectFailed("EMFILE", "Too many open files", 0.0, exhausted=True)
 
 
