@@ -386,8 +386,12 @@ class TestAudit:
     async def test_a_refused_change_is_a_line_too(self, toril: TorilProcess, queue: str) -> None:
         async with agent(toril, secret="some-secret") as client:
             await refused(client, "set_queue_paused", queue=queue, paused=True)
-        (line,) = [line for line in audit(toril) if line.get("queue") == queue]
-        assert (line["status"], line["caller"], line["tool"]) == (403, "some", "set_queue_paused")
+            await refused(client, "add_job", queue=queue, name="x")
+        lines = [line for line in audit(toril) if line.get("queue") == queue]
+        assert [(line["status"], line["caller"], line["tool"]) for line in lines] == [
+            (403, "some", "add_job"),
+            (403, "some", "set_queue_paused"),
+        ]
 
     def test_a_page_of_another_origin_is_refused_and_in_the_log(self, toril: TorilProcess) -> None:
         asked = modern("tools/list")

@@ -16,7 +16,7 @@ from starlette.types import Message, Scope
 from toril.core.errors import only_toril_error
 from toril.core.http.headers import Header
 from toril.core.http.trace_context import NAMES, trace_headers
-from toril.web.audit import TOOL
+from toril.web.audit import TOOL, note_refusal
 from toril.web.request import REDACTED, Request
 from toril.web.routing import Route
 
@@ -116,6 +116,7 @@ class InnerRequests:
         try:
             await self._outer.scope["router"](scope, receive, answer)
         except Exception as exc:
+            note_refusal(scope, exc)
             if answer.status:
                 raise
             failed = route.error_response(only_toril_error(exc) or exc)

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
 from starlette.websockets import WebSocket as StarletteWebSocket
 
 from toril.core.errors import MethodNotAllowed, TorilError, only_toril_error
+from toril.web.audit import note_refusal
 from toril.web.mounting import Mounting
 from toril.web.problems import error_response
 from toril.web.request_metrics import observed
@@ -91,6 +92,7 @@ class ExceptionHandling:
         try:
             await self.app(scope, receive, send)
         except Exception as exc:
+            note_refusal(scope, exc)
             if scope["type"] == "lifespan" or observed(scope).begun:
                 raise
             await self._respond(only_toril_error(exc) or exc, scope, receive, send)

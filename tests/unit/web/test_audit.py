@@ -8,9 +8,9 @@ from starlette.responses import Response
 from starlette.types import Scope
 from structlog.testing import CapturingLoggerFactory, capture_logs
 
-from tests.unit.web.asgi import scope
+from tests.unit.web.asgi import application, ask, scope
 from toril.core.access import ANYBODY, Caller, Right
-from toril.core.errors import Forbidden
+from toril.core.errors import Forbidden, InvalidRequest
 from toril.web.access_control import Access
 from toril.web.audit import AuditLog
 from toril.web.request import PathParams, Request
@@ -171,3 +171,20 @@ def test_the_path_of_an_add_is_read_only_if_it_is_logged(written: list[Any]) -> 
     assert written == []
     AuditLog().request(made, 403)
     assert len(written) == 1
+
+
+async def test_traffic_has_a_line_only_where_it_is_refused(written: list[Any]) -> None:
+    async def add(_: Request) -> Response:
+        return Response("added")
+
+    async def fail(_: Request) -> Response:
+        raise InvalidRequest("no job")
+
+    for handler, headers, status, count in [
+        (add, [(b"authorization", b"Bearer secret")], 200, 0),
+        (fail, [(b"authorization", b"Bearer secret")], 400, 0),
+        (add, [], 401, 1),
+    ]:
+        app = application([Route("/queues/{queue}/jobs", handler, method="POST", right=Right.JOBS_ADD)])
+        answer = await ask(app, scope("POST", "/queues/orders/jobs", headers=headers))
+        assert (answer.status, len(written)) == (status, count)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from toril.core.access import Caller, Grant
 from toril.core.errors import Unauthorized
-from toril.web.auth import SUBPROTOCOL, Tokens, bearer, check_lock, socket_authorization
+from toril.web import auth
+from toril.web.auth import SUBPROTOCOL, Tokens, bearer, check_lock, fingerprint, socket_authorization
 
 
 @pytest.mark.parametrize("token", [b"a", b"a b", b"Bearer x", b"\xff", b" a", b"uuid:1"])
@@ -76,9 +77,27 @@ def test_a_granted_token_lets_its_caller_in_beside_the_plain_ones() -> None:
     assert tokens.check(b"Bearer root").everything
 
 
+def test_a_token_is_hashed_once_and_a_wrong_one_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[bytes | None] = []
+
+    def counted(authorization: bytes | None) -> bytes:
+        hashed.append(authorization)
+        return fingerprint(authorization)
+
+    tokens = Tokens(("one",), [granted("two")])
+    monkeypatch.setattr(auth, "fingerprint", counted)
+    for _ in range(2):
+        tokens.check(b"Bearer one")
+        tokens.check(b"Bearer two")
+        with pytest.raises(Unauthorized):
+            tokens.check(b"Bearer three")
+    assert hashed == [b"Bearer one", b"Bearer two", b"Bearer three", b"Bearer three"]
+
+
 def test_an_expired_token_is_refused() -> None:
     clock = [99.0]
     tokens = Tokens((), [granted("one", expires_at_s=100.0)], now=lambda: clock[0])
+    tokens.check(b"Bearer one")
     tokens.check(b"Bearer one")
     clock[0] = 100.0
     with pytest.raises(Unauthorized):
@@ -87,6 +106,7 @@ def test_an_expired_token_is_refused() -> None:
 
 def test_grants_can_be_replaced() -> None:
     tokens = Tokens(("root",), [granted("one")])
+    tokens.check(b"Bearer one")
     tokens.replace(["root"], [granted("two")])
     assert tokens.check(b"Bearer two").name == "shop"
     assert tokens.check(b"Bearer root").everything
