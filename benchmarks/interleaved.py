@@ -36,10 +36,10 @@ from benchmarks.target import Target, Wire
 TOKEN = "interleaved"
 JOB = b'[{"name":"charge","data":{"order":42,"amount":1999,"currency":"EUR"},"opts":{"attempts":3}}]'
 ENVELOPE = {"target": "sink", "path": "/orders", "body": {"order": 4711, "customer": "c-81"}, "delay_ms": 3_600_000}
-SCENARIOS = ("add", "get", "accept", "pass", "durable", "push", "deliver")
+SCENARIOS = ("add", "get", "accept", "pass", "durable", "push", "deliver", "deliver-postgres")
 """What is compared: a job added, a job read, a request accepted by the async proxy, one that it passes through, an
 envelope accepted with a ledger in PostgreSQL, a job pushed to a registered worker, and a delivery made to a target with
-a ledger in SQLite.
+a ledger in SQLite, or in PostgreSQL.
 """
 QUICK = SCENARIOS[:4]
 """Those that need no PostgreSQL, and that wrk makes."""
@@ -60,7 +60,9 @@ upstreams:
 listenAddress: "127.0.0.1:{port}"
 apiPath: /__toril
 """
-_WORKING = {"push", "deliver"}
+_DELIVERING = {"deliver", "deliver-postgres"}
+_WORKING = {"push", *_DELIVERING}
+_ON_POSTGRES = {"durable", "deliver-postgres"}
 _HEALTH = {"accept": "/__toril/health", "pass": "/__toril/health"}
 
 
@@ -99,7 +101,7 @@ class Comparison:
         ratios = sorted(self._ratios())
         quarter = len(ratios) // 4
         return (
-            f"{self.scenario:7} before {self.before_us:6.1f} µs   after {self.after_us:6.1f} µs   "
+            f"{self.scenario:16} before {self.before_us:6.1f} µs   after {self.after_us:6.1f} µs   "
             f"ratio {self.ratio:.3f} (middle half {ratios[quarter]:.3f} to {ratios[-1 - quarter]:.3f})"
         )
 
@@ -132,7 +134,7 @@ def compare(
         match scenario:
             case "push":
                 measured = _worked_off(config.endpoint, versions, rounds, round(_PUSHED_A_SECOND * seconds), _pushed_us)
-            case "deliver":
+            case "deliver" | "deliver-postgres":
                 jobs = round(_DELIVERED_A_SECOND * seconds)
                 measured = _worked_off(config.endpoint, versions, rounds, jobs, _delivered_us)
             case _:
@@ -154,7 +156,7 @@ class _Config:
         elif scenario in _WORKING:
             self.endpoint = Endpoint()
             stack.callback(self.endpoint.stop)
-        elif scenario == "durable":
+        if scenario in _ON_POSTGRES:
             from tests.support.postgres import PostgresProcess  # noqa: PLC0415 - the others need none
 
             self._postgres = stack.enter_context(PostgresProcess(shared_buffers="256MB"))
@@ -167,9 +169,10 @@ class _Config:
         elif self.scenario == "durable":
             ledger = {"url": self._postgres.database()}
             file.write_text(json.dumps({"targets": {"sink": {"url": "http://127.0.0.1:9"}}, "ledger": ledger}))
-        elif self.scenario == "deliver":
+        elif self.scenario in _DELIVERING:
             target = {"url": self.endpoint.url("bench"), "concurrency": CONCURRENCY}
-            ledger = {"url": f"sqlite:///{self._folder}/{port}.sqlite3"}
+            sqlite = self.scenario == "deliver"
+            ledger = {"url": f"sqlite:///{self._folder}/{port}.sqlite3" if sqlite else self._postgres.database()}
             file.write_text(json.dumps({"targets": {"bench": target}, "ledger": ledger}))
         else:
             return None
