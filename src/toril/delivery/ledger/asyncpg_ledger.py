@@ -1,8 +1,8 @@
 """The ledger in PostgreSQL, for any number of toril instances.
 
-All writes are set-based: a batch of accepts is one statement, a batch of changes is one short transaction that locks
-its rows in the order of their ids, decides on them, and writes them back with one statement per table. Operations that
-arrive during a commit share the next one (decisions/0004 says why asyncpg).
+All writes are set-based: a batch of accepts is one statement. A batch of changes is one that reads and one that writes;
+the second writes nothing of a delivery that was changed in between, and its changes are decided on again under a lock.
+Operations that arrive during a commit share the next one (decisions/0004 says why asyncpg).
 """
 
 from __future__ import annotations
@@ -18,47 +18,29 @@ import structlog
 from toril.core.errors import LedgerUnavailable, RowRefused, StoreError
 from toril.delivery.ledger.blocked_keys import BlockedKeys
 from toril.delivery.ledger.group_commit import Bounds, GroupCommit
+from toril.delivery.ledger.postgres.change_statements import change_compared, change_locked
+from toril.delivery.ledger.postgres.columns import TYPES
 from toril.delivery.ledger.postgres_connections import PostgresConnections
 from toril.delivery.ledger.postgres_dialect import POSTGRES
 from toril.delivery.ledger.postgres_errors import RowLocked, TryAgain
 from toril.delivery.ledger.postgres_migration import migrate
-from toril.delivery.ledger.sql_batch import AppliedChanges, Decided, size_of, size_of_change
+from toril.delivery.ledger.sql_batch import Decided, begun_of, size_of, size_of_change
 from toril.delivery.ledger.sql_ledger import SqlLedger, value_of
 from toril.delivery.ledger.sql_reader import Query
-from toril.delivery.ledger.sql_rows import (
-    Row,
-    accepted_row,
-    changing_row,
-    delivery_of,
-    group_text,
-    response_row,
-)
-from toril.delivery.ledger.sql_schema import CHANGING, STATE
-from toril.delivery.rules.changes import Accepted, Begin, Change, Duplicate
-from toril.delivery.rules.decisions import needs_envelope
+from toril.delivery.ledger.sql_rows import Row, accepted_row, delivery_of, group_text
+from toril.delivery.ledger.sql_schema import STATE
+from toril.delivery.rules.changes import Accepted, Change, Duplicate
 from toril.delivery.rules.delivery import Delivery, NewDelivery
-from toril.delivery.rules.row_codec import unpack_envelope
 
 log = structlog.get_logger(__name__)
 
 _AGAIN_S = 1.0
 _LANES = 2
 
-_TYPES = {
-    "job_id": "text", "target": "text", "status": "text", "seq": "int", "created_at": "float8", "updated_at": "float8",
-    "max_attempts": "int", "next_attempt_at": "float8", "finished_at": "float8", "deadline": "float8",
-    "priority": "int", "idempotency_key": "text", "labels": "text", "attempts_made": "int", "attempts_begun": "int",
-    "token": "text", "started_at": "float8", "lease_until": "float8", "last_error": "text", "reason": "text",
-    "fingerprint": "bytea", "envelope": "bytea", "envelope_blob": "text", "source": "text", "at": "float8",
-    "attempt": "int", "actor": "text", "number": "int", "duration": "float8", "outcome": "text", "status_code": "int",
-    "error": "text", "retry_after": "float8", "name": "text", "value": "text", "response": "bytea",
-    "response_blob": "text", "replay_key": "text", "job_group": "text",
-}  # fmt: skip
-
 
 def _columns(*names: str, first: int = 1) -> str:
     """Return SQL for rows that are passed as one array per column."""
-    arrays = ", ".join(f"${n}::{_TYPES[name]}[]" for n, name in enumerate(names, first))
+    arrays = ", ".join(f"${n}::{TYPES[name]}[]" for n, name in enumerate(names, first))
     return f"unnest({arrays}) AS given ({', '.join(names)})"
 
 
@@ -70,10 +52,7 @@ ACCEPTED = (*_FIRST, "actor")
 """The columns of a new delivery that are not the same for all, in the order of its row. Each array that is passed costs
 CPU for each of its elements here, so what all have in common is in the statement.
 """
-_STEP = ("job_id", "seq", "source", "status", "at", "reason", "attempt", "actor")
-_ATTEMPT = ("job_id", "number", "started_at", "duration", "outcome", "status_code", "error", "retry_after")
 _LABEL = ("name", "value", "job_id")
-_RESPONSE = ("response", "response_blob", "job_id")
 
 # One statement is one transaction: what it inserts is committed when it answers. It waits for a key that another
 # transaction has inserted and not committed yet.
@@ -115,19 +94,6 @@ UNION ALL
 SELECT {", ".join(f"d.{column}" for column in STATE.split(", "))}, d.fingerprint FROM toril_deliveries AS d
 JOIN unnest($2::text[], $3::text[]) AS given (target, idempotency_key)
 ON d.target = given.target AND d.idempotency_key = given.idempotency_key"""
-_LOCKED = f"""
-SELECT {STATE}, CASE WHEN job_id = ANY($2::text[]) THEN envelope END FROM toril_deliveries
-WHERE job_id = ANY($1::text[]) ORDER BY job_id FOR NO KEY UPDATE"""
-_UPDATE = f"""
-UPDATE toril_deliveries AS d SET {", ".join(f"{column} = given.{column}" for column in CHANGING)}
-FROM {_columns(*CHANGING, "job_id")} WHERE d.job_id = given.job_id"""
-_INSERT_STEPS = f"INSERT INTO toril_transitions SELECT * FROM {_columns(*_STEP)}"
-_WRITE_ATTEMPTS = f"""
-INSERT INTO toril_attempts SELECT * FROM {_columns(*_ATTEMPT)}
-ON CONFLICT (job_id, number) DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in _ATTEMPT[2:])}"""
-_UPDATE_RESPONSES = f"""
-UPDATE toril_deliveries AS d SET response = given.response, response_blob = given.response_blob
-FROM {_columns(*_RESPONSE)} WHERE d.job_id = given.job_id"""
 
 
 class AsyncpgLedger(SqlLedger):
@@ -236,29 +202,19 @@ class AsyncpgLedger(SqlLedger):
         return [Accepted(new.queued()) if new.job_id in accepted else _standing(new, there) for new in batch]
 
     async def _change_all(self, batch: Sequence[Change]) -> list[Decided | Exception]:
-        job_ids = list({change.job_id for change in batch})
-        beginning = [change.job_id for change in batch if isinstance(change, Begin)]
+        """Change deliveries as they were read; those that others have changed meanwhile, once more under their locks.
+
+        Those that are written are not decided on again: the second part fails for its own changes alone.
+        """
+        async with self._to_write(self._connections.statements()) as connection:
+            results = await change_compared(connection, batch, begun_of(batch))
+        left = [change for change, result in zip(batch, results, strict=True) if result is None]
+        again = iter(await _isolating(self._change_locked, left) if left else ())
+        return [next(again) if result is None else result for result in results]
+
+    async def _change_locked(self, batch: Sequence[Change]) -> list[Decided]:
         async with self._to_write(self._connections.transaction()) as connection:
-            rows = await connection.fetch(_LOCKED, job_ids, beginning)
-            applied = AppliedChanges({row[0]: delivery_of(row) for row in rows})
-            decided = [applied.apply(change) for change in batch]
-            if applied.changed:
-                await connection.execute(
-                    _UPDATE, *_turned((*changing_row(one), one.job_id) for one in applied.changed.values())
-                )
-                await connection.execute(_INSERT_STEPS, *_turned(applied.transitions))
-            if applied.attempts:
-                await connection.execute(_WRITE_ATTEMPTS, *_turned(applied.attempts))
-            if applied.responses:
-                await connection.execute(
-                    _UPDATE_RESPONSES,
-                    *_turned((*response_row(response), job_id) for job_id, response in applied.responses.items()),
-                )
-        envelopes = {row[0]: row[-1] for row in rows}
-        return [
-            (one, unpack_envelope(envelopes[change.job_id]) if needs_envelope(change, one) else None)
-            for change, one in zip(batch, decided, strict=True)
-        ]
+            return await change_locked(connection, batch)
 
 
 def _standing(new: NewDelivery, there: dict[Any, tuple[Delivery, bytes]]) -> Accepted | Duplicate | Exception:

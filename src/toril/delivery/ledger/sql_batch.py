@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from toril.delivery.ledger.sql_rows import Row, attempt_row, transition_row
 from toril.delivery.rules.changes import Change, End, Refused, Written
 from toril.delivery.rules.decisions import Decision, decide
@@ -35,6 +37,20 @@ def size_of_change(change: Change) -> int:
         + sum(len(name) + len(value) for name, value in response.headers)
         + (len(response.content.data) if isinstance(response.content, Inline) else 0)
     )
+
+
+def begun_of(batch: Sequence[Change]) -> dict[str, Delivery]:
+    """Return the deliveries that need not be read, by id: the batch has nothing of them but the end of an attempt."""
+    found: dict[str, Delivery] = {}
+    others: set[str] = set()
+    for change in batch:
+        if isinstance(change, End) and change.begun is not None and change.job_id not in found:
+            found[change.job_id] = change.begun
+        else:
+            others.add(change.job_id)
+    for job_id in others:
+        found.pop(job_id, None)
+    return found
 
 
 class AppliedChanges:

@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 
 from toril.core.errors import LedgerUnavailable, RowRefused
 from toril.delivery.ledger.group_commit import GroupCommit
-from toril.delivery.ledger.sql_batch import AppliedChanges, Decided, size_of, size_of_change
+from toril.delivery.ledger.sql_batch import AppliedChanges, Decided, begun_of, size_of, size_of_change
 from toril.delivery.ledger.sql_ledger import SqlLedger
 from toril.delivery.ledger.sql_reader import Query
 from toril.delivery.ledger.sql_rows import Row, changing_row, delivery_of, new_row, response_row, transition_row
 from toril.delivery.ledger.sql_schema import CHANGING, MIGRATIONS, NEW, STATE, Dialect, migration
 from toril.delivery.ledger.sqlite_file import OpenFiles, SqliteFile
-from toril.delivery.rules.changes import Accepted, Begin, Change, Duplicate, End
+from toril.delivery.rules.changes import Accepted, Begin, Change, Duplicate
 from toril.delivery.rules.decisions import needs_envelope
 from toril.delivery.rules.delivery import Delivery, NewDelivery
 from toril.delivery.rules.lifecycle import Status
@@ -268,7 +268,7 @@ class _NotAsBegun(Exception):
 
 def _change_all(batch: Sequence[Change], connection: sqlite3.Connection) -> list[Decided | Exception]:
     """Carry out changes in one commit, together if possible; return the result or the error of each."""
-    begun = _begun(batch)
+    begun = begun_of(batch)
     try:
         try:
             with _transaction(connection):
@@ -278,20 +278,6 @@ def _change_all(batch: Sequence[Change], connection: sqlite3.Connection) -> list
                 return [*_changed(connection, batch)]
     except _REFUSALS:
         return _each(_change, batch, connection)
-
-
-def _begun(batch: Sequence[Change]) -> dict[str, Delivery]:
-    """Return the deliveries that need not be read, by id: the batch has nothing of them but the end of an attempt."""
-    found: dict[str, Delivery] = {}
-    others: set[str] = set()
-    for change in batch:
-        if isinstance(change, End) and change.begun is not None and change.job_id not in found:
-            found[change.job_id] = change.begun
-        else:
-            others.add(change.job_id)
-    for job_id in others:
-        found.pop(job_id, None)
-    return found
 
 
 def _change(connection: sqlite3.Connection, change: Change) -> Decided:

@@ -1,0 +1,1 @@
+"""The statements that the ledger in PostgreSQL sends."""

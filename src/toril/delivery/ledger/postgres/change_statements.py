@@ -1,0 +1,137 @@
+"""The statements with which a batch of changes is read and written in PostgreSQL.
+
+A batch is written by one statement, which is a transaction by itself, and writes a delivery only if that is still as it
+was decided on. Rows are sent as JSON: asyncpg looks at each element of an array, which cost more than the rest of a
+change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from toril.core.errors import RowRefused
+from toril.delivery.ledger.postgres.columns import TYPES
+from toril.delivery.ledger.sql_batch import AppliedChanges, Decided
+from toril.delivery.ledger.sql_rows import Row, changing_row, delivery_of, response_row
+from toril.delivery.ledger.sql_schema import CHANGING, STATE
+from toril.delivery.rules.changes import Begin, Change
+from toril.delivery.rules.decisions import needs_envelope
+from toril.delivery.rules.delivery import Delivery
+from toril.delivery.rules.row_codec import unpack_envelope
+
+_CHANGED = (*CHANGING, "job_id", "seq_before", "token_before", "response_blob")
+_STEP = ("job_id", "seq", "source", "status", "at", "reason", "attempt", "actor")
+_ATTEMPT = ("job_id", "number", "started_at", "duration", "outcome", "status_code", "error", "retry_after")
+
+
+def _record(names: Sequence[str]) -> Callable[..., msgspec.Struct]:
+    """Return what makes an object of JSON with these names from their values."""
+    return msgspec.defstruct("Record", names)
+
+
+def _columns(names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {TYPES[name]}" for name in names)
+
+
+_LOADED = f"""
+SELECT {STATE}, CASE WHEN job_id = ANY($2::text[]) THEN envelope END FROM toril_deliveries
+WHERE job_id = ANY($1::text[])"""
+_LOCKED = f"{_LOADED} ORDER BY job_id FOR NO KEY UPDATE"
+# Without the limit PostgreSQL plans for the hundred rows that it expects of any JSON.
+_WRITE = f"""
+WITH given AS (
+    SELECT * FROM ROWS FROM (
+        json_to_recordset($1::json) AS ({_columns(_CHANGED)}), unnest($2::bytea[])
+    ) AS given ({", ".join(_CHANGED)}, response) LIMIT $3
+),
+changed AS (
+    UPDATE toril_deliveries AS d SET {", ".join(f"{column} = given.{column}" for column in CHANGING)},
+        response = coalesce(given.response, d.response),
+        response_blob = CASE WHEN given.response IS NULL THEN d.response_blob ELSE given.response_blob END
+    FROM given WHERE d.job_id = given.job_id AND d.seq = given.seq_before AND d.token = given.token_before
+    RETURNING d.job_id
+),
+stepped AS (
+    INSERT INTO toril_transitions SELECT * FROM json_to_recordset($4::json) AS step ({_columns(_STEP)})
+    WHERE job_id IN (SELECT job_id FROM changed)
+),
+attempted AS (
+    INSERT INTO toril_attempts SELECT * FROM json_to_recordset($5::json) AS attempt ({_columns(_ATTEMPT)})
+    WHERE job_id IN (SELECT job_id FROM changed)
+    ON CONFLICT (job_id, number) DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in _ATTEMPT[2:])}
+)
+SELECT job_id FROM given WHERE job_id NOT IN (SELECT job_id FROM changed)"""
+
+_changed = _record(_CHANGED)
+_step = _record(_STEP)
+_attempt = _record(_ATTEMPT)
+_encode = msgspec.json.Encoder().encode
+
+
+async def change_compared(
+    connection: Any, batch: Sequence[Change], begun: Mapping[str, Delivery]
+) -> list[Decided | None]:
+    """Decide on changes and write what they make of their deliveries, those of `begun` unread.
+
+    None stands for a change of a delivery that another transaction has changed meanwhile; nothing of it is written.
+    """
+    decided, changed = await _change(connection, batch, begun, _LOADED)
+    return [None if change.job_id in changed else one for change, one in zip(batch, decided, strict=True)]
+
+
+async def change_locked(connection: Any, batch: Sequence[Change]) -> list[Decided]:
+    """Do the same to deliveries that no other transaction changes meanwhile; the connection has to be in one."""
+    return (await _change(connection, batch, {}, _LOCKED))[0]
+
+
+async def _change(
+    connection: Any, batch: Sequence[Change], begun: Mapping[str, Delivery], reading: str
+) -> tuple[list[Decided], set[str]]:
+    """Return what was decided, and the ids of deliveries that are others than those it was decided on."""
+    unread = list({change.job_id for change in batch if change.job_id not in begun})
+    rows: Sequence[Row] = ()
+    if unread:
+        beginning = [change.job_id for change in batch if isinstance(change, Begin)]
+        rows = await connection.fetch(reading, unread, beginning)
+    before = {**begun, **{row[0]: delivery_of(row) for row in rows}}
+    applied = AppliedChanges(dict(before))
+    decided = [applied.apply(change) for change in batch]
+    others = {job_id for job_id in begun if job_id not in applied.changed}
+    if applied.changed:
+        others.update(await _write(connection, applied, before))
+    envelopes = {row[0]: row[-1] for row in rows}
+    return [
+        (one, unpack_envelope(envelopes[change.job_id]) if needs_envelope(change, one) else None)
+        for change, one in zip(batch, decided, strict=True)
+    ], others
+
+
+async def _write(connection: Any, applied: AppliedChanges, before: Mapping[str, Delivery]) -> list[str]:
+    """Write what changes make of deliveries; return the ids of those that are others by now, and are not written."""
+    changed, responses = [], []
+    # Transactions that lock the same rows do so in one order.
+    for job_id, one in sorted(applied.changed.items()):
+        answer = applied.responses.get(job_id)
+        response, blob = (None, None) if answer is None else response_row(answer)
+        changed.append(_changed(*changing_row(one), job_id, before[job_id].seq, before[job_id].token, blob))
+        responses.append(response)
+    rows = await connection.fetch(
+        _WRITE,
+        _json(changed),
+        responses,
+        len(changed),
+        _json(_step(*row) for row in applied.transitions),
+        _json(_attempt(*row) for row in applied.attempts),
+    )
+    return [row[0] for row in rows]
+
+
+def _json(records: Iterable[msgspec.Struct]) -> str:
+    """Return records as JSON. Raises `RowRefused` for a text that has no UTF-8."""
+    try:
+        return _encode(list(records)).decode()
+    except UnicodeEncodeError as exc:
+        raise RowRefused(f"The ledger refused it: {exc}") from exc
