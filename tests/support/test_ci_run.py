@@ -29,7 +29,7 @@ def run(folder: Path, *programs: str, apt_get: str = "exit 0", make: str = "exit
 def test_a_missing_program_is_installed_before_the_tests(tmp_path: Path) -> None:
     status, errors, calls = run(tmp_path, "haproxy", "pgbouncer", apt_get="sleep 0.3")
     assert (status, errors) == (0, "")
-    installed = calls.index("apt-get install -y -qq --no-install-recommends chromium")
+    installed = calls.index("apt-get install -y -qq --no-install-recommends chromium-headless-shell")
     assert calls.index("make check") < installed < calls.index("make test")
 
 
@@ -49,7 +49,7 @@ def test_a_failed_check_ends_the_run_after_the_installation(tmp_path: Path) -> N
     assert ended.read_text() == "install\n"
 
 
-@pytest.mark.parametrize("browser", ["chromium", "google-chrome"])
+@pytest.mark.parametrize("browser", ["chromium-headless-shell", "chromium", "google-chrome"])
 def test_nothing_is_installed_where_nothing_is_missing(browser: str, tmp_path: Path) -> None:
     status, _, calls = run(tmp_path, "haproxy", "pgbouncer", browser)
     assert status == 0
