@@ -58,6 +58,8 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
         self.number = next(sweep.numbers)
         self._most = sweep.policy.max_head_bytes
         self._refusal = refusal
+        # The target of the current request, once it has come.
+        self.url = b""
         # When the current wait began, by the sweep's clock.
         self._since = sweep.now
         self.in_head = True
@@ -192,10 +194,18 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
         """Add a piece of the body."""
         if self._is_chunked:
             self._counted -= len(body) + _PER_CHUNK
-        super().on_body(body)
+        cycle = self.cycle
+        if cycle.response_complete or self.parser.should_upgrade():  # as uvicorn
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        """End the request."""
+        """End the request; the parser reports the end also for a head that asks for another protocol."""
+        if self.parser.should_upgrade():
+            return
         self.in_head = True
         if self._trailer:
             # A trailer `Connection: close` has closed the parser, which would swallow the client's next request.
@@ -237,15 +247,16 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
             return
         self._since = self._sweep.now
         self.url = b""
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self._held:
             held, self._held = self._held, b""
             self._walk(held, self._held_at)
 
     def refuse(self, error: TorilError, *, in_body: bool = False) -> None:
         """Answer the current request with an error, unless it has been answered, and end the connection."""
-        method = self.parser.get_method().decode("ascii") if self.scope is not None and self.url else ""
-        answer = self._refusal(method, self.url if method else b"", error)
+        method = self.parser.get_method().decode("ascii") if self.url else ""
+        answer = self._refusal(method, self.url, error)
         self.end_with(rendered(answer, bodiless=method == "HEAD"), in_body=in_body)
 
     def end_with(self, answer: bytes, *, in_body: bool) -> None:
@@ -262,6 +273,7 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
         self._since = self._sweep.now
         # Drop what was kept of the head: 64 KB of short lines take 2 MB of memory.
         self.scope = None  # type: ignore[assignment]
+        self.url = b""
         self.headers = []
         self._held = b""
         self._break_off()

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
+from uvicorn._types import HTTPScope
 from websockets.exceptions import SecurityError
 
 from toril.core.errors import HeadTooLarge, TorilError
@@ -59,6 +60,7 @@ class ProxiedProtocol(BoundedProtocol):
         self._tunnels = tunnels
         self._leaving = leaving
         self._proxies = proxies
+        self._method = self._version = ""
         # The newest short target, and what was read from it: a caller that adds jobs sends the same one again.
         self._read_from: bytes | None = None
         self._read: _Read = ("", b"", b"", b"")
@@ -79,27 +81,26 @@ class ProxiedProtocol(BoundedProtocol):
             answer = rendered(BytesResponse(text, 400, b"text/plain; charset=utf-8", headers))
         self.end_with(answer, in_body=in_body)
 
+    def on_message_begin(self) -> None:
+        """Begin a head, as uvicorn does; the scope is made when all that it holds is known."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
     def on_headers_complete(self) -> None:
         """Hand the request to the application, unless its head has a fault or asks for another protocol."""
         self.head_ended()
-        self.scope["method"] = self.parser.get_method().decode("ascii")
-        version = self.parser.get_http_version()
-        fault = head_fault(self.headers, version)
+        self._method = self.parser.get_method().decode("ascii")
+        self._version = self.parser.get_http_version()
+        fault = head_fault(self.headers, self._version)
         if fault is not None:
             raise fault  # ends the parser; `parser_failed` answers
-        if version != "1.1":
-            self.scope["http_version"] = version
         if not self.parser.should_upgrade():  # else the parser raises HttpParserUpgrade after the head
             self._begin(tunnel=False)
 
-    def on_message_complete(self) -> None:
-        """End the request; the parser reports the end also for a head that asks for another protocol."""
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
-
     def on_upgrade(self, rest: bytes) -> None:
         """Begin a tunnel or a WebSocket, or ignore the `Upgrade`."""
-        if self.scope["method"] == "CONNECT":
+        if self._method == "CONNECT":
             self._refuse_as_wrong(in_body=False)
         elif not is_websocket_upgrade(self.headers):
             self._begin_anew(rest)
@@ -107,9 +108,11 @@ class ProxiedProtocol(BoundedProtocol):
             self.aside = self._begin(tunnel=True).feed
             if rest:
                 self.aside(rest)
-        elif self.scope["method"] != "GET":  # a handshake is a GET (RFC 6455 4.1): this is a request like any other
+        elif self._method != "GET":  # a handshake is a GET (RFC 6455 4.1): this is a request like any other
             self._begin_anew(rest)
         else:
+            # All that uvicorn reads of it here.
+            self.scope = cast(HTTPScope, {"method": self._method, "headers": self.headers})
             self.handle_websocket_upgrade()
             self._take_back_if_unread()
 
@@ -129,20 +132,36 @@ class ProxiedProtocol(BoundedProtocol):
 
     def _begin_anew(self, rest: bytes) -> None:
         """Parse the request again, without what makes it ask for another protocol."""
-        lines = [b"%b %b HTTP/%b\r\n" % (self.scope["method"].encode(), self.url, self.scope["http_version"].encode())]
+        lines = [b"%b %b HTTP/%b\r\n" % (self._method.encode(), self.url, self._version.encode())]
         lines += [b"%b: %b\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
         self.begin_anew(b"".join([*lines, b"\r\n"]), rest)
 
     def _begin(self, *, tunnel: bool) -> RequestCycle:
         """Hand a request to the application, as uvicorn does, with toril's cycle."""
-        read = self._read if self.url == self._read_from else self._read_anew(self.url)
-        scope = cast("dict[str, Any]", self.scope)
-        scope["path"], scope["raw_path"], scope["query_string"], scope[TARGET] = read
-        scope["extensions"] = {TUNNEL: {}} if tunnel else {}
-        keep_alive = self.scope["http_version"] != "1.0" and self.parser.should_keep_alive() and not tunnel
-        cycle = RequestCycle(self, keep_alive=keep_alive, tunnel=tunnel, leaving=self._leaving)
+        path, raw_path, query, target = self._read if self.url == self._read_from else self._read_anew(self.url)
+        # At once: a scope that grows key by key is copied twice.
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": self._version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+            "method": self._method,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "extensions": {TUNNEL: {}} if tunnel else {},
+            TARGET: target,
+            CYCLE: None,
+        }
+        self.scope = scope
+        keep_alive = self._version != "1.0" and self.parser.should_keep_alive() and not tunnel
+        cycle = self.cycle = RequestCycle(self, keep_alive=keep_alive, tunnel=tunnel, leaving=self._leaving)
         scope[CYCLE] = cycle
-        self.cycle = cycle
         # The answer before has been sent, else this head would be held back.
         cycle.task = self.loop.create_task(cycle.run_asgi(self.app))
         self.tasks.add(cycle.task)

@@ -27,7 +27,6 @@ from uvicorn.protocols.http.httptools_impl import (
 from toril.core.http.headers import Header, header_lines
 from toril.core.http.streaming import BODILESS, StreamHead
 from toril.http_client.tcp_keepalive import detect_dead_peer
-from toril.server.gathered_writes import GatheringTransport
 from toril.web.raw_target import CUT_OFF, EARLY, REASON
 
 Leaving = Callable[[], bool]
@@ -55,11 +54,8 @@ def _type_line(content_type: bytes) -> bytes | None:
 class Signal:
     """What uvicorn needs of an `asyncio.Event`. Most requests never wait for theirs, and an event costs 0.5 µs."""
 
-    __slots__ = ("_event", "_is_set")
-
-    def __init__(self) -> None:
-        self._is_set = False
-        self._event: asyncio.Event | None = None
+    _is_set = False
+    _event: asyncio.Event | None = None
 
     def set(self) -> None:
         """As `asyncio.Event.set`."""
@@ -198,7 +194,7 @@ class RequestCycle(RequestResponseCycle):
     def _end(self, answer: bytes) -> None:
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
-        cast(GatheringTransport, self.transport).write_whole(answer)
+        self.transport.write_whole(answer)  # type: ignore[attr-defined] # it is a GatheringTransport
         self.message_event.set()
         self.on_response()
 
@@ -236,7 +232,8 @@ class RequestCycle(RequestResponseCycle):
         body, self.body = bytes(self.body), bytearray()
         self._given = True
         self.message_event.clear()
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         return body
 
     async def receive(self) -> ASGIReceiveEvent:

@@ -70,7 +70,7 @@ class Application(Starlette):
     def build_middleware_stack(self) -> ASGIApp:
         """Part of Starlette: what was added to the application comes first, then its own middleware."""
         handling = Middleware(ExceptionHandling, handlers=self.exception_handlers)
-        app: ASGIApp = self.router
+        app: ASGIApp = self.router.middleware_stack
         for cls, args, kwargs in reversed(
             [*self.user_middleware, *self._own_middleware, Middleware(Mounting), handling]
         ):

@@ -27,7 +27,9 @@ UPSTREAM_CLASSES = {status: f"upstream_{status // 100}xx" for status in range(10
 _METHODS = {method: method for method in METHODS}
 _OBSERVED = "toril.observed"
 _ANSWERED: Scope = {}
-"""Stands for the scope of a request that has been answered."""
+"""Stands for the scope of a request that has been answered, which refers to its `Observed`: without the circle both are
+freed at once.
+"""
 
 
 def method_label(method: str) -> str:
@@ -55,7 +57,6 @@ class Observed:
         """Part of ASGI."""
         if not self.begun:
             if "status" in message:
-                self.begun = True
                 self._head(message["status"], message.get("headers", ()))
             elif message["type"] == "websocket.accept":
                 self.begun = True
@@ -71,7 +72,8 @@ class Observed:
         cycle = self._scope.get(CYCLE)
         if cycle is None or self._send != cycle.send or not cycle.answer(status, headers, bytes(body)):
             return False
-        self._answered(status, headers)
+        self._head(status, headers)
+        self._scope = _ANSWERED
         return True
 
     def answer_typed(self, status: int, content_type: bytes, body: bytes) -> bool:
@@ -79,13 +81,9 @@ class Observed:
         cycle = self._scope.get(CYCLE)
         if cycle is None or self._send != cycle.send or not cycle.answer_typed(status, content_type, body):
             return False
-        self._answered(status, ())
+        self._head(status, ())
+        self._scope = _ANSWERED
         return True
-
-    def _answered(self, status: int, headers: Sequence[Header]) -> None:
-        self.begun = True
-        self._head(status, headers)
-        self._scope = _ANSWERED  # which refers to this: without the circle both are freed at once
 
     @property
     def template(self) -> str:
@@ -108,6 +106,7 @@ class Observed:
         self._observe(NO_ANSWER)
 
     def _head(self, status: int, headers: Iterable[Header]) -> None:
+        self.begun = True
         took_s = perf_counter() - self.began
         scope = self._scope
         route: Any = scope.get("route")

@@ -21,7 +21,7 @@ class Connection:
         self.scope: Any = {"type": "http", "method": method, "http_version": "1.1"}
         self.written: list[bytes] = []
         self.transport = SimpleNamespace(write_whole=self.written.append)
-        self.flow = SimpleNamespace(write_paused=write_paused, resume_reading=lambda: None)
+        self.flow = SimpleNamespace(write_paused=write_paused, read_paused=False, resume_reading=lambda: None)
         self.logger = logging.getLogger(__name__)
         self.server_state = SimpleNamespace(default_headers=[DATE])
         self.expect_100_continue = False
