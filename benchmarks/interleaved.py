@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import httpx
 import redis
 
 from benchmarks import wrk
@@ -202,7 +203,19 @@ def _start(
     }
     child = stack.enter_context(Child(name, argv, environment | more))
     wait_until_up(child, port, _HEALTH.get(config.scenario, "/health"))
-    return Version(name, f"http://127.0.0.1:{port}", child.pid, redis.Redis.from_url(store))
+    version = Version(name, f"http://127.0.0.1:{port}", child.pid, redis.Redis.from_url(store))
+    if config.scenario in _ON_POSTGRES:
+        _wait_for_ledger(version)
+    return version
+
+
+def _wait_for_ledger(version: Version) -> None:
+    """Wait until the ledger in PostgreSQL is reached: until then nothing is accepted."""
+    until_s = time.monotonic() + _STANDS_STILL_S
+    while httpx.get(f"{version.url}/ready").status_code != 200:
+        if time.monotonic() > until_s:
+            raise RuntimeError(f"{version.name}: its ledger is not there")
+        time.sleep(0.05)
 
 
 def cpu_us(pid: int) -> float:

@@ -8,9 +8,8 @@ Operations that arrive during a commit share the next one (decisions/0004 says w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from itertools import product
 from typing import Any
 
 import structlog
@@ -18,8 +17,8 @@ import structlog
 from toril.core.errors import LedgerUnavailable, RowRefused, StoreError
 from toril.delivery.ledger.blocked_keys import BlockedKeys
 from toril.delivery.ledger.group_commit import Bounds, GroupCommit
+from toril.delivery.ledger.postgres.accept_statements import accept_all
 from toril.delivery.ledger.postgres.change_statements import change_compared, change_locked
-from toril.delivery.ledger.postgres.columns import TYPES
 from toril.delivery.ledger.postgres_connections import PostgresConnections
 from toril.delivery.ledger.postgres_dialect import POSTGRES
 from toril.delivery.ledger.postgres_errors import RowLocked, TryAgain
@@ -27,73 +26,14 @@ from toril.delivery.ledger.postgres_migration import migrate
 from toril.delivery.ledger.sql_batch import Decided, begun_of, size_of, size_of_change
 from toril.delivery.ledger.sql_ledger import SqlLedger, value_of
 from toril.delivery.ledger.sql_reader import Query
-from toril.delivery.ledger.sql_rows import Row, accepted_row, delivery_of, group_text
-from toril.delivery.ledger.sql_schema import STATE
+from toril.delivery.ledger.sql_rows import Row
 from toril.delivery.rules.changes import Accepted, Change, Duplicate
-from toril.delivery.rules.delivery import Delivery, NewDelivery
+from toril.delivery.rules.delivery import NewDelivery
 
 log = structlog.get_logger(__name__)
 
 _AGAIN_S = 1.0
 _LANES = 2
-
-
-def _columns(*names: str, first: int = 1) -> str:
-    """Return SQL for rows that are passed as one array per column."""
-    arrays = ", ".join(f"${n}::{TYPES[name]}[]" for n, name in enumerate(names, first))
-    return f"unnest({arrays}) AS given ({', '.join(names)})"
-
-
-_FIRST = (
-    "job_id", "target", "created_at", "max_attempts", "next_attempt_at", "deadline", "priority", "idempotency_key",
-    "labels", "fingerprint", "envelope", "envelope_blob",
-)  # fmt: skip
-ACCEPTED = (*_FIRST, "actor")
-"""The columns of a new delivery that are not the same for all, in the order of its row. Each array that is passed costs
-CPU for each of its elements here, so what all have in common is in the statement.
-"""
-_LABEL = ("name", "value", "job_id")
-
-# One statement is one transaction: what it inserts is committed when it answers. It waits for a key that another
-# transaction has inserted and not committed yet.
-_ACCEPT = f"""
-WITH given AS (SELECT * FROM {{given}}),
-accepted AS (
-    INSERT INTO toril_deliveries
-        ({", ".join(_FIRST)}, status, seq, updated_at, attempts_made, attempts_begun, token{{grouped}})
-    SELECT {", ".join(_FIRST)}, 'queued', 1, created_at, 0, 0, ''{{grouped}} FROM given
-    ORDER BY target, idempotency_key, job_id
-    ON CONFLICT DO NOTHING RETURNING job_id
-),
-stepped AS (
-    INSERT INTO toril_transitions (job_id, seq, source, status, at, reason, attempt, actor)
-    SELECT job_id, 1, NULL, 'queued', given.created_at, NULL, NULL, given.actor
-    FROM accepted JOIN given USING (job_id)
-){{labelled}}
-SELECT job_id FROM accepted"""
-
-
-def _accepting(*, grouped: bool, labelled: bool) -> str:
-    """Return the statement that accepts deliveries, with or without a column of groups, with or without labels."""
-    columns = (*ACCEPTED, "job_group") if grouped else ACCEPTED
-    labels = f""",
-labelled AS (
-    INSERT INTO toril_labels SELECT name, value, job_id
-    FROM {_columns(*_LABEL, first=len(columns) + 1)} JOIN accepted USING (job_id)
-)"""
-    return _ACCEPT.format(
-        given=_columns(*columns), grouped=", job_group" if grouped else "", labelled=labels if labelled else ""
-    )
-
-
-_ACCEPTING = {both: _accepting(grouped=both[0], labelled=both[1]) for both in product((False, True), repeat=2)}
-"""The statements that accept, by whether there are groups, and whether there are labels."""
-_THERE = f"""
-SELECT {STATE}, fingerprint FROM toril_deliveries WHERE job_id = ANY($1::text[])
-UNION ALL
-SELECT {", ".join(f"d.{column}" for column in STATE.split(", "))}, d.fingerprint FROM toril_deliveries AS d
-JOIN unnest($2::text[], $3::text[]) AS given (target, idempotency_key)
-ON d.target = given.target AND d.idempotency_key = given.idempotency_key"""
 
 
 class AsyncpgLedger(SqlLedger):
@@ -179,27 +119,8 @@ class AsyncpgLedger(SqlLedger):
         return await _isolating(self._change_all, batch)
 
     async def _accept_all(self, batch: Sequence[NewDelivery]) -> list[Accepted | Duplicate | Exception]:
-        values = _turned(accepted_row(new) for new in batch)
-        labels = [(name, value, new.job_id) for new in batch for name, value in new.labels.items()]
-        groups = [group_text(new.group) for new in batch]
-        grouped = any(groups)
         async with self._to_write(self._connections.statements()) as connection:
-            rows = await connection.fetch(
-                _ACCEPTING[grouped, bool(labels)], *values, *([groups] if grouped else ()), *_turned(labels)
-            )
-            accepted = {row[0] for row in rows}
-            there: dict[Any, tuple[Delivery, bytes]] = {}
-            if len(accepted) < len(batch):
-                others = [new for new in batch if new.job_id not in accepted]
-                for row in await connection.fetch(
-                    _THERE,
-                    [new.job_id for new in others],
-                    [new.target for new in others],
-                    [new.idempotency_key for new in others],
-                ):
-                    one = delivery_of(row)
-                    there[one.job_id] = there[one.target, one.idempotency_key] = (one, row[-1])
-        return [Accepted(new.queued()) if new.job_id in accepted else _standing(new, there) for new in batch]
+            return await accept_all(connection, batch)
 
     async def _change_all(self, batch: Sequence[Change]) -> list[Decided | Exception]:
         """Change deliveries as they were read; those that others have changed meanwhile, once more under their locks.
@@ -215,19 +136,6 @@ class AsyncpgLedger(SqlLedger):
     async def _change_locked(self, batch: Sequence[Change]) -> list[Decided]:
         async with self._to_write(self._connections.transaction()) as connection:
             return await change_locked(connection, batch)
-
-
-def _standing(new: NewDelivery, there: dict[Any, tuple[Delivery, bytes]]) -> Accepted | Duplicate | Exception:
-    if new.job_id in there:
-        return Accepted(there[new.job_id][0])
-    standing = None if new.idempotency_key is None else there.get((new.target, new.idempotency_key))
-    if standing is None:  # its row was removed between the two statements
-        return LedgerUnavailable("The key's former job was just removed. Try again.")
-    return Duplicate(*standing)
-
-
-def _turned(rows: Iterable[Row]) -> list[tuple[Any, ...]]:
-    return list(zip(*rows, strict=True))
 
 
 def _loop_s() -> float:

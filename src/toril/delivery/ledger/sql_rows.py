@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -36,24 +36,19 @@ def new_row(new: NewDelivery) -> tuple[Delivery, Transition, Row]:
     )
 
 
-def accepted_row(new: NewDelivery) -> Row:
-    """Return what of a new delivery is not the same for all, as a row as PostgreSQL is sent it."""
-    content = new.envelope.content
-    return (
-        new.job_id, new.target, new.at_s, new.max_attempts, new.not_before_s, new.deadline_s, new.priority,
-        new.idempotency_key, _labels(new.labels).decode() if new.labels else "{}", new.fingerprint, pack(new.envelope),
-        content.name if isinstance(content, Stored) else None, new.by,
-    )  # fmt: skip
-
-
 def state_row(one: Delivery) -> Row:
     """Return a delivery as a row in the order of `STATE`."""
     return (
         one.job_id, one.target, one.status.value, one.seq, one.created_at_s, one.updated_at_s, one.max_attempts,
         one.next_attempt_at_s, one.finished_at_s, one.deadline_s, one.priority, one.idempotency_key,
-        _labels(one.labels).decode() if one.labels else "{}", one.attempts_made, one.attempts_begun, one.token,
+        labels_text(one.labels), one.attempts_made, one.attempts_begun, one.token,
         one.started_at_s, one.lease_until_s, one.last_error, one.reason, one.replay_key, group_text(one.group),
     )  # fmt: skip
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Return labels as their column has them: `{"order":"4711"}`."""
+    return _labels(labels).decode() if labels else "{}"
 
 
 def group_text(group: GroupOption | None) -> str | None:

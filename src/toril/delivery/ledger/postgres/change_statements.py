@@ -1,19 +1,15 @@
 """The statements with which a batch of changes is read and written in PostgreSQL.
 
 A batch is written by one statement, which is a transaction by itself, and writes a delivery only if that is still as it
-was decided on. Rows are sent as JSON: asyncpg looks at each element of an array, which cost more than the rest of a
-change.
+was decided on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
-from toril.core.errors import RowRefused
-from toril.delivery.ledger.postgres.columns import TYPES
+from toril.delivery.ledger.postgres.records import as_json, columns, record
 from toril.delivery.ledger.sql_batch import AppliedChanges, Decided
 from toril.delivery.ledger.sql_rows import Row, changing_row, delivery_of, response_row
 from toril.delivery.ledger.sql_schema import CHANGING, STATE
@@ -25,17 +21,6 @@ from toril.delivery.rules.row_codec import unpack_envelope
 _CHANGED = (*CHANGING, "job_id", "seq_before", "token_before", "response_blob")
 _STEP = ("job_id", "seq", "source", "status", "at", "reason", "attempt", "actor")
 _ATTEMPT = ("job_id", "number", "started_at", "duration", "outcome", "status_code", "error", "retry_after")
-
-
-def _record(names: Sequence[str]) -> Callable[..., msgspec.Struct]:
-    """Return what makes an object of JSON with these names from their values."""
-    return msgspec.defstruct("Record", names)
-
-
-def _columns(names: Sequence[str]) -> str:
-    return ", ".join(f"{name} {TYPES[name]}" for name in names)
-
-
 _LOADED = f"""
 SELECT {STATE}, CASE WHEN job_id = ANY($2::text[]) THEN envelope END FROM toril_deliveries
 WHERE job_id = ANY($1::text[])"""
@@ -44,7 +29,7 @@ _LOCKED = f"{_LOADED} ORDER BY job_id FOR NO KEY UPDATE"
 _WRITE = f"""
 WITH given AS (
     SELECT * FROM ROWS FROM (
-        json_to_recordset($1::json) AS ({_columns(_CHANGED)}), unnest($2::bytea[])
+        json_to_recordset($1::json) AS ({columns(_CHANGED)}), unnest($2::bytea[])
     ) AS given ({", ".join(_CHANGED)}, response) LIMIT $3
 ),
 changed AS (
@@ -55,20 +40,19 @@ changed AS (
     RETURNING d.job_id
 ),
 stepped AS (
-    INSERT INTO toril_transitions SELECT * FROM json_to_recordset($4::json) AS step ({_columns(_STEP)})
+    INSERT INTO toril_transitions SELECT * FROM json_to_recordset($4::json) AS step ({columns(_STEP)})
     WHERE job_id IN (SELECT job_id FROM changed)
 ),
 attempted AS (
-    INSERT INTO toril_attempts SELECT * FROM json_to_recordset($5::json) AS attempt ({_columns(_ATTEMPT)})
+    INSERT INTO toril_attempts SELECT * FROM json_to_recordset($5::json) AS attempt ({columns(_ATTEMPT)})
     WHERE job_id IN (SELECT job_id FROM changed)
     ON CONFLICT (job_id, number) DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in _ATTEMPT[2:])}
 )
 SELECT job_id FROM given WHERE job_id NOT IN (SELECT job_id FROM changed)"""
 
-_changed = _record(_CHANGED)
-_step = _record(_STEP)
-_attempt = _record(_ATTEMPT)
-_encode = msgspec.json.Encoder().encode
+_changed = record(_CHANGED)
+_step = record(_STEP)
+_attempt = record(_ATTEMPT)
 
 
 async def change_compared(
@@ -120,18 +104,10 @@ async def _write(connection: Any, applied: AppliedChanges, before: Mapping[str, 
         responses.append(response)
     rows = await connection.fetch(
         _WRITE,
-        _json(changed),
+        as_json(changed),
         responses,
         len(changed),
-        _json(_step(*row) for row in applied.transitions),
-        _json(_attempt(*row) for row in applied.attempts),
+        as_json(_step(*row) for row in applied.transitions),
+        as_json(_attempt(*row) for row in applied.attempts),
     )
     return [row[0] for row in rows]
-
-
-def _json(records: Iterable[msgspec.Struct]) -> str:
-    """Return records as JSON. Raises `RowRefused` for a text that has no UTF-8."""
-    try:
-        return _encode(list(records)).decode()
-    except UnicodeEncodeError as exc:
-        raise RowRefused(f"The ledger refused it: {exc}") from exc
