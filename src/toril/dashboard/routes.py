@@ -1,7 +1,8 @@
 """Serves the dashboard's files. All data comes from the public API, under the rights of the token in use.
 
 Any path below the dashboard's that is no file is one of its pages, so a link to a page can be shared. The page runs
-nothing but its own modules, and asks no other origin.
+nothing but its own modules, and asks no other origin. The modules' addresses hold a digest of all of them, so a browser
+keeps them: a page that it has shown before takes one question instead of one for each module.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import re
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -28,6 +30,9 @@ from toril.web.responses import BytesResponse
 
 _ALLOWED = "GET, HEAD, OPTIONS"
 _STATIC = b"static/"
+_DIGEST = re.compile(rb"[0-9a-f]{16}")
+_KEPT = (b"cache-control", b"max-age=31536000, immutable")
+_ASKED_FOR_AGAIN = (b"cache-control", b"no-cache")
 _TYPES = {
     "css": b"text/css;charset=utf-8",
     "js": b"text/javascript;charset=utf-8",
@@ -69,6 +74,7 @@ class DashboardRoute(BaseRoute):
         self.inspector = ""
         self._raw_path = path.encode()
         self._files: dict[bytes, _File] = {}
+        self._digest = b""
         self._page = b""
         self._headers: tuple[tuple[bytes, bytes], ...] = ()
 
@@ -105,10 +111,12 @@ class DashboardRoute(BaseRoute):
         name = unquote_to_bytes(rest[1:])
         if not name.startswith(_STATIC):
             return self._index(scope)
-        found = self._files.get(name[len(_STATIC) :])
+        digest, _, below = name[len(_STATIC) :].partition(b"/")
+        # The page of an instance with another version of toril names another digest, under which nothing may be kept.
+        found = self._files.get(below if _DIGEST.fullmatch(digest) else name[len(_STATIC) :])
         if found is None:
             return problem(NotFound(), own=True)
-        headers = ((b"etag", found.etag), (b"cache-control", b"no-cache"), *_SAFE)
+        headers = ((b"etag", found.etag), _KEPT if digest == self._digest else _ASKED_FOR_AGAIN, *_SAFE)
         if found.etag in _header(scope, b"if-none-match"):
             return BytesResponse(status_code=304, content_type=found.content_type, headers=headers)
         return BytesResponse(found.body, content_type=found.content_type, headers=headers)
@@ -125,8 +133,11 @@ class DashboardRoute(BaseRoute):
     def _load(self) -> None:
         """Read all files once. The wheel, the source archive and a checkout hold the same files."""
         static = files("toril.dashboard") / "static"
+        self._files = dict(_tree(static, b""))
+        etags = b"".join(name + one.etag for name, one in sorted(self._files.items()))
+        self._digest = hashlib.sha256(etags).hexdigest()[:16].encode()
         vendored = msgspec.json.decode((static / "vendor" / "vendored.json").read_bytes(), type=list[VendoredFile])
-        imports = {one.specifier: f"./static/vendor/{one.file}" for one in vendored}
+        imports = {one.specifier: f"./static/{self._digest.decode()}/vendor/{one.file}" for one in vendored}
         import_map = msgspec.json.encode({"imports": imports})
         digest = base64.b64encode(hashlib.sha256(import_map).digest())
         policy = (
@@ -139,8 +150,8 @@ class DashboardRoute(BaseRoute):
             (b"vary", FORWARDED_PREFIX),
             *_SAFE,
         )
-        self._page = (static / "index.html").read_bytes().replace(b"{{importmap}}", import_map)
-        self._files = dict(_tree(static, b""))
+        page = (static / "index.html").read_bytes().replace(b"{{importmap}}", import_map)
+        self._page = page.replace(b"{{digest}}", self._digest)
 
 
 _SAFE = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))

@@ -141,6 +141,16 @@ def test_every_link_of_a_page_leads_to_a_page(tab: Tab, shop: Shop) -> None:
     tab.complaints[:] = [one for one in tab.complaints if "404" not in one]  # the scheduler's next job may be made anew
 
 
+def test_a_browser_that_has_shown_a_page_asks_for_none_of_the_files_again(tab: Tab, shop: Shop) -> None:
+    opened(tab, shop, "queues")
+    opened(tab, shop, "queues/mails")
+    sent = """performance.getEntriesByType('resource').filter(one => one.name.includes('/static/'))
+        .map(one => [one.name, one.transferSize])"""
+    files = tab.run(sent)
+    assert len(files) > 40
+    assert [name for name, size in files if size] == []
+
+
 VERBS = {
     "queues": {"Add job", "Pause mails", "Resume reports", "Search"},
     "queues/mails": {

@@ -85,10 +85,29 @@ async def test_a_file_comes_with_its_type_and_is_not_sent_twice() -> None:
     assert (again, nothing) == (304, b"")
 
 
+async def test_what_the_document_names_is_kept_by_browsers() -> None:
+    named = re.findall(rb'(?:src|href)="(static/[^"]+)"', (await asked("/dashboard/"))[2])
+    assert len(named) == 4
+    for path in named:
+        status, head, body = await asked(f"/dashboard/{path.decode()}")
+        assert (status, head["cache-control"]) == (200, "max-age=31536000, immutable")
+        assert body == (STATIC / path.decode().split("/", 2)[2]).read_bytes()
+
+
+@pytest.mark.parametrize("path", ["app.js", "0123456789abcdef/app.js"])
+async def test_a_file_under_another_address_is_asked_for_again(path: str) -> None:
+    status, head, body = await asked(f"/dashboard/static/{path}")
+    assert (status, head["cache-control"]) == (200, "no-cache")
+    assert body == (STATIC / "app.js").read_bytes()
+
+
 @pytest.mark.parametrize(
     "path",
     [
         "/dashboard/static/../routes.py",
+        "/dashboard/static/0123456789abcdef/../routes.py",
+        "/dashboard/static/0123456789abcdef/none.js",
+        "/dashboard/static/lib/app.js",
         "/dashboard/static/%2e%2e/routes.py",
         "/dashboard/static/",
         "/dashboard/static/none.js",
