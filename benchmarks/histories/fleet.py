@@ -29,8 +29,6 @@ from benchmarks.processes import ProcessError
 
 QUEUE, LINE, TARGET, UPSTREAM = "orders", "line", "billing", "/proxy"
 LOCK_S = 5.0
-SETTLED_S = LOCK_S + 3.0
-"""How long after a fault jobs may still come again because of it."""
 _DISK_SIZE = "75%"  # of memory
 _OFFSET = struct.Struct("=q")
 

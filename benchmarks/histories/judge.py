@@ -59,7 +59,12 @@ class Violation:
 
 @dataclass
 class DoorVerdict:
-    """What came of the cases of a door; `causes` counts what had hit an attempt before its job was begun again."""
+    """What came of the cases of a door.
+
+    `touched` are the jobs that were accepted and not at their end yet while a fault lasted; faults of the ledger alone
+    touch deliveries only. `done_again` are the jobs that the endpoint has done more than once, and `causes` counts what
+    had hit an attempt before its job was begun again.
+    """
 
     cases: int = 0
     accepted: int = 0
@@ -115,12 +120,10 @@ class Judge:
     Args:
         history: what was seen.
         lock_s: how long the locks of jobs lived.
-        settled_s: how long after a fault jobs may still come again because of it.
     """
 
-    def __init__(self, history: History, lock_s: float, settled_s: float) -> None:
+    def __init__(self, history: History, lock_s: float) -> None:
         self._history = history
-        self._settled_s = settled_s
         harmful = [harm for harm in history.harms if harm.fault not in HARMLESS]
         self._harms = Harms(harmful)
         self._harms_to_leases = Harms([harm for harm in harmful if harm.fault not in _OF_LEDGER])
@@ -154,7 +157,8 @@ class Judge:
         counted.replayed += any(call.accepted for kind in ("replay", "retry") for call in case.of_kind(kind))
         counted.arrivals += len(case.arrivals)
         counted.failed_attempts += sum(not one.done for one in case.arrivals)
-        counted.touched += bool(case.ids) and bool(self._harms.during(case.began, case.ended, self._settled_s))
+        harms = self._harms if case.door is DoorName.DELIVERY else self._harms_to_leases
+        counted.touched += bool(case.ids) and bool(harms.during(case.began, case.ended))
 
     def _wrong(self, case: Case, counted: DoorVerdict) -> Iterator[tuple[str, str]]:
         for job_id in case.ids:
@@ -217,7 +221,7 @@ class Judge:
             by_job.setdefault(None if case.door is DoorName.PROXY else one.job_id, []).append(one)
         allowed = _most_jobs(case) if case.door is DoorName.PROXY else 1
         for arrivals in by_job.values():
-            done = 0
+            done, done_again = 0, False
             for number, one in enumerate(arrivals):
                 earlier = arrivals[:number]
                 open_ = [other for other in earlier if other.ended is None or other.ended > one.at]
@@ -226,14 +230,14 @@ class Judge:
                 if not again and len(open_) < allowed:
                     continue
                 counted.begun_again += 1
-                if again and _ends(case.door, one):
-                    counted.done_again += 1
+                done_again |= again and _ends(case.door, one)
                 times = [(other.at - LEASING_S, self._done_by(other.ended or one.at, SETTLING_S)) for other in earlier]
                 harms = [harm for began, ended in times for harm in self._excuses.during(began, ended)]
                 if harms:
                     counted.causes[" and ".join(sorted({harm.fault.value for harm in harms}))] += 1
                 else:
                     yield "doubled", f"arrival {one.serial} came although no fault had hit an earlier one"
+            counted.done_again += done_again
 
     def _done_by(self, at: float, within_s: float, harms: Harms | None = None) -> float:
         """Return when a step that was due then and takes so long is done at the latest: not while a store is away.

@@ -64,7 +64,7 @@ def recorded(*cases: Case) -> dict[DoorName, Records]:
 
 
 def judged(*cases: Case, harms: tuple[Harm, ...] = ()) -> Verdict:
-    return Judge(History(1, recorded(*cases), list(harms)), lock_s=5.0, settled_s=8.0).verdict()
+    return Judge(History(1, recorded(*cases), list(harms)), lock_s=5.0).verdict()
 
 
 def kinds(*cases: Case, harms: tuple[Harm, ...] = ()) -> list[str]:
@@ -168,6 +168,32 @@ def test_what_cannot_have_caused_it_excuses_nothing(harm: Harm) -> None:
     one = case()
     done_again(one)
     assert kinds(one, harms=(harm,)) == ["doubled"]
+
+
+@pytest.mark.parametrize(
+    ("door", "fault", "began", "ended", "touched"),
+    [
+        (DoorName.QUEUES, Fault.KILL_REDIS, 100.15, 100.16, 1),
+        (DoorName.QUEUES, Fault.KILL_REDIS, 90.0, 99.9, 0),
+        (DoorName.QUEUES, Fault.KILL_REDIS, 100.4, 101.0, 0),
+        (DoorName.QUEUES, Fault.FREEZE_POSTGRES, 100.15, 100.16, 0),
+        (DoorName.PROXY, Fault.FULL_POSTGRES, 100.15, 100.16, 0),
+        (DoorName.DELIVERY, Fault.FREEZE_POSTGRES, 100.15, 100.16, 1),
+        (DoorName.QUEUES, Fault.RELOAD, 100.15, 100.16, 0),
+    ],
+)
+def test_a_job_is_touched_by_faults_that_last_while_it_is_alive_and_that_its_door_can_feel(
+    door: DoorName, fault: Fault, began: float, ended: float, touched: int
+) -> None:
+    assert judged(case(door), harms=(Harm(fault, 0, began, ended),)).doors[door].touched == touched
+
+
+def test_a_job_that_was_done_three_times_is_one_that_was_done_more_than_once() -> None:
+    one = case()
+    done_again(one)
+    one.arrivals.append(arrival(3, 108.0, 3))
+    found = judged(one, harms=(Harm(Fault.KILL_TORIL, 0, 100.25, 101.0),)).doors[DoorName.QUEUES]
+    assert (found.begun_again, found.done_again) == (2, 1)
 
 
 def test_a_job_that_an_outage_has_kept_from_being_settled_may_be_done_again() -> None:
@@ -302,18 +328,18 @@ def test_a_job_that_overtakes_another_in_the_line_is_found() -> None:
 
 def test_what_begins_while_its_queue_is_paused_is_found() -> None:
     history = History(1, {DoorName.QUEUES: [case()]}, pauses=[(DoorName.QUEUES, 99.0, 101.5)])
-    assert [violation.kind for violation in Judge(history, 5.0, 8.0).verdict().violations] == ["illegal"]
+    assert [violation.kind for violation in Judge(history, 5.0).verdict().violations] == ["illegal"]
 
 
 @pytest.mark.parametrize("door", [DoorName.QUEUES, DoorName.DELIVERY])
 def test_a_request_that_was_leased_before_a_pause_may_wait_for_redis_and_not_for_the_ledger(door: DoorName) -> None:
     history = History(1, {door: [case(door)]}, pauses=[(door, 98.0, 101.5)])
     history.harms.append(Harm(Fault.FREEZE_REDIS, 0, 98.5, 99.9))
-    assert "illegal" not in {violation.kind for violation in Judge(history, 5.0, 8.0).verdict().violations}
+    assert "illegal" not in {violation.kind for violation in Judge(history, 5.0).verdict().violations}
     history.harms[0].fault = Fault.FREEZE_POSTGRES
-    assert "illegal" in {violation.kind for violation in Judge(history, 5.0, 8.0).verdict().violations}
+    assert "illegal" in {violation.kind for violation in Judge(history, 5.0).verdict().violations}
     history.harms[0] = Harm(Fault.FREEZE_REDIS, 0, 98.5, 98.6)
-    assert "illegal" in {violation.kind for violation in Judge(history, 5.0, 8.0).verdict().violations}
+    assert "illegal" in {violation.kind for violation in Judge(history, 5.0).verdict().violations}
 
 
 def test_a_case_is_the_same_after_it_was_packed() -> None:
