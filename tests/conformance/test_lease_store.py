@@ -273,8 +273,66 @@ async def test_renewing_names_the_lost_leases(world: World) -> None:
     await world.lapse(b"lapsed")
     await world.steal(b"stolen", b"them:1")
     await world.store.complete(leases[2], DONE, fetch_next=False)
-    assert await world.store.extend(leases) == {b"lapsed", b"stolen", b"settled"}
+    assert await world.store.extend(leases) == {b"stolen", b"settled"}
     assert await world.places(b"ours") == ["active"]
+
+
+async def test_renewing_takes_back_a_lapsed_lock_whose_job_no_other_worker_has_begun(
+    world: World, settle: Settle
+) -> None:
+    job_id = await world.add("a", opts={"attempts": 3})
+    lease = await taken(world.store)
+    await world.store.recover_stalled()
+    await world.lapse(job_id)
+    assert await world.store.extend([lease]) == set()
+    assert await world.lock_left_s(job_id) > LOCK_S - 2
+    await world.pass_time(0.01)
+    assert await world.store.recover_stalled() == [], "a check that has seen it before does not move it"
+    await settle(world.store, lease)
+    assert await world.places(job_id) != ["active"]
+
+
+async def test_a_job_that_stalled_is_not_taken_back(world: World) -> None:
+    job_id = await world.add("a")
+    lease = await taken(world.store)
+    await world.store.recover_stalled()
+    await world.lapse(job_id)
+    await world.pass_time(0.01)
+    assert await world.store.recover_stalled() == [job_id]
+    assert await world.store.extend([lease]) == {job_id}
+    assert await world.places(job_id) == ["waiting"]
+
+
+@pytest.mark.parametrize("token", [b"them:1", b"us:1"])
+async def test_a_job_that_was_begun_again_is_not_taken_back_though_its_lock_has_lapsed_again(
+    world: World, token: bytes
+) -> None:
+    job_id = await world.add("a")
+    lease = await taken(world.store)
+    await world.store.release(lease)
+    newer = await taken(world.store, token)
+    await world.lapse(job_id)
+    assert await world.store.extend([lease]) == {job_id}
+    assert await world.store.extend([newer]) == set()
+
+
+async def test_calls_at_the_same_time_take_a_lapsed_lock_back_together(world: World) -> None:
+    job_id = await world.add("a")
+    lease = await taken(world.store)
+    await world.lapse(job_id)
+    async with asyncio.TaskGroup() as tasks:
+        calls = [tasks.create_task(world.store.extend([lease])) for _ in range(3)]
+    assert [call.result() for call in calls] == [set()] * 3
+
+
+async def test_many_lapsed_locks_are_taken_back_in_one_call(world: World) -> None:
+    leases = []
+    for number in range(120):
+        await world.add(f"job-{number}")
+        leases.append(await taken(world.store, b"us:%d" % number))
+        await world.lapse(leases[-1].job_id)
+    await world.steal(leases[77].job_id, b"them:1")
+    assert await world.store.extend(leases) == {leases[77].job_id}
 
 
 async def test_a_job_without_a_lock_stalls_back_to_the_head(world: World) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.support.endpoint import Endpoint, StartEndpoint, reply_json
+from tests.support.endpoint import Answer, Call, Endpoint, StartEndpoint, reply_json
 from tests.support.gateway import job, worker
 from tests.support.toril import StartToril, TorilProcess
 from tests.support.valkey import StartValkey
@@ -171,6 +171,42 @@ def test_a_job_in_flight_during_a_restart_ends_exactly_once(
     events = [fields for _, fields in valkey.client().xrange("bull:flight:events")]
     assert [event["event"] for event in events].count("completed") == 1
     print(f"{len(endpoint.calls) - 1} extra calls")
+
+
+@pytest.mark.parametrize(("how", "stalled_interval"), [("kill", "500ms"), ("pause", "20s")])
+def test_what_was_answered_while_redis_was_away_for_longer_than_a_lock_is_not_asked_again(
+    start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint, how: str, stalled_interval: str
+) -> None:
+    valkey, endpoint = start_valkey(aof=True), start_endpoint()
+    gate = endpoint.gate()
+
+    async def answer(_: Call) -> Answer:
+        await gate.passed()
+        return reply_json("done")
+
+    endpoint.behaviour = answer
+    # Either of the two would take over the jobs of the other one.
+    one, _ = (
+        start_toril(valkey, env=DEFAULT | {"TORIL_LOCK": "2s", "TORIL_STALLED_INTERVAL": stalled_interval})
+        for _ in range(2)
+    )
+    one.gateway.register("away", endpoint.url, timeout=20_000, concurrency=10)
+    ids = [one.gateway.add_one("away") for _ in range(16)]
+    endpoint.wait_for_calls(16)
+    if how == "kill":
+        valkey.kill()
+    else:
+        valkey.pause()
+    away_since = time.monotonic()
+    gate.open()
+    eventually(lambda: time.monotonic() - away_since > 2.5, what="all locks to lapse")
+    if how == "kill":
+        valkey.start()
+    else:
+        valkey.resume()
+    for job_id in ids:
+        assert one.gateway.finished("away", job_id, timeout_s=40)["returnvalue"] == "done"
+    assert len(endpoint.calls) == 16
 
 
 def test_no_request_hangs_when_connections_break_under_it(start_valkey: StartValkey, start_toril: StartToril) -> None:

@@ -21,11 +21,12 @@ LENGTH_FIELD = "toril:lease"
 class Lease(Struct, eq=False, kw_only=True):
     """A job that this instance holds while its lock in Redis has `token`. `entry` is a note of its destination.
 
-    `renewed_at` is the event loop's time of the last renewal. The lease keeper sets `lost` once the lock is gone;
-    nothing may be written from then on. With `handed_over` its receiver renews it. `failed` is the attempt that has
-    just failed or was broken off, to be kept with the job when that is settled or given back. `trace` is the context of
-    the span of the attempt, where spans are made. `unanswered`: a call for it had no answer and may still be carried
-    out, so its token must not hold the same job again.
+    `renewed_at` is the event loop's time of the last renewal. The lease keeper sets `lost` once the job is not ours;
+    nothing may be written from then on. `settling`: its attempt has ended, and its verdict is being written. With
+    `handed_over` its receiver renews it. `failed` is the attempt that has just failed or was broken off, to be kept
+    with the job when that is settled or given back. `trace` is the context of the span of the attempt, where spans are
+    made. `unanswered`: a call for it had no answer and may still be carried out, so its token must not hold the same
+    job again.
     """
 
     queue: str
@@ -36,6 +37,7 @@ class Lease(Struct, eq=False, kw_only=True):
     attempts_made: int
     renewed_at: float = 0.0
     lost: bool = False
+    settling: bool = False
     handed_over: bool = False
     entry: object = None
     failed: MadeAttempt | None = None

@@ -1,7 +1,8 @@
 """Renews the locks of all jobs in flight, in one call per queue.
 
-If a lock is not ours now, another worker may have the job: its attempt is broken off and nothing is written. The same
-goes for a lock that could not be renewed for as long as it lives.
+If a job is not ours now, another worker may have it: its attempt is broken off and nothing is written. The same goes
+for a lock that could not be renewed for as long as it lives, unless the attempt has ended: then Redis decides whether
+its settlement comes in time.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class LeaseKeeper:
             lost = await held[0][0].store.extend(leases)
         except StoreError as exc:
             log.warning("lease.renew_failed", queue=queue, jobs=len(leases), error=exc.message)
-            lost = {lease.job_id for lease in leases if loop.time() - lease.renewed_at > self._lock_s}
+            since = loop.time() - self._lock_s
+            lost = {lease.job_id for lease in leases if lease.renewed_at < since and not lease.settling}
         else:
             for lease in leases:
                 lease.renewed_at = max(lease.renewed_at, began)

@@ -57,7 +57,11 @@ class LeaseStore(Protocol):
         ...
 
     async def extend(self, leases: Sequence[Lease]) -> set[bytes]:
-        """Renew the locks of these leases; return the ids of the jobs whose lock is not ours."""
+        """Renew the locks of these leases; return the ids of the jobs that are not ours.
+
+        A lock that has lapsed is renewed too, unless another worker has begun its job since, or it has left the active
+        ones. So a settlement that was refused for want of a lock can be tried again.
+        """
         ...
 
     async def hand_over(self, lease: Lease, lock_ms: int) -> float | None:

@@ -2,7 +2,7 @@
 
 Trying again is safe: BullMQ's scripts move a job only while its lock holds our token, and moving it takes the lock
 away. A try without an answer may still be carried out after one that was answered, so from then on the token holds no
-other job.
+other job. A lock that has lapsed meanwhile is taken back if no worker has begun the job since.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class Settler:
         self, store: LeaseStore, slot: Slot, lease: Lease, verdict: Settlement, may_lease: Callable[[], bool]
     ) -> Next | None:
         loop = asyncio.get_running_loop()
-        tries = 0
+        tries, taken_back = 0, False
+        lease.settling = True
         while not lease.lost:
             asked_at = loop.time()
             try:
@@ -94,10 +95,9 @@ class Settler:
                     return None
                 await asyncio.sleep(_pause_s(tries))
             except LeaseLost as exc:
-                # After a try without an answer, that try has most likely settled the job; what it leased is unknown.
-                if not slot.doubtful:
-                    self._lost(lease, exc)
-                return None
+                if taken_back or not (taken_back := await self._takes_back(store, lease)):
+                    self._refused(slot, lease, exc)
+                    return None
             except StoreError as exc:
                 log.error("settle.failed", queue=lease.queue, job_id=_shown(lease), error=exc.message)
                 return None
@@ -115,6 +115,23 @@ class Settler:
                 self.measures.settled(lease, verdict)
                 return found
         return None
+
+    def _refused(self, slot: Slot, lease: Lease, why: LeaseLost) -> None:
+        """Log a lost lease. After a try without an answer, that try has most likely settled the job instead."""
+        if not slot.doubtful:  # else what it leased is unknown
+            self._lost(lease, why)
+
+    async def _takes_back(self, store: LeaseStore, lease: Lease) -> bool:
+        """Lock a job again whose lock has lapsed; return False if it is not ours now."""
+        asked_at = asyncio.get_running_loop().time()
+        try:
+            if await self.patiently(lambda: store.extend([lease]), lease):
+                return False
+        except (StoreError, LeaseLost):
+            return False
+        lease.renewed_at = max(lease.renewed_at, asked_at)
+        log.info("lease.taken_back", queue=lease.queue, job_id=_shown(lease))
+        return True
 
     def _lost(self, lease: Lease, why: TorilError) -> None:
         self.measures.lost(lease.queue)

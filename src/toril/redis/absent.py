@@ -22,6 +22,7 @@ class AbsentRedis:
 
     is_up = False
     server = None
+    back_at = None
 
     def of(self, key: bytes) -> AbsentRedis:
         """Return this."""

@@ -59,6 +59,7 @@ class Link:
         self._locate: Locate = (lambda: address) if isinstance(address, RedisAddress) else address
         self.name = name
         self.connects = 0
+        self.back_at: float | None = None
         self._policy = policy
         self._prepare = prepare
         self._meter = meter
@@ -270,6 +271,7 @@ class Link:
         self._wire = wire
         self._up.set()
         if self.connects > 1:
+            self.back_at = loop.time()
             log.info("redis.reconnected", address=str(address), name=self.name)
             self._meter.count(REDIS_RECONNECTS, (_role(self.name),))
             for listener in self._listeners:

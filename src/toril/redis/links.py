@@ -35,6 +35,11 @@ class KeyLink(Protocol):
         """The id of the run of the server that it is connected to; None if that is not known."""
         ...
 
+    @property
+    def back_at(self) -> float | None:
+        """The event loop's time of the last reconnect; None where the first connection has not broken."""
+        ...
+
     async def up(self) -> None:
         """Wait for a connection, as long as a command may take."""
         ...

@@ -79,6 +79,11 @@ class SlotLink:
         """As `KeyLink.server`."""
         return self._nodes.owner(self._slot).server
 
+    @property
+    def back_at(self) -> float | None:
+        """As `KeyLink.back_at`."""
+        return self._nodes.owner(self._slot).back_at
+
     async def up(self) -> None:
         """As `KeyLink.up`. Another node may take the place of one that is down meanwhile."""
         if not self._nodes.owner(self._slot).is_up:

@@ -229,10 +229,10 @@ class FakeLeaseStore:
         return await self._call("count_stall", step)
 
     async def extend(self, leases: Sequence[Lease]) -> set[bytes]:
-        """Renew the locks of these leases; return the ids of the jobs whose lock is not ours."""
+        """Renew the locks of these leases, also lapsed ones; return the ids of the jobs that are not ours."""
 
         def step() -> set[bytes]:
-            lost = {lease.job_id for lease in leases if not self._holds(lease)}
+            lost = {lease.job_id for lease in leases if not self._may_renew(lease)}
             for lease in leases:
                 if lease.job_id not in lost:
                     self.active[lease.job_id] = (lease.token, self._now() + self._lock_s)
@@ -280,9 +280,7 @@ class FakeLeaseStore:
         return await self._call("recover_stalled", step)
 
     async def recover_abandoned(self) -> tuple[list[bytes], float]:
-        """Put jobs that are active without a lock back to waiting at once; also returns how long the other locks
-        hold.
-        """
+        """As `LeaseStore.recover_abandoned`."""
         found: list[bytes] = []
         for _ in range(2):
             if any(self._lapsed(job_id) for job_id in self.active):
@@ -298,11 +296,8 @@ class FakeLeaseStore:
         wanted = set(tokens)
 
         def step() -> list[Lease]:
-            return [
-                self._lease(job_id, token)
-                for job_id, (token, _) in self.active.items()
-                if token in wanted and not self._lapsed(job_id)
-            ]
+            held = [(job_id, token) for job_id, (token, _) in self.active.items() if token in wanted]
+            return [self._lease(job_id, token) for job_id, token in held if not self._lapsed(job_id)]
 
         return await self._call("adopt", step)
 
@@ -375,6 +370,10 @@ class FakeLeaseStore:
     def _holds(self, lease: Lease) -> bool:
         held = self.active.get(lease.job_id)
         return held is not None and held[0] == lease.token and not self._lapsed(lease.job_id)
+
+    def _may_renew(self, lease: Lease) -> bool:
+        lapsed = lease.job_id in self.active and self._lapsed(lease.job_id)
+        return self.jobs[lease.job_id][b"ats"] == lease.fields[b"ats"] if lapsed else self._holds(lease)
 
     def _require(self, lease: Lease) -> None:
         if not self._holds(lease):

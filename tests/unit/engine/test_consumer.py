@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from tests.unit.engine.support import LOCK_S, Bench, bench, turns, until
+from tests.unit.engine.support import LOCK_S, Bench, bench, until
 from toril.core.errors import StoreTimeout
 from toril.core.lease import Lease, Next
 from toril.core.outcome import ConnectFailed, Outcome
@@ -870,15 +870,18 @@ def test_no_wake_is_lost_and_slots_stay_bounded_under_random_failures(seed: int,
     asyncio.run(example())
 
 
-async def test_the_lock_of_an_unsettled_job_lapses_and_is_lost(clock: FakeClock) -> None:
+@pytest.mark.parametrize("stalls", [False, True])
+async def test_a_job_whose_lock_has_lapsed_is_settled_unless_it_has_stalled(clock: FakeClock, stalls: bool) -> None:
     async with bench(clock) as made:
         made.store.add("1")
         made.consumer.look()
         await made.until(lambda: made.outbound.in_flight == 1)
         await asyncio.sleep(LOCK_S + 1)
+        for _ in range(2 * stalls):
+            await made.store.recover_stalled()
         made.endpoints.open()
-        await turns()
-        assert made.store.completed == {}
+        await made.until(lambda: made.store.completed.keys() == {b"1"})
+        assert made.attempted == [b"1"] * (1 + stalls)
 
 
 async def test_a_cancelled_job_is_broken_off_frees_its_slot_and_nothing_is_written(clock: FakeClock) -> None:
@@ -900,7 +903,7 @@ async def test_a_job_that_is_cancelled_while_its_lease_is_on_its_way_is_not_sent
         made.store.add("1")
         made.consumer.look()
         await made.until(lambda: b"1" in made.store.active)
-        made.store.lapse(b"1")
+        del made.store.active[b"1"], made.store.jobs[b"1"]
         assert not made.consumer.cancel(b"1")
         made.shared.cancelled.note("orders", b"1")
         made.store.add("2")

@@ -85,6 +85,22 @@ async def test_while_redis_is_away_an_attempt_goes_on_as_long_as_its_lock_can_li
         running.cancel()
 
 
+async def test_while_redis_is_away_an_attempt_that_has_ended_is_settled_also_after_its_lock_has_lapsed(
+    clock: FakeClock,
+) -> None:
+    async with bench(clock) as made, asyncio.TaskGroup() as tasks:
+        await in_flight(made, 1)
+        running = tasks.create_task(keeper(made).run())
+        made.store.go_away()
+        with capture_logs():
+            made.endpoints.answer(b"0")
+            await asyncio.sleep(LOCK_S * 1.5)
+            made.store.come_back()
+            await made.until(lambda: made.store.completed.keys() == {b"0"})
+        assert made.attempted == [b"0"]
+        running.cancel()
+
+
 async def test_a_renewal_that_fails_is_tried_again(clock: FakeClock) -> None:
     async with bench(clock) as made, asyncio.TaskGroup() as tasks:
         await in_flight(made, 1)

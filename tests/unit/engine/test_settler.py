@@ -31,7 +31,7 @@ class SettlerBench:
 
     @property
     def settlements(self) -> list[str]:
-        return [call for call in self.store.calls if call != "take"]
+        return [call for call in self.store.calls if call not in {"take", "extend"}]
 
 
 async def bench(clock: FakeClock, *more_jobs: str, **opts: Any) -> SettlerBench:
@@ -100,6 +100,35 @@ async def test_a_lease_that_turns_out_lost_is_logged_and_not_tried_again(clock: 
         assert await made.settle() is None
     assert made.settlements == ["complete"]
     assert not made.slot.doubtful
+    assert [line["event"] for line in logs] == ["lease.lost"]
+
+
+async def test_a_settlement_takes_back_a_lock_that_has_lapsed(clock: FakeClock) -> None:
+    made = await bench(clock, "2")
+    made.store.lapse(b"1")
+    with capture_logs() as logs:
+        assert job_id_of(await made.settle()) == b"2"
+    assert made.settlements == ["complete", "complete"]
+    assert [line["event"] for line in logs] == ["lease.taken_back"]
+    assert (made.store.completed.keys(), made.slot.doubtful) == ({b"1"}, False)
+
+
+async def test_a_settlement_takes_back_a_lock_also_while_redis_breaks_off_its_answers(clock: FakeClock) -> None:
+    made = await bench(clock)
+    made.store.lapse(b"1")
+    made.store.break_next("extend", carried_out=True, times=2)
+    await made.settle()
+    assert made.store.completed.keys() == {b"1"}
+
+
+async def test_a_settlement_that_comes_after_the_stalled_check_is_dropped(clock: FakeClock) -> None:
+    made = await bench(clock)
+    made.store.lapse(b"1")
+    for _ in range(2):
+        await made.store.recover_stalled()
+    with capture_logs() as logs:
+        assert await made.settle() is None
+    assert list(made.store.waiting) == [b"1"]
     assert [line["event"] for line in logs] == ["lease.lost"]
 
 

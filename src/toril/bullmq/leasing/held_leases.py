@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Callable, Iterable
 
@@ -85,12 +86,21 @@ class HeldLeases:
         link = self._shared.scripts.links.of(keys.prefix)
         if await link.call("PTTL", keys.key("stalled-check")) > within_ms:
             await link.call("DEL", keys.key("stalled-check"))
-        return await self.recover_stalled(within_ms)
+        return await self._move_stalled(within_ms)
 
-    async def recover_stalled(self, within_ms: int | None = None) -> list[bytes]:
-        """Run BullMQ's stalled check, which puts jobs without a lock back to waiting, once per interval and fleet."""
+    async def recover_stalled(self) -> list[bytes]:
+        """Run BullMQ's stalled check, which puts jobs without a lock back to waiting, once per interval and fleet.
+
+        Does nothing while Redis has only just come back: instances take back the locks that have lapsed meanwhile.
+        """
+        link = self._shared.scripts.links.of(self._keys.prefix)
+        await link.up()
+        if link.back_at is not None and asyncio.get_running_loop().time() - link.back_at < self._shared.lock_ms / 3000:
+            return []
+        return await self._move_stalled(self._shared.stalled_ms)
+
+    async def _move_stalled(self, interval_ms: int) -> list[bytes]:
         keys, scripts = self._keys, self._shared.scripts
-        interval_ms = self._shared.stalled_ms if within_ms is None else within_ms
         stalled: list[bytes] = await scripts.call(
             scripts.move_stalled, keys, self._rules.max_stalled_count, keys.prefix, self._now_ms(), interval_ms
         )
@@ -116,7 +126,7 @@ class HeldLeases:
             if abandoned.issubset(found):
                 break
             await link.call("DEL", keys.key("stalled-check"))
-            found += await self.recover_stalled()
+            found += await self._move_stalled(self._shared.stalled_ms)
         return found, max(0, *left.values()) / 1000
 
     async def adopt(self, tokens: Iterable[bytes]) -> list[Lease]:

@@ -18,6 +18,7 @@ from toril.bullmq.leasing.held_leases import HeldLeases, LeasingContext
 from toril.bullmq.leasing.options_cache import OptionsCache
 from toril.bullmq.lua.hashless import passed_over
 from toril.bullmq.lua.holds import HELD
+from toril.bullmq.lua.lapsed_locks import TAKE_BACK
 from toril.bullmq.lua.queue_script import QueueScript
 from toril.bullmq.lua.scripts import LeaseScripts, Scripts, refused
 from toril.bullmq.schedulers import Schedulers
@@ -34,6 +35,8 @@ _KEEP_ALL = Keep(-1)
 # The parts of a reply of the scripts that lease. One more says that the queue has groups; `_MORE` is its value where
 # there may be more to look at now. Behind it stands which groups were held back, if any.
 _PARTS, _MORE = 4, 2
+# Redis looks for each of them in the list of active jobs.
+_TAKEN_BACK_AT_ONCE = 50
 
 # Records how long the lease is, if this token holds the lock.
 _NOTE_LENGTH = QueueScript(
@@ -279,11 +282,23 @@ class Leases(HeldLeases):
         return count > self._rules.max_stalled_count
 
     async def extend(self, leases: Sequence[Lease]) -> set[bytes]:
-        """Renew the locks of these leases in one call; return the ids of those that another token or none holds."""
+        """Renew the locks of these leases, also of jobs whose lock has lapsed since; return those that are not ours."""
         keys, scripts = self._keys, self._shared.scripts
         tokens = pack_texts([lease.token for lease in leases])
         ids = pack_texts([lease.job_id for lease in leases])
-        return set(await scripts.call(scripts.extend_locks, keys, keys.prefix, tokens, ids, self.lock_ms))
+        lost = set(await scripts.call(scripts.extend_locks, keys, keys.prefix, tokens, ids, self.lock_ms))
+        return lost and await self._take_back([lease for lease in leases if lease.job_id in lost])
+
+    async def _take_back(self, leases: Sequence[Lease]) -> set[bytes]:
+        """Lock jobs again whose locks have lapsed; return the ids of those that are lost."""
+        lost = set[bytes]()
+        for first in range(0, len(leases), _TAKEN_BACK_AT_ONCE):
+            told: list[bytes] = []
+            for lease in leases[first : first + _TAKEN_BACK_AT_ONCE]:
+                starts, begun = lease.fields.get(b"ats", b""), lease.fields.get(b"processedOn", b"")
+                told += [lease.job_id, lease.token, starts, begun, (lease.options.group or "").encode()]
+            lost.update(await self._shared.scripts.call(TAKE_BACK, self._keys, self.lock_ms, *told))
+        return lost
 
     async def hand_over(self, lease: Lease, lock_ms: int) -> float | None:
         """Let the lock last for `lock_ms` from now, or longer if its holder has extended it; return for how long."""

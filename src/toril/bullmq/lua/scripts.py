@@ -25,6 +25,7 @@ from toril.bullmq.lua.group_scripts import (
 from toril.bullmq.lua.groups import FULL
 from toril.bullmq.lua.hashless import passing_over_hashless
 from toril.bullmq.lua.holds import HOLD, LET_GO, obeying_holds
+from toril.bullmq.lua.lapsed_locks import passing_over_late_checks
 from toril.bullmq.lua.long_lists import looking_at_ends, taking_from_nearer_end
 from toril.bullmq.lua.pauses import noting_pauses
 from toril.bullmq.lua.queue_script import QueueScript, bullmq_text
@@ -177,7 +178,7 @@ class Scripts:
             "stalled wait active stalled-check meta paused marker events repeat",
             "max_stalled prefix now_ms interval_ms",
             "the ids that went back to waiting",
-            lambda text: guarded(keeping_stalled(text)),
+            lambda text: guarded(passing_over_late_checks(keeping_stalled(text))),
         )
 
     def _make_reading(self) -> None:
