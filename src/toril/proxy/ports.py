@@ -19,7 +19,7 @@ class Submission(Struct, kw_only=True):
     `headers` are those that the upstream gets, `forwarding` the client's own (see `RecordedRequest`). `key` is an
     `Idempotency-Key`, valid for its `caller` alone. `owner` is the only caller that may see the job, if jobs have
     owners. `callback` is the URL that is called when the job ends, if there is one. `trace` is the trace context of the
-    job, that of the headers by default. `group` is its group in the queue, if it has one.
+    job; None is that of the headers. `wait_s` is how long the client would wait for the answer itself. `group` is its group in the queue, if it has one.
     """
 
     upstream: Upstream
@@ -28,12 +28,13 @@ class Submission(Struct, kw_only=True):
     headers: Sequence[Header]
     body: bytes
     timeout_s: float | None = None
+    wait_s: float = 0.0
     key: bytes | None = None
     caller: bytes = b""
     owner: str = ""
     callback: str | None = None
     forwarding: Sequence[Header] | None = None
-    trace: Sequence[Header] = ()
+    trace: Sequence[Header] | None = None
     group: str | None = None
 
 

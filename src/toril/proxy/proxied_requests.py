@@ -21,11 +21,12 @@ from toril.proxy.rules.grouping import owner_of
 from toril.proxy.rules.matching import Enqueue
 from toril.proxy.rules.upstream import ProxyPolicy, Upstream
 from toril.telemetry.tracing.requests import sent_trace
-from toril.web.idempotency_key import single_key
+from toril.web.idempotency_key import KEY, single_key
 from toril.web.openapi.description import Parameter
 from toril.web.request import read_body
 
 TIMEOUT = b"x-proxq-timeout"
+PREFER = b"prefer"
 MOST_PREFERRED_S = 300.0
 _MOST_KEY_BYTES = 255
 # 290 years: Go counts nanoseconds in 64 bits.
@@ -61,7 +62,6 @@ ASKS_CALLBACK = Parameter(
     place="header",
 )
 """The same where callbacks are configured."""
-_READ = frozenset(name.name.lower().encode() for name in (*ASKS, ASKS_CALLBACK)) | {b"authorization"}
 _WAIT = re.compile(rb"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
 
@@ -87,9 +87,9 @@ class ProxiedRequests:
             InvalidRequest: a header for toril has an invalid value; with a field if proxq has no such header.
         """
         given: Sequence[Header] = scope["headers"]
-        asked = {name: value for name, value in reversed(given) if name in _READ}  # the first of each counts
-        timeout_s = _timeout_s(asked.get(TIMEOUT, b""))
-        key = single_key(given)
+        asked = dict(reversed(given))  # the first of each counts
+        timeout_s = _timeout_s(asked[TIMEOUT]) if TIMEOUT in asked else None
+        key = single_key(given) if KEY in asked else None
         if key is not None and not 0 < len(key) <= _MOST_KEY_BYTES:
             raise InvalidRequest(
                 f"Idempotency-Key must have 1 to {_MOST_KEY_BYTES} characters", field="idempotency-key"
@@ -106,6 +106,7 @@ class ProxiedRequests:
             trace=sent_trace(scope, found.upstream.prefix),
             body=body,
             timeout_s=timeout_s,
+            wait_s=_preferred_wait_s(given) if PREFER in asked else 0.0,
             key=key,
             caller=asked.get(b"authorization", b""),
             owner=owner_of(given) if self._owner_only else "",
@@ -140,10 +141,10 @@ class ProxiedRequests:
         return url
 
 
-def preferred_wait_s(headers: Sequence[Header]) -> float:
+def _preferred_wait_s(headers: Sequence[Header]) -> float:
     """Return how long the client would wait for the answer itself: `Prefer: wait=10` (RFC 7240); 0 if it would not."""
     for name, value in headers:
-        if name == b"prefer" and (found := _WAIT.search(value)):
+        if name == PREFER and (found := _WAIT.search(value)):
             return min(float(found[1]), MOST_PREFERRED_S)
     return 0.0
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope, Send
 
 from toril.core.errors import GroupFull, IdempotencyMismatch, InvalidRequest, PayloadTooLarge, ShuttingDown, TorilError
 from toril.core.http.headers import Header
@@ -16,7 +16,7 @@ from toril.redis.confirmations import Unconfirmed
 from toril.web.access_control import Access
 from toril.web.openapi.description import ProxiedAbout
 from toril.web.raw_target import cut_off
-from toril.web.request_metrics import CLASSES, UPSTREAM_CLASSES, method_label, observed
+from toril.web.request_metrics import CLASSES, UPSTREAM_CLASSES, method_label
 from toril.web.routing import Route
 from toril.web.sourced import is_own, own_error
 
@@ -27,7 +27,12 @@ UNDESCRIBED = ProxiedAbout("", (), ())
 
 
 class ProxiedRoute(Route):
-    """A route of the async proxy. It needs no API token; `described` is what the OpenAPI document says of it."""
+    """A route of the async proxy. It needs no API token; `described` is what the OpenAPI document says of it.
+
+    A request whose caller hangs up before there is a response is measured too.
+    """
+
+    counts_unanswered = True
 
     def __init__(
         self,
@@ -39,12 +44,18 @@ class ProxiedRoute(Route):
         name: str | None = None,
     ) -> None:
         super().__init__(path, endpoint, method=method, access=Access.OPEN, name=name)
-        self.app = _cutting_off(self.app)
         self.described = described
 
     def error_response(self, error: Exception) -> Response:
         """Return the response to a request for this route that failed."""
         return proxy_error(error)
+
+    async def broken_off(self, error: Exception, scope: Scope, send: Send) -> None:
+        """Cut off a response that cannot be completed, so that the client can tell."""
+        if not isinstance(error, TorilError):
+            raise error
+        log.warning("proxy.broken_off", error=error.message, code=error.code)
+        await cut_off(scope, send)
 
     def labels(self, method: str, status: int, headers: Iterable[Header]) -> tuple[str, str, str]:
         """Return the labels of a request in metrics. A status of an upstream's is told from toril's own."""
@@ -73,34 +84,3 @@ def proxy_error(error: Exception) -> Response:
         case _:
             log.error("request.crashed", exc_info=error)
             return own_error(500)
-
-
-def _count_unanswered(scope: Scope) -> None:
-    sent = observed(scope)
-    if not sent.begun:
-        sent.unanswered()
-
-
-def _cutting_off(app: ASGIApp) -> ASGIApp:
-    """Return an application whose responses are cut off, so that clients can tell, where they cannot be completed.
-
-    A request whose caller hangs up before there is a response is measured too.
-    """
-
-    async def cutting_off(scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await app(scope, receive, send)
-        except TorilError as exc:
-            if not observed(scope).begun:
-                raise
-            log.warning("proxy.broken_off", error=exc.message, code=exc.code)
-            await cut_off(scope, send)
-        except Exception:
-            raise
-        except BaseException:
-            _count_unanswered(scope)
-            raise
-        else:
-            _count_unanswered(scope)
-
-    return cutting_off

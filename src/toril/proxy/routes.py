@@ -25,7 +25,7 @@ from toril.core.ports import Meter
 from toril.proxy.direct import Direct
 from toril.proxy.jobs import ProxyJobs
 from toril.proxy.ports import Submission, Submissions
-from toril.proxy.proxied_requests import ProxiedRequests, preferred_wait_s
+from toril.proxy.proxied_requests import ProxiedRequests
 from toril.proxy.proxied_route import ProxiedRoute
 from toril.proxy.rules.matching import Bypass, Enqueue, Match, Reason, match, stripped
 from toril.proxy.rules.upstream import ProxyPolicy, Upstream, queue_name, raw_path
@@ -113,11 +113,12 @@ class UpstreamEndpoint:
 
     async def _pass_by(self, scope: Scope, receive: Receive, send: Send, found: Bypass, queue: str) -> None:
         upstream = found.upstream
-        self._meter.count(PROXIED, (queue, found.reason.value))
+        self._meter.count(PROXIED, (queue, found.reason._value_))
         if upstream.direct_mode == "redirect" and found.reason is not Reason.WEBSOCKET:
             await redirect(upstream.origin.encode() + upstream.forwarded(found.target))(scope, receive, send)
         else:
             await self._services.direct(scope, receive, send, upstream, found.target)
+        observed(scope).ended()
 
     def _stored(self, queue: str, scope: Scope) -> None:
         took_s = perf_counter() - observed(scope).began
@@ -128,9 +129,8 @@ class UpstreamEndpoint:
         services = self._services
         submission = await services.requests.read(scope, receive, found)
         job_id, queue = services.submissions.begin(found.upstream)
-        wait_s = preferred_wait_s(scope["headers"])
-        if wait_s:
-            response = await self._replayed_in_time(scope, submission, (job_id, queue), wait_s)
+        if submission.wait_s:
+            response = await self._replayed_in_time(scope, submission, (job_id, queue), submission.wait_s)
         else:
             job_id = await services.submissions.accept(submission, job_id)
             self._stored(queue, scope)
@@ -184,6 +184,8 @@ class ProxyRouter(Router):
         self._at_root = policy.api_path == "/"
         self._api_path = None if policy.api_path is None else raw_path(policy.api_path)
         self._ops_path = raw_path(policy.ops_path)
+        # Most requests begin with none of these, and are an upstream's.
+        self._own_paths = (self._jobs_path, self._ops_path)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
         """Part of Starlette."""
@@ -195,6 +197,17 @@ class ProxyRouter(Router):
             return self.lifespan(scope, receive, send)
         target = raw_target(scope)
         scope["router"] = self
+        served = None
+        if self._at_root or target.startswith(self._own_paths):
+            served = self._serve_own(scope, receive, send, target)
+        if served is not None:
+            return served
+        if len(self.routes) > self._own:
+            return self._serve_by_others(scope, receive, send, partial(self._serve_upstream, target=target))
+        return self._serve_upstream(scope, receive, send, target)
+
+    def _serve_own(self, scope: Scope, receive: Receive, send: Send, target: bytes) -> Awaitable[None] | None:
+        """Serve a request for toril's own API or for the jobs API; return None where it is for neither."""
         below = self.below_api(target.partition(b"?")[0])
         if below is not None:
             if self._at_root and len(self.routes) > self._own:
@@ -205,9 +218,7 @@ class ProxyRouter(Router):
             if asked is not None:
                 scope["route"], scope["path_params"] = asked[0], {"id": asked[1]}
                 return asked[0].app(scope, receive, send)
-        if len(self.routes) > self._own:
-            return self._serve_by_others(scope, receive, send, partial(self._serve_upstream, target=target))
-        return self._serve_upstream(scope, receive, send, target)
+        return None
 
     def _serve_api(self, scope: Scope, receive: Receive, send: Send, below: bytes) -> Awaitable[None]:
         go_below(scope, self._ops_path, below)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, Struct
@@ -82,7 +83,7 @@ class QueuedSubmissions:
             name = self._names[upstream.prefix] = queue_name(self._queue, upstream.prefix)
         return name
 
-    async def accept(self, submission: Submission, job_id: str) -> str:
+    def accept(self, submission: Submission, job_id: str) -> Coroutine[Any, Any, str]:
         """Store a request; return the id of its job, or of the job with the same key if it is under way or answered.
 
         Raises:
@@ -90,9 +91,11 @@ class QueuedSubmissions:
             GroupFull: its group has as many waiting requests as it may have.
         """
         if submission.key is None:
-            await self._store(submission, job_id)
-            return job_id
-        name = _digest(submission.upstream.prefix.encode(), submission.caller, submission.key)
+            return self._store(submission, job_id)
+        return self._store_once(submission, submission.key, job_id)
+
+    async def _store_once(self, submission: Submission, key: bytes, job_id: str) -> str:
+        name = _digest(submission.upstream.prefix.encode(), submission.caller, key)
         digest = _digest(submission.method.encode(), submission.target, submission.body)
         entry = await self._entry(name, job_id, digest)
         if not entry.settled:
@@ -128,7 +131,7 @@ class QueuedSubmissions:
             return entry  # it failed, but was made after this request came, so it is the job of this request, too
         raise StoreUnavailable("The job of an idempotency key is gone as often as it is made")
 
-    async def _store(self, submission: Submission, job_id: str) -> None:
+    async def _store(self, submission: Submission, job_id: str) -> str:
         recorded = RecordedRequest(
             method=submission.method,
             target=submission.target.decode("latin-1"),
@@ -141,7 +144,7 @@ class QueuedSubmissions:
         queue = self._name(upstream)
         name = job_name(submission.method, submission.target, submission.owner)
         data, attempts = Raw(encode_request(recorded)), upstream.max_retries + 1
-        trace = submission.trace or trace_headers(submission.headers)
+        trace = trace_headers(submission.headers) if submission.trace is None else submission.trace
         context = metadata(trace) if trace else ""
         group = UNSET if submission.group is None else GroupOption(submission.group)
         now_ms = int(self._now() * 1000)
@@ -149,7 +152,7 @@ class QueuedSubmissions:
         if submission.callback is None:
             job = traced_job(JobSpec(name, data, JobOptions(jobId=job_id, attempts=attempts, group=group)), context)
             await self._stores.producer.add(queue, [job], now_ms)
-            return
+            return job_id
         # A failed job has ended, too; without this its parent would wait for ever.
         opts = JobOptions(jobId=job_id, attempts=attempts, group=group, ignoreDependencyOnFailure=True)
         callback = FlowJob(
@@ -164,6 +167,7 @@ class QueuedSubmissions:
             [FlowJob(name, queue, data, opts)],
         )
         await self._stores.flows.add([traced_flow(callback, context)], now_ms)
+        return job_id
 
 
 def _digest(*parts: bytes) -> str:

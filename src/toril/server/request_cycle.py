@@ -17,14 +17,13 @@ from typing import Any, cast
 from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent, HTTPScope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import (
-    HEADER_RE,
     HEADER_VALUE_RE,
     STATUS_LINE,
     HttpToolsProtocol,
     RequestResponseCycle,
 )
 
-from toril.core.http.headers import Header, header_lines
+from toril.core.http.headers import IN_VALUES, TOKEN, Header, header_lines
 from toril.core.http.streaming import BODILESS, StreamHead
 from toril.http_client.tcp_keepalive import detect_dead_peer
 from toril.web.raw_target import CUT_OFF, EARLY, REASON
@@ -33,6 +32,8 @@ Leaving = Callable[[], bool]
 """True once the instance has begun to shut down: callers should connect to another instance next."""
 
 
+_NO_LENGTH = (None, b"0")
+"""What stands for a missing `content-length`, by whether the status is 204."""
 _OVER = cast(HTTPScope, {"type": "http", "method": "GET", "http_version": "1.1"})
 """Stands for the scope of a request that has ended."""
 
@@ -154,18 +155,15 @@ class RequestCycle(RequestResponseCycle):
         """
         if self._needs_steps():
             return False
-        length, sized = b"%d" % len(body), status == 204 and not body
-        lines = [STATUS_LINE[status], _lines(tuple(self.default_headers))]
-        for name, value in headers:
-            if name == b"content-length":
-                if value != length:
-                    return False
-                sized = True
-            elif name == b"connection" or HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
-                return False
-            lines.append(b"%b: %b\r\n" % (name, value))
-        if not sized:
+        given = dict(headers)
+        if b"connection" in given or given.get(b"content-length", _NO_LENGTH[status == 204]) != b"%d" % len(body):
             return False
+        # All at once: one by one takes a microsecond more for five headers.
+        lines = [b"%b: %b\r\n" % pair for pair in headers]
+        names = b"".join([name for name, _ in headers])
+        if names.translate(None, TOKEN) or b"".join(lines).translate(None, IN_VALUES) != b"\r\n" * len(lines):
+            return False
+        lines[:0] = STATUS_LINE[status], _lines(tuple(self.default_headers))
         lines.append(b"\r\n")
         if self.scope["method"] != "HEAD":
             lines.append(body)

@@ -79,7 +79,11 @@ class Application(Starlette):
 
 
 class ExceptionHandling:
-    """Middleware that turns exceptions into responses."""
+    """Middleware that turns exceptions into responses.
+
+    A response that has begun is broken off as its route does that (`broken_off`). Of a route that `counts_unanswered`,
+    a request that is cancelled before its response is measured too.
+    """
 
     def __init__(self, app: ASGIApp, handlers: Mapping[Any, ExceptionHandler]) -> None:
         self.app = app
@@ -93,9 +97,19 @@ class ExceptionHandling:
             await self.app(scope, receive, send)
         except Exception as exc:
             note_refusal(scope, exc)
-            if scope["type"] == "lifespan" or observed(scope).begun:
+            if scope["type"] == "lifespan":
                 raise
-            await self._respond(only_toril_error(exc) or exc, scope, receive, send)
+            if observed(scope).begun:
+                broken_off = getattr(scope.get("route"), "broken_off", None)
+                if broken_off is None:
+                    raise
+                await broken_off(exc, scope, send)
+            else:
+                await self._respond(only_toril_error(exc) or exc, scope, receive, send)
+        except BaseException:
+            if getattr(scope.get("route"), "counts_unanswered", False):
+                observed(scope).ended()
+            raise
 
     async def _respond(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond with the handler that Starlette would choose."""

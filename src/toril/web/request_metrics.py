@@ -100,10 +100,11 @@ class Observed:
         finally:
             self._meter.count(metric, labels, -1.0)
 
-    def unanswered(self) -> None:
-        """Record that the request got no response, because its caller hung up."""
-        self.begun = True
-        self._observe(NO_ANSWER)
+    def ended(self) -> None:
+        """Record that nothing more is sent: a request without a response got none because its caller hung up."""
+        if not self.begun:
+            self.begun = True
+            self._observe(NO_ANSWER)
 
     def _head(self, status: int, headers: Iterable[Header]) -> None:
         self.begun = True

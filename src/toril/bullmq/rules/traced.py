@@ -33,7 +33,7 @@ def own_trace(job: JobSpec) -> list[Header]:
 
 def traced_job(job: JobSpec, metadata: str) -> JobSpec:
     """Return a job with this context, as `traced_options`."""
-    return replace(job, opts=traced_options(job.opts, metadata))
+    return replace(job, opts=traced_options(job.opts, metadata)) if metadata else job
 
 
 def traced_flow(job: FlowJob, metadata: str) -> FlowJob:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -17,6 +19,7 @@ Status = Literal["queued", "running", "completed", "failed"]
 RESPONSE_FIELD = b"response"
 """The field of a job's hash that holds the recorded response."""
 
+_UNPACK = struct.Struct(">IHHHI2x").unpack
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
 
 
@@ -25,11 +28,11 @@ def new_id(random: bytes, queue: str) -> str:
 
     106 bits stay random, and a job can be found by its id without looking into every queue.
     """
-    text = random[:14].hex() + f"{tag(queue):04x}"
-    variant = "89ab"[int(text[16], 16) & 3]
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+    a, b, c, d, e = _UNPACK(random)
+    return "%08x-%04x-4%03x-%04x-%08x%04x" % (a, b, c & 0xFFF, d & 0x3FFF | 0x8000, e, tag(queue))
 
 
+@lru_cache(maxsize=1024)
 def tag(queue: str) -> int:
     """Return the hash of a queue's name in the ids of its jobs."""
     return zlib.crc32(queue.encode()) & 0xFFFF
