@@ -102,7 +102,7 @@ class HttpPool:
     `send` collects the answer of a request, `open` streams it; both are exchanges over the same connections.
     """
 
-    __slots__ = ("_connector", "_idle", "_limits", "_loop", "_route", "_version")
+    __slots__ = ("_connector", "_idle", "_limits", "_loop", "_route", "_streamed", "_version")
 
     def __init__(
         self, connector: Connector | ProxyConnector, limits: AnswerLimits, route: RouteToOrigin | None = None
@@ -110,6 +110,7 @@ class HttpPool:
         self._loop = asyncio.get_running_loop()
         self._connector = connector
         self._limits = limits
+        self._streamed = AnswerLimits(max_head_bytes=limits.max_head_bytes, streamed=True)
         self._route = route
         self._version = 0 if route is None else route.version
         self._idle = IdleConnections()
@@ -122,7 +123,7 @@ class HttpPool:
         """
         started = perf_counter()
         body, head, token = request.body, request.head, b""
-        if self._route is not None:
+        if self._route is not None and self._route.rewrites:
             routed = await self._route.prepared(head, request.timeout_s)
             if isinstance(routed, ConnectFailed):
                 return routed
@@ -164,21 +165,21 @@ class HttpPool:
         """
         started = perf_counter()
         told: Told | None = None
-        if self._route is not None:
+        if self._route is not None and self._route.rewrites:
             routed = await self._route.prepared(request.head, timeout_s)
             if isinstance(routed, ConnectFailed):
                 return routed
             request = replace(request, head=routed.head)
             told = partial(self._route.fault, token=routed.token)
-        idle, limit = self._kept(), self._limits.max_head_bytes
+        idle, limits = self._kept(), self._streamed
         connection = idle.take() if request.repeatable else None
         if connection is not None:
-            exchange = HttpExchange(connection, request, started, idle, self._connect, limit)
+            exchange = HttpExchange(connection, request, started, idle, self._connect, limits)
         else:
             made = await self._connect(started, timeout_s)
             if not isinstance(made, HttpConnection):
                 return made
-            exchange = HttpExchange(made, request, started, idle, None, limit)
+            exchange = HttpExchange(made, request, started, idle, None, limits)
         exchange.told = told
         return exchange
 

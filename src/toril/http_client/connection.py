@@ -38,8 +38,9 @@ class HttpConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_collects", "_detects_dead_peer", "_in_use", "_loop", "_moved_at", "_paused", "_poll", "_timer", "_transport",
-        "_waiter", "_woken_at", "_writable", "_written", "exchanges", "idle_since", "made_at", "reader", "usable_until",
+        "_collects", "_detects_dead_peer", "_in_use", "_looks_at", "_loop", "_moved_at", "_patience_s", "_paused",
+        "_poll", "_timer", "_transport", "_waiter", "_woken_at", "_writable", "_written", "exchanges", "idle_since",
+        "made_at", "reader", "usable_until",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -55,7 +56,10 @@ class HttpConnection(asyncio.Protocol):
         # Only the end of the answer is news.
         self._collects = False
         self._waiter: asyncio.Future[bool] | None = None
+        # Looks for the progress of streamed exchanges, and how long the current one may wait for some.
         self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = 0.0
+        self._patience_s: float | None = None
         self._woken_at = 0.0
         self._writable = asyncio.Event()
         self._writable.set()
@@ -211,29 +215,36 @@ class HttpConnection(asyncio.Protocol):
         Time counts only while the whole request is written, or the other side accepts no more of it.
         """
         waiter: asyncio.Future[bool] = self._loop.create_future()
-        self._waiter = waiter
-        if patience_s is not None:
-            left_s = self._moved_at + patience_s - self._loop.time()
-            self._timer = self._loop.call_later(max(left_s, 0.0), self._check_progress, patience_s)
+        self._waiter, self._patience_s = waiter, patience_s
+        if patience_s is not None and (self._timer is None or self._moved_at + patience_s < self._looks_at):
+            self._look_at(self._moved_at + patience_s)
         try:
             return await waiter
         finally:
             self._waiter = None
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
 
-    def _check_progress(self, patience_s: float) -> None:
+    def _look_at(self, moment: float) -> None:
+        """Look for progress then. The timer outlasts a wait: one for each of them would cost as much as the wait."""
+        self._look_no_more()
+        self._looks_at = moment
+        self._timer = self._loop.call_later(max(moment - self._loop.time(), 0.0), self._check_progress)
+
+    def _look_no_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check_progress(self) -> None:
         """End the wait, unless the other side waits for the caller, or the body makes progress."""
-        waiter = self._waiter
-        if waiter is None or waiter.done():
+        self._timer = None
+        waiter, patience_s = self._waiter, self._patience_s
+        if waiter is None or waiter.done() or patience_s is None or self._collects:
             return
         now = self._loop.time()
         if not self._written and self._writable.is_set():
             self._moved_at = now
-        left_s = self._moved_at + patience_s - now
-        if left_s > 0:
-            self._timer = self._loop.call_later(left_s, self._check_progress, patience_s)
+        if self._moved_at + patience_s > now:
+            self._look_at(self._moved_at + patience_s)
         else:
             waiter.set_result(False)
 
@@ -258,6 +269,7 @@ class HttpConnection(asyncio.Protocol):
         self._drop()
 
     def _drop(self) -> None:
+        self._look_no_more()
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
@@ -270,6 +282,7 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
             self._loop.call_later(_FLUSH_S, self._transport.abort)
+        self._look_no_more()
         self._writable.set()
         self._wake()
 
@@ -280,6 +293,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of asyncio.Protocol."""
         self._transport = None
+        self._look_no_more()
         self._writable.set()
         if self._in_use:
             if isinstance(exc, ssl.SSLError) and "ALERT" in (exc.reason or ""):

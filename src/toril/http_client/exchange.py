@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 
-from toril.core.http.headers import ANSWER_HEAD_BYTES
 from toril.core.http.streaming import StreamHead, StreamRequest
 from toril.core.outcome import ConnectFailed, CutOff, TimedOut
 from toril.http_client.answer_reader import AnswerLimits
@@ -32,7 +31,7 @@ class HttpExchange:
         started: when it began (`perf_counter`).
         idle: where a connection goes that may carry another exchange.
         connect: makes another connection where `connection` turns out to be closed; None if that one is new.
-        max_head_bytes: an answer with more than this that is no body is cut off.
+        limits: what the answer may be.
 
     Attributes:
         told: hears of the answer's head before the caller does.
@@ -45,7 +44,7 @@ class HttpExchange:
         started: float,
         idle: IdleConnections,
         connect: Connect | None,
-        max_head_bytes: int = ANSWER_HEAD_BYTES,
+        limits: AnswerLimits,
     ) -> None:
         self._connection = connection
         self._request = request
@@ -53,7 +52,7 @@ class HttpExchange:
         self._idle = idle
         self._connect = connect
         self.told: Told | None = None
-        self._limits = AnswerLimits(max_head_bytes=max_head_bytes, streamed=True)
+        self._limits = limits
         self._closed = False
         self._begin()
 

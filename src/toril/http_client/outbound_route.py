@@ -151,6 +151,7 @@ class RouteToOrigin:
 
     Attributes:
         hint: what else may be the matter where a new connection is closed without an answer.
+        rewrites: requests have to be `prepared`, and answers may have a `fault`.
     """
 
     def __init__(self, route: OutboundRoute, url: str) -> None:
@@ -165,6 +166,7 @@ class RouteToOrigin:
             self._absolute = f"http://{origin.authority(origin.literal)}".encode(
                 "idna" if not url.isascii() else "ascii"
             )
+        self.rewrites = route.tokens is not None or bool(self._absolute)
 
     @property
     def version(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -50,16 +50,21 @@ class Passthrough:
         self._outbound_to = outbound_to
         self._pools: dict[str, StreamOutboundPool] = {}
         self._under_way: set[_Passage] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._draining = False
+        # Set once it drains and nothing is under way.
+        self._idle: asyncio.Event | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send, upstream: Upstream, target: bytes) -> None:
+    def __call__(
+        self, scope: Scope, receive: Receive, send: Send, upstream: Upstream, target: bytes
+    ) -> Coroutine[Any, Any, None]:
         """Pass one request through, and its answer back; see `toril.proxy.direct.Direct`."""
         span = passed_on(scope, partial(_url, upstream, target))
         if span is None:
-            await self._pass(scope, receive, send, upstream, target)
-            return
+            return self._pass(scope, receive, send, upstream, target)
+        return self._pass_traced(scope, receive, send, upstream, target, span)
+
+    async def _pass_traced(
+        self, scope: Scope, receive: Receive, send: Send, upstream: Upstream, target: bytes, span: PassedOn
+    ) -> None:
         try:
             await self._pass(scope, receive, send, upstream, target, span)
         finally:
@@ -88,36 +93,38 @@ class Passthrough:
         if isinstance(exchange, (ConnectFailed, TimedOut)):
             await _unanswered(exchange, upstream, span)(scope, receive, send)
             return
+        has_body = request.has_body
         # What asks for 100 Continue sends its body when the upstream says so.
-        expects = request.has_body and any(name == b"expect" for name, _ in inbound.headers)
+        expects = has_body and any(name == b"expect" for name, _ in inbound.headers)
         add_nothing(scope)
-        passage = _Passage(exchange, receive, send, upstream, bodiless=not request.has_body, expects=expects)
+        passage = _Passage(exchange, receive, send, upstream, bodiless=not has_body, expects=expects)
         cycle = scope.get(CYCLE)
         passage.passes_early, passage.span = cycle is not None, span
         # Without a task that waits for the client to hang up: with it, a small request costs a third more.
         passage.told_when_gone = cycle is not None and cycle.tell_when_gone(receive, passage.client_gone)
         self._under_way.add(passage)
-        self._idle.clear()
         try:
             failure = await passage.run(upgrade=upgrade)
             if passage.broke_off:
                 await cut_off(scope, send)
         except asyncio.CancelledError:
             # The server ends, and this caller has stopped reading: there is no other way to be rid of it.
-            if not self._draining:
+            if self._idle is None:
                 raise
             return
         finally:
             passage.break_off()
             self._under_way.discard(passage)
-            if not self._under_way:
+            if self._idle is not None and not self._under_way:
                 self._idle.set()
         if failure is not None:
             await _unanswered(failure, upstream, span)(scope, receive, send)
 
     async def drain(self, grace_s: float) -> None:
         """Wait until no request is in progress, or the time is over; then abort the rest."""
-        self._draining = True
+        self._idle = asyncio.Event()
+        if not self._under_way:
+            self._idle.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._idle.wait()
@@ -153,10 +160,8 @@ class _Passage:
         # Whether it tells when the client hangs up; else only receiving does.
         self.told_when_gone = False
         self.broke_off = False
-        # Whether the body is asked for: what expects 100 Continue waits for it.
-        self._asked = asyncio.Event()
-        if not expects:
-            self._asked.set()
+        # Set once the body of what expects 100 Continue is asked for; any other one needs not be asked for.
+        self._asked = asyncio.Event() if expects else None
 
     def client_gone(self) -> None:
         """End it, because the client has hung up."""
@@ -167,10 +172,13 @@ class _Passage:
         """Abort the request, if it has not ended."""
         self._exchange.close()
 
-    async def run(self, *, upgrade: bool) -> Failure | None:
+    def run(self, *, upgrade: bool) -> Coroutine[Any, Any, Failure | None]:
         """Pass both bodies on; return a failure if there is no answer and nothing has been sent to the client."""
         if self._whole and self.told_when_gone:
-            return await self._download(None, upgrade=upgrade)
+            return self._download(None, upgrade=upgrade)
+        return self._both_ways(upgrade=upgrade)
+
+    async def _both_ways(self, *, upgrade: bool) -> Failure | None:
         async with asyncio.TaskGroup() as tasks:
             upload = tasks.create_task(self._upload())
             try:
@@ -180,7 +188,7 @@ class _Passage:
 
     async def _upload(self) -> None:
         """Send the request's body as fast as the upstream takes it; then watch for the client to hang up."""
-        if not self._asked.is_set():
+        if self._asked is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CONTINUE_S):
                     await self._asked.wait()
@@ -199,10 +207,7 @@ class _Passage:
         patience_s = self._upstream.timeout_s
         head = await self._exchange.head(patience_s)
         while isinstance(head, StreamHead) and head.status < 200 and head.status != 101:
-            if head.status == 100:  # whether that is passed on is for our own server to say
-                self._asked.set()
-            elif self.passes_early and not self._gone:
-                await self._send({"type": EARLY, "head": _passed_on(head)})
+            await self._pass_early(head)
             head = await self._exchange.head(patience_s)
         if self._gone:
             return None
@@ -215,31 +220,37 @@ class _Passage:
                 return CutOff("ERR_HTTP", "It switches protocols unasked", 0.0)
             await self._tunnel(head)
             return None
+        body, is_asked = self._exchange.rest(), self._asked is None or self._asked.is_set()
+        if body is not None and is_asked and self._sent_at_once(head, body):
+            return None
         start = _start(_passed_on(head))
         headers = start["headers"]
-        if not self._asked.is_set():
+        if not is_asked:
             # The client may send its body all the same or keep it: what comes next could be either.
             headers.append((b"connection", b"close"))
             if upload is not None:
                 upload.cancel()
-        body = self._exchange.rest()
-        if body is not None:
-            await self._send_whole(start, body)
-            return None
         await self._send(start)
+        if body is not None:
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+            return None
         events = any(name.lower() == b"content-type" and b"event-stream" in value.lower() for name, value in headers)
         await self._pass_back(None if events else patience_s)
         return None
 
-    async def _send_whole(self, start: dict[str, Any], body: bytes) -> None:
-        """Send an answer that has come whole: most small ones have."""
-        send, status = self._send, start["status"]
-        if isinstance(send, Observed) and start[REASON] == _PHRASES.get(status, b""):
-            headers = [(name.lower(), value) for name, value in start["headers"]]
-            if send.answer(status, headers, body):
-                return
-        await send(start)
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+    async def _pass_early(self, head: StreamHead) -> None:
+        if head.status == 100:  # whether that is passed on is for our own server to say
+            if self._asked is not None:
+                self._asked.set()
+        elif self.passes_early and not self._gone:
+            await self._send({"type": EARLY, "head": _passed_on(head)})
+
+    def _sent_at_once(self, head: StreamHead, body: bytes) -> bool:
+        """Send an answer that has come whole in one step, as most small ones have; return False if it needs several."""
+        send = self._send
+        if not isinstance(send, Observed) or head.reason != _PHRASES.get(head.status, b""):
+            return False
+        return send.answer(head.status, end_to_end([(name.lower(), value) for name, value in head.headers]), body)
 
     async def _tunnel(self, head: StreamHead) -> None:
         """Pass the bytes of a tunnel both ways, after the upstream has switched protocols."""

@@ -19,7 +19,8 @@ class Submission(Struct, kw_only=True):
     `headers` are those that the upstream gets, `forwarding` the client's own (see `RecordedRequest`). `key` is an
     `Idempotency-Key`, valid for its `caller` alone. `owner` is the only caller that may see the job, if jobs have
     owners. `callback` is the URL that is called when the job ends, if there is one. `trace` is the trace context of the
-    job; None is that of the headers. `wait_s` is how long the client would wait for the answer itself. `group` is its group in the queue, if it has one.
+    job; None is that of the headers. `wait_s` is how long the client would wait for the answer itself. `group` is its
+    group in the queue, if it has one.
     """
 
     upstream: Upstream

@@ -106,7 +106,7 @@ class ProxiedRequests:
             trace=sent_trace(scope, found.upstream.prefix),
             body=body,
             timeout_s=timeout_s,
-            wait_s=_preferred_wait_s(given) if PREFER in asked else 0.0,
+            wait_s=preferred_wait_s(given) if PREFER in asked else 0.0,
             key=key,
             caller=asked.get(b"authorization", b""),
             owner=owner_of(given) if self._owner_only else "",
@@ -141,7 +141,7 @@ class ProxiedRequests:
         return url
 
 
-def _preferred_wait_s(headers: Sequence[Header]) -> float:
+def preferred_wait_s(headers: Sequence[Header]) -> float:
     """Return how long the client would wait for the answer itself: `Prefer: wait=10` (RFC 7240); 0 if it would not."""
     for name, value in headers:
         if name == PREFER and (found := _WAIT.search(value)):

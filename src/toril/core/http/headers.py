@@ -74,6 +74,8 @@ def end_to_end(headers: Iterable[Header]) -> list[Header]:
     frames the message or changes its address replaces them.
     """
     pairs = list(headers)
+    if HOP_BY_HOP.isdisjoint([name.lower() for name, _ in pairs]):
+        return pairs
     dropped = HOP_BY_HOP
     named = connection_options(pairs)
     if named:

@@ -30,13 +30,8 @@ def direct_request(inbound: Inbound, target: bytes, host: bytes, *, upgrade: boo
         host: the upstream's. The client's is in `X-Forwarded-Host`.
         upgrade: let the upstream switch to a WebSocket.
     """
-    length: int | None = None
-    chunked = False
-    for name, value in inbound.headers:
-        if name == b"content-length":
-            length = int(value)
-        elif name == b"transfer-encoding":
-            chunked = True
+    given = dict(inbound.headers)
+    chunked, length = b"transfer-encoding" in given, given.get(b"content-length")
     lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (inbound.method, target, host)]
     kept = forwarded(inbound.headers, inbound.peer, inbound.scheme)
     lines += [b"%b: %b\r\n" % pair for pair in kept if pair[0] != b"content-length"]  # which is made anew
@@ -45,7 +40,7 @@ def direct_request(inbound: Inbound, target: bytes, host: bytes, *, upgrade: boo
     return StreamRequest(
         method=inbound.method,
         head=b"".join(lines),
-        length=None if chunked else length,
+        length=None if chunked or length is None else int(length),
         chunked=chunked,
         upgrade=upgrade,
     )

@@ -29,7 +29,7 @@ def new_id(random: bytes, queue: str) -> str:
     106 bits stay random, and a job can be found by its id without looking into every queue.
     """
     a, b, c, d, e = _UNPACK(random)
-    return "%08x-%04x-4%03x-%04x-%08x%04x" % (a, b, c & 0xFFF, d & 0x3FFF | 0x8000, e, tag(queue))
+    return f"{a:08x}-{b:04x}-4{c & 0xFFF:03x}-{d & 0x3FFF | 0x8000:04x}-{e:08x}{tag(queue):04x}"
 
 
 @lru_cache(maxsize=1024)
