@@ -178,6 +178,15 @@ class Tab:
         still = {"name": "prefers-reduced-motion", "value": "reduce"}
         self.call("Emulation.setEmulatedMedia", features=[theme, still])
 
+    def turn(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Give a page that is shown another size and theme, and wait until it is laid out for them.
+
+        The layout follows from CSS alone, so this shows what opening the page at that size would, for less CPU.
+        """
+        self.resize(width, height, dark=dark)
+        wanted = f"(width: {width}px) and (prefers-color-scheme: {'dark' if dark else 'light'})"
+        self.until(f"matchMedia({json.dumps(wanted)}).matches", f"the page in {wanted}")
+
     def open(self, url: str) -> None:
         """Go to an address, as if it had been typed."""
         self.call("Page.navigate", url=url)

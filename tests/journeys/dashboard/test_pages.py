@@ -1,11 +1,12 @@
 """Every page under its address, with its heading, its links and its verbs (the contract is wire/dashboard.md)."""
 
+import json
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
-from tests.support.browser import Browser, Tab, open_page
+from tests.support.browser import Tab, open_page
 from tests.support.deliveries import Door, configuration
 from tests.support.endpoint import Answer, Call, Endpoint, respond
 from tests.support.gateway import job
@@ -20,6 +21,14 @@ SIZES = [(1440, 900), (1280, 800), (1024, 768), (390, 844)]
 TOO_WIDE = """Array.from(document.querySelectorAll('main table'))
     .filter(one => !one.closest('.wide') && one.offsetWidth > one.parentElement.clientWidth + 1)
     .map(one => one.offsetWidth - one.parentElement.clientWidth)"""
+
+FOLLOWED = """(async link => {
+    const anchor = document.body.appendChild(Object.assign(document.createElement('a'), {href: link}));
+    anchor.click();
+    anchor.remove();
+    await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+})"""
+"""Follows a link by a click, which loads nothing anew, until what it leads to is drawn."""
 
 
 class Shop(dict[str, str]):
@@ -109,21 +118,21 @@ def opened(tab: Tab, shop: Shop, page: str, **more: str) -> None:
     tab.until("!!document.querySelector('main h1') && !document.querySelector('[aria-busy]')", f"the page {page}")
 
 
-@pytest.mark.parametrize(("width", "height"), SIZES)
-def test_each_page_has_one_heading_with_the_things_name_and_fits_the_screen(
-    chromium: Browser, shop: Shop, width: int, height: int
-) -> None:
-    tab = chromium.tab(width=width, height=height)
+def test_each_page_has_one_heading_with_the_things_name_and_fits_every_screen(tab: Tab, shop: Shop) -> None:
     for page, (heading, title) in pages(shop).items():
+        tab.resize(*SIZES[0])
         opened(tab, shop, page)
-        tab.the("heading", heading)
-        tab.until("!document.querySelector('[aria-busy]')", "what it shows")
-        found = tab.run("Array.from(document.querySelectorAll('h1'), one => one.textContent)")
-        assert found == [heading], page
-        assert tab.run("document.title") == f"{title} · toril"
-        assert tab.run("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0, page
-        assert tab.run(TOO_WIDE) == [], f"a table of {page} is wider than its place"
-        assert tab.run("document.querySelectorAll('main').length") == 1
+        for width, height in SIZES:
+            tab.turn(width, height)
+            at = f"{page} at {width}"
+            tab.the("heading", heading)
+            tab.until("!document.querySelector('[aria-busy]')", "what it shows")
+            found = tab.run("Array.from(document.querySelectorAll('h1'), one => one.textContent)")
+            assert found == [heading], at
+            assert tab.run("document.title") == f"{title} · toril"
+            assert tab.run("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0, at
+            assert tab.run(TOO_WIDE) == [], f"a table of {at} is wider than its place"
+            assert tab.run("document.querySelectorAll('main').length") == 1
 
 
 def test_every_link_of_a_page_leads_to_a_page(tab: Tab, shop: Shop) -> None:
@@ -135,8 +144,9 @@ def test_every_link_of_a_page_leads_to_a_page(tab: Tab, shop: Shop) -> None:
     assert len(found) > 40
     for link in sorted(found):
         assert link.startswith(f"{API}/dashboard/"), link
-        tab.open(shop.toril.url + link)
+        tab.run(f"{FOLLOWED}({json.dumps(link)})")
         tab.until("!!document.querySelector('main h1')", link)
+        assert tab.address == link
         assert tab.run("document.querySelector('h1').textContent") != "No such page", link
     tab.complaints[:] = [one for one in tab.complaints if "404" not in one]  # the scheduler's next job may be made anew
 
@@ -206,16 +216,14 @@ ACTING = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])
-def test_a_token_that_may_only_read_finds_no_button_that_acts_on_any_page(
-    chromium: Browser, shop: Shop, width: int, height: int
-) -> None:
-    tab = chromium.tab(width=width, height=height)
+def test_a_token_that_may_only_read_finds_no_button_that_acts_on_any_page(tab: Tab, shop: Shop) -> None:
     for page in pages(shop):
         opened(tab, shop, page, token=READER)
-        buttons = set(tab.run("Array.from(document.querySelectorAll('main button'), one => one.textContent.trim())"))
-        assert not ACTING & buttons, page
-        assert tab.find("checkbox") == [], page
+        for width, height in ((390, 844), (1440, 900)):
+            tab.turn(width, height)
+            acting = "Array.from(document.querySelectorAll('main button'), one => one.textContent.trim())"
+            assert not ACTING & set(tab.run(acting)), page
+            assert tab.find("checkbox") == [], page
 
 
 def test_dead_letters_are_found_by_reason_and_by_their_error(tab: Tab, shop: Shop) -> None:

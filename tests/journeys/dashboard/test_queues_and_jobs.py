@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.browser import Browser, Tab, open_page
+from tests.support.browser import Tab, open_page
 from tests.support.endpoint import Endpoint, reply_json, respond
 from tests.support.gateway import TOKEN, Gateway, job
 from tests.support.tokens import token, write
@@ -289,21 +289,19 @@ class TestRights:
         reader.close()
 
 
-@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 768), (390, 844)])
 @pytest.mark.parametrize(
     "page", ["", "queues", "queues/{queue}", "queues/{queue}/jobs/1", "workers", "schedulers", "events"]
 )
-def test_no_page_is_wider_than_the_screen(
-    chromium: Browser, toril: TorilProcess, new_queue: NewQueue, page: str, width: int, height: int
-) -> None:
+def test_no_page_is_wider_than_the_screen(tab: Tab, toril: TorilProcess, new_queue: NewQueue, page: str) -> None:
     queue = new_queue()
     toril.gateway.add(queue, job({"text": "word " * 50, "unbroken": "x" * 300}, name="order-confirmation"))
-    tab = chromium.tab(width=width, height=height)
     open_page(tab, toril, page.format(queue=queue))
     tab.until("document.querySelector('main h1') && !document.querySelector('[aria-busy]')", "a heading")
-    assert tab.run("document.querySelectorAll('h1').length") == 1
-    overflow = tab.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert overflow <= 0, f"{overflow} px too wide"
+    for width, height in ((1440, 900), (1024, 768), (390, 844)):
+        tab.turn(width, height)
+        assert tab.run("document.querySelectorAll('h1').length") == 1
+        overflow = tab.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert overflow <= 0, f"{overflow} px too wide at {width}"
 
 
 def test_the_page_comes_back_by_itself_when_the_server_restarts(
