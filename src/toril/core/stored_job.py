@@ -33,6 +33,7 @@ _LONG_NAMES = {
     "kl": "keepLogs",
     "de": "deduplication",
 }
+_NO_OPTIONS = b'{"attempts":0}'
 _SHORTENED = re.compile(rb'"(?:fpof|cpof|idof|rdof|kl|de|tm|omc)":')
 
 
@@ -120,6 +121,8 @@ def group_id(value: Any) -> str | None:
 
 def shown_options(stored: bytes) -> bytes:
     """Return `read_options(stored).text`, without reading what is in them where that is stored as it is shown."""
+    if stored == _NO_OPTIONS:
+        return stored
     if stored[:1] == b"{" and stored.isascii() and not _SHORTENED.search(stored):
         try:
             _is_json(stored)
@@ -192,7 +195,7 @@ def text_json(stored: bytes) -> bytes:
 
 def integer_json(stored: bytes | None) -> bytes:
     """Return a stored integer as JSON; 0 where it is missing or is no integer."""
-    if stored is None:
+    if stored is None or stored == b"0":
         return b"0"
     if stored.isdigit() and (stored[:1] != b"0" or stored == b"0"):
         return stored
@@ -247,6 +250,8 @@ def due_ms(fields: Fields) -> int:
 
 
 def _rarer(fields: Fields) -> bytes:
+    if _RARER_NAMES.isdisjoint(fields):
+        return b""
     parts = [
         b',"%b":%b' % (shown, as_json(stored)) for name, shown, as_json in _RARER_FIELDS if (stored := fields.get(name))
     ]
@@ -293,3 +298,4 @@ _RARER_FIELDS = (
     (b"parentKey", b"parentKey", text_json),
     (b"parent", b"parent", json_or_text),
 )
+_RARER_NAMES = frozenset(name for name, _, _ in _RARER_FIELDS)

@@ -102,7 +102,8 @@ def reply_text(text: str) -> str:
 
 def fields_of(flat: Sequence[Any]) -> dict[bytes, bytes]:
     """Return the reply of HGETALL (field, value, field, value …) as a mapping."""
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+    each = iter(flat)
+    return dict(zip(each, each, strict=True))
 
 
 def as_error(text: str) -> StoreError:

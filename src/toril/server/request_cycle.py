@@ -47,6 +47,19 @@ _lines = lru_cache(maxsize=8)(header_lines)
 
 
 @lru_cache(maxsize=64)
+def _template(names: tuple[bytes, ...]) -> tuple[bytes | None, int | None]:
+    """Return the lines of headers with these names, to be filled with their values, and the place of the length.
+
+    There are no lines where uvicorn has to see the headers. Answers of one kind have the same names, and these are
+    looked at once.
+    """
+    if b"connection" in names or b"".join(names).translate(None, TOKEN) or names.count(b"content-length") > 1:
+        return None, None
+    lines = b"".join([b"%b: %%b\r\n" % name.replace(b"%", b"%%") for name in names])
+    return lines, names.index(b"content-length") if b"content-length" in names else None
+
+
+@lru_cache(maxsize=64)
 def _type_line(content_type: bytes) -> bytes | None:
     """Return the line of a content type; None where that is no header value."""
     return None if HEADER_VALUE_RE.search(content_type) else b"content-type: %b\r\n" % content_type
@@ -155,19 +168,13 @@ class RequestCycle(RequestResponseCycle):
         """
         if self._needs_steps():
             return False
-        given = dict(headers)
-        if b"connection" in given or given.get(b"content-length", _NO_LENGTH[status == 204]) != b"%d" % len(body):
+        names, values = zip(*headers, strict=False) if headers else ((), ())
+        template, sized_at = _template(names)
+        length = _NO_LENGTH[status == 204] if sized_at is None else values[sized_at]
+        if template is None or length != b"%d" % len(body) or b"".join(values).translate(None, IN_VALUES):
             return False
-        # All at once: one by one takes a microsecond more for five headers.
-        lines = [b"%b: %b\r\n" % pair for pair in headers]
-        names = b"".join([name for name, _ in headers])
-        if names.translate(None, TOKEN) or b"".join(lines).translate(None, IN_VALUES) != b"\r\n" * len(lines):
-            return False
-        lines[:0] = STATUS_LINE[status], _lines(tuple(self.default_headers))
-        lines.append(b"\r\n")
-        if self.scope["method"] != "HEAD":
-            lines.append(body)
-        self._end(b"".join(lines))
+        own = STATUS_LINE[status], _lines(tuple(self.default_headers)), template % values
+        self._end(b"%b%b%b\r\n%b" % (*own, body if self.scope["method"] != "HEAD" else b""))
         return True
 
     def answer_typed(self, status: int, content_type: bytes, body: bytes) -> bool:

@@ -46,6 +46,8 @@ class _Template:
         parts = path.split("/")
         self.length = len(parts)
         self.literals = tuple((place, part.encode()) for place, part in enumerate(parts) if not part.startswith("{"))
+        # The last one tells most templates of one length apart.
+        self.telling = self.literals[-1]
         self.params = tuple((place, part[1:-1]) for place, part in enumerate(parts) if part.startswith("{"))
         self.names = frozenset(name for _, name in self.params)
 
@@ -234,7 +236,8 @@ def _index(routes: Iterable[AnyRoute]) -> _Shapes[AnyRoute]:
 
 def _find(shapes: _Shapes[AnyRoute], method: str, segments: list[bytes]) -> AnyRoute | None:
     for route in shapes.get((method, len(segments)), ()):
-        if route.template.fits(segments):
+        place, literal = route.template.telling
+        if segments[place] == literal and route.template.fits(segments):
             return route
     return None
 

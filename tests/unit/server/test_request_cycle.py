@@ -178,3 +178,13 @@ def test_nothing_is_told_after_the_answer_or_behind_middleware_that_receives() -
         """Stands for middleware."""
 
     assert not cycle(Connection()).tell_when_gone(receive, lambda: None)
+
+
+def test_a_name_with_a_percent_sign_is_sent_as_it_is() -> None:
+    connection = Connection()
+    assert cycle(connection).answer(200, [*sized(b"{}"), (b"x-%b-%d", b"100%")], b"{}")
+    assert b"\r\nx-%b-%d: 100%\r\n" in connection.written[0]
+
+
+def test_an_answer_with_two_lengths_is_sent_step_by_step() -> None:
+    assert not cycle(Connection()).answer(200, [*sized(b"{}"), (b"content-length", b"2")], b"{}")

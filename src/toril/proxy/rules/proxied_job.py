@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,7 +18,7 @@ Status = Literal["queued", "running", "completed", "failed"]
 RESPONSE_FIELD = b"response"
 """The field of a job's hash that holds the recorded response."""
 
-_UNPACK = struct.Struct(">IHHHI2x").unpack
+_VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
 
 
@@ -28,14 +27,19 @@ def new_id(random: bytes, queue: str) -> str:
 
     106 bits stay random, and a job can be found by its id without looking into every queue.
     """
-    a, b, c, d, e = _UNPACK(random)
-    return f"{a:08x}-{b:04x}-4{c & 0xFFF:03x}-{d & 0x3FFF | 0x8000:04x}-{e:08x}{tag(queue):04x}"
+    text = random[:14].hex() + tag_text(queue)
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANTS[text[16]]}{text[17:20]}-{text[20:]}"
 
 
-@lru_cache(maxsize=1024)
 def tag(queue: str) -> int:
     """Return the hash of a queue's name in the ids of its jobs."""
     return zlib.crc32(queue.encode()) & 0xFFFF
+
+
+@lru_cache(maxsize=1024)
+def tag_text(queue: str) -> str:
+    """Return the last four digits of the ids of a queue's jobs."""
+    return f"{tag(queue):04x}"
 
 
 def is_id(text: str) -> bool:
