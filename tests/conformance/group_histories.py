@@ -57,9 +57,9 @@ class Both:
         self.world = world
         self.seed = seed
         self.control = world.control
-        self.rules = GroupSchedule(GroupDefault(concurrency=2))
-        world.follow(lambda: self.rules.default)
         self.chance = random.Random(seed)
+        self.rules = GroupSchedule(GroupDefault(concurrency=self.chance.choice((None, 2))))
+        world.follow(lambda: self.rules.default)
         self.running: list[tuple[Lease, str | None]] = []
         self.priorities: dict[str, int] = {}
         self.starts = 0

@@ -227,6 +227,74 @@ async def test_a_slot_is_free_once_the_lock_of_its_job_has_lapsed(world: RealWor
     assert (await taken(world.store, b"us:3")).job_id == b"second"
 
 
+async def test_the_slots_of_many_lapsed_locks_are_freed_some_at_a_time(world: RealWorld) -> None:
+    for number in range(700):
+        await add(world, f"j-{number}", f"g{number % 3}")
+        await taken(world.store, b"us:%d" % number)
+    locks = [world.keys.key(f"j-{number}:lock") for number in range(700)]
+    await world.link.call("DEL", world.keys.key("active"), *locks)
+    await world.link.call("HSET", world.keys.key("toril:groups"), "look", 0)
+    await add(world, "last", "g0")
+    await taken(world.store, b"us:last")
+    slots = world.keys.key("toril:groups:slots")
+    assert 1 < await world.link.call("HLEN", slots) < 700
+    for _ in range(10):
+        await world.store.take(b"us:again")
+    assert await world.link.call("HKEYS", slots) == [b"last"]
+
+
+async def test_jobs_that_run_when_their_group_gets_a_limit_are_counted(world: RealWorld) -> None:
+    control = control_of(world)
+    leases = []
+    for number in range(3):
+        await add(world, f"j-{number}", "a")
+        await add(world, f"o-{number}", "b")
+        leases += [await taken(world.store, b"us:%d" % number), await taken(world.store, b"us:o%d" % number)]
+    await control.set_limits(world.queue, "a", GroupLimits(concurrency=3), paused=None)
+    await add(world, "j-3", "a")
+    assert isinstance(await world.store.take(b"us:3"), NoJob)
+    await add(world, "o-3", "b")
+    assert (await taken(world.store, b"us:4")).job_id == b"o-3", "the other group has no limit"
+    following = await world.store.complete(leases[0], DONE, fetch_next=True)
+    assert isinstance(following, Lease)
+    assert following.job_id == b"j-3"
+
+
+async def test_jobs_that_run_when_the_worker_gets_a_default_limit_are_counted(world: RealWorld) -> None:
+    for number in range(2):
+        await add(world, f"j-{number}", "a")
+    lease = await taken(world.store)
+    world.book.defaults.follow(lambda _: GroupDefault(concurrency=1))
+    assert isinstance(await world.store.take(b"us:2"), NoJob)
+    following = await world.store.complete(lease, DONE, fetch_next=True)
+    assert isinstance(following, Lease)
+
+
+async def test_limits_that_are_removed_leave_nothing(world: RealWorld) -> None:
+    control = control_of(world)
+    await control.set_limits(world.queue, "a", GroupLimits(weight=2), paused=True)
+    await control.set_limits(world.queue, "b", GroupLimits(concurrency=2), paused=None)
+    await control.remove_limits(world.queue, "b")
+    await add(world, "held", "a")
+    assert isinstance(await world.store.take(b"us:1"), NoJob)
+    await control.remove_limits(world.queue, "a")
+    lease = await taken(world.store)
+    await world.store.complete(lease, DONE, fetch_next=True)
+    await control.set_limits(world.queue, "a", GroupLimits(weight=2), paused=True)
+    await control.remove_limits(world.queue, "a")
+    assert await left(world) == []
+
+
+async def test_a_group_joins_the_member_of_its_name_and_both_take_turns(world: RealWorld) -> None:
+    for number in range(3):
+        await add(world, f"t-{number}", "t")
+    assert (await taken(world.store)).job_id == b"t-0"
+    await add(world, "x-0", "t/x")
+    await add(world, "x-1", "t/x")
+    order = [(await taken(world.store, b"us:%d" % number)).job_id for number in range(2, 6)]
+    assert order == [b"t-1", b"x-0", b"t-2", b"x-1"]
+
+
 async def test_a_renewed_lock_keeps_its_slot(world: RealWorld) -> None:
     world.book.defaults.follow(lambda _: GroupDefault(concurrency=1))
     await add(world, "first", "a")

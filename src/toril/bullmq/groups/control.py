@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from toril.bullmq.groups.defaults import GroupDefaults
 from toril.bullmq.groups.scripts import CHANGE, LEAVE, READ, RELEASE
 from toril.bullmq.keys import QueueKeys
-from toril.bullmq.lua.groups import HELD
+from toril.bullmq.lua.groups import HELD, SLOT_NAME
 from toril.bullmq.lua.scripts import Scripts
 from toril.bullmq.rules.groups import GroupLimits, GroupState, read_limits
 from toril.core.errors import StoreError, unwrapped
@@ -49,9 +49,9 @@ class GroupControl:
         keys = self._keys(queue)
         link = self._scripts.links.of(keys.prefix)
         limited, slots = await link.pipeline(
-            [pack("HKEYS", keys.key("toril:groups:limits")), pack("ZRANGE", keys.key("toril:groups:slots"), 0, -1)]
+            [pack("HKEYS", keys.key("toril:groups:limits")), pack("HVALS", keys.key("toril:groups:slots"))]
         )
-        others = {*limited, *map(_group_of, slots)}
+        others = {*limited, *(slot[SLOT_NAME:] for slot in slots)}
         names: list[bytes] = []
         place = after.encode()
         is_last = False
@@ -153,9 +153,3 @@ class GroupControl:
 
 def _flag(paused: bool) -> str:
     return "1" if paused else ""
-
-
-def _group_of(slot: bytes) -> bytes:
-    """Return the group in the name of a slot, `LENGTH:GROUPJOB`."""
-    length, _, rest = slot.partition(b":")
-    return rest[: int(length)]

@@ -28,19 +28,25 @@ _DEPTHS = QueueScript(
 local call, p = redis.call, KEYS[1]
 local g = p .. 'toril:groups'
 local after, most, shown = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local found, seen = {}, {}
+local found, seen, active, running = {}, {}, {}, 0
+for _, slot in ipairs(call('HVALS', g .. ':slots')) do
+  local id = G.group_of(slot)
+  active[id], running = (active[id] or 0) + 1, running + 1
+end
 local function look_at(id)
   if seen[id] then return end
   seen[id] = true
-  local size = call('ZCARD', g .. ':wait:' .. id) + call('SCARD', g .. ':busy:' .. id)
+  local size = call('ZCARD', g .. ':wait:' .. id) + (active[id] or 0)
   if size > 0 then found[#found + 1] = {id, size} end
 end
 for i = 5, #ARGV do look_at(ARGV[i]) end
 local page = call('ZRANGEBYLEX', g .. ':index', after == '' and '-' or '(' .. after, '+', 'LIMIT', 0, most)
 for _, id in ipairs(page) do look_at(id) end
-for _, slot in ipairs(call('ZRANGE', g .. ':slots', 0, most - 1)) do
-  local length = string.match(slot, '^(%%d+):')
-  look_at(string.sub(slot, #length + 2, #length + 1 + length))
+local looked = 0
+for id in pairs(active) do
+  looked = looked + 1
+  if looked > most then break end
+  look_at(id)
 end
 for _, job in ipairs(call('ZRANDMEMBER', p .. 'delayed', ARGV[4])) do
   local id = G.named(call('HGET', p .. job, 'opts'))
@@ -63,10 +69,10 @@ end
 local groups = {}
 for i = 1, math.min(shown, #found) do
   local id = found[i][1]
-  groups[i] = {id, call('ZCARD', g .. ':wait:' .. id), call('SCARD', g .. ':busy:' .. id), since(id)}
+  groups[i] = {id, call('ZCARD', g .. ':wait:' .. id), active[id] or 0, since(id)}
 end
 return {
-  #page == most and page[most] or '', call('ZCOUNT', p .. 'delayed', %d, '+inf'), call('ZCARD', g .. ':slots'), groups
+  #page == most and page[most] or '', call('ZCOUNT', p .. 'delayed', %d, '+inf'), running, groups
 }
 """
     % HELD,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toril.bullmq.lua.groups import FLAG, HELD, group_functions
+from toril.bullmq.lua.groups import FLAG, HELD, SLOT_NAME, group_functions
 from toril.bullmq.lua.queue_script import QueueScript
 from toril.bullmq.lua.waiting_lists import STANDING
 
@@ -25,6 +25,15 @@ if limits == 'same' then limits = head end
 if paused == 'same' then paused = was end
 local after = limits .. ',' .. paused
 if after == ',,,,,' then redis.call('HDEL', g .. ':limits', id) else redis.call('HSET', g .. ':limits', id, after) end
+if redis.call('EXISTS', g .. ':limits') == 1 then
+  redis.call('HSET', g, 'limits', 1, 'more', 1)
+else
+  redis.call('HDEL', g, 'limits')
+  if redis.call('HEXISTS', KEYS[1] .. 'meta', '"""
+    + FLAG
+    + b"""') == 0 then redis.call('DEL', g) end
+end
+if string.match(after, '^%d') or string.match(after, '^,%d') then G.count(id) end
 local rate = '^%d*,(%d*,%d*),'
 if string.match(before, rate) ~= string.match(after, rate) then redis.call('DEL', g .. ':rate:' .. id) end
 redis.call('ZREM', g .. ':later', id)
@@ -46,16 +55,19 @@ READ = QueueScript(
     "readGroups",
     _FUNCTIONS
     + b"""
-local g, found = KEYS[1] .. 'toril:groups', {}
+local g, found, holding = KEYS[1] .. 'toril:groups', {}, {}
+local slots = redis.call('HGETALL', g .. ':slots')
+for i = 1, #slots, 2 do
+  local id = G.group_of(slots[i + 1])
+  holding[id] = holding[id] or {}
+  table.insert(holding[id], slots[i])
+end
 for _, id in ipairs(ARGV) do
   G.prune(id, 100)
-  local busy = g .. ':busy:' .. id
-  local active = redis.call('SCARD', busy)
-  if active > 0 and active <= 100 then
-    active = 0
-    for _, job in ipairs(redis.call('SMEMBERS', busy)) do
-      active = active + redis.call('EXISTS', KEYS[1] .. job .. ':lock')
-    end
+  local jobs = holding[id] or {}
+  local active = #jobs
+  if active <= 100 then
+    for _, job in ipairs(jobs) do active = active - 1 + redis.call('EXISTS', KEYS[1] .. job .. ':lock') end
   end
   local waiting = redis.call('ZCARD', g .. ':wait:' .. id)
   found[#found + 1] = {
@@ -103,14 +115,10 @@ end
 if moved > 0 then
 %b
 end
-if call('EXISTS', g .. ':index') == 0 then
-  call('DEL', g)
-  call('UNLINK', g .. ':past')
-  if call('EXISTS', g .. ':slots') == 0 then call('HDEL', p .. 'meta', '%b') end
-end
+if call('EXISTS', g .. ':index') == 0 then G.reset() end
 return {moved, looked}
 """
-    % (HELD, _WAKE, FLAG),
+    % (HELD, _WAKE),
     keys="prefix",
     arguments="most",
     returns="how many jobs were moved to waiting, and how many were looked at: fewer than `most` when that was all",
@@ -126,15 +134,16 @@ for _, id in ipairs(call('ZRANGE', g .. ':index', 0, 999)) do
   call('ZREM', g .. ':index', id)
   looked = looked + 1
 end
-for _, slot in ipairs(call('ZRANGE', g .. ':slots', 0, 999)) do
-  local length = string.match(slot, '^(%d+):')
-  call('DEL', g .. ':busy:' .. string.sub(slot, #length + 2, #length + 1 + length))
-  call('ZREM', g .. ':slots', slot)
+local held = call('HSCAN', g .. ':slots', 0, 'COUNT', 1000)[2]
+for i = 1, #held, 2 do
+  call('UNLINK', g .. ':busy:' .. string.sub(held[i + 1], %d))
+  call('HDEL', g .. ':slots', held[i])
   looked = looked + 1
 end
 if looked == 0 then call('UNLINK', g, g .. ':ready', g .. ':past', g .. ':later', g .. ':limits') end
 return looked
-""",
+"""
+    % (SLOT_NAME + 1),
     keys="prefix",
     returns="how many groups and slots it removed; 0 when nothing is left",
 )
@@ -148,7 +157,7 @@ local job = ARGV[1]
 local id = G.named(redis.call('HGET', KEYS[1] .. job, 'opts'))
 if not id then return 0 end
 G.forget(id, job)
-if G.vacate(id, job) then
+if G.vacate(job) then
 """
     + _WAKE
     + b"""

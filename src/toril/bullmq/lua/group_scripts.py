@@ -24,7 +24,7 @@ if hasGroups then
   if chosen then
     local reply = prepareJobForProcessing(%b, rateLimiterKey, eventStreamKey, chosen, %b,
                                           maxJobs, limiterDuration, markerKey, opts)
-    if type(reply[1]) ~= 'table' then G.drop(chosen) end
+    if type(reply[1]) ~= 'table' then G.vacate(chosen) end
     reply[5], reply[6] = 1, G.held()
     return reply
   end
