@@ -319,14 +319,14 @@ func TestADeadConnectionIsNoticed(t *testing.T) {
 
 func TestAnIdleConnectionThatAnswersPingsLives(t *testing.T) {
 	t.Parallel()
-	var pings, connections atomic.Int32
 	enough := make(chan bool)
+	lived := sync.OnceFunc(func() { close(enough) })
 	client := fake(t, func(answer http.ResponseWriter, request *http.Request) {
-		connections.Add(1)
+		var pings atomic.Int32 // of one connection, which ends after two whose pongs are not heard
 		socket, err := websocket.Accept(answer, request, &websocket.AcceptOptions{
 			OnPingReceived: func(context.Context, []byte) bool {
 				if pings.Add(1) == 4 {
-					close(enough)
+					lived()
 				}
 				return true
 			},
@@ -343,7 +343,6 @@ func TestAnIdleConnectionThatAnswersPingsLives(t *testing.T) {
 	end := working(t, toril.NewQueue[int, int](client, "orders").Worker(nil, toril.WorkerOptions{Logger: quiet}))
 	receive(t, enough)
 	end()
-	equal(t, connections.Load(), 1)
 }
 
 func TestAWorkerWaitsForAServerThatIsAway(t *testing.T) {
