@@ -209,8 +209,8 @@ class HttpConnection(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.resume_reading()
 
-    async def news(self, patience_s: float | None) -> bool:
-        """Wait until something has changed; return False after `patience_s` without a change.
+    def news(self, patience_s: float | None) -> asyncio.Future[bool]:
+        """Return a future that ends when something has changed, with False after `patience_s` without a change.
 
         Time counts only while the whole request is written, or the other side accepts no more of it.
         """
@@ -218,10 +218,7 @@ class HttpConnection(asyncio.Protocol):
         self._waiter, self._patience_s = waiter, patience_s
         if patience_s is not None and (self._timer is None or self._moved_at + patience_s < self._looks_at):
             self._look_at(self._moved_at + patience_s)
-        try:
-            return await waiter
-        finally:
-            self._waiter = None
+        return waiter
 
     def _look_at(self, moment: float) -> None:
         """Look for progress then. The timer outlasts a wait: one for each of them would cost as much as the wait."""

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from toril.core.http.headers import end_to_end, is_header_value
+from toril.core.http.headers import HOP_BY_HOP, end_to_end, is_header_value
 from toril.core.http.streaming import StreamHead
 from toril.core.outcome import ConnectFailed, CutOff, TimedOut
 from toril.http_client.ports import Exchange, StreamOutbound, StreamOutboundPool
@@ -250,7 +250,10 @@ class _Passage:
         send = self._send
         if not isinstance(send, Observed) or head.reason != _PHRASES.get(head.status, b""):
             return False
-        return send.answer(head.status, end_to_end([(name.lower(), value) for name, value in head.headers]), body)
+        headers = [(name.lower(), value) for name, value in head.headers]
+        if not HOP_BY_HOP.isdisjoint(dict(headers)):
+            headers = end_to_end(headers)
+        return send.answer(head.status, headers, body)
 
     async def _tunnel(self, head: StreamHead) -> None:
         """Pass the bytes of a tunnel both ways, after the upstream has switched protocols."""
