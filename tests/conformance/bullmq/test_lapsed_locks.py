@@ -76,6 +76,6 @@ async def test_a_job_that_has_left_the_active_ones_is_not_taken_back(world: Real
 async def test_a_job_of_a_group_is_taken_back_while_it_has_its_slot(world: RealWorld, keeps_slot: bool) -> None:
     lease = await suspected(world, group={"id": "tenant"})
     if not keeps_slot:
-        busy = world.keys.key("toril:groups:busy:tenant")
-        assert await world.link.call("SREM", busy, lease.job_id) == 1
+        slots = world.keys.key("toril:groups:slots")
+        assert await world.link.call("HDEL", slots, lease.job_id) == 1
     assert await world.store.extend([lease]) == (set() if keeps_slot else {lease.job_id})

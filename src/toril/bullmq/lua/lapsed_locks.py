@@ -25,7 +25,7 @@ for n = 2, #ARGV, 5 do
   local holder = redis.call('GET', lock)
   local job = redis.pcall('HMGET', KEYS[1] .. id, 'ats', 'processedOn')
   if holder == token or not holder and not job.err and job[1] == ARGV[n + 2] and job[2] == ARGV[n + 3]
-    and (group == '' or redis.call('SISMEMBER', KEYS[1] .. 'toril:groups:busy:' .. group, id) == 1)
+    and (group == '' or redis.call('HEXISTS', KEYS[1] .. 'toril:groups:slots', id) == 1)
     and redis.call('LPOS', KEYS[2], id) then
     redis.call('SET', lock, token, 'PX', ARGV[1])
     redis.call('SREM', KEYS[3], id)
