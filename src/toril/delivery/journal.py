@@ -105,6 +105,12 @@ class Journal:
         """Return the change that records the outcome of an attempt. The body of the answer is stored first."""
         now_s = self._now()
         good = isinstance(verdict, Complete)
+        response: TargetResponse | None = None
+        if isinstance(outcome, Answered):
+            if self._bodies.takes(outcome.body):
+                response = _response(outcome, *await self._offloaded(begun, outcome))
+            else:
+                response = _response(outcome, *self._inline(outcome.body, outcome.truncated))
         return End(
             job_id=begun.delivery.job_id,
             number=begun.delivery.attempts_begun,
@@ -116,7 +122,7 @@ class Journal:
             status_code=outcome.status if isinstance(outcome, Answered) else None,
             error=None if good else describe(outcome, self._target.spec.timeout.total_s),
             retry_after_s=asked_to_wait_s(outcome, now_s),
-            response=await self._response(begun, outcome) if isinstance(outcome, Answered) else None,
+            response=response,
             max_attempts=self._target.spec.retry.max_attempts,
             begun=begun.delivery,
         )
@@ -166,22 +172,26 @@ class Journal:
                 # The attempt was recorded as lost and another one has begun, or the ledger is another one now.
                 return None
 
-    async def _response(self, begun: Begun, answer: Answered) -> TargetResponse:
-        headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers)
-        content, truncated = await self._content(begun, answer)
-        return TargetResponse(status=answer.status, headers=headers, content=content, truncated=truncated)
-
-    async def _content(self, begun: Begun, answer: Answered) -> tuple[Content, bool]:
-        limit = self._bodies.threshold_bytes
+    async def _offloaded(self, begun: Begun, answer: Answered) -> tuple[Content, bool]:
+        """Store the body of an answer; return it as it is kept, and whether it is cut off."""
         part = f"response-{begun.delivery.attempts_begun}"
         try:
             kept = await self._bodies.keep(self._folder, begun.delivery.job_id, part, answer.body)
         except BlobsUnavailable:
             # The outcome must be recorded; the answer may be cut short.
-            return Inline(answer.body[:limit]), True
-        if not isinstance(kept, bytes):
-            return Stored(kept.name, kept.size_bytes), answer.truncated
-        return Inline(kept[:limit]), answer.truncated or len(kept) > limit
+            return Inline(answer.body[: self._bodies.threshold_bytes]), True
+        if isinstance(kept, bytes):
+            return self._inline(kept, answer.truncated)
+        return Stored(kept.name, kept.size_bytes), answer.truncated
+
+    def _inline(self, body: bytes, truncated: bool) -> tuple[Content, bool]:
+        limit = self._bodies.threshold_bytes
+        return Inline(body[:limit]), truncated or len(body) > limit
+
+
+def _response(answer: Answered, content: Content, truncated: bool) -> TargetResponse:
+    headers = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers])
+    return TargetResponse(status=answer.status, headers=headers, content=content, truncated=truncated)
 
 
 def _result(verdict: Settlement, now_s: float) -> AttemptResult:

@@ -49,8 +49,7 @@ class _Pending(Generic[Op, Result]):
 
     __slots__ = ("future", "op", "since_s", "size_bytes")
 
-    def __init__(self, op: Op, size_bytes: int) -> None:
-        loop = asyncio.get_running_loop()
+    def __init__(self, op: Op, size_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
         self.op = op
         self.size_bytes = size_bytes
         self.since_s = loop.time()
@@ -95,6 +94,7 @@ class GroupCommit(Generic[Op, Result]):
         self._size = size
         self._bounds = bounds or Bounds()
         self._lanes = lanes
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[_Pending[Op, Result]] = deque()
         self._under_way: set[_Pending[Op, Result]] = set()
         self._held = 0
@@ -137,7 +137,9 @@ class GroupCommit(Generic[Op, Result]):
                 "written. Try again.",
                 reason="too much waits for it",
             )
-        one: _Pending[Op, Result] = _Pending(op, size_bytes)
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        one: _Pending[Op, Result] = _Pending(op, size_bytes, self._loop)
         self._held += 1
         self.meter.count(LEDGER_WAITING)
         self._held_bytes += size_bytes

@@ -29,14 +29,14 @@ def size_of(new: NewDelivery) -> int:
 
 def size_of_change(change: Change) -> int:
     """Return about how many bytes a change takes in a batch."""
-    response = change.response if isinstance(change, End) else None
-    if response is None:
-        return 500
-    return (
-        500
-        + sum(len(name) + len(value) for name, value in response.headers)
-        + (len(response.content.data) if isinstance(response.content, Inline) else 0)
-    )
+    size_bytes = 500
+    if isinstance(change, End) and change.response is not None:
+        content = change.response.content
+        if isinstance(content, Inline):
+            size_bytes += len(content.data)
+        for name, value in change.response.headers:
+            size_bytes += len(name) + len(value)
+    return size_bytes
 
 
 def begun_of(batch: Sequence[Change]) -> dict[str, Delivery]:
@@ -77,7 +77,8 @@ class AppliedChanges:
         decided = decide(change, row)
         if isinstance(decided, Decision):
             self._rows[job_id] = self.changed[job_id] = decided.delivery
-            self.transitions.extend(transition_row(job_id, step) for step in decided.transitions)
+            for step in decided.transitions:
+                self.transitions.append(transition_row(job_id, step))
             for attempt in decided.attempts:
                 self._attempts[job_id, attempt.number] = attempt_row(job_id, attempt)
             if decided.response is not None:

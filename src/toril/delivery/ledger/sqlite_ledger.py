@@ -329,7 +329,7 @@ def _changed(
 def _begun_row(one: Delivery) -> Row:
     """Return what the beginning of an attempt changes, in the order of `_BEGIN`."""
     return (
-        one.status.value, one.seq, one.updated_at_s, one.next_attempt_at_s, one.attempts_begun, one.token,
+        str(one.status), one.seq, one.updated_at_s, one.next_attempt_at_s, one.attempts_begun, one.token,
         one.started_at_s, one.lease_until_s,
     )  # fmt: skip
 

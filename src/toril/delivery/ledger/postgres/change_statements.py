@@ -18,19 +18,19 @@ from toril.delivery.rules.decisions import needs_envelope
 from toril.delivery.rules.delivery import Delivery
 from toril.delivery.rules.row_codec import unpack_envelope
 
-_CHANGED = (*CHANGING, "job_id", "seq_before", "token_before", "response_blob")
+_CHANGED = (*CHANGING, "job_id", "seq_before", "token_before", "response_blob", "response_base64")
 _STEP = ("job_id", "seq", "source", "status", "at", "reason", "attempt", "actor")
 _ATTEMPT = ("job_id", "number", "started_at", "duration", "outcome", "status_code", "error", "retry_after")
+_ANY = "ANY(ARRAY(SELECT json_array_elements_text({place}::json)))"
 _LOADED = f"""
-SELECT {STATE}, CASE WHEN job_id = ANY($2::text[]) THEN envelope END FROM toril_deliveries
-WHERE job_id = ANY($1::text[])"""
+SELECT {STATE}, CASE WHEN job_id = {_ANY.format(place="$2")} THEN envelope END FROM toril_deliveries
+WHERE job_id = {_ANY.format(place="$1")}"""
 _LOCKED = f"{_LOADED} ORDER BY job_id FOR NO KEY UPDATE"
 # Without the limit PostgreSQL plans for the hundred rows that it expects of any JSON.
 _WRITE = f"""
 WITH given AS (
-    SELECT * FROM ROWS FROM (
-        json_to_recordset($1::json) AS ({columns(_CHANGED)}), unnest($2::bytea[])
-    ) AS given ({", ".join(_CHANGED)}, response) LIMIT $3
+    SELECT *, decode(response_base64, 'base64') AS response
+    FROM json_to_recordset($1::json) AS given ({columns(_CHANGED)}) LIMIT $2
 ),
 changed AS (
     UPDATE toril_deliveries AS d SET {", ".join(f"{column} = given.{column}" for column in CHANGING)},
@@ -40,11 +40,11 @@ changed AS (
     RETURNING d.job_id
 ),
 stepped AS (
-    INSERT INTO toril_transitions SELECT * FROM json_to_recordset($4::json) AS step ({columns(_STEP)})
+    INSERT INTO toril_transitions SELECT * FROM json_to_recordset($3::json) AS step ({columns(_STEP)})
     WHERE job_id IN (SELECT job_id FROM changed)
 ),
 attempted AS (
-    INSERT INTO toril_attempts SELECT * FROM json_to_recordset($5::json) AS attempt ({columns(_ATTEMPT)})
+    INSERT INTO toril_attempts SELECT * FROM json_to_recordset($4::json) AS attempt ({columns(_ATTEMPT)})
     WHERE job_id IN (SELECT job_id FROM changed)
     ON CONFLICT (job_id, number) DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in _ATTEMPT[2:])}
 )
@@ -79,7 +79,7 @@ async def _change(
     rows: Sequence[Row] = ()
     if unread:
         beginning = [change.job_id for change in batch if isinstance(change, Begin)]
-        rows = await connection.fetch(reading, unread, beginning)
+        rows = await connection.fetch(reading, as_json(unread), as_json(beginning))
     before = {**begun, **{row[0]: delivery_of(row) for row in rows}}
     applied = AppliedChanges(dict(before))
     decided = [applied.apply(change) for change in batch]
@@ -95,17 +95,15 @@ async def _change(
 
 async def _write(connection: Any, applied: AppliedChanges, before: Mapping[str, Delivery]) -> list[str]:
     """Write what changes make of deliveries; return the ids of those that are others by now, and are not written."""
-    changed, responses = [], []
+    changed = []
     # Transactions that lock the same rows do so in one order.
     for job_id, one in sorted(applied.changed.items()):
         answer = applied.responses.get(job_id)
         response, blob = (None, None) if answer is None else response_row(answer)
-        changed.append(_changed(*changing_row(one), job_id, before[job_id].seq, before[job_id].token, blob))
-        responses.append(response)
+        changed.append(_changed(*changing_row(one), job_id, before[job_id].seq, before[job_id].token, blob, response))
     rows = await connection.fetch(
         _WRITE,
         as_json(changed),
-        responses,
         len(changed),
         as_json(_step(*row) for row in applied.transitions),
         as_json(_attempt(*row) for row in applied.attempts),

@@ -21,7 +21,7 @@ _TYPES: Mapping[str, str] = {
     "attempt": "int", "actor": "text", "number": "int", "duration": "float8", "outcome": "text", "status_code": "int",
     "error": "text", "retry_after": "float8", "name": "text", "value": "text", "response": "bytea",
     "response_blob": "text", "replay_key": "text", "job_group": "text", "seq_before": "int", "token_before": "text",
-    "fingerprint_base64": "text",
+    "fingerprint_base64": "text", "response_base64": "text",
 }  # fmt: skip
 """The type of each column, by its name; `…_before` is what a delivery had when it was decided on."""
 
@@ -38,8 +38,8 @@ def columns(names: Sequence[str]) -> str:
     return ", ".join(f"{name} {_TYPES[name]}" for name in names)
 
 
-def as_json(records: Iterable[msgspec.Struct]) -> str:
-    """Return rows as JSON. Raises `RowRefused` where a text cannot be encoded."""
+def as_json(records: Iterable[msgspec.Struct | str]) -> str:
+    """Return rows, or texts, as JSON. Raises `RowRefused` where a text cannot be encoded."""
     try:
         return _encode(list(records)).decode()
     except UnicodeEncodeError as exc:
