@@ -8,11 +8,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import redis
 
 from tests.support.browser import Browser, Tab, open_page
 from tests.support.deliveries import Door, configuration
 from tests.support.endpoint import Endpoint, respond
 from tests.support.gateway import job
+from tests.support.sizes import fill
 from tests.support.tokens import bearer, token, write
 from tests.support.toril import StartToril, TorilProcess
 from tests.support.valkey import ValkeyProcess
@@ -258,11 +260,10 @@ class TestHostileData:
 
 class TestMany:
     def test_an_action_on_100_000_jobs_says_how_many_and_wants_the_queues_name(
-        self, tab: Tab, toril: TorilProcess, new_queue: NewQueue
+        self, tab: Tab, toril: TorilProcess, store: redis.Redis, new_queue: NewQueue
     ) -> None:
         queue = new_queue()
-        for _ in range(MANY // 5000):
-            toril.gateway.add(queue, *(job() for _ in range(5000)))
+        fill(store, queue, wait=MANY)
         open_page(tab, toril, f"queues/{queue}?state=waiting")
         tab.shows("1 to 25 of 100,000")
         tab.click("checkbox", "Select this page")
