@@ -47,10 +47,11 @@ def report(history: History, verdict: Verdict, took_s: float) -> Iterator[str]:
     yield from (f"| {untried} | not tried: the machine has not the means |" for untried in sorted(history.untried))
     yield ""
     yield from _silences(history)
-    yield "| what had hit the earlier attempt of a job that was begun again | jobs |"
-    yield "|---|---|"
+    yield f"| what had hit the earlier attempt of a job that was begun again | {' | '.join(verdict.doors)} |"
+    yield f"|---|{'---|' * len(verdict.doors)}"
     causes = sum((found.causes for found in verdict.doors.values()), Counter[str]())
-    yield from (f"| {cause} | {number:,} |" for cause, number in causes.most_common())
+    for cause, _ in causes.most_common():
+        yield f"| {cause} | {' | '.join(f'{found.causes[cause]:,}' for found in verdict.doors.values())} |"
 
 
 def _silences(history: History) -> Iterator[str]:
@@ -77,7 +78,8 @@ def _figures(found: DoorVerdict) -> Iterator[str]:
         found.begun_again,
     )  # fmt: skip
     yield from (f"{count:,}" for count in counts)
-    yield f"{found.done_again:,} ({found.duplicates:.3%})"
+    of_all = found.done_again / found.accepted if found.accepted else 0.0
+    yield f"{found.done_again:,} ({found.duplicates:.3%} of those alive, {of_all:.3%} of all)"
 
 
 def histories(violations: list[Violation]) -> Iterator[str]:

@@ -188,6 +188,17 @@ def test_a_job_is_touched_by_faults_that_last_while_it_is_alive_and_that_its_doo
     assert judged(case(door), harms=(Harm(fault, 0, began, ended),)).doors[door].touched == touched
 
 
+def test_the_report_says_of_each_door_how_many_jobs_were_done_again_and_why() -> None:
+    one, other = case(), case(DoorName.DELIVERY)
+    done_again(one)
+    harm = Harm(Fault.KILL_TORIL, 0, 100.25, 101.0)
+    history = History(1, recorded(one, other), [harm])
+    lines = list(report(history, Judge(history, 5.0).verdict(), 1.0))
+    (queues,) = (line for line in lines if line.startswith("| queues |"))
+    assert queues.endswith("| 1 | 1 (100.000% of those alive, 100.000% of all) |")
+    assert lines[-1] == "| toril killed | 1 | 0 | 0 |"
+
+
 def test_a_job_that_was_done_three_times_is_one_that_was_done_more_than_once() -> None:
     one = case()
     done_again(one)
