@@ -146,8 +146,12 @@ class DeliveryExecutor(Executor):
                 return None if admission is None else await self._too_late(slot, lease, begun, admission), True
             as_probe = admission.probe
             attempt = GatedAttempt(attempt.name, attempt.delivery, as_probe)
-        if is_late and (paused := await self._held(slot, lease, self._gate.paused, "pause.unknown")) is not False:
-            return None if paused is None else await self._paused(slot, lease, begun), not as_probe
+        if is_late:
+            paused = await self._held(slot, lease, self._gate.paused, "pause.unknown")
+            if paused is not False:
+                return None if paused is None else await self._paused(slot, lease, begun), not as_probe
+            if await self._held(slot, lease, lambda: self._store.extend([lease]), "lease.unknown") != set():
+                return None, not as_probe  # another worker may have the job by now
         # It may just have been cancelled: the ledger has that, and nothing is sent.
         outcome = None if lease.lost else await self._attempt(slot, lease)
         if outcome is None:

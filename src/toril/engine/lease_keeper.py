@@ -2,7 +2,7 @@
 
 If a job is not ours now, another worker may have it: its attempt is broken off and nothing is written. The same goes
 for a lock that could not be renewed for as long as it lives, unless the attempt has ended: then Redis decides whether
-its settlement comes in time.
+its settlement comes in time. A consumer that stops does not wait for that.
 """
 
 from __future__ import annotations
@@ -66,7 +66,11 @@ class LeaseKeeper:
         except StoreError as exc:
             log.warning("lease.renew_failed", queue=queue, jobs=len(leases), error=exc.message)
             since = loop.time() - self._lock_s
-            lost = {lease.job_id for lease in leases if lease.renewed_at < since and not lease.settling}
+            lost = {
+                lease.job_id
+                for consumer, lease in held
+                if lease.renewed_at < since and (consumer.stopped or not lease.settling)
+            }
         else:
             for lease in leases:
                 lease.renewed_at = max(lease.renewed_at, began)

@@ -117,7 +117,11 @@ class Settler:
         return None
 
     def _refused(self, slot: Slot, lease: Lease, why: LeaseLost) -> None:
-        """Log a lost lease. After a try without an answer, that try has most likely settled the job instead."""
+        """Log a lost lease. After a try without an answer, that try has most likely settled the job instead.
+
+        A renewal that is on its way may still take its lock back, so its token holds no other job.
+        """
+        lease.unanswered = True
         if not slot.doubtful:  # else what it leased is unknown
             self._lost(lease, why)
 
@@ -150,7 +154,13 @@ class Settler:
     async def release(self, store: LeaseStore, lease: Lease) -> None:
         """Give a job back to the head of its queue."""
         try:
-            await self.patiently(lambda: store.release(lease), lease)
+            try:
+                await self.patiently(lambda: store.release(lease), lease)
+            except LeaseLost:
+                lease.unanswered = True
+                if lease.lost or not await self._takes_back(store, lease):
+                    raise
+                await self.patiently(lambda: store.release(lease), lease)
         except (StoreError, JobRefused) as exc:
             log.warning("release.failed", queue=lease.queue, job_id=_shown(lease), error=exc.message)
 

@@ -174,6 +174,21 @@ async def test_an_attempt_that_waited_for_the_ledger_is_not_made_when_its_target
     assert pipeline.statuses()[-2:] == ["dispatching", "delivered"]
 
 
+async def test_an_attempt_that_waited_for_the_ledger_is_not_made_when_its_job_is_another_worker_s_by_then(
+    pipeline: Pipeline,
+) -> None:
+    await pipeline.accept()
+    pipeline.endpoints.open()
+    pipeline.ledger.go_away()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(pipeline.work())
+        await asyncio.sleep(5)
+        pipeline.store.steal(b"1")
+        pipeline.ledger.come_back()
+    assert pipeline.outbound.requests == []
+    assert list(pipeline.store.active) == [b"1"]
+
+
 async def test_an_attempt_that_did_not_wait_does_not_ask_whether_its_target_is_paused(pipeline: Pipeline) -> None:
     await pipeline.accept()
     pipeline.endpoints.open()

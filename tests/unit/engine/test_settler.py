@@ -121,6 +121,23 @@ async def test_a_settlement_takes_back_a_lock_also_while_redis_breaks_off_its_an
     assert made.store.completed.keys() == {b"1"}
 
 
+async def test_a_release_takes_back_a_lock_that_has_lapsed(clock: FakeClock) -> None:
+    made = await bench(clock)
+    made.store.lapse(b"1")
+    with capture_logs():
+        await made.settler.release(made.store, made.lease)
+    assert (made.store.released, made.store.active) == ([b"1"], {})
+
+
+async def test_the_token_of_a_lease_that_was_lost_holds_no_other_job(clock: FakeClock) -> None:
+    """A renewal that is on its way may still take the lock back: the job must not be found as one of the next token."""
+    made = await bench(clock)
+    made.store.steal(b"1")
+    with capture_logs():
+        await made.settle()
+    assert made.lease.unanswered
+
+
 async def test_a_settlement_that_comes_after_the_stalled_check_is_dropped(clock: FakeClock) -> None:
     made = await bench(clock)
     made.store.lapse(b"1")
