@@ -121,7 +121,8 @@ class DeliveryInstance(Process):
         """As an instance does."""
         await self.supervisor.drain()
         for consumer in self.supervisor.consumers():
-            if consumer.slots or consumer.in_flight:
+            troubled = any(line.troubled for line in self.lines)
+            if (consumer.slots or consumer.in_flight) and not troubled:
                 self.world.breaks(Broken(f"{self.name} has left with slots taken"))
         self.ledger_line.cut()
 

@@ -37,6 +37,7 @@ class WatchedStore(FakeLeaseStore):
         self.starts: dict[bytes, int] = {}
         self.places: dict[bytes, str] = {}
         self.flushes = 0
+        self.stale: str | None = None
 
     def accept(self, job_id: str, attempts: int, **options: Any) -> None:
         """Add a job that a caller is told of."""
@@ -65,6 +66,11 @@ class WatchedStore(FakeLeaseStore):
         """Let no job begin for this time."""
         self._held_until = max(self._held_until, self._now() + for_ms / 1000)
 
+    def _require(self, lease: Lease) -> None:
+        super()._require(lease)
+        if lease.fields[b"ats"] != self.jobs[lease.job_id][b"ats"]:
+            self.stale = f"job {lease.job_id.decode()} was settled by a lease from before its last start"
+
     def sweep_ended(self) -> None:
         """Remove what has ended, where jobs are not kept."""
         if self.removes:
@@ -90,6 +96,8 @@ class WatchedStore(FakeLeaseStore):
 
     def look(self) -> list[tuple[bytes, str | None]]:
         """Check the jobs after a step; return those that have moved, and where they are now. Raises `Broken`."""
+        if self.stale is not None:
+            raise Broken(self.stale)
         places: dict[bytes, str] = {}
         for place, kept in (
             ("waiting", self.waiting),

@@ -102,7 +102,8 @@ class QueuesInstance(Process):
 
     def _check_left(self) -> None:
         for consumer in self.supervisor.consumers():
-            if consumer.slots or consumer.in_flight:
+            # While Redis does not answer, an instance leaves its jobs to their locks in the end.
+            if (consumer.slots or consumer.in_flight) and not self.line.troubled:
                 self.world.breaks(Broken(f"{self.name} has left with slots taken"))
 
     def of(self, queue: str, rules: LeaseRules, lock_ms: int | None = None, worker: str | None = None) -> Any:

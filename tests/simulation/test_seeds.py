@@ -1,6 +1,6 @@
 """Whole worlds from their seeds: whatever goes wrong in them, nothing is lost, doubled or stuck.
 
-`TORIL_SIMULATION_SEEDS` says how many of each door (500 take some 35 s of CPU); `make proof-simulation` takes 10,000.
+`TORIL_SIMULATION_SEEDS` says how many of each world (500 take some 50 s of CPU); `make proof-simulation` takes 10,000.
 """
 
 import gc

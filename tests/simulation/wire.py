@@ -61,6 +61,8 @@ BLOBS = Failures(BlobsUnavailable, BlobsUnavailable, BlobsUnavailable)
 
 Step = Callable[[], Coroutine[Any, Any, Any]]
 
+_MOMENT_S = 2.0
+
 
 def at_once(step: Step) -> Any:
     """Carry out a fake's call in one go: a fake only gives way to others, and waits for nothing."""
@@ -99,6 +101,12 @@ class Line:
         self._stepped = stepped
         self._note = note
         self._next_at = 0.0
+        self._failed_at = float("-inf")
+
+    @property
+    def troubled(self) -> bool:
+        """True where a call has failed a moment ago."""
+        return asyncio.get_running_loop().time() - self._failed_at < _MOMENT_S
 
     @property
     def reachable(self) -> bool:
@@ -116,16 +124,14 @@ class Line:
         chance, rates = self._chance, self.rates
         if self.away:
             await asyncio.sleep(0.001 + 0.01 * chance.random())
-            self._check_alive()
-            raise failures.away
+            raise self._failed(failures.away)
         loop = asyncio.get_running_loop()
         drawn = chance.random()
         delay_s = 0.0002 + 0.001 * chance.random()
         if drawn < rates.unsent:
             self._note(self.name, what, "unsent")
             await asyncio.sleep(delay_s)
-            self._check_alive()
-            raise failures.lost
+            raise self._failed(failures.lost)
         drawn -= rates.unsent
         unanswered, late = drawn < rates.unanswered, rates.unanswered <= drawn < rates.unanswered + rates.late
         drawn -= rates.unanswered + rates.late
@@ -142,7 +148,7 @@ class Line:
             await asyncio.sleep(0.3)
             self._check_alive()
             self._note(self.name, what, "late")
-            raise failures.late
+            raise self._failed(failures.late)
         self._next_at = max(self._next_at, loop.time() + delay_s)
         loop.call_at(self._next_at, self._carry_out, what, step, answer, survives, False, context=Context())
         if twice:
@@ -154,10 +160,15 @@ class Line:
                 answer.exception()
             self._check_alive()
             self._note(self.name, what, "unanswered")
-            raise failures.lost
+            raise self._failed(failures.lost)
         result = await answer
         self._check_alive()
         return result
+
+    def _failed(self, error: Exception) -> Exception:
+        self._check_alive()
+        self._failed_at = asyncio.get_running_loop().time()
+        return error
 
     def _check_alive(self) -> None:
         if not self.alive:
