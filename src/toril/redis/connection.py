@@ -201,11 +201,9 @@ class Link:
         except TimeoutError:
             raise self._unavailable() from None
 
-    async def call(self, *args: Argument) -> Reply:
+    def call(self, *args: Argument) -> Awaitable[Reply]:
         """Send one command and return its reply. Waits for a connection first."""
-        if self._wire is None:
-            await self.up()
-        return await self.send(pack(*args))
+        return self.run_script(pack(*args))
 
     def run_script(self, packed: bytes) -> Awaitable[Reply]:
         """Send one packed call of a script and return its reply. Waits for a connection first."""

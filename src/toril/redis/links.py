@@ -44,7 +44,7 @@ class KeyLink(Protocol):
         """Wait for a connection, as long as a command may take."""
         ...
 
-    async def call(self, *args: Argument) -> Reply:
+    def call(self, *args: Argument) -> Awaitable[Reply]:
         """Send one command and return its reply."""
         ...
 

@@ -84,7 +84,8 @@ class KeysApart(CannotServe):
 
 def pack(*args: Argument) -> bytes:
     """Return one command as RESP."""
-    return cast(bytes, hiredis.pack_command(args))  # type: ignore[arg-type]
+    packed: bytes = hiredis.pack_command(args)  # type: ignore[arg-type]
+    return packed
 
 
 def reply_text(text: str) -> str:
