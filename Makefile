@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 # Most tests wait for something, so more processes than cores keep the cores busy.
-WORKERS ?= 4
+WORKERS ?= 6
 VENV := .venv
 BIN := $(VENV)/bin
 # What toril needs to run; and that with what it is tested and built with, which takes several times as long to install.
