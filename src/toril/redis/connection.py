@@ -159,6 +159,8 @@ class Link:
                         async with asyncio.timeout(delay_s):
                             await self._elsewhere.wait()
                     continue
+                if failures or self.connects > 1:
+                    self.back_at = asyncio.get_running_loop().time()
                 failures = 0
                 await wire.closed.wait()
                 self._up.clear()
@@ -269,7 +271,6 @@ class Link:
         self._wire = wire
         self._up.set()
         if self.connects > 1:
-            self.back_at = loop.time()
             log.info("redis.reconnected", address=str(address), name=self.name)
             self._meter.count(REDIS_RECONNECTS, (_role(self.name),))
             for listener in self._listeners:

@@ -37,7 +37,7 @@ class KeyLink(Protocol):
 
     @property
     def back_at(self) -> float | None:
-        """The event loop's time of the last reconnect; None where the first connection has not broken."""
+        """The event loop's time at which the server came back last; None where it has never been away."""
         ...
 
     async def up(self) -> None:

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.conformance.bullmq.links import PATIENT, address_of, linked
 from tests.conformance.holding import held
 from tests.conformance.worlds import LOCK_S, RealWorld, real_world
-from tests.support.valkey import ValkeyProcess
+from tests.support.valkey import StartValkey, ValkeyProcess
 from toril.core.lease import Lease
+from toril.redis.connection import Link
 
 
 @pytest.fixture
@@ -50,12 +52,32 @@ async def test_no_stalled_check_is_made_while_redis_has_only_just_come_back(
     assert await world.store.recover_stalled() == [lease.job_id]
 
 
-async def test_a_consumer_that_starts_puts_abandoned_jobs_back_though_redis_has_just_come_back(
+async def test_a_consumer_that_starts_while_redis_has_just_come_back_looks_for_abandoned_jobs_later(
     world: RealWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = await suspected(world)
     monkeypatch.setattr(world.link, "back_at", asyncio.get_running_loop().time())
+    found, look_again_in_s = await world.store.recover_abandoned()
+    assert (found, look_again_in_s) == ([], pytest.approx(LOCK_S / 3, abs=2))
+    monkeypatch.setattr(world.link, "back_at", asyncio.get_running_loop().time() - LOCK_S / 3)
     assert (await world.store.recover_abandoned())[0] == [lease.job_id]
+
+
+@pytest.mark.parametrize("is_up_first", [True, False])
+async def test_redis_has_come_back_also_for_a_process_that_started_while_it_was_away(
+    start_valkey: StartValkey, is_up_first: bool
+) -> None:
+    valkey = start_valkey()
+    if not is_up_first:
+        valkey.stop()
+    link = Link(address_of(valkey), PATIENT)
+    async with linked(link):
+        if not is_up_first:
+            while link.last_error is None:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(valkey.start)
+        await link.up(10.0)
+        assert (link.back_at is None) is is_up_first
 
 
 @pytest.mark.parametrize(("field", "value"), [("ats", "2"), ("processedOn", "1")])

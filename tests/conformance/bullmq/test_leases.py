@@ -213,11 +213,11 @@ async def test_the_stalled_check_runs_once_per_interval_for_all_instances(world:
     job_id = await world.add("a")
     await taken(world.store)
     await world.lapse(job_id)
-    assert await world.store.recover_stalled(60_000) == []
+    assert await world.store.recover_lapsed(60_000) == []
     for _ in range(3):
-        assert await world.store.recover_stalled(60_000) == []
+        assert await world.store.recover_lapsed(60_000) == []
     await world.link.call("DEL", world.keys.key("stalled-check"))
-    assert await world.store.recover_stalled(60_000) == [job_id]
+    assert await world.store.recover_lapsed(60_000) == [job_id]
 
 
 async def test_a_worker_may_let_jobs_stall_more_often(world: RealWorld) -> None:

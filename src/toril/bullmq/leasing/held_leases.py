@@ -91,13 +91,17 @@ class HeldLeases:
     async def recover_stalled(self) -> list[bytes]:
         """Run BullMQ's stalled check, which puts jobs without a lock back to waiting, once per interval and fleet.
 
-        Does nothing while Redis has only just come back: instances take back the locks that have lapsed meanwhile.
+        Does nothing while Redis has only just come back.
         """
+        return [] if await self._waits_s() > 0 else await self._move_stalled(self._shared.stalled_ms)
+
+    async def _waits_s(self) -> float:
+        """Return for how long to leave jobs to their workers, which take back the locks that lapsed in an outage."""
         link = self._shared.scripts.links.of(self._keys.prefix)
         await link.up()
-        if link.back_at is not None and asyncio.get_running_loop().time() - link.back_at < self._shared.lock_ms / 3000:
-            return []
-        return await self._move_stalled(self._shared.stalled_ms)
+        if link.back_at is None:
+            return 0.0
+        return link.back_at + self._shared.lock_ms / 3000 - asyncio.get_running_loop().time()
 
     async def _move_stalled(self, interval_ms: int) -> list[bytes]:
         keys, scripts = self._keys, self._shared.scripts
@@ -110,8 +114,11 @@ class HeldLeases:
         """Put active jobs without a lock back to waiting at once; return them, and for how long the other locks hold.
 
         BullMQ's check moves only jobs that the check before has seen, so it is run twice if needed. The former holder
-        of such a job cannot settle it: its lock is set and removed in the same steps that move it.
+        of such a job cannot settle it: its lock is set and removed in the same steps that move it. While Redis has only
+        just come back none is moved, and the time until they may be is returned.
         """
+        if (waits_s := await self._waits_s()) > 0:
+            return [], waits_s
         keys = self._keys
         link = self._shared.scripts.links.of(keys.prefix)
         ids: list[bytes] = await link.call("LRANGE", keys.key("active"), 0, -1)
