@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from tests.support.postgres import PostgresProcess
+from toril.core.errors import StoreError
 from toril.delivery.ledger.postgres_connections import PostgresConnections
 
 
@@ -33,6 +35,32 @@ async def prepared(connection: Any) -> None:
 async def works(connections: PostgresConnections) -> None:
     async with connections.transaction() as connection:
         assert await connection.fetchval("SELECT 1") == 1
+
+
+async def test_who_tries_again_after_an_error_ends_when_cancelled_while_the_connections_are_closed(
+    postgres: PostgresProcess,
+) -> None:
+    url = await asyncio.to_thread(postgres.database)
+
+    async def tries(connections: PostgresConnections) -> None:
+        while True:
+            with suppress(StoreError):
+                async with connections.statements() as connection:
+                    await connection.fetch("SELECT pg_sleep(10)")
+            await asyncio.sleep(0.01)
+
+    for steps in range(6):  # asyncpg returns the connection to its pool some steps after the cancellation
+        opened = PostgresConnections(url, 1, lambda: None)
+        await opened.open(prepared)
+        trying = asyncio.create_task(tries(opened))
+        await asyncio.sleep(0.05)
+        trying.cancel()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        opened.close()
+        await asyncio.wait([trying], timeout=5)
+        assert trying.done(), f"{steps} steps after the cancellation"
+        assert trying.cancelled()
 
 
 async def test_a_transaction_that_is_broken_off_while_it_begins_leaves_nothing_open(

@@ -656,9 +656,8 @@ class TestLeases:
         first.gateway.wait_for_counts("slow", completed=10, timeout_s=40)
         assert len(endpoint.calls) == 10
 
-    @pytest.mark.parametrize("loss", ["expired", "taken by somebody else"])
     def test_a_lost_lease_cancels_the_attempt_and_writes_nothing(
-        self, start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint, loss: str
+        self, start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint
     ) -> None:
         valkey = start_valkey()
         store = valkey.client()
@@ -668,17 +667,31 @@ class TestLeases:
         job_id = toril.gateway.add_one("lost")
         (call,) = endpoint.wait_for_calls(1)
         lock = f"bull:lost:{job_id}:lock"
-        if loss == "expired":
-            store.delete(lock)
-        else:
-            store.set(lock, "somebody-else:0")
+        store.set(lock, "somebody-else:0")
         before = store.hgetall(f"bull:lost:{job_id}")
         eventually(lambda: endpoint.gone(call), what="the attempt to be cancelled")
         toril.gateway.register("probe", start_endpoint().url)
         toril.gateway.finished("probe", toril.gateway.add_one("probe"))
         assert store.hgetall(f"bull:lost:{job_id}") == before
         assert store.lrange("bull:lost:active", 0, -1) == [job_id]
-        assert store.get(lock) == (None if loss == "expired" else "somebody-else:0")
+        assert store.get(lock) == "somebody-else:0"
+
+    def test_a_lock_that_has_expired_is_taken_back_while_nobody_else_has_begun_the_job(
+        self, start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint
+    ) -> None:
+        valkey = start_valkey()
+        store = valkey.client()
+        toril = start_toril(valkey, env={"TORIL_LOCK": "1s", "TORIL_STALLED_INTERVAL": "60s"})
+        endpoint = start_endpoint(lambda _: reply_json("done").after(3))
+        toril.gateway.register("lapsed", endpoint.url, timeout=60_000)
+        job_id = toril.gateway.add_one("lapsed")
+        endpoint.wait_for_calls(1)
+        lock = f"bull:lapsed:{job_id}:lock"
+        token = store.get(lock)
+        store.delete(lock)
+        eventually(lambda: store.get(lock) == token, what="the lock to be taken back")
+        assert toril.gateway.finished("lapsed", job_id)["returnvalue"] == "done"
+        assert len(endpoint.calls) == 1
 
     def test_the_job_of_a_killed_instance_is_taken_up_when_another_one_starts(
         self, start_valkey: StartValkey, start_toril: StartToril, start_endpoint: StartEndpoint

@@ -7,6 +7,8 @@ meanwhile.
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
 
 from toril.core.errors import LedgerUnavailable, RowRefused, StoreRefused, TorilError
@@ -52,14 +54,29 @@ _REASONS = (
 
 
 class translated:  # noqa: N801 - a context manager, read like a function
-    """Translates errors of asyncpg that leave the block into toril's."""
+    """Translates errors of asyncpg that leave the block into toril's.
+
+    A task that is being cancelled stays so: where its connection was closed meanwhile, asyncpg raises an error in place
+    of the cancellation when it is returned to the pool. A loop that tries again after errors would never end.
+    """
 
     def __enter__(self) -> None:
         return
 
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         if isinstance(exc, Exception) and (ours := _translation(exc)) is not None:
-            raise ours from exc
+            raise _cancellation(exc) or ours from exc
+
+
+def _cancellation(exc: BaseException) -> asyncio.CancelledError | None:
+    """Return the cancellation of the current task that this exception has taken the place of."""
+    before = exc.__context__
+    while before is not None and not isinstance(before, asyncio.CancelledError):
+        before = before.__context__
+    if before is None:
+        return None
+    task = asyncio.current_task()
+    return before if task is not None and task.cancelling() else None
 
 
 def _translation(exc: Exception) -> TorilError | None:
