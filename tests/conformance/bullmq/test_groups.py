@@ -238,6 +238,8 @@ async def test_the_slots_of_many_lapsed_locks_are_freed_some_at_a_time(world: Re
     await taken(world.store, b"us:last")
     slots = world.keys.key("toril:groups:slots")
     assert 1 < await world.link.call("HLEN", slots) < 700
+    look_ms = float(await world.link.call("HGET", world.keys.key("toril:groups"), "look"))
+    assert look_ms < world.now() * 1000 + 3_600_000, "the last one is looked at, too"
     for _ in range(10):
         await world.store.take(b"us:again")
     assert await world.link.call("HKEYS", slots) == [b"last"]

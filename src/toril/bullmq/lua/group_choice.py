@@ -55,7 +55,7 @@ local function rarely()
   end
 
   -- Frees the slots whose job has no lock, some hundred of them. Returns when to look again, 0 for at once.
-  local function free_lapsed(now, look, cursor)
+  local function free_lapsed(now, look, cursor, lock_ms)
     if not cursor then look = math.huge end
     local found = call('HSCAN', slots, cursor or 0, 'COUNT', 200)
     for i = 1, #found[2], 2 do
@@ -64,11 +64,12 @@ local function rarely()
       if left == -1 then left = 60000 end
       if left > 0 then look = math.min(look, math.ceil(now + left)) else vacate(job) end
     end
-    call('HSET', g, 'look', look)
     if found[1] ~= '0' then
-      call('HSET', g, 'cursor', found[1], 'more', 1)
+      -- What starts before the last of them is seen may not be seen.
+      call('HSET', g, 'look', math.min(look, math.ceil(now + lock_ms)), 'cursor', found[1], 'more', 1)
       return 0
     end
+    call('HSET', g, 'look', look)
     if cursor then call('HDEL', g, 'cursor') end
     return look
   end
@@ -177,7 +178,7 @@ local function choose(opts)
   local hasMore = call('EXISTS', p .. 'wait', p .. 'prioritized', later) > 0
   local plain, isMore = false, false
   if hasMore then plain, isMore = rarely().take_in_waiting() end
-  if look <= now or cursor then look = rarely().free_lapsed(now, look, cursor) end
+  if look <= now or cursor then look = rarely().free_lapsed(now, look, cursor, opts['lockDuration']) end
   if untold then
     held = cmsgpack.unpack(untold)
     call('HDEL', g, 'h')
