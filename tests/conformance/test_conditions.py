@@ -44,6 +44,16 @@ async def test_a_condition_that_was_told_stays_told_until_it_begins_again(condit
     assert (await conditions.begin("ledger", "one")).since_s > told.told_s
 
 
+async def test_a_condition_that_was_seen_before_its_end_does_not_begin_again(conditions: FleetConditions) -> None:
+    began = await conditions.begin("breaker", "billing", seen_at_s=1.0)
+    assert began.active
+    assert await conditions.begin("breaker", "billing", seen_at_s=2.0) == began, "it goes on"
+    ended = await conditions.end("breaker", "billing")
+    late = await conditions.begin("breaker", "billing", seen_at_s=ended.ended_s - 0.001)
+    assert (late.active, late.since_s, late.ended_s) == (False, began.since_s, ended.ended_s)
+    assert (await conditions.begin("breaker", "billing", seen_at_s=ended.ended_s + 0.001)).active
+
+
 async def test_ending_a_condition_that_never_began_changes_nothing(conditions: FleetConditions) -> None:
     assert (await conditions.end("breaker", "billing")).ended_s == 0
 

@@ -51,7 +51,7 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     """On a Valkey of their own: another instance would take jobs of their workers, and has no events to tell."""
     folder = tmp_path_factory.mktemp("told")
     (folder / "signing").write_text("whsec_" + base64.b64encode(b"k" * 32).decode())
@@ -88,7 +88,10 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
         for call in endpoints["ops"].calls:
             names = [str(call.json["data"].get(name)) for name in ("target", "job_id", "queue", "worker")]
             ids.setdefault((call.json["type"], call.json["timestamp"], *names), set()).add(call.header("webhook-id"))
-        assert len(ids) >= 20
+        if (
+            len([item for item in request.session.items if item.path == request.path]) > 5
+        ):  # not a few that are repeated
+            assert len(ids) >= 20
         assert {len(found) for found in ids.values()} == {1}, "one id for each fact"
         assert [*one.complaints(), *other.complaints()] == []
     for endpoint in endpoints.values():

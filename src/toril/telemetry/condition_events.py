@@ -13,9 +13,9 @@ Event = Literal["begin", "end", "passed", "told", "look", "crossed", "row"]
 class ConditionEvents(ABC):
     """Turns these operations into events; a store says what each event makes of a condition."""
 
-    async def begin(self, kind: str, name: str, life_s: float = LIFE_S) -> FleetCondition:
+    async def begin(self, kind: str, name: str, life_s: float = LIFE_S, seen_at_s: float = 0.0) -> FleetCondition:
         """As `FleetConditions.begin`."""
-        return await self._change(kind, name, "begin", life_s=life_s)
+        return await self._change(kind, name, "begin", round(seen_at_s * 1e6), life_s=life_s)
 
     async def end(self, kind: str, name: str) -> FleetCondition:
         """As `FleetConditions.end`."""
@@ -47,6 +47,6 @@ class ConditionEvents(ABC):
     ) -> FleetCondition:
         """Let an event change a condition in one atomic step, and return it as it is then.
 
-        `number` is microseconds for `passed`, and otherwise a count; `share` goes with `crossed`, and is 1 for a `row`
-        that follows a success.
+        `number` is microseconds for `begin` and `passed`, and otherwise a count; `share` goes with `crossed`, and is 1
+        for a `row` that follows a success.
         """

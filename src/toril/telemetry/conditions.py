@@ -32,8 +32,11 @@ class FleetCondition(Struct, frozen=True):
 class FleetConditions(Protocol):
     """The conditions of a fleet, by kind and name. Each call is one atomic step, and raises `StoreError`."""
 
-    async def begin(self, kind: str, name: str, life_s: float = LIFE_S) -> FleetCondition:
-        """Let a condition begin, unless it has already. It is forgotten `life_s` after the last call."""
+    async def begin(self, kind: str, name: str, life_s: float = LIFE_S, seen_at_s: float = 0.0) -> FleetCondition:
+        """Let a condition begin, unless it has already. It is forgotten `life_s` after the last call.
+
+        One that was seen at `seen_at_s` by the clock of the store (0 for now) and has ended since does not begin again.
+        """
         ...
 
     async def end(self, kind: str, name: str) -> FleetCondition:

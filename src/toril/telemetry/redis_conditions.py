@@ -12,9 +12,10 @@ from toril.telemetry.conditions import LIFE_S, ROW, TOLD_EVERY_S, FleetCondition
 
 # The hash has the fields since and ended (microseconds; ended is that of the last one that ended), active (0 or 1),
 # row, and what crossed a threshold: share and count since the last time it was told, told (when), told_share,
-# told_count. The events: begin and end; passed (it began `number` microseconds ago, and has ended); look; told; crossed
-# (`number` deliveries, `share` the highest threshold): the condition begins, and is told at most once in `every`; row
-# (`number` failures, after a success where `share` is 1): it begins with the fifth in a row, and ends with a success.
+# told_count. The events: begin (seen at `number`, 0 for now; not if it has ended since) and end; passed (it began
+# `number` microseconds ago, and has ended); look; told; crossed (`number` deliveries, `share` the highest threshold):
+# the condition begins, and is told at most once in `every`; row (`number` failures, after a success where `share` is
+# 1): it begins with the fifth in a row, and ends with a success.
 _CHANGE = Script(
     "changeCondition",
     """
@@ -36,7 +37,7 @@ local function finish()
   end
 end
 if event == 'begin' then
-  begin()
+  if number == 0 or is.active == 1 or is.ended < number then begin() end
 elseif event == 'end' then
   finish()
 elseif event == 'passed' then

@@ -109,7 +109,7 @@ class TargetWatch:
     async def look(self) -> None:
         """Tell everything that is so now. Raises `StoreError`; what was noted is then told by the next look."""
         while self._changes:
-            await self._breaker(*self._changes[0])
+            await self._changed(*self._changes[0])
             self._changes.pop(0)
         for target, (count, share) in list(self._shares.items()):
             await self._conditions.crossed("failing", target, count, share)
@@ -131,11 +131,19 @@ class TargetWatch:
         if looks_at_all:
             self._looked_at_all_s = now_s
 
+    async def _changed(self, target: str, breaker: Breaker) -> None:
+        """Tell of a breaker that has changed, perhaps some time ago: another instance may have changed it since."""
+        if breaker.state is BreakerState.CLOSED:
+            breaker = await self._breakers.read(target)
+        await self._breaker(target, breaker)
+
     async def _breaker(self, target: str, breaker: Breaker) -> None:
         is_closed = breaker.state is BreakerState.CLOSED
-        if not is_closed:
+        if is_closed:
+            known = await self._conditions.end("breaker", target)
+        else:
             self._noted.add(target)
-        known = await (self._conditions.end if is_closed else self._conditions.begin)("breaker", target)
+            known = await self._conditions.begin("breaker", target, seen_at_s=breaker.opened_at_s or 0.0)
         data = {"target": target, "since": moment_text(known.since_s)}
         if known.active and not is_closed:
             self._tell(

@@ -100,6 +100,8 @@ def _marked(kind: str) -> str:
 def _changed(known: _Known, event: Event, number: int, share: int, now_s: float) -> _Known:
     """Return the condition after an event; what waits to be told is told once in `TOLD_EVERY_S`."""
     match event:
+        case "begin" if known.ended_s >= number / 1e6 > 0:
+            pass
         case "begin":
             known = _begun(known, now_s)
         case "end":
