@@ -12,14 +12,14 @@ MOST_TRIES = 50
 
 _CHOOSING = (
     b"""
-local held
+G = {vacate = vacate, done = done, take_in = take_in}
 
 -- What most leases do without.
 local rare
 
 local function rarely()
   if rare then return rare end
-  local G = others()
+  local all = others()
 
   local function take_in_waiting()
     local wait, plain, taken, seen = p .. 'wait', false, 0, call('HGET', g, 'seen')
@@ -75,7 +75,8 @@ local function rarely()
   end
 
   local function note(id, reason)
-    held = held or {}
+    G.held = G.held or {}
+    local held = G.held
     local n = #held
     held[n + 1], held[n + 2], held[n + 3] = id, reason, call('ZCARD', g .. ':wait:' .. id)
   end
@@ -93,7 +94,7 @@ local function rarely()
   end
 
   local function park(id, at, reason)
-    G.leave(id)
+    all.leave(id)
     if at then call('ZADD', later, at, id) end
     note(id, reason)
     return false
@@ -113,7 +114,7 @@ local function rarely()
   -- are counted.
   local function follow(default, known, counts)
     if not counts and (default.concurrency or default.max) then
-      G.count()
+      all.count()
       call('HSET', g, 'counts', 1, 'more', 1)
       counts = true
     end
@@ -128,18 +129,19 @@ local function rarely()
   local function enter_due(now)
     for _, id in ipairs(call('ZRANGEBYSCORE', later, '-inf', now, 'LIMIT', 0, 50)) do
       call('ZREM', later, id)
-      G.enter(id)
+      all.enter(id)
     end
   end
 
   rare = {
     take_in_waiting = take_in_waiting, free_lapsed = free_lapsed, all_locked = all_locked, park = park,
-    soonest = soonest, follow = follow, enter_due = enter_due, limits = G.limits, forget = G.forget, reset = G.reset,
-    clear_past = G.clear_past,
+    soonest = soonest, follow = follow, enter_due = enter_due, limits = all.limits, forget = all.forget,
+    reset = all.reset, clear_past = all.clear_past,
   }
   return rare
 end
 
+-- `now` is Redis' own time where it matters: where a group has limits, or one waits for a time.
 local function may_start(id, job, limits, default, now)
   local concurrency = limits.concurrency or default.concurrency
   if concurrency then
@@ -163,12 +165,11 @@ end
 local none = {}
 
 -- Moves the next job of a group to active. Returns its id; or false, and true where a job without a group is to start
--- now; or false, false, the time from which a group may start, and true where there may be more to look at now.
-local function choose(opts)
-  local time = call('TIME')
-  local now = time[1] * 1000 + time[2] / 1000
-  local state = call('HMGET', g, 'v', 't0', 'look', 'more')
-  local v, t0, look = tonumber(state[1] or 0), tonumber(state[2] or 0), tonumber(state[3] or 0)
+-- now; or false, false, the time from which a group may start, and true where there may be more to look at now. The
+-- caller's time, `now`, is in milliseconds.
+function G.choose(opts, now)
+  local state = call('HMGET', g, 'v', 't0', 'look', 'more', 'turn')
+  local v, t0, look, hasTurns = tonumber(state[1] or 0), tonumber(state[2] or 0), tonumber(state[3] or 0), state[5]
   local default = opts['group'] or none
   local cursor, known, untold, isLimited, counts
   if state[4] then
@@ -177,10 +178,15 @@ local function choose(opts)
   -- One command that says that three others would find nothing.
   local hasMore = call('EXISTS', p .. 'wait', p .. 'prioritized', later) > 0
   local plain, isMore = false, false
+  now = tonumber(now)
+  if hasMore or state[4] or default ~= none then
+    local time = call('TIME')
+    now = time[1] * 1000 + time[2] / 1000
+  end
   if hasMore then plain, isMore = rarely().take_in_waiting() end
   if look <= now or cursor then look = rarely().free_lapsed(now, look, cursor, opts['lockDuration']) end
   if untold then
-    held = cmsgpack.unpack(untold)
+    G.held = cmsgpack.unpack(untold)
     call('HDEL', g, 'h')
   end
   local first = call('ZRANGE', ready, 0, 0, 'WITHSCORES')
@@ -199,15 +205,15 @@ local function choose(opts)
     if plain and (not tag or own < tag) then
       call('HSET', g, 'v', own, 't0', own + 1)
       -- The reply for a job without a group has no place for them.
-      if held then call('HSET', g, 'h', cmsgpack.pack(held), 'more', 1) end
+      if G.held then call('HSET', g, 'h', cmsgpack.pack(G.held), 'more', 1) end
       return false, true
     end
     if not tag then
       local at, isNow = rarely().soonest(now, look)
       return false, false, at, isMore or isNow
     end
-    local turns = g .. ':turns:' .. member
-    local ids = call('ZRANGE', turns, 0, 1)
+    local turns = hasTurns and g .. ':turns:' .. member
+    local ids = hasTurns and call('ZRANGE', turns, 0, 1) or none
     local id = ids[1] or member
     local wait = g .. ':wait:' .. id
     local job, behind = unpack(call('ZRANGE', wait, 0, 1))
@@ -261,11 +267,6 @@ local function choose(opts)
   end
   return false, false, nil, true
 end
-
-G = {
-  choose = choose, vacate = vacate, done = done, held = function() return held end,
-  take_in = function(job, isDue) return others().take_in(job, isDue) end,
-}
 """.replace(b"@TRIES@", b"%d" % MOST_TRIES)
     .replace(b"@RETRIED@", b"%d" % RETRIED)
     .replace(b"@HELD@", b"%d" % HELD)

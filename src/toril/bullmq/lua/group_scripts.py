@@ -20,18 +20,18 @@ _LEASES_NOTHING = b"if hasGroups then return {0, 0, 0, 0, 1} end\n"
 _TAKES = b"prepareJobForProcessing(ARGV[1], rateLimiterKey, eventStreamKey, jobId, ARGV[2],"
 _CHOOSES = b"""
 if hasGroups then
-  local chosen, isPlain, soonest, isMore = G.choose(opts)
+  local chosen, isPlain, soonest, isMore = G.choose(opts, %b)
   if chosen then
     local reply = prepareJobForProcessing(%b, rateLimiterKey, eventStreamKey, chosen, %b,
                                           maxJobs, limiterDuration, markerKey, opts)
     if type(reply[1]) ~= 'table' then G.vacate(chosen) end
-    reply[5], reply[6] = 1, G.held()
+    reply[5], reply[6] = 1, G.held
     return reply
   end
   if not isPlain then
     local due = getNextDelayedTimestamp(delayedKey)
     if due and due < %d and due < (soonest or math.huge) then soonest = due end
-    return {0, 0, 0, soonest or 0, isMore and 2 or 1, G.held()}
+    return {0, 0, 0, soonest or 0, isMore and 2 or 1, G.held}
   end
 end
 """
@@ -119,7 +119,7 @@ def choosing_among_groups(text: bytes, prefix: bytes) -> bytes:
     text = replaced_once(text, _READS_META, _ALSO_FLAG + _NOTES_FLAG)
     at_once = text.count(_TAKES) > 0
     arguments = (b"ARGV[1]", b"ARGV[2]") if at_once else (b"prefix", b"timestamp")
-    chooses = _CHOOSES % (*arguments, HELD_MS)
+    chooses = _CHOOSES % (arguments[1], *arguments, HELD_MS)
     text = replaced_once(text, _LIMITER, _LIMITER + chooses)
     return choosing_functions(prefix) + taking_in_due(text)
 

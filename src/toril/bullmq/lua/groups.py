@@ -54,12 +54,12 @@ local ready, later, slots, past = g .. ':ready', g .. ':later', g .. ':slots', g
 -- Redis reads through a set or hash of few short values. One value of more than 64 bytes makes it look them up.
 local wide = '%(wide)b'
 
-local function group_of(slot) return string.sub(slot, %(name)d) end
-
 local vacate, rest
 
 local function others()
   if rest then return rest end
+
+  local function group_of(slot) return string.sub(slot, %(name)d) end
 
   -- An id that `check_group_id` refuses is no group, so that every group can be named in a path.
   local function is_id(id)
@@ -201,7 +201,7 @@ local function others()
 
   rest = {
     read = read, named = named, limits = limits_of, enter = enter, leave = leave, clear_past = clear_past, hold = hold,
-    forget = forget, count = count_slots, reset = reset, take_in = take_in,
+    forget = forget, count = count_slots, reset = reset, take_in = take_in, group_of = group_of,
   }
   return rest
 end
@@ -212,12 +212,14 @@ function vacate(job)
   if not slot then return false end
   call('HDEL', slots, job)
   if string.byte(slot) == %(counted)d then
-    local id = group_of(slot)
+    local id = string.sub(slot, %(name)d)
     call('SREM', g .. ':busy:' .. id, job)
     if call('ZREM', later, id) == 1 then others().enter(id) end
   end
   return true
 end
+
+local function take_in(job, isDue) return others().take_in(job, isDue) end
 
 local function done(job, isLast)
   if not vacate(job) then return end
@@ -234,7 +236,7 @@ end
 # What counts how many more jobs may wait. Jobs that were removed without toril leave their ids behind.
 _ROOM = b"""
 G = others()
-G.vacate, G.done, G.group_of = vacate, done, group_of
+G.vacate, G.done = vacate, done
 
 function G.prune(id, most)
   for _, job in ipairs(call('ZRANGE', g .. ':wait:' .. id, 0, most - 1)) do
