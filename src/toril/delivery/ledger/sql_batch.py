@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from toril.delivery.ledger.sql_rows import Row, attempt_row, transition_row
-from toril.delivery.rules.changes import Change, End, Refused, Written
-from toril.delivery.rules.decisions import Decision, decide
+from toril.delivery.ledger.sql_rows import Row, attempt_row, delivery_of, transition_row
+from toril.delivery.rules.changes import Begin, Change, End, Refused, Written
+from toril.delivery.rules.decisions import Decision, decide, needs_envelope
 from toril.delivery.rules.delivery import Delivery, Envelope, Inline, NewDelivery, TargetResponse
+from toril.delivery.rules.row_codec import unpack_envelope
 
 Decided = tuple[Decision | Written | Refused, Envelope | None]
 """What was decided on a change, with the envelope where an attempt begins."""
@@ -53,30 +54,52 @@ def begun_of(batch: Sequence[Change]) -> dict[str, Delivery]:
     return found
 
 
-class AppliedChanges:
-    """The effect of a batch of changes on the rows loaded for it. A delivery may occur in it several times."""
+def to_read(batch: Sequence[Change], begun: Mapping[str, Delivery]) -> tuple[list[str], list[str]]:
+    """Return the ids of the deliveries to read for a batch, and of those whose envelope is needed too."""
+    unread = list({change.job_id for change in batch if change.job_id not in begun})
+    return unread, [change.job_id for change in batch if isinstance(change, Begin)]
 
-    def __init__(self, rows: dict[str, Delivery]) -> None:
-        self._rows = rows
+
+class AppliedChanges:
+    """The effect of a batch of changes on its deliveries. A delivery may occur in it several times.
+
+    Args:
+        rows: the deliveries that were read, in the order of `STATE`, and the envelope behind it.
+        begun: those that were not.
+
+    Attributes:
+        before: the deliveries before the batch.
+        decided: what was decided on each change.
+    """
+
+    def __init__(self, batch: Sequence[Change], rows: Sequence[Row], begun: Mapping[str, Delivery]) -> None:
+        self.before = {**begun, **{row[0]: delivery_of(row) for row in rows}}
+        self._now = dict(self.before)
         self.changed: dict[str, Delivery] = {}
         self.transitions: list[Row] = []
         self._attempts: dict[tuple[str, int], Row] = {}
         self.responses: dict[str, TargetResponse] = {}
+        envelopes = {row[0]: row[-1] for row in rows}
+        self.decided: list[Decided] = []
+        for change in batch:
+            one = self._apply(change)
+            envelope = unpack_envelope(envelopes[change.job_id]) if needs_envelope(change, one) else None
+            self.decided.append((one, envelope))
 
     @property
     def attempts(self) -> list[Row]:
         """The rows of finished attempts; of several with one number, the last."""
         return list(self._attempts.values())
 
-    def apply(self, change: Change) -> Decision | Written | Refused:
+    def _apply(self, change: Change) -> Decision | Written | Refused:
         """Decide on a change, after those before it in the batch."""
         job_id = change.job_id
-        row = self._rows.get(job_id)
+        row = self._now.get(job_id)
         if row is None:
             return Refused(None)
         decided = decide(change, row)
         if isinstance(decided, Decision):
-            self._rows[job_id] = self.changed[job_id] = decided.delivery
+            self._now[job_id] = self.changed[job_id] = decided.delivery
             for step in decided.transitions:
                 self.transitions.append(transition_row(job_id, step))
             for attempt in decided.attempts:

@@ -19,17 +19,15 @@ from typing import Any, TypeVar
 
 from toril.core.errors import LedgerUnavailable, RowRefused
 from toril.delivery.ledger.group_commit import GroupCommit
-from toril.delivery.ledger.sql_batch import AppliedChanges, Decided, begun_of, size_of, size_of_change
+from toril.delivery.ledger.sql_batch import AppliedChanges, Decided, begun_of, size_of, size_of_change, to_read
 from toril.delivery.ledger.sql_ledger import SqlLedger
 from toril.delivery.ledger.sql_reader import Query
 from toril.delivery.ledger.sql_rows import Row, changing_row, delivery_of, new_row, response_row, transition_row
 from toril.delivery.ledger.sql_schema import CHANGING, MIGRATIONS, NEW, STATE, Dialect, migration
 from toril.delivery.ledger.sqlite_file import OpenFiles, SqliteFile
-from toril.delivery.rules.changes import Accepted, Begin, Change, Duplicate
-from toril.delivery.rules.decisions import needs_envelope
+from toril.delivery.rules.changes import Accepted, Change, Duplicate
 from toril.delivery.rules.delivery import Delivery, NewDelivery
 from toril.delivery.rules.lifecycle import Status
-from toril.delivery.rules.row_codec import unpack_envelope
 
 T = TypeVar("T")
 _BUSY_S = 5.0
@@ -292,14 +290,12 @@ def _changed(
 
     Raises `_NotAsBegun` where one of these is another one by now.
     """
-    beginning = [change.job_id for change in batch if isinstance(change, Begin)]
-    unread = list({change.job_id for change in batch if change.job_id not in begun})
+    unread, beginning = to_read(batch, begun)
     rows: list[Row] = []
     if unread:
         rows = connection.execute(_LOADED, (json.dumps(beginning), json.dumps(unread))).fetchall()
-    before = {**begun, **{row[0]: delivery_of(row) for row in rows}}
-    applied = AppliedChanges(dict(before))
-    decided = [applied.apply(change) for change in batch]
+    applied = AppliedChanges(batch, rows, begun)
+    before = applied.before
     if any(job_id not in applied.changed for job_id in begun):
         raise _NotAsBegun
     only_begun: list[Row] = []
@@ -319,11 +315,7 @@ def _changed(
             raise _NotAsBegun
     _insert(connection, _STEPS, applied.transitions)
     _insert(connection, _ATTEMPTS, applied.attempts)
-    envelopes = {row[0]: row[-1] for row in rows}
-    return [
-        (one, unpack_envelope(envelopes[change.job_id]) if needs_envelope(change, one) else None)
-        for change, one in zip(batch, decided, strict=True)
-    ]
+    return applied.decided
 
 
 def _begun_row(one: Delivery) -> Row:

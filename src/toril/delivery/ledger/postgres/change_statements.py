@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toril.delivery.ledger.postgres.records import as_json, columns, record
-from toril.delivery.ledger.sql_batch import AppliedChanges, Decided
-from toril.delivery.ledger.sql_rows import Row, changing_row, delivery_of, response_row
+from toril.delivery.ledger.sql_batch import AppliedChanges, Decided, to_read
+from toril.delivery.ledger.sql_rows import Row, changing_row, response_row
 from toril.delivery.ledger.sql_schema import CHANGING, STATE
-from toril.delivery.rules.changes import Begin, Change
-from toril.delivery.rules.decisions import needs_envelope
+from toril.delivery.rules.changes import Change
 from toril.delivery.rules.delivery import Delivery
-from toril.delivery.rules.row_codec import unpack_envelope
 
 _CHANGED = (*CHANGING, "job_id", "seq_before", "token_before", "response_blob", "response_base64")
 _STEP = ("job_id", "seq", "source", "status", "at", "reason", "attempt", "actor")
@@ -75,32 +73,26 @@ async def _change(
     connection: Any, batch: Sequence[Change], begun: Mapping[str, Delivery], reading: str
 ) -> tuple[list[Decided], set[str]]:
     """Return what was decided, and the ids of deliveries that are others than those it was decided on."""
-    unread = list({change.job_id for change in batch if change.job_id not in begun})
+    unread, beginning = to_read(batch, begun)
     rows: Sequence[Row] = ()
     if unread:
-        beginning = [change.job_id for change in batch if isinstance(change, Begin)]
         rows = await connection.fetch(reading, as_json(unread), as_json(beginning))
-    before = {**begun, **{row[0]: delivery_of(row) for row in rows}}
-    applied = AppliedChanges(dict(before))
-    decided = [applied.apply(change) for change in batch]
+    applied = AppliedChanges(batch, rows, begun)
     others = {job_id for job_id in begun if job_id not in applied.changed}
     if applied.changed:
-        others.update(await _write(connection, applied, before))
-    envelopes = {row[0]: row[-1] for row in rows}
-    return [
-        (one, unpack_envelope(envelopes[change.job_id]) if needs_envelope(change, one) else None)
-        for change, one in zip(batch, decided, strict=True)
-    ], others
+        others.update(await _write(connection, applied))
+    return applied.decided, others
 
 
-async def _write(connection: Any, applied: AppliedChanges, before: Mapping[str, Delivery]) -> list[str]:
+async def _write(connection: Any, applied: AppliedChanges) -> list[str]:
     """Write what changes make of deliveries; return the ids of those that are others by now, and are not written."""
     changed = []
     # Transactions that lock the same rows do so in one order.
     for job_id, one in sorted(applied.changed.items()):
         answer = applied.responses.get(job_id)
         response, blob = (None, None) if answer is None else response_row(answer)
-        changed.append(_changed(*changing_row(one), job_id, before[job_id].seq, before[job_id].token, blob, response))
+        before = applied.before[job_id]
+        changed.append(_changed(*changing_row(one), job_id, before.seq, before.token, blob, response))
     rows = await connection.fetch(
         _WRITE,
         as_json(changed),

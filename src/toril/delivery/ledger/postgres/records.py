@@ -17,9 +17,8 @@ _TYPES: Mapping[str, str] = {
     "max_attempts": "int", "next_attempt_at": "float8", "finished_at": "float8", "deadline": "float8",
     "priority": "int", "idempotency_key": "text", "labels": "text", "attempts_made": "int", "attempts_begun": "int",
     "token": "text", "started_at": "float8", "lease_until": "float8", "last_error": "text", "reason": "text",
-    "fingerprint": "bytea", "envelope": "bytea", "envelope_blob": "text", "source": "text", "at": "float8",
-    "attempt": "int", "actor": "text", "number": "int", "duration": "float8", "outcome": "text", "status_code": "int",
-    "error": "text", "retry_after": "float8", "name": "text", "value": "text", "response": "bytea",
+    "envelope_blob": "text", "source": "text", "at": "float8", "attempt": "int", "actor": "text", "number": "int",
+    "duration": "float8", "outcome": "text", "status_code": "int", "error": "text", "retry_after": "float8",
     "response_blob": "text", "replay_key": "text", "job_group": "text", "seq_before": "int", "token_before": "text",
     "fingerprint_base64": "text", "response_base64": "text",
 }  # fmt: skip
