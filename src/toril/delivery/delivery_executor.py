@@ -48,7 +48,7 @@ _LATE_S = 0.25
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 _TRIES_A_MINUTE = 30
-_BODIES_AWAY_MS = 5000
+_BODIES_AWAY_S = 5.0
 _GONE = Complete(b"null")
 
 
@@ -130,34 +130,32 @@ class DeliveryExecutor(Executor):
         self, slot: Slot, lease: Lease, begun: Begun, attempt: GatedAttempt, leased_at: float
     ) -> tuple[Settlement | None, bool]:
         """Make the attempt; return the job's settlement (None: write nothing), and whether the breaker was told."""
-        as_probe = attempt.probe
         fault = unsendable(begun.delivery, begun.envelope, known=self._target.knows(begun.envelope))
         if fault is not None:
-            return await self._never(slot, lease, begun, NOT_SENDABLE, fault), not as_probe
+            return await self._never(slot, lease, begun, NOT_SENDABLE, fault), not attempt.probe
         try:
             await self._journal.prepare(lease, begun)
         except (BlobsUnavailable, BlobLost) as exc:
-            return await self._unmade(slot, lease, begun, exc), not as_probe
+            return await self._unmade(slot, lease, begun, exc), not attempt.probe
         is_late = asyncio.get_running_loop().time() - leased_at > _LATE_S
-        if as_probe or is_late:
+        if attempt.probe or is_late:
             admission = await self._pass(slot, lease, attempt.name)
             if not isinstance(admission, AttemptAllowed):
                 # What came before took so long that its place has gone to another probe, or the breaker is open now.
                 return None if admission is None else await self._too_late(slot, lease, begun, admission), True
-            as_probe = admission.probe
-            attempt = GatedAttempt(attempt.name, attempt.delivery, as_probe)
+            attempt = GatedAttempt(attempt.name, attempt.delivery, admission.probe)
         if is_late:
             paused = await self._held(slot, lease, self._gate.paused, "pause.unknown")
             if paused is not False:
-                return None if paused is None else await self._paused(slot, lease, begun), not as_probe
+                return None if paused is None else await self._paused(slot, lease, begun), not attempt.probe
             if await self._held(slot, lease, lambda: self._store.extend([lease]), "lease.unknown") != set():
-                return None, not as_probe  # another worker may have the job by now
+                return None, not attempt.probe  # another worker may have the job by now
         # It may just have been cancelled: the ledger has that, and nothing is sent.
         outcome = None if lease.lost else await self._attempt(slot, lease)
         if outcome is None:
-            return None, not as_probe
+            return None, not attempt.probe
         if isinstance(outcome, ConnectFailed) and outcome.exhausted:
-            return await self._not_made(slot, lease, begun, outcome), not as_probe
+            return await self._not_made(slot, lease, begun, outcome), not attempt.probe
         verdict = self._target.judge(lease, outcome, self._chance)
         self._note(lease, outcome, verdict)
         self._on_attempt(lease, outcome, verdict)
@@ -167,27 +165,18 @@ class DeliveryExecutor(Executor):
 
     async def _too_late(self, slot: Slot, lease: Lease, begun: Begun, blocked: AttemptBlocked) -> Settlement | None:
         """Put back a delivery that may not be attempted now, after it had waited; no attempt is spent."""
-        started_at_s = begun.delivery.started_at_s or begun.delivery.updated_at_s
-        again_at_s = started_at_s + blocked.for_s
-        reason = "no attempt may be made now"
-        change = self._journal.unmade(begun, PutBack(again_at_s, reason), reason, started_at_s)
-        return await self._end(slot, lease, change, Snooze(max(1, round(blocked.for_s * 1000)), reason))
+        return await self._put_back(slot, lease, begun, "no attempt may be made now", for_s=blocked.for_s)
 
     async def _paused(self, slot: Slot, lease: Lease, begun: Begun) -> Settlement | None:
         """Put back a delivery whose target was paused before its request was made; no attempt is spent."""
-        started_at_s = begun.delivery.started_at_s or begun.delivery.updated_at_s
-        reason = "its target is paused"
-        change = self._journal.unmade(begun, PutBack(reason=reason), reason, started_at_s)
-        return await self._end(slot, lease, change, Snooze(1, reason))
+        return await self._put_back(slot, lease, begun, "its target is paused")
 
     async def _not_made(self, slot: Slot, lease: Lease, begun: Begun, outcome: ConnectFailed) -> Settlement | None:
         """Put back a delivery for which this machine had no socket or descriptor left; no attempt is spent."""
         if not await self._rest(slot, lease, outcome):
             return None
         error = f"{outcome.code}: {outcome.detail}"
-        started_at_s = begun.delivery.started_at_s or begun.delivery.updated_at_s
-        change = self._journal.unmade(begun, PutBack(reason="nothing left to connect with"), error, started_at_s)
-        return await self._end(slot, lease, change, Snooze(1, error))
+        return await self._put_back(slot, lease, begun, "nothing left to connect with", error)
 
     async def _unmade(
         self, slot: Slot, lease: Lease, begun: Begun, exc: BlobsUnavailable | BlobLost
@@ -195,17 +184,28 @@ class DeliveryExecutor(Executor):
         """Put back a delivery whose body cannot be read now; dead-letter one whose body is gone."""
         if isinstance(exc, BlobLost):
             return await self._never(slot, lease, begun, BODY_LOST, exc.message)
-        started_at_s = begun.delivery.started_at_s or begun.delivery.updated_at_s
         log.warning("delivery.no_body", queue=lease.queue, job_id=begun.delivery.job_id, error=exc.message)
-        again_at_s = started_at_s + _BODIES_AWAY_MS / 1000
-        change = self._journal.unmade(begun, PutBack(again_at_s, "its body cannot be read"), exc.message, started_at_s)
-        return await self._end(slot, lease, change, Snooze(_BODIES_AWAY_MS, exc.message))
+        return await self._put_back(slot, lease, begun, "its body cannot be read", exc.message, for_s=_BODIES_AWAY_S)
+
+    async def _put_back(
+        self,
+        slot: Slot,
+        lease: Lease,
+        begun: Begun,
+        reason: str,
+        error: str | None = None,
+        *,
+        for_s: float | None = None,
+    ) -> Settlement | None:
+        """Put back a delivery whose request was not made, at once or for so long from the beginning of its attempt."""
+        again_at_s = None if for_s is None else begun.delivery.attempt_began_at_s + for_s
+        change = self._journal.unmade(begun, PutBack(again_at_s, reason), error or reason)
+        return await self._end(slot, lease, change, Snooze(max(1, round((for_s or 0.0) * 1000)), error or reason))
 
     async def _never(self, slot: Slot, lease: Lease, begun: Begun, reason: str, error: str) -> Settlement | None:
         """Dead-letter a delivery that no request can be made from."""
-        started_at_s = begun.delivery.started_at_s or begun.delivery.updated_at_s
         log.warning("delivery.unsendable", queue=lease.queue, job_id=begun.delivery.job_id, reason=reason, error=error)
-        change = self._journal.unmade(begun, DeadLettered(reason), error, started_at_s)
+        change = self._journal.unmade(begun, DeadLettered(reason), error)
         return await self._end(slot, lease, change, DeadLetter(reason, error))
 
     async def _pass(self, slot: Slot, lease: Lease, token: str) -> BreakerDecision | None:

@@ -132,7 +132,7 @@ class Journal:
         error = None if change.error is None else "The ledger refused to record what went wrong"
         return replace(change, response=None, error=error)
 
-    def unmade(self, begun: Begun, result: AttemptResult, error: str, started_at_s: float) -> End:
+    def unmade(self, begun: Begun, result: AttemptResult, error: str) -> End:
         """Return the change that records an attempt for which no request was made."""
         now_s = self._now()
         return End(
@@ -142,19 +142,13 @@ class Journal:
             at_s=now_s,
             result=result,
             outcome=AttemptOutcome.CANCELLED,
-            duration_s=max(0.0, now_s - started_at_s),
+            duration_s=max(0.0, now_s - begun.delivery.attempt_began_at_s),
             error=error,
         )
 
     def given_back(self, begun: Begun) -> End:
         """Return the change that records an attempt that was aborted because its worker ends."""
-        started_at_s = begun.delivery.started_at_s
-        return self.unmade(
-            begun,
-            PutBack(reason="given back"),
-            "broken off: the worker ends",
-            self._now() if started_at_s is None else started_at_s,
-        )
+        return self.unmade(begun, PutBack(reason="given back"), "broken off: the worker ends")
 
     async def end(self, change: End, verdict: Settlement) -> Settlement | None:
         """Commit the end of an attempt; return the settlement of its job, or None to give it back.

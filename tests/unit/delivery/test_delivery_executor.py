@@ -1,6 +1,8 @@
 """The delivery executor: what is in the ledger before each step, and how each job is settled."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -153,17 +155,24 @@ async def test_while_the_ledger_is_away_a_job_is_held_and_then_attempted_once(
     assert pipeline.statuses() == ["queued", "dispatching", "delivered"]
 
 
-async def test_an_attempt_that_waited_for_the_ledger_is_not_made_when_its_target_was_paused_meanwhile(
-    pipeline: Pipeline,
-) -> None:
+@asynccontextmanager
+async def waiting_for_the_ledger(pipeline: Pipeline) -> AsyncIterator[None]:
+    """An attempt waits for the ledger during the block, and goes on after it."""
     await pipeline.accept()
     pipeline.endpoints.open()
     pipeline.ledger.go_away()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(pipeline.work())
         await asyncio.sleep(5)
-        pipeline.holds.pauses.add(QUEUE)
+        yield
         pipeline.ledger.come_back()
+
+
+async def test_an_attempt_that_waited_for_the_ledger_is_not_made_when_its_target_was_paused_meanwhile(
+    pipeline: Pipeline,
+) -> None:
+    async with waiting_for_the_ledger(pipeline):
+        pipeline.holds.pauses.add(QUEUE)
     assert pipeline.outbound.requests == []
     assert pipeline.statuses() == ["queued", "dispatching", "queued"]
     assert pipeline.ledger.transitions["1"][-1].reason == "its target is paused"
@@ -177,14 +186,8 @@ async def test_an_attempt_that_waited_for_the_ledger_is_not_made_when_its_target
 async def test_an_attempt_that_waited_for_the_ledger_is_not_made_when_its_job_is_another_worker_s_by_then(
     pipeline: Pipeline,
 ) -> None:
-    await pipeline.accept()
-    pipeline.endpoints.open()
-    pipeline.ledger.go_away()
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(pipeline.work())
-        await asyncio.sleep(5)
+    async with waiting_for_the_ledger(pipeline):
         pipeline.store.steal(b"1")
-        pipeline.ledger.come_back()
     assert pipeline.outbound.requests == []
     assert list(pipeline.store.active) == [b"1"]
 

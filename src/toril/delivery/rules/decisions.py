@@ -171,7 +171,7 @@ def _ended(change: End, now: Delivery) -> Decision:
     )
     attempt = AttemptRecord(
         number=change.number,
-        started_at_s=_started(now),
+        started_at_s=now.attempt_began_at_s,
         duration_s=change.duration_s,
         outcome=change.outcome,
         status_code=change.status_code,
@@ -266,7 +266,7 @@ def _step(
 
 
 def _broken_off(now: Delivery, at_s: float, outcome: str, error: str | None) -> AttemptRecord:
-    started_at_s = _started(now)
+    started_at_s = now.attempt_began_at_s
     return AttemptRecord(
         number=now.attempts_begun,
         started_at_s=started_at_s,
@@ -274,7 +274,3 @@ def _broken_off(now: Delivery, at_s: float, outcome: str, error: str | None) -> 
         outcome=outcome,
         error=error,
     )
-
-
-def _started(now: Delivery) -> float:
-    return now.updated_at_s if now.started_at_s is None else now.started_at_s

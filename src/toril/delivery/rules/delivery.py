@@ -149,6 +149,11 @@ class Delivery(Struct, frozen=True, kw_only=True):
     group: GroupOption | None = None
 
     @property
+    def attempt_began_at_s(self) -> float:
+        """When the attempt under way, or the last one, began; the last change where that is not known."""
+        return self.updated_at_s if self.started_at_s is None else self.started_at_s
+
+    @property
     def sent_key(self) -> str:
         """What is sent as `idempotency-key`: the caller's key, else the job's id, or that of a replay."""
         return self.replay_key or self.idempotency_key or self.job_id
