@@ -60,9 +60,7 @@ class GroupedStore(WatchedStore):
 
     def _next(self, token: bytes) -> Next:
         now = self._now()
-        for job_id in [job_id for job_id, at_s in self.delayed.items() if at_s <= now]:
-            del self.delayed[job_id]
-            self.waiting.append(job_id)
+        self._promote(now)
         if now < self._held_until:
             return NoJob(retry_in_s=self._held_until - now)
         self._free()

@@ -113,7 +113,7 @@ class UpstreamEndpoint:
 
     async def _pass_by(self, scope: Scope, receive: Receive, send: Send, found: Bypass, queue: str) -> None:
         upstream = found.upstream
-        self._meter.count(PROXIED, (queue, found.reason._value_))
+        self._meter.count(PROXIED, (queue, str(found.reason)))
         if upstream.direct_mode == "redirect" and found.reason is not Reason.WEBSOCKET:
             await redirect(upstream.origin.encode() + upstream.forwarded(found.target))(scope, receive, send)
         else:

@@ -90,9 +90,7 @@ class FakeLeaseStore:
         delay_s: float = 0.0,
         fields: Mapping[bytes, bytes] | None = None,
     ) -> bytes:
-        """Add a job at the end of the queue, or as a delayed one; return its id. `fields` are put into its hash,
-        too.
-        """
+        """Add a job at the end of the queue, or as a delayed one, with `fields` in its hash too; return its id."""
         key = job_id.encode()
         self.jobs[key] = {
             b"name": b"job",
@@ -324,11 +322,14 @@ class FakeLeaseStore:
     def _hold(self, verdict: Retry | Fail) -> None:
         self._held_until = max(self._held_until, self._now() + verdict.hold_ms / 1000)
 
-    def _next(self, token: bytes) -> Next:
-        now = self._now()
+    def _promote(self, now: float) -> None:
         for job_id in [job_id for job_id, at_s in self.delayed.items() if at_s <= now]:
             del self.delayed[job_id]
             self.waiting.append(job_id)
+
+    def _next(self, token: bytes) -> Next:
+        now = self._now()
+        self._promote(now)
         if now < self._held_until:
             return NoJob(retry_in_s=self._held_until - now)
         if self._limiter is not None and now < self._limited_until and self._started >= self._limiter.max:

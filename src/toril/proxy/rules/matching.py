@@ -15,7 +15,7 @@ from toril.core.http.headers import Header, is_websocket_upgrade
 from toril.proxy.rules.upstream import PathFilter, Upstream
 
 
-class Reason(enum.Enum):
+class Reason(enum.StrEnum):
     """Why a request bypasses the queue."""
 
     WEBSOCKET = "websocket"
