@@ -23,8 +23,9 @@ def bullmq_proxy(checkout: Path) -> str:
     if not entry.is_file():
         raise ProcessError(f"{checkout} is no checkout of BullMQ Proxy: it has no src/index.ts")
     if not (checkout / "node_modules").is_dir():
-        _run([bun, "install", "--production"], checkout)
-    return f"{bun} run {entry.absolute()}"
+        _run([bun, "install", "--production", "--ignore-scripts"], checkout)
+    # With a URL it gives up commands until it is connected, and of these its start is made.
+    return f"env -u REDIS_URL {bun} run {entry.absolute()}"
 
 
 def proxq(checkout: Path) -> str:

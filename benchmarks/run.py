@@ -128,8 +128,9 @@ def targets_of(arguments: argparse.Namespace, stack: ExitStack) -> tuple[list[Ta
     ]
     if commands:
         base = shared or start_valkey(stack)
-        for database, (name, command) in enumerate(commands.items()):
-            # Two servers on one database would share their workers: each gets a database to itself.
+        for database, (name, command) in zip(reversed(range(len(commands))), commands.items(), strict=True):
+            # Two servers on one database would share their workers: each gets a database to itself. The last one has
+            # database 0, because BullMQ Proxy knows no other by REDIS_HOST.
             url = own.get(name) or (base if shared and len(commands) == 1 else _with_database(base, database))
             targets.append(start_target(stack, name, command, url, arguments.token))
     return targets, targets[0].redis_url

