@@ -68,6 +68,7 @@ class Arrival(Struct, array_like=True):
         attempt: the number of the attempt that the request names, if it does.
         ended: when the answer was written or the connection closed; None while it is being worked on.
         whole: whether all of the answer was written to an open connection.
+        member: the number of the toril that sent it, if that is known.
     """
 
     serial: int
@@ -77,12 +78,13 @@ class Arrival(Struct, array_like=True):
     attempt: int | None = None
     ended: float | None = None
     whole: bool = False
+    member: int | None = None
 
     def __str__(self) -> str:
         took_s = (self.ended or self.at) - self.at
         return (
             f"arrival {self.serial} → {self.reply}, {'whole' if self.whole else 'not whole'} after {took_s:.3f} s, "
-            f"job {self.job_id}, attempt {self.attempt}"
+            f"job {self.job_id}, attempt {self.attempt}, of toril {self.member}"
         )
 
     @property

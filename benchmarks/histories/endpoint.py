@@ -27,7 +27,13 @@ _STATUS = {Reply.ERROR: b"500 Internal Server Error", Reply.REFUSAL: b"400 Bad R
 _GARBAGE = b"\x16\x03\x01 this is no HTTP\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _JOB = re.compile(rb"\r\ntoril-job-id: *([^\r]+)", re.IGNORECASE)
+_SOURCE = re.compile(r"127\.0\.0\.(\d+)")
 _ATTEMPT = re.compile(rb"\r\ntoril-attempt: *(\d+)", re.IGNORECASE)
+
+
+def source_address(member: int) -> str:
+    """Return the address of this machine from which a toril connects, by its number."""
+    return f"127.0.0.{member + 2}"
 
 
 class _Numbered(Struct):
@@ -85,8 +91,8 @@ class Endpoint:
         """Forget a connection that is closed."""
         self._connections.discard(connection)
 
-    def arrived(self, head: bytes, body: bytes) -> tuple[Records, int, Arrival]:
-        """Record a request that has come; return whose it is. Raises ValueError for what no toril sends."""
+    def arrived(self, head: bytes, body: bytes, member: int | None) -> tuple[Records, int, Arrival]:
+        """Record a request of a toril; return whose it is. Raises ValueError for what no toril sends."""
         self.requests += 1
         path = head.split(b" ", 2)[1].decode()
         door, records = self._door(path)
@@ -101,7 +107,9 @@ class Endpoint:
                     self.wrong.append(f"{path} came with the body {body!r}")
         except msgspec.DecodeError as exc:
             raise ValueError(f"{path} came with the body {body!r}") from exc
-        arrival = Arrival(next(self._serials), time.monotonic(), records.next_reply(number), job_id, attempt)
+        arrival = Arrival(
+            next(self._serials), time.monotonic(), records.next_reply(number), job_id, attempt, member=member
+        )
         records.arrived(number, arrival)
         return records, number, arrival
 
@@ -121,9 +129,11 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._under_way: tuple[Records, int, Arrival] | None = None
         self._answering: asyncio.TimerHandle | None = None
+        self._member: int | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._member = _member(transport.get_extra_info("peername"))
         self._endpoint.joins(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -142,7 +152,7 @@ class _Connection(asyncio.Protocol):
         self._buffer += data
         try:
             while self._under_way is None and (found := self._next()) is not None:
-                self._under_way = self._endpoint.arrived(*found)
+                self._under_way = self._endpoint.arrived(*found, self._member)
                 self._answer(*self._under_way)
         except ValueError as exc:
             self._endpoint.wrong.append(str(exc))
@@ -204,6 +214,12 @@ class _Connection(asyncio.Protocol):
             self._under_way = None
             arrival.ended = time.monotonic()
             records.answered(arrival)
+
+
+def _member(peer: tuple[str, int] | None) -> int | None:
+    """Return which toril connects from an address; None for an address that is no toril's own."""
+    found = peer and _SOURCE.fullmatch(peer[0])
+    return int(found[1]) - 2 if found and int(found[1]) >= 2 else None
 
 
 def _job(head: bytes) -> tuple[str | None, int | None]:

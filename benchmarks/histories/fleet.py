@@ -22,7 +22,7 @@ from tests.support.toril import TorilProcess
 from tests.support.valkey import ValkeyProcess
 
 from benchmarks.compiling import built
-from benchmarks.histories.endpoint import TIMEOUT_S, Endpoint
+from benchmarks.histories.endpoint import TIMEOUT_S, Endpoint, source_address
 from benchmarks.histories.plan import DoorName
 from benchmarks.histories.relay import Relay
 from benchmarks.processes import ProcessError
@@ -33,10 +33,10 @@ _DISK_SIZE = "75%"  # of memory
 _OFFSET = struct.Struct("=q")
 
 
-def _clocks() -> Path | None:
-    """Return the library that moves the clock of a program; None where there is no C compiler."""
+def _library(name: str) -> Path | None:
+    """Return a library to be loaded before a program; None where there is no C compiler."""
     try:
-        return built("moved_clock", library=True)
+        return built(name, library=True)
     except ProcessError:
         return None
 
@@ -62,9 +62,13 @@ class Member:
             "TORIL_ACKNOWLEDGE": f"replicas:{fleet.confirming}" if fleet.confirming else None,
             "PYTHONFAULTHANDLER": "1",
         }
-        if fleet.clocks is not None:
+        if fleet.clocks is not None and fleet.addresses is not None:
             self.clock.write_bytes(_OFFSET.pack(0))
-            env |= {"LD_PRELOAD": str(fleet.clocks), "MOVED_CLOCK": str(self.clock)}
+            env |= {
+                "LD_PRELOAD": f"{fleet.clocks}:{fleet.addresses}",
+                "MOVED_CLOCK": str(self.clock),
+                "SOURCE_ADDRESS": source_address(self.number),
+            }
         return TorilProcess(
             # Sentinels name the master itself, so no relay can be before it.
             f"redis://127.0.0.1:{self.to_redis.port}" if fleet.replicated is None else fleet.replicated.url,
@@ -104,7 +108,8 @@ class Fleet:
         self.folder = folder
         self.doors = doors
         self.config = folder / "toril.yaml"
-        self.clocks = _clocks()
+        self.clocks = _library("moved_clock")
+        self.addresses = _library("source_address")
         self.replicated = Replicated(folder / "servers") if confirming else None
         self.confirming = confirming
         self.valkey = ValkeyProcess(folder / "valkey", aof=True)

@@ -1,32 +1,22 @@
 """Judges a history: what was lost, done twice, done too late, out of order, or against the rules.
 
-Knows nothing of a running toril: it reads what `case` holds. A fault excuses only what it can have caused by the
-promises: an attempt that was under way is made once more when its toril is killed, and when it stands still or Redis is
-away for longer than half a lock, after which locks are renewed. PostgreSQL excuses nothing: jobs are held meanwhile.
+Knows nothing of a running toril: it reads what `case` holds. `harms` says what a fault can have caused.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from benchmarks.histories.case import UNKNOWN, UNSURE, Arrival, Case, Final, Harm, History
+from benchmarks.histories.harms import LEASING_S, Harms, excusing, silenced, silencing
 from benchmarks.histories.plan import ANSWERED, FAILOVERS, HARMLESS, DoorName, Fault, Reply
 
 _GOOD = {DoorName.QUEUES: "completed", DoorName.PROXY: "completed", DoorName.DELIVERY: "delivered"}
 SETTLING_S = 2.0
 """How long after its answer, or after an outage of a store in that time, an attempt may still not be settled: a fault
 until then can have it made again."""
-LEASING_S = 1.0
-"""How long before its arrival a request may have been decided on."""
-_PAUSE_S = 2.0
-"""Outages of Redis with less than this between them are one: toril may not have come back."""
-_AT_ONCE = FAILOVERS | {Fault.KILL_TORIL, Fault.FLUSH_REDIS}
-_AWAY = frozenset(
-    {Fault.STALL, Fault.KILL_REDIS, Fault.FREEZE_REDIS, Fault.CUT_REDIS, Fault.PART_REDIS, Fault.FULL_REDIS}
-)
 _OF_LEDGER = frozenset(
     {
         Fault.KILL_POSTGRES,
@@ -62,8 +52,9 @@ class DoorVerdict:
     """What came of the cases of a door.
 
     `touched` are the jobs that were accepted and not at their end yet while a fault lasted; faults of the ledger alone
-    touch deliveries only. `done_again` are the jobs that the endpoint has done more than once, and `causes` counts what
-    had hit an attempt before its job was begun again.
+    touch deliveries only. `causes` counts what had hit an attempt before its job was begun again. Of the jobs that the
+    endpoint has done more than once, by what had hit them, `unavoidable` counts those whose toril was killed or cut off
+    each time between the endpoint's answer and the record, and `avoidable` the rest.
     """
 
     cases: int = 0
@@ -76,13 +67,14 @@ class DoorVerdict:
     failed_attempts: int = 0
     touched: int = 0
     begun_again: int = 0
-    done_again: int = 0
     causes: Counter[str] = field(default_factory=Counter)
+    unavoidable: Counter[str] = field(default_factory=Counter)
+    avoidable: Counter[str] = field(default_factory=Counter)
 
     @property
-    def duplicates(self) -> float:
-        """The share of the jobs touched by a fault that were done more than once."""
-        return self.done_again / self.touched if self.touched else 0.0
+    def done_again(self) -> int:
+        """How many jobs the endpoint has done more than once."""
+        return self.unavoidable.total() + self.avoidable.total()
 
 
 @dataclass
@@ -99,21 +91,6 @@ class Verdict:
         return not self.violations
 
 
-class Harms:
-    """Faults that are found by time."""
-
-    def __init__(self, harms: Iterable[Harm]) -> None:
-        self._harms = sorted(harms, key=lambda harm: harm.began)
-        self._begins = [harm.began for harm in self._harms]
-        self._longest_s = max((harm.ended - harm.began for harm in self._harms), default=0.0)
-
-    def during(self, began: float, ended: float, more_s: float = 0.0) -> list[Harm]:
-        """Return the faults that overlap a time; each counts for so much longer."""
-        first = bisect_left(self._begins, began - more_s - self._longest_s)
-        last = bisect_right(self._begins, ended)
-        return [harm for harm in self._harms[first:last] if harm.ended + more_s >= began]
-
-
 class Judge:
     """Reads one history.
 
@@ -128,7 +105,8 @@ class Judge:
         self._harms = Harms(harmful)
         self._harms_to_leases = Harms([harm for harm in harmful if harm.fault not in _OF_LEDGER])
         self._failovers = Harms([harm for harm in history.harms if harm.fault in FAILOVERS])
-        self._excuses = Harms(list(_excusing(history.harms, lock_s / 2)))
+        self._excuses = Harms(list(excusing(history.harms, lock_s / 2)))
+        self._silences = Harms(silencing(history.harms, lock_s / 2))
         self._pauses = list(self._lasting_pauses())
 
     def verdict(self) -> Verdict:
@@ -221,23 +199,36 @@ class Judge:
             by_job.setdefault(None if case.door is DoorName.PROXY else one.job_id, []).append(one)
         allowed = _most_jobs(case) if case.door is DoorName.PROXY else 1
         for arrivals in by_job.values():
-            done, done_again = 0, False
+            done: list[Arrival] = []
+            hit: set[str] = set()
+            avoidable, done_again = False, False
             for number, one in enumerate(arrivals):
-                earlier = arrivals[:number]
+                earlier, before = arrivals[:number], list(done)
                 open_ = [other for other in earlier if other.ended is None or other.ended > one.at]
-                again = done >= allowed
-                done += _ends(case.door, one)
-                if not again and len(open_) < allowed:
+                done += [one] if _ends(case.door, one) else []
+                if len(before) < allowed and len(open_) < allowed:
                     continue
                 counted.begun_again += 1
-                done_again |= again and _ends(case.door, one)
-                times = [(other.at - LEASING_S, self._done_by(other.ended or one.at, SETTLING_S)) for other in earlier]
-                harms = [harm for began, ended in times for harm in self._excuses.during(began, ended)]
+                harms = [harm for other in earlier for harm in self._hits(other, one.at)]
+                names = {harm.fault.value for harm in harms}
                 if harms:
-                    counted.causes[" and ".join(sorted({harm.fault.value for harm in harms}))] += 1
+                    counted.causes[" and ".join(sorted(names))] += 1
                 else:
                     yield "doubled", f"arrival {one.serial} came although no fault had hit an earlier one"
-            counted.done_again += done_again
+                if len(before) >= allowed and done[-1] is one:
+                    done_again = True
+                    hit |= names
+                    avoidable |= not silenced(before[-1], self._settled_by(before[-1], one.at), self._silences)
+            if done_again:
+                counters = counted.avoidable if avoidable else counted.unavoidable
+                counters[" and ".join(sorted(hit)) or "nothing"] += 1
+
+    def _settled_by(self, attempt: Arrival, until: float) -> float:
+        return self._done_by(attempt.ended or until, SETTLING_S)
+
+    def _hits(self, attempt: Arrival, until: float) -> list[Harm]:
+        """Return the faults that can have an attempt made again at a time."""
+        return self._excuses.during(attempt.at - LEASING_S, self._settled_by(attempt, until))
 
     def _done_by(self, at: float, within_s: float, harms: Harms | None = None) -> float:
         """Return when a step that was due then and takes so long is done at the latest: not while a store is away.
@@ -326,21 +317,6 @@ def _order(line: list[_InLine]) -> Iterator[Violation]:
             yield Violation("order", None, text)
         if one.began > latest:
             latest, before = one.began, one
-
-
-def _excusing(harms: Iterable[Harm], least_s: float) -> Iterator[Harm]:
-    """Yield the faults that can have an attempt made once more."""
-    away: list[Harm] = []
-    for harm in sorted(harms, key=lambda harm: harm.began):
-        long = harm.ended - harm.began >= least_s
-        if harm.fault in _AT_ONCE or (harm.fault is Fault.FREEZE_TORIL and long):
-            yield harm
-        elif harm.fault in _AWAY:
-            if away and harm.began > max(one.ended for one in away) + _PAUSE_S:
-                away.clear()
-            away.append(harm)
-            if max(one.ended for one in away) - away[0].began >= least_s:
-                yield Harm(harm.fault, harm.member, away[0].began, max(one.ended for one in away))
 
 
 def _most_jobs(case: Case) -> int:

@@ -13,6 +13,7 @@ _MOST_SHOWN = 20
 _MOST_SILENCES = 10
 _SILENCING = frozenset({Fault.KILL_TORIL, Fault.FREEZE_TORIL, Fault.RESTART_TORIL})
 _KINDS = ("lost", "doubled", "stale", "order", "illegal", "left")
+UNAVOIDABLE = "its toril was killed or cut off between the endpoint's answer and the record"
 _COLUMNS = (
     "door",
     "accepted",
@@ -52,6 +53,27 @@ def report(history: History, verdict: Verdict, took_s: float) -> Iterator[str]:
     causes = sum((found.causes for found in verdict.doors.values()), Counter[str]())
     for cause, _ in causes.most_common():
         yield f"| {cause} | {' | '.join(f'{found.causes[cause]:,}' for found in verdict.doors.values())} |"
+    yield ""
+    yield from _done_again(verdict)
+
+
+def _done_again(verdict: Verdict) -> Iterator[str]:
+    """Yield why jobs were done more than once: what could not be avoided, and the rest."""
+    doors = verdict.doors.values()
+    yield f"| jobs that were done more than once | {' | '.join(verdict.doors)} |"
+    yield f"|---|{'---|' * len(verdict.doors)}"
+    for what, counters in (
+        (UNAVOIDABLE, [found.unavoidable for found in doors]),
+        ("the rest", [found.avoidable for found in doors]),
+    ):
+        shares = [_share(counter.total(), found.touched) for counter, found in zip(counters, doors, strict=True)]
+        yield f"| **{what}** | {' | '.join(shares)} |"
+        for cause, _ in sum(counters, Counter[str]()).most_common():
+            yield f"| {cause} | {' | '.join(f'{counter[cause]:,}' for counter in counters)} |"
+
+
+def _share(count: int, touched: int) -> str:
+    return f"{count:,} ({count / max(1, touched):.3%} of those alive)"
 
 
 def _silences(history: History) -> Iterator[str]:
@@ -78,8 +100,7 @@ def _figures(found: DoorVerdict) -> Iterator[str]:
         found.begun_again,
     )  # fmt: skip
     yield from (f"{count:,}" for count in counts)
-    of_all = found.done_again / found.accepted if found.accepted else 0.0
-    yield f"{found.done_again:,} ({found.duplicates:.3%} of those alive, {of_all:.3%} of all)"
+    yield f"{found.done_again:,} ({found.done_again / max(1, found.accepted):.3%} of all)"
 
 
 def histories(violations: list[Violation]) -> Iterator[str]:

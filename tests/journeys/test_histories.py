@@ -29,3 +29,6 @@ def test_no_promise_is_broken_while_everything_is_harmed(doors: list[DoorName]) 
     assert all(found.accepted >= accepted for found in verdict.doors.values())
     assert {harm.fault for harm in history.harms} - {Fault.STALL} == set(kinds) - history.untried
     assert history.untried <= NEEDS_MEANS
+    if Fault.MOVE_CLOCK not in history.untried:  # there is a C compiler
+        sent_by = {one.member for cases in history.cases.values() for case in cases for one in case.arrivals}
+        assert sent_by == {0, 1}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from benchmarks.compiling import built
 from benchmarks.histories.case import UNKNOWN, Arrival, Call, Case, Final, Harm, History
+from benchmarks.histories.endpoint import source_address
 from benchmarks.histories.judge import Judge, Verdict
 from benchmarks.histories.plan import (
     FAILOVERS,
@@ -25,7 +26,7 @@ from benchmarks.histories.plan import (
     script,
 )  # fmt: skip
 from benchmarks.histories.records import Records
-from benchmarks.histories.report import report
+from benchmarks.histories.report import UNAVOIDABLE, report
 from benchmarks.histories.run import Progress
 from msgspec.structs import replace
 
@@ -34,7 +35,7 @@ LEGAL = [(1, None, "queued"), (2, "queued", "dispatching"), (3, "dispatching", "
 
 
 def arrival(serial: int, at: float, attempt: int = 1, reply: Reply = Reply.OK) -> Arrival:
-    return Arrival(serial, at, reply, "a", attempt, at + 0.1, whole=True)
+    return Arrival(serial, at, reply, "a", attempt, at + 0.1, whole=True, member=0)
 
 
 def case(door: DoorName = DoorName.QUEUES, number: int = 0) -> Case:
@@ -195,8 +196,62 @@ def test_the_report_says_of_each_door_how_many_jobs_were_done_again_and_why() ->
     history = History(1, recorded(one, other), [harm])
     lines = list(report(history, Judge(history, 5.0).verdict(), 1.0))
     (queues,) = (line for line in lines if line.startswith("| queues |"))
-    assert queues.endswith("| 1 | 1 (100.000% of those alive, 100.000% of all) |")
-    assert lines[-1] == "| toril killed | 1 | 0 | 0 |"
+    assert queues.endswith("| 1 | 1 (100.000% of all) |")
+    assert lines[-3:] == [
+        f"| **{UNAVOIDABLE}** | 1 (100.000% of those alive) | 0 (0.000% of those alive) | 0 (0.000% of those alive) |",
+        "| toril killed | 1 | 0 | 0 |",
+        "| **the rest** | 0 (0.000% of those alive) | 0 (0.000% of those alive) | 0 (0.000% of those alive) |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("harm", "unavoidable"),
+    [
+        (Harm(Fault.KILL_TORIL, 0, 100.4, 103.0), True),
+        (Harm(Fault.KILL_TORIL, 0, 100.1, 103.0), True),
+        (Harm(Fault.KILL_TORIL, 1, 100.4, 103.0), False),
+        (Harm(Fault.FREEZE_TORIL, 0, 99.0, 104.0), True),
+        (Harm(Fault.FREEZE_TORIL, 1, 99.0, 104.0), False),
+        (Harm(Fault.PART_REDIS, 0, 100.4, 104.0), True),
+        (Harm(Fault.FREEZE_REDIS, 0, 100.4, 104.0), False),
+        (Harm(Fault.CUT_REDIS, 0, 97.0, 100.25), False),
+    ],
+    ids=lambda value: f"{value.fault} {value.member}" if isinstance(value, Harm) else str(value),
+)
+def test_a_job_is_done_again_for_sure_where_its_own_toril_is_gone_before_the_record(
+    harm: Harm, unavoidable: bool
+) -> None:
+    one = case()
+    done_again(one)
+    verdict = judged(one, harms=(harm,))
+    found = verdict.doors[DoorName.QUEUES]
+    assert verdict.passed
+    assert (found.unavoidable.total(), found.avoidable.total()) == ((1, 0) if unavoidable else (0, 1))
+
+
+def test_a_job_that_one_of_two_faults_has_made_again_without_need_counts_with_the_rest() -> None:
+    one = case()
+    done_again(one)
+    one.arrivals.append(arrival(3, 108.0, 3))
+    killed, away = Harm(Fault.KILL_TORIL, 0, 100.4, 100.9), Harm(Fault.FREEZE_REDIS, 0, 101.2, 106.0)
+    found = judged(one, harms=(killed, away)).doors[DoorName.QUEUES]
+    assert (found.unavoidable.total(), found.avoidable) == (0, {"Redis stood still and toril killed": 1})
+
+
+def test_a_program_connects_from_the_address_that_says_which_toril_it_is() -> None:
+    if shutil.which("cc") is None and shutil.which("gcc") is None:
+        pytest.skip("there is no C compiler")
+    env = {"LD_PRELOAD": str(built("source_address", library=True)), "SOURCE_ADDRESS": source_address(1)}
+    program = (
+        "import socket\n"
+        "with socket.create_server(('127.0.0.1', 0)) as server:\n"
+        "    with socket.create_connection(server.getsockname()):\n"
+        "        connection, peer = server.accept()\n"
+        "        connection.close()\n"
+        "print(peer[0])"
+    )
+    told = subprocess.run([sys.executable, "-c", program], env=env, check=True, capture_output=True, text=True)
+    assert told.stdout.strip() == source_address(1) == "127.0.0.3"
 
 
 def test_a_job_that_was_done_three_times_is_one_that_was_done_more_than_once() -> None:
