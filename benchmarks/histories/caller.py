@@ -17,7 +17,7 @@ from benchmarks.histories.connection import Connection
 REQUEST_S = 8.0
 PAUSE_S = 0.1
 """Between two calls of which the second one repeats the first."""
-_AUTHORIZATION = f"authorization: Bearer {TOKEN}"
+_AUTHORIZATION = {"authorization": f"Bearer {TOKEN}"}
 
 
 class Caller:
@@ -40,8 +40,8 @@ class Caller:
         """Make one request, whatever comes of it."""
         port = port or self._random.choice(self._ports)
         content = b"" if body is None else msgspec.json.encode(body)
-        lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1", _AUTHORIZATION]
-        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1"]
+        lines += [f"{name}: {value}" for name, value in (_AUTHORIZATION | dict(headers or {})).items()]
         if body is not None:
             lines += ["content-type: application/json", f"content-length: {len(content)}"]
         self.calls += 1

@@ -59,8 +59,31 @@ class Call(Struct, array_like=True):
         return 200 <= self.status < 300
 
 
+class Held(Struct, array_like=True):
+    """The lease that a pull worker has had.
+
+    Attributes:
+        asked_from: when it asked for jobs; the lease began between then and its arrival.
+        until: when the lease ended at the earliest, unless it was settled.
+        asked_at: when the first call began that settled it, or tried to.
+        status: the answer to that call; None where it was not made, or where it is not known what came of it.
+        again: the answer to a second settlement.
+    """
+
+    asked_from: float
+    until: float
+    asked_at: float | None = None
+    status: int | None = None
+    again: int | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """True if its settlement was accepted."""
+        return self.status is not None and 200 <= self.status < 300
+
+
 class Arrival(Struct, array_like=True):
-    """A request that the endpoint got.
+    """A request that the endpoint got, or a job that a pull worker got.
 
     Attributes:
         serial: which one it was of all; it is in the answer.
@@ -69,6 +92,7 @@ class Arrival(Struct, array_like=True):
         ended: when the answer was written or the connection closed; None while it is being worked on.
         whole: whether all of the answer was written to an open connection.
         member: the number of the toril that sent it, if that is known.
+        held: the lease, of a pull worker.
     """
 
     serial: int
@@ -79,9 +103,16 @@ class Arrival(Struct, array_like=True):
     ended: float | None = None
     whole: bool = False
     member: int | None = None
+    held: Held | None = None
 
     def __str__(self) -> str:
         took_s = (self.ended or self.at) - self.at
+        if self.held is not None:
+            asked = "not settled" if self.held.asked_at is None else f"settled at {self.held.asked_at:.3f}"
+            return (
+                f"arrival {self.serial} at a pull worker, asked for from {self.held.asked_from:.3f} → {self.reply}, "
+                f"{asked} → {self.held.status}, {self.held.again}, held until {self.held.until:.3f}, job {self.job_id}"
+            )
         return (
             f"arrival {self.serial} → {self.reply}, {'whole' if self.whole else 'not whole'} after {took_s:.3f} s, "
             f"job {self.job_id}, attempt {self.attempt}, of toril {self.member}"

@@ -107,11 +107,16 @@ class Endpoint:
                     self.wrong.append(f"{path} came with the body {body!r}")
         except msgspec.DecodeError as exc:
             raise ValueError(f"{path} came with the body {body!r}") from exc
-        arrival = Arrival(
-            next(self._serials), time.monotonic(), records.next_reply(number), job_id, attempt, member=member
-        )
+        return records, number, self.note(records, number, job_id, attempt, member)
+
+    def note(
+        self, records: Records, number: int, job_id: str | None, attempt: int | None, member: int | None
+    ) -> Arrival:
+        """Record that a job has come, here or at a pull worker, and what is to be done with it."""
+        reply = records.next_reply(number)
+        arrival = Arrival(next(self._serials), time.monotonic(), reply, job_id, attempt, member=member)
         records.arrived(number, arrival)
-        return records, number, arrival
+        return arrival
 
     def _door(self, path: str) -> tuple[DoorName, Records]:
         door = DoorName(path.split("/")[1])

@@ -27,7 +27,7 @@ from benchmarks.histories.plan import DoorName
 from benchmarks.histories.relay import Relay
 from benchmarks.processes import ProcessError
 
-QUEUE, LINE, TARGET, UPSTREAM = "orders", "line", "billing", "/proxy"
+QUEUE, LINE, PULLED, TARGET, UPSTREAM = "orders", "line", "pulled", "billing", "/proxy"
 LOCK_S = 5.0
 _DISK_SIZE = "75%"  # of memory
 _OFFSET = struct.Struct("=q")

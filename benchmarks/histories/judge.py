@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+from benchmarks.histories import pulled
 from benchmarks.histories.case import UNKNOWN, UNSURE, Arrival, Case, Final, Harm, History
 from benchmarks.histories.harms import LEASING_S, Harms, excusing, silenced, silencing
 from benchmarks.histories.plan import ANSWERED, FAILOVERS, HARMLESS, DoorName, Fault, Reply
 
 _GOOD = {DoorName.QUEUES: "completed", DoorName.PROXY: "completed", DoorName.DELIVERY: "delivered"}
+PULL_WORKERS = "queues, pull workers"
+"""Where jobs that pull workers do are counted; all others are counted with their door."""
 SETTLING_S = 2.0
 """How long after its answer, or after an outage of a store in that time, an attempt may still not be settled: a fault
 until then can have it made again."""
@@ -81,7 +85,7 @@ class DoorVerdict:
 class Verdict:
     """What is to be said of a history."""
 
-    doors: dict[DoorName, DoorVerdict] = field(default_factory=dict)
+    doors: dict[str, DoorVerdict] = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
     ordered: int = 0
 
@@ -114,10 +118,11 @@ class Judge:
         found = Verdict()
         found.violations += [Violation("left", None, text) for text in self._history.left]
         for door, cases in self._history.cases.items():
-            counted = found.doors[door] = DoorVerdict()
+            found.doors[door] = DoorVerdict()
             line: list[_InLine] = []
             for case in cases:
                 if case.calls:
+                    counted = found.doors.setdefault(PULL_WORKERS if case.script.pulled else door, DoorVerdict())
                     self._count(case, counted)
                     found.violations += [Violation(kind, case, text) for kind, text in self._wrong(case, counted)]
                     line += _in_line(case)
@@ -142,7 +147,11 @@ class Judge:
         for job_id in case.ids:
             yield from self._ended(case, job_id, case.finals.get(job_id, Final(None)))
         yield from self._cancelled(case)
-        yield from self._doubled(case, counted)
+        if case.script.pulled:
+            self._count_pulled(case, counted)
+            yield from pulled.wrong(case, self._failovers)
+        else:
+            yield from self._doubled(case, counted)
         yield from self._identified(case)
         yield from self._results(case)
         yield from self._paused(case)
@@ -223,6 +232,15 @@ class Judge:
                 counters = counted.avoidable if avoidable else counted.unavoidable
                 counters[" and ".join(sorted(hit)) or "nothing"] += 1
 
+    def _count_pulled(self, case: Case, counted: DoorVerdict) -> None:
+        """Count what pull workers have done more than once: unavoidable where each was late or gone by itself."""
+        for done in pulled.done(case).values():
+            if len(done) > 1:
+                counted.begun_again += len(done) - 1
+                causes = [pulled.cause(one, self._harms, later.at) for one, later in pairwise(done)]
+                counters = counted.unavoidable if all(own for own, _ in causes) else counted.avoidable
+                counters[" and ".join(sorted({text for _, text in causes if text})) or "nothing"] += 1
+
     def _settled_by(self, attempt: Arrival, until: float) -> float:
         return self._done_by(attempt.ended or until, SETTLING_S)
 
@@ -260,7 +278,7 @@ class Judge:
 
     def _paused(self, case: Case) -> Iterator[tuple[str, str]]:
         """While a queue or target is paused, nothing begins; the pause of a target is not confirmed by replicas."""
-        if case.script.in_line:
+        if case.script.in_line or case.script.pulled:
             return
         for door, began, on_its_way_until, ended in self._pauses:
             if door is not case.door:
@@ -333,6 +351,8 @@ def _ends(door: DoorName, one: Arrival) -> bool:
 
 def _may_end(door: DoorName, one: Arrival) -> bool:
     """Return True if this answer may end the job: a late one may be read in time by a toril that stood still."""
+    if one.held is not None:
+        return pulled.may_complete(one)
     answers = door is DoorName.PROXY or one.reply in ANSWERED or one.reply is Reply.LATE
     return _ends(door, one) or (answers and (one.whole or one.ended is None))
 

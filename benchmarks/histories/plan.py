@@ -37,12 +37,27 @@ class Reply(enum.StrEnum):
     TORN = "torn"
     """Half an answer, and the end of the connection."""
     GARBAGE = "garbage"
+    EXTENDED = "extended"
+    """A pull worker extends its lease twice before it settles."""
+    RELEASED = "released"
+    """A pull worker gives the job back."""
+    VANISHED = "vanished"
+    """A pull worker is gone before it has done anything."""
+    DONE_AND_VANISHED = "done and vanished"
+    """A pull worker is gone when it has done the job, and settles nothing."""
 
 
 ANSWERED = frozenset({Reply.OK, Reply.SLOW, Reply.TWICE})
 """Replies with a 2xx."""
 
+COMPLETING = frozenset({*ANSWERED, Reply.LATE, Reply.EXTENDED})
+"""Replies with which a pull worker completes a job, or tries to."""
+
 _UNANSWERED = (Reply.CUT, Reply.TORN, Reply.GARBAGE)
+
+
+_UNSETTLED = (Reply.ERROR, Reply.RELEASED, Reply.VANISHED, Reply.DONE_AND_VANISHED, Reply.LATE)
+_PULLED_SHARE = 0.2
 
 
 class Script(Struct, frozen=True, array_like=True):
@@ -57,6 +72,7 @@ class Script(Struct, frozen=True, array_like=True):
         replayed: whether the caller has it done once more: a failed one again, a finished request a second time.
         watched: whether the caller waits for its end, and notes the result.
         in_line: whether it goes to the queue that takes one job at a time.
+        pulled: whether it goes to the queue of the pull workers.
     """
 
     replies: tuple[Reply, ...]
@@ -67,11 +83,13 @@ class Script(Struct, frozen=True, array_like=True):
     replayed: bool = False
     watched: bool = False
     in_line: bool = False
+    pulled: bool = False
 
     @property
     def plain(self) -> bool:
-        """True if the caller does nothing but add it, under an id or key."""
-        return self.keyed and not (self.again or self.cancelled or self.replayed or self.watched or self.in_line)
+        """True if the caller does nothing but add it, under an id or key, to the queue with room for many."""
+        more = self.again or self.cancelled or self.replayed or self.watched
+        return self.keyed and not (more or self.in_line or self.pulled)
 
 
 def is_batched(script: Script, number: int) -> bool:
@@ -84,6 +102,8 @@ def script(seed: int, door: DoorName, number: int) -> Script:
     chance = random.Random(f"{seed}/{door}/{number}")
     if door is DoorName.QUEUES and chance.random() < 0.04:
         return Script((Reply.OK,), in_line=True)
+    if door is DoorName.QUEUES and chance.random() < _PULLED_SHARE:
+        return _pulled(chance)
     kind = chance.random()
     last = Reply.OK if (roll := chance.random()) < 0.88 else Reply.SLOW if roll < 0.985 else Reply.TWICE
     if kind < 0.05:
@@ -107,6 +127,26 @@ def script(seed: int, door: DoorName, number: int) -> Script:
         again=keyed and chance.random() < 0.1,
         delay_ms=chance.randrange(50, 2000) if door is not DoorName.PROXY and chance.random() < 0.05 else 0,
         watched=chance.random() < 0.05,
+    )
+
+
+def _pulled(chance: random.Random) -> Script:
+    """Return the script of a job for pull workers."""
+    kind, roll = chance.random(), chance.random()
+    last = Reply.OK if roll < 0.8 else Reply.SLOW if roll < 0.92 else Reply.TWICE if roll < 0.97 else Reply.EXTENDED
+    if kind < 0.05:
+        return Script((last,), cancelled=True, delay_ms=chance.choice((0, 300, 1500)), pulled=True)
+    if kind < 0.08:
+        return Script((Reply.ERROR, last), replayed=True, pulled=True)
+    first = chance.choice(_UNSETTLED) if chance.random() < 0.12 else None
+    keyed = chance.random() < 0.85
+    return Script(
+        (last,) if first is None else (first, last),
+        keyed=keyed,
+        again=keyed and chance.random() < 0.1,
+        delay_ms=chance.randrange(50, 2000) if chance.random() < 0.05 else 0,
+        watched=chance.random() < 0.05,
+        pulled=True,
     )
 
 

@@ -1,4 +1,7 @@
-"""Cases of the queues door: jobs that are pushed, in a queue with room for many and in one that takes one at a time."""
+"""Cases of the queues door: jobs that are pushed, or that pull workers lease.
+
+Pushed jobs are in a queue with room for many, and some in one that takes one at a time.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 from benchmarks.histories.caller import PAUSE_S, Caller
 from benchmarks.histories.case import Case, Final
 from benchmarks.histories.endpoint import TIMEOUT_S, Endpoint
-from benchmarks.histories.fleet import LINE, QUEUE
+from benchmarks.histories.fleet import LINE, PULLED, QUEUE
 from benchmarks.histories.records import Records
 
 _STATES = ("waiting", "active", "delayed", "completed", "failed")
@@ -24,14 +27,15 @@ class QueuesDoor:
     batches = True
 
     async def prepare(self, caller: Caller, endpoint: Endpoint) -> None:
-        """Register the endpoint for both queues."""
+        """Register the endpoint for all queues. That of the pull workers is paused at once: it only has their rules."""
         await caller.asked("PUT", f"/queues/{LINE}/concurrency", {"concurrency": 1})
-        for queue, concurrency in ((QUEUE, 20), (LINE, 1)):
+        for queue, concurrency in ((QUEUE, 20), (LINE, 1), (PULLED, 1)):
             place = {"url": f"{endpoint.url}/queues/{queue}", "method": "POST", "timeout": int(TIMEOUT_S * 1000)}
             opts = {"concurrency": concurrency, "maxStalledCount": 1000}
             document = {"queue": queue, "endpoint": place, "opts": opts}
             answer = await caller.asked("POST", "/workers", document)
             assert answer.status == 200, answer
+        await caller.asked("POST", f"/workers/{PULLED}/pause")
 
     async def add_all(self, cases: Sequence[Case], caller: Caller) -> None:
         """Add several jobs to the queue with room for many, in one call."""
@@ -71,7 +75,7 @@ class QueuesDoor:
 
     async def read_pages(self, records: Records, caller: Caller) -> None:
         """Note the jobs that have completed, page by page."""
-        for queue in (QUEUE, LINE):
+        for queue in (QUEUE, LINE, PULLED):
             asked = f"/queues/{queue}/jobs?statuses=completed&order=oldest&fields=data,returnvalue,attemptsMade"
             start = 0
             while jobs := (await caller.asked("GET", f"{asked}&start={start}&length={_PAGE}")).json["jobs"]:
@@ -95,7 +99,7 @@ class QueuesDoor:
     async def left(self, caller: Caller) -> list[str]:
         """Return what the queues still hold that has not ended."""
         found = []
-        for queue in (QUEUE, LINE):
+        for queue in (QUEUE, LINE, PULLED):
             counts = (await caller.asked("GET", f"/queues/{queue}")).json["counts"]
             found += [f"{count} jobs are {state} in {queue}" for state, count in counts.items()
                       if count and state not in {"completed", "failed"}]  # fmt: skip
@@ -125,4 +129,4 @@ def _final(state: str, number: int, job: dict[str, Any]) -> Final:
 
 
 def _queue(case: Case) -> str:
-    return LINE if case.script.in_line else QUEUE
+    return LINE if case.script.in_line else PULLED if case.script.pulled else QUEUE

@@ -13,7 +13,7 @@ _MOST_SHOWN = 20
 _MOST_SILENCES = 10
 _SILENCING = frozenset({Fault.KILL_TORIL, Fault.FREEZE_TORIL, Fault.RESTART_TORIL})
 _KINDS = ("lost", "doubled", "stale", "order", "illegal", "left")
-UNAVOIDABLE = "its toril was killed or cut off between the endpoint's answer and the record"
+UNAVOIDABLE = "its toril, or its pull worker, was gone between the answer and the record"
 _COLUMNS = (
     "door",
     "accepted",

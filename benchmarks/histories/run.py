@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from benchmarks.histories.faults import Faults
 from benchmarks.histories.fleet import LOCK_S, Fleet
 from benchmarks.histories.plan import DoorName, Fault, Planned, faults_for, is_batched, planned_faults
 from benchmarks.histories.proxy_door import ProxyDoor
+from benchmarks.histories.pullers import pullers
 from benchmarks.histories.queues_door import QueuesDoor
 from benchmarks.histories.records import Records
 
@@ -30,6 +32,7 @@ _LOOK_S = 0.2
 _STALLED_S = 1.0
 _PROBE_S = 0.5
 _BATCH = 16
+_PULLERS = 3
 _TOLD_EVERY_S = 60.0
 Door = QueuesDoor | ProxyDoor | DeliveryDoor
 
@@ -132,8 +135,10 @@ class Run:
                 caller = Caller(ports, f"{self.history.seed}/operator")
                 for door in self._made.values():
                     await door.prepare(caller, self.endpoint)
-                await self._mistreat(ports)
-                await self._rest(caller)
+                pulling = pullers(self.endpoint, self.records, ports, self.history.seed)
+                async with pulling.working(_PULLERS) if pulling else nullcontext():
+                    await self._mistreat(ports)
+                    await self._rest(caller)
                 await self._read(ports)
                 await self._end()
                 caller.close()
