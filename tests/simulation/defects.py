@@ -130,6 +130,20 @@ DEFECTS = (
         "                        tasks.create_task(asyncio.sleep(0))",
     ),
     Defect(
+        "leaves-after-locks",
+        "a process that shuts down waits for settlements whose locks have lapsed",
+        "engine/lease_keeper.py",
+        "and (consumer.stopped or not lease.settling)",
+        "and not lease.settling",
+    ),
+    Defect(
+        "token-after-refused-release",
+        "a slot keeps its token although the release of its job was refused",
+        "engine/settler.py",
+        "            except LeaseLost:\n                lease.unanswered = True\n",
+        "            except LeaseLost:\n                raise\n",
+    ),
+    Defect(
         "forgets-slot-of-broken-job",
         "a slot whose job was given back never leaves",
         "engine/consumer.py",

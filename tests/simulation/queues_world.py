@@ -102,8 +102,10 @@ class QueuesInstance(Process):
 
     def _check_left(self) -> None:
         for consumer in self.supervisor.consumers():
-            # While Redis does not answer, an instance leaves its jobs to their locks in the end.
-            if (consumer.slots or consumer.in_flight) and not self.line.troubled:
+            # While Redis does not answer, an instance leaves its jobs to their locks in the end. It waits for none
+            # that has lapsed.
+            excused = self.line.troubled and self.line.outage_s < 1.5 * LOCK_S
+            if (consumer.slots or consumer.in_flight) and not excused:
                 self.world.breaks(Broken(f"{self.name} has left with slots taken"))
 
     def of(self, queue: str, rules: LeaseRules, lock_ms: int | None = None, worker: str | None = None) -> Any:

@@ -6,7 +6,9 @@ from tests.simulation.run import simulate
 
 FOUND = {
     ("queues", 151): "a retry that was carried out late ended a later attempt of its job under the same lock token",
-    ("queues", 219): "the release of a job was tried again although its lease had been lost meanwhile",
+    ("groups", 1889): "a token whose release was refused was used again, and a late renewal gave its job back to it",
+    ("queues", 508): "a process that left waited for settlements although their locks had lapsed",
+    ("groups", 118): "the release of a job was tried again although its lease had been lost meanwhile",
 }
 
 

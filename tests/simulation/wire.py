@@ -95,13 +95,30 @@ class Line:
         self.name = name
         self.rates = rates
         self.alive = True
-        self.away = False
+        self._away_since: float | None = None
+        self._outage_s = 0.0
         self.still_until = 0.0
         self._chance = chance
         self._stepped = stepped
         self._note = note
         self._next_at = 0.0
         self._failed_at = float("-inf")
+
+    @property
+    def away(self) -> bool:
+        """True while the stores cannot be reached."""
+        return self._away_since is not None
+
+    @away.setter
+    def away(self, away: bool) -> None:
+        if away != self.away:
+            self._outage_s = self.outage_s
+            self._away_since = asyncio.get_running_loop().time() if away else None
+
+    @property
+    def outage_s(self) -> float:
+        """For how long the stores could not be reached when that happened last, or has happened until now."""
+        return self._outage_s if self._away_since is None else asyncio.get_running_loop().time() - self._away_since
 
     @property
     def troubled(self) -> bool:
