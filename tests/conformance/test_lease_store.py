@@ -116,6 +116,15 @@ async def test_a_completed_job_has_its_return_value(world: World) -> None:
     assert (await world.fields(job_id))[b"atm"] == b"1"
 
 
+async def test_a_completed_job_has_the_fields_of_its_verdict(world: World) -> None:
+    job_id = await world.add("a")
+    verdict = Complete(b'{"status":200}', (b"response", b"{}", b"other", b"1"))
+    await world.store.complete(await taken(world.store), verdict, fetch_next=False)
+    fields = await world.fields(job_id)
+    assert (fields[b"response"], fields[b"other"]) == (b"{}", b"1")
+    assert await world.returned(job_id) == b'{"status":200}'
+
+
 async def test_a_failed_job_has_its_reason_and_its_trace(world: World) -> None:
     job_id = await world.add("a")
     lease = await taken(world.store)

@@ -93,6 +93,10 @@ class WiredBlobs(Wired):
     def __init__(self, blobs: FakeBlobs, line: Line) -> None:
         super().__init__(blobs, line, BLOBS, repeatable=frozenset({"put", "get", "delete"}))
 
+    async def stream(self, name: str) -> AsyncIterator[bytes]:
+        """As `BlobStore.stream`, in one piece."""
+        yield await self.get(name)
+
     def list(self, folder: str) -> AsyncIterator[Blob]:
         """As `BlobStore.list`."""
         found: AsyncIterator[Blob] = self._port.list(folder)

@@ -6,12 +6,18 @@ from typing import Any
 
 from tests.simulation.deliveries_world import DeliveriesWorld
 from tests.simulation.groups_world import GroupsWorld
+from tests.simulation.proxy.world import ProxyWorld
 from tests.simulation.queue_store import Broken
 from tests.simulation.queues_world import QueuesWorld
 from tests.simulation.virtual_loop import run_virtually
 from tests.simulation.world import Trace, World, simulated_insides
 
-WORLDS: dict[str, type[World[Any]]] = {"deliveries": DeliveriesWorld, "groups": GroupsWorld, "queues": QueuesWorld}
+WORLDS: dict[str, type[World[Any]]] = {
+    "deliveries": DeliveriesWorld,
+    "groups": GroupsWorld,
+    "proxy": ProxyWorld,
+    "queues": QueuesWorld,
+}
 
 
 class Found(AssertionError):

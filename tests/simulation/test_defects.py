@@ -7,7 +7,7 @@ import pytest
 from tests.simulation.defects import DEFECTS, Defect
 from tests.simulation.trials import ROOT, broken_sources, by_simulation, edited
 
-QUICK = ("ends-before-ledger", "one-attempt-too-many", "renews-too-late", "never-puts-back")
+QUICK = ("ends-before-ledger", "one-attempt-too-many", "renews-too-late", "never-puts-back", "key-of-crashed-claim")
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name)

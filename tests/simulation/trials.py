@@ -20,7 +20,13 @@ from msgspec import Struct
 from tests.simulation.defects import DEFECTS, Defect
 
 ROOT = Path(__file__).parents[2]
-UNIT = {"engine": ("engine",), "core": ("core", "engine"), "queues": ("queues", "engine"), "delivery": ("delivery",)}
+UNIT = {
+    "engine": ("engine",),
+    "core": ("core", "engine"),
+    "queues": ("queues", "engine"),
+    "delivery": ("delivery",),
+    "proxy": ("proxy",),
+}
 """The unit tests of each room, and of those that use what is in it."""
 
 

@@ -158,6 +158,7 @@ class FakeLeaseStore:
                 raise JobRefused("the job has pending children")
             self._end_attempt(lease)
             self.completed[lease.job_id] = verdict.returnvalue
+            self.jobs[lease.job_id].update(zip(verdict.fields[::2], verdict.fields[1::2], strict=True))
             return self._next(lease.token) if fetch_next else None
 
         return await self._call("complete", step)
