@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-from msgspec import Struct
 
 from toril.core.destination import Limiter
 from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreUnavailable
@@ -22,7 +21,7 @@ T = TypeVar("T")
 Mark = Callable[[str, float], None]
 
 
-class _Break(Struct):
+class _Break(msgspec.Struct):
     call: str | None
     carried_out: bool
     error: StoreError
