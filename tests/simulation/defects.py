@@ -329,4 +329,25 @@ DEFECTS = (
         "        if job is None or not await self._jobs.cancel(job):\n",
         "        if job is None:\n",
     ),
+    Defect(
+        "next-job-not-made",
+        "the next job of a scheduler is made only when its job is tried again",
+        "engine/executor.py",
+        'if b"rjk" in fields:',
+        'if b"rjk" in fields and lease.attempts_made:',
+    ),
+    Defect(
+        "next-job-not-made-by-pull",
+        "a job of a scheduler that a pull worker gets makes no next one",
+        "queues/pulls.py",
+        'if b"rjk" in lease.fields and (fault',
+        'if lease.attempts_made and b"rjk" in lease.fields and (fault',
+    ),
+    Defect(
+        "pull-of-a-failed-parent",
+        "a pull worker gets a job although a child of it has failed",
+        "queues/pulls.py",
+        "        if not deferred:\n",
+        "        if lease.fields:\n",
+    ),
 )

@@ -33,7 +33,9 @@ from toril.testing import FakeLeasedQueues, FakeMeter, FakeOutbound, FakePresenc
 
 _WRITES = frozenset({"complete", "retry", "fail", "snooze", "release"})
 # What may be carried out twice without any difference: each is idempotent by its port's promise.
-_REPEATABLE = frozenset({"extend", "recover_stalled", "recover_abandoned", "adopt", "hand_over", "left_s", "held"})
+_REPEATABLE = frozenset(
+    {"extend", "recover_stalled", "recover_abandoned", "adopt", "hand_over", "left_s", "held", "schedule_next"}
+)
 
 
 class _Job(Struct):
@@ -46,7 +48,7 @@ class _Sent(Struct):
     token: str
 
 
-_read = msgspec.json.Decoder(_Sent).decode
+read_sent = msgspec.json.Decoder(_Sent).decode
 
 
 class Notifications:
@@ -210,7 +212,7 @@ class QueuesWorld(World[QueuesInstance]):
 
     async def answer(self, instance: QueuesInstance, request: OutboundRequest) -> Outcome:
         """Answer a request as an endpoint with its moods does."""
-        sent = _read(request.body)
+        sent = read_sent(request.body)
         job_id = sent.job.id.encode()
         key = (job_id, sent.token, sent.job.started)
         self.note(instance.name, "request", job_id, "start", sent.job.started)
@@ -325,7 +327,7 @@ class QueuesWorld(World[QueuesInstance]):
             f"{job_id.decode()} ({store.places.get(job_id)})"
             for store in self.stores.values()
             for job_id in store.accepted
-            if job_id not in store.ends
+            if job_id not in store.ends and job_id not in store.removed
         ]
 
     async def run(self) -> None:

@@ -10,6 +10,7 @@ from tests.simulation.proxy.world import ProxyWorld
 from tests.simulation.queue_store import Broken
 from tests.simulation.queues_world import QueuesWorld
 from tests.simulation.virtual_loop import run_virtually
+from tests.simulation.workflows.world import WorkflowsWorld
 from tests.simulation.world import Trace, World, simulated_insides
 
 WORLDS: dict[str, type[World[Any]]] = {
@@ -17,6 +18,7 @@ WORLDS: dict[str, type[World[Any]]] = {
     "groups": GroupsWorld,
     "proxy": ProxyWorld,
     "queues": QueuesWorld,
+    "workflows": WorkflowsWorld,
 }
 
 

@@ -1,0 +1,1 @@
+"""The world of schedulers and flows."""
