@@ -350,4 +350,25 @@ DEFECTS = (
         "        if not deferred:\n",
         "        if lease.fields:\n",
     ),
+    Defect(
+        "gone-worker-keeps-jobs",
+        "the jobs of a socket that is gone stay with it",
+        "queues/sockets/worker.py",
+        "                await consumer.end(stalled=socket.vanished)",
+        "                consumer.stop()",
+    ),
+    Defect(
+        "close-counts-as-drop",
+        "a socket that is closed in good order counts as a stall of its jobs",
+        "queues/sockets/worker.py",
+        "consumer.end(stalled=socket.vanished)",
+        "consumer.end(stalled=True)",
+    ),
+    Defect(
+        "released-after-lost-count",
+        "a job whose lease was lost while its stall was counted is given back",
+        "engine/executor.py",
+        "        elif not lease.lost:  # it may",
+        "        else:  # it may",
+    ),
 )

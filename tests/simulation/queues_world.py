@@ -93,7 +93,7 @@ class QueuesInstance(Process):
         )
         for work in (self.supervisor.run(), self.pulls.run(), self.handovers.run()):
             self.tasks.create_task(work)
-        for queue in world.stores:
+        for queue in world.pushed:
             self.supervisor.start(world.worker(queue, self.now))
 
     async def drain(self) -> None:
@@ -183,6 +183,8 @@ class QueuesWorld(World[QueuesInstance]):
                 Endpoint("http://endpoint.example/", "POST", timeout_s=self.timeout_s),
                 concurrency=plan.choice((1, 2, 3, 5)),
             )
+        # The queues that have a registered worker.
+        self.pushed = list(self.stores)
 
     def worker(self, queue: str, now: Any) -> PushWorker:
         """Return the registered worker of a queue."""
@@ -214,11 +216,8 @@ class QueuesWorld(World[QueuesInstance]):
         """Answer a request as an endpoint with its moods does."""
         sent = read_sent(request.body)
         job_id = sent.job.id.encode()
-        key = (job_id, sent.token, sent.job.started)
         self.note(instance.name, "request", job_id, "start", sent.job.started)
-        if key in self.requests:
-            self.breaks(Broken(f"two requests for start {sent.job.started} of job {sent.job.id}"))
-        self.requests.add(key)
+        self.begins(job_id, sent.token, sent.job.started)
         chance = self._endpoint
         mood = 0.0 if self.good else chance.random()
         await asyncio.sleep(0.01 + 0.1 * chance.random())
@@ -237,11 +236,22 @@ class QueuesWorld(World[QueuesInstance]):
         if mood < 0.87:
             return ConnectFailed("EMFILE", "no descriptor", 0.0, exhausted=True)
         lease_ms = chance.choice((1000, 3000, 9000))
-        self.loop.call_later(0.0, self._later, instance.world, job_id, sent.token, result, lease_ms)
+        self.settles_later(0.0, job_id, sent.token, result, lease_ms)
         headers = [(b"toril-settle", b"later"), (b"toril-lease-ms", b"%d" % lease_ms)]
         return answered(202, headers=headers)
 
-    def _later(self, _: Any, job_id: bytes, token: str, result: bytes, lease_ms: int) -> None:
+    def begins(self, job_id: bytes, token: str, started: int) -> None:
+        """Check that a worker gets each start of a job once."""
+        key = (job_id, token, started)
+        if key in self.requests:
+            self.breaks(Broken(f"two requests for start {started} of job {job_id.decode()}"))
+        self.requests.add(key)
+
+    def settles_later(self, after_s: float, job_id: bytes, token: str, result: bytes, lease_ms: int) -> None:
+        """Let a job be settled by its token, once its worker has said that it will be."""
+        self.loop.call_later(after_s, self._later, job_id, token, result, lease_ms)
+
+    def _later(self, job_id: bytes, token: str, result: bytes, lease_ms: int) -> None:
         """Let the endpoint settle a job by its token, in time or not."""
         chance = self._endpoint
         after_s = lease_ms / 1000 * (1.3 if self.severity else 0.8) * chance.random()

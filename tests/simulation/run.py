@@ -9,7 +9,8 @@ from tests.simulation.groups_world import GroupsWorld
 from tests.simulation.proxy.world import ProxyWorld
 from tests.simulation.queue_store import Broken
 from tests.simulation.queues_world import QueuesWorld
-from tests.simulation.virtual_loop import run_virtually
+from tests.simulation.sockets.world import SocketsWorld
+from tests.simulation.virtual_loop import OWNER, run_virtually
 from tests.simulation.workflows.world import WorkflowsWorld
 from tests.simulation.world import Trace, World, simulated_insides
 
@@ -18,6 +19,7 @@ WORLDS: dict[str, type[World[Any]]] = {
     "groups": GroupsWorld,
     "proxy": ProxyWorld,
     "queues": QueuesWorld,
+    "sockets": SocketsWorld,
     "workflows": WorkflowsWorld,
 }
 
@@ -38,7 +40,9 @@ def simulate(door: str, seed: int) -> Trace:
     worlds: list[World[Any]] = []
 
     def logged(method: str, event: dict[str, Any]) -> None:
-        world = worlds[0]
+        world, owner = worlds[0], OWNER.get()
+        if owner is not None and not owner.alive:
+            return  # what happens in a process after its end does not matter
         world.note("log", method, event.get("event"), event.get("job_id", ""), event.get("error", ""))
         if event.get("exc_info"):
             world.breaks(Broken(f"{event.get('event')}: an exception that nothing expects"))

@@ -8,6 +8,7 @@ FOUND = {
     ("queues", 151): "a retry that was carried out late ended a later attempt of its job under the same lock token",
     ("groups", 1889): "a token whose release was refused was used again, and a late renewal gave its job back to it",
     ("queues", 508): "a process that left waited for settlements although their locks had lapsed",
+    ("sockets", 355): "a job was given back although its lease was lost while the stall of its socket was counted",
     ("groups", 118): "the release of a job was tried again although its lease had been lost meanwhile",
 }
 

@@ -173,7 +173,7 @@ class Executor:
             ending = Ending(STALLED, broken_off.duration_ms / 1000)
             lease.failed = failed_attempt(lease.attempt, ending, verdict, self._labels[0], now_s)
             await self._settler.settle(self._store, slot, lease, verdict, lambda: False)
-        else:
+        elif not lease.lost:  # it may have been lost while its stall was counted
             await self.release(lease)
 
     def _note(self, lease: Lease, outcome: Outcome, verdict: Verdict) -> None:

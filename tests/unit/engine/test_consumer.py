@@ -559,6 +559,22 @@ async def test_a_stall_is_counted_also_when_the_grace_ends_at_the_same_moment(cl
         assert made.store.released == [b"1"]
 
 
+async def test_a_lease_that_is_lost_while_its_stall_is_counted_is_not_given_back(clock: FakeClock) -> None:
+    async with bench(clock) as made:
+        made.store.add("1")
+        made.consumer.look()
+        await made.until(lambda: made.outbound.in_flight == 1)
+        made.consumer.stop()
+        made.store.go_away()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(made.consumer.abandon(stalled=True))
+            await made.settle_down()
+            lose(made, b"1")
+            made.store.come_back()
+        assert "count_stall" in made.store.calls
+        assert "release" not in made.store.calls
+
+
 async def test_a_job_that_arrives_while_abandoning_goes_back_too(clock: FakeClock) -> None:
     async with bench(clock) as made:
         made.store.add("1")

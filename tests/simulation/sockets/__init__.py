@@ -1,0 +1,1 @@
+"""The world of workers on sockets."""
