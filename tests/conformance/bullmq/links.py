@@ -62,6 +62,7 @@ class CountedWrites:
         self._transport = wire._transport
         self.writes: list[bytes] = []
         wire._transport = self
+        wire._descriptor = None  # what leaves before a turn ends passes by here too
 
     def write(self, data: bytes) -> None:
         """Part of asyncio.Transport."""

@@ -5,8 +5,10 @@ import gc
 import itertools
 import random
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +69,61 @@ async def test_any_value_comes_back_as_it_was(link: Link, queue: str, value: Any
 
 async def test_the_commands_of_one_turn_leave_in_one_write(link: Link, queue: str) -> None:
     counted = CountedWrites(link)
-    replies = [link.send(pack("INCR", queue)) for _ in range(500)]
+    replies = [link.send(pack("INCR", queue)) for _ in range(50)]
     replies += link.send_many(pack("INCR", queue) + pack("INCR", queue), 2, 2)
     assert counted.writes == [], "they leave when the turn ends"
-    assert await asyncio.gather(*replies) == list(range(1, 503))
-    assert counted.writes == [pack("INCR", queue) * 502]
+    assert await asyncio.gather(*replies) == list(range(1, 53))
+    assert counted.writes == [pack("INCR", queue) * 52]
+
+
+async def test_the_commands_of_a_long_turn_leave_in_pieces(link: Link, queue: str) -> None:
+    counted = CountedWrites(link)
+    command = pack("INCR", queue)
+    replies = [link.send(command) for _ in range(500)]
+    replies += link.send_many(command * 200, 200, 200)
+    early = list(counted.writes)
+    assert await asyncio.gather(*replies) == list(range(1, 701))
+    assert b"".join(counted.writes) == command * 700
+    assert counted.writes[: len(early)] == early
+    assert len(counted.writes) - len(early) <= 1, "what is left leaves when the turn ends"
+    assert all(4_096 <= len(piece) < 4_096 + 200 * len(command) for piece in early)
+
+
+@asynccontextmanager
+async def wired() -> AsyncIterator[tuple[Wire, socket.socket]]:
+    """A wire, and the socket at its other end, which reads nothing by itself."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        _, wire = await loop.create_connection(lambda: Wire(loop, 30.0, 30.0), *server.getsockname())
+        with server.accept()[0] as peer:
+            peer.settimeout(10.0)
+            yield wire, peer
+            wire.drop("the test is over")
+
+
+async def test_redis_can_begin_before_a_long_turn_ends() -> None:
+    async with wired() as (wire, peer):
+        replies = [wire.send(pack("SET", "key", "x" * 300)) for _ in range(20)]
+        assert len(peer.recv(65_536)) >= 4_096, "read while the turn of the sender is not over"
+        for reply in replies:
+            reply.cancel()
+
+
+async def test_what_the_socket_does_not_take_at_once_follows_in_order() -> None:
+    commands = [pack("SET", "key", str(number) * size) for number, size in enumerate([100, 3_000_000] * 4)]
+    whole = b"".join(commands)
+    async with wired() as (wire, peer):
+        replies = [wire.send(command) for command in commands]
+
+        def read() -> bytes:
+            seen = bytearray()
+            while len(seen) < len(whole):
+                seen += peer.recv(1 << 20)
+            return bytes(seen)
+
+        assert await asyncio.to_thread(read) == whole
+        for reply in replies:
+            reply.cancel()
 
 
 async def test_tasks_of_one_turn_share_a_write(link: Link, queue: str) -> None:
