@@ -49,8 +49,8 @@ _IN_SCRIPT = re.compile(
 _CODE = re.compile(r"[A-Z]{2,} ")
 _NO_PERMISSION = "The user executing the script can't "
 _MOST_TOLD = 20
-# So many bytes, of eight adds or of seventy reads, do not wait for the end of the turn: Redis works on them while the turn
-# makes more. If all waited, Redis and toril would work in turns: with 32 connections a quarter fewer adds a second
+# So many bytes, of ten adds or of seventy reads, do not wait for the end of the turn: Redis works on them while it
+# makes more. If all waited, Redis and toril would work by turns: with 32 connections a quarter fewer adds a second
 # (benchmarks/README.md).
 _EARLY_BYTES = 4_096
 _WATCH_S = 0.25
