@@ -41,6 +41,8 @@ def main() -> int:
         kinds=tuple(options.fault or ()),
         confirming=options.sentinels,
         within_s=options.minutes * 60,
+        patience_s=options.patience,
+        sources=options.sources,
     )
     history, folder = run(options.seed, doors, size, lambda text: print(text, flush=True))
     verdict = Judge(history, LOCK_S).verdict()
@@ -89,6 +91,10 @@ def _options() -> argparse.Namespace:
         metavar="N",
         help="Redis fails over; N of two replicas confirm",
     )
+    parser.add_argument(
+        "--patience", type=float, default=Size.patience_s, metavar="S", help="how long all may take to come to rest"
+    )
+    parser.add_argument("--sources", type=Path, metavar="FOLDER", help="of the toril to check, instead of this one's")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there too")
     return parser.parse_args()
 

@@ -136,6 +136,7 @@ class Final(Struct, array_like=True):
         transitions: source and state of each transition, and its sequence number.
         shown: the answer, for a report of what is wrong with it.
         listed: whether it was read from a list, which has no records of attempts and transitions.
+        lost: the numbers of the attempts that are, or were, recorded as lost with their workers.
     """
 
     status: str | None
@@ -146,6 +147,7 @@ class Final(Struct, array_like=True):
     transitions: list[tuple[int, str | None, str]] = struct_field(default_factory=list)
     shown: Any = None
     listed: bool = False
+    lost: list[int] = struct_field(default_factory=list)
 
 
 @dataclass(slots=True)

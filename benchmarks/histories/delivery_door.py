@@ -11,11 +11,16 @@ from benchmarks.histories.caller import PAUSE_S, Caller
 from benchmarks.histories.case import UNSURE, Case, Final
 from benchmarks.histories.endpoint import Endpoint
 from benchmarks.histories.fleet import TARGET
+from benchmarks.histories.plan import Reply
 from benchmarks.histories.records import Records
 
 _PAGE = 500
 _HISTORY_OF = 10
 """Of one uneventful case in so many the history is read too; of all others it is read anyway."""
+_LOST = "the worker was lost"
+"""The reason of the step that puts a delivery back whose attempt is recorded as lost."""
+_BEGUN_BY_S = 0.4
+"""By when a delivery has come to the endpoint that is to be cancelled while it is there."""
 NearFault = Callable[[float, float], bool]
 """Returns True if a fault has lasted between two times, or ended or began near them."""
 
@@ -58,6 +63,8 @@ class DeliveryDoor:
         if script.again:
             await self._post(case, caller)
         if script.cancelled:
+            if script.replies[0] is Reply.LATE:
+                await asyncio.sleep(_BEGUN_BY_S)
             await caller.repeated([case], "cancel", "DELETE", f"/jobs/{job_id}")
         elif script.replayed:
             while await self._ended(job_id, caller) == "dead_lettered":
@@ -72,6 +79,8 @@ class DeliveryDoor:
     async def _ended(self, job_id: str, caller: Caller) -> str:
         while True:
             answer = await caller.asked("GET", f"/jobs/{job_id}?wait=20")
+            if answer.status == 404:
+                return "lost"
             status: str = answer.json["status"]
             if status in {"delivered", "dead_lettered", "cancelled"}:
                 return status
@@ -120,6 +129,8 @@ class DeliveryDoor:
             final = case.finals[job_id] = Final(job["status"], attempts=len(job["attempts"]))
             final.numbers = [attempt["number"] for attempt in job["attempts"]]
             final.transitions = [(step["seq"], step["from"], step["to"]) for step in job["transitions"]]
+            lost = {attempt["number"] for attempt in job["attempts"] if attempt["outcome"] == "lost"}
+            final.lost = sorted(lost | {step["attempt"] for step in job["transitions"] if step["reason"] == _LOST})
             final.shown = [f"{one['number']} {one['outcome']} {one['status_code']}" for one in job["attempts"]]
             if final.status == "delivered" and case.script.watched:
                 final.serial = (await caller.asked("GET", f"/jobs/{job_id}/response")).json["serial"]

@@ -62,6 +62,8 @@ class Member:
             "TORIL_ACKNOWLEDGE": f"replicas:{fleet.confirming}" if fleet.confirming else None,
             "PYTHONFAULTHANDLER": "1",
         }
+        if fleet.sources is not None:
+            env["PYTHONPATH"] = str(fleet.sources)
         if fleet.clocks is not None and fleet.addresses is not None:
             self.clock.write_bytes(_OFFSET.pack(0))
             env |= {
@@ -104,8 +106,11 @@ class Member:
 class Fleet:
     """Everything that runs, in a folder; with `confirming` on a Redis with two replicas, of which so many confirm."""
 
-    def __init__(self, folder: Path, doors: list[DoorName], endpoint: Endpoint, *, confirming: int) -> None:
+    def __init__(
+        self, folder: Path, doors: list[DoorName], endpoint: Endpoint, *, confirming: int, sources: Path | None
+    ) -> None:
         self.folder = folder
+        self.sources = sources
         self.doors = doors
         self.config = folder / "toril.yaml"
         self.clocks = _library("moved_clock")
@@ -153,9 +158,10 @@ class Fleet:
     def versions(self) -> dict[str, str]:
         """Return what is tried, and on what."""
         commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], check=False, capture_output=True, text=True)
+        toril = commit.stdout.strip() or "unknown"
         postgres = self.postgres.psql("SHOW server_version").split(" ")[0]
         return {
-            "toril": commit.stdout.strip() or "unknown",
+            "toril": toril if self.sources is None else f"of {self.sources}",
             "Python": platform.python_version(),
             "Valkey": str(self.valkey.client().info("server")["valkey_version"]),
             "PostgreSQL": postgres,

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 
-from benchmarks.histories import pulled
+from benchmarks.histories import ledger, pulled
 from benchmarks.histories.case import UNKNOWN, UNSURE, Arrival, Case, Final, Harm, History
 from benchmarks.histories.harms import LEASING_S, Harms, excusing, silenced, silencing
 from benchmarks.histories.plan import ANSWERED, FAILOVERS, HARMLESS, DoorName, Fault, Reply
@@ -18,6 +17,8 @@ from benchmarks.histories.plan import ANSWERED, FAILOVERS, HARMLESS, DoorName, F
 _GOOD = {DoorName.QUEUES: "completed", DoorName.PROXY: "completed", DoorName.DELIVERY: "delivered"}
 PULL_WORKERS = "queues, pull workers"
 """Where jobs that pull workers do are counted; all others are counted with their door."""
+_BREAKING_OFF_S = 1.0
+"""How long an attempt may go on after its delivery was cancelled."""
 SETTLING_S = 2.0
 """How long after its answer, or after an outage of a store in that time, an attempt may still not be settled: a fault
 until then can have it made again."""
@@ -31,15 +32,6 @@ _OF_LEDGER = frozenset(
     }
 )
 """Faults of the ledger alone: what it has held up is not begun when it is back, if its target was paused meanwhile."""
-_NEXT: dict[str | None, set[str]] = {
-    None: {"queued"},
-    "queued": {"dispatching", "cancelled", "dead_lettered"},
-    "dispatching": {"delivered", "retrying", "queued", "cancelled", "dead_lettered"},
-    "retrying": {"dispatching", "cancelled", "dead_lettered"},
-    "dead_lettered": {"queued"},
-    "delivered": set(),
-    "cancelled": set(),
-}
 
 
 @dataclass
@@ -152,11 +144,13 @@ class Judge:
             yield from pulled.wrong(case, self._failovers)
         else:
             yield from self._doubled(case, counted)
+            yield from self._retried(case)
         yield from self._identified(case)
         yield from self._results(case)
         yield from self._paused(case)
         if case.door is DoorName.DELIVERY:
-            yield from _recorded(case)
+            yield from ledger.recorded(case)
+            yield from self._lost_attempts(case)
 
     def _ended(self, case: Case, job_id: str, final: Final) -> Iterator[tuple[str, str]]:
         """What was accepted has reached the endpoint, and ended well, unless it may have been cancelled."""
@@ -197,9 +191,33 @@ class Judge:
         for one in case.arrivals:
             if one.at > on_its_way_until and not self._excuses.during(at - LEASING_S, one.at):
                 yield "stale", f"arrival {one.serial} came {one.at - at:.3f} s after the cancel was answered"
+            elif case.door is DoorName.DELIVERY and one.at < at < self._done_by(at, _BREAKING_OFF_S) < (
+                one.ended or at
+            ):
+                yield "stale", f"arrival {one.serial} went on for {(one.ended or at) - at:.3f} s after the cancel"
         for job_id, final in case.finals.items():
             if final.status not in {None, "cancelled"}:
                 yield "stale", f"{job_id} was cancelled, and is {final.status}"
+
+    def _lost_attempts(self, case: Case) -> Iterator[tuple[str, str]]:
+        """An attempt is recorded as lost only where a fault can have cut off its worker."""
+        for job_id, final in case.finals.items():
+            for number in final.lost:
+                made = [one for one in case.arrivals if one.job_id == job_id and one.attempt == number]
+                hits = [harm for one in made for harm in self._hits(one, one.at)]
+                if not (hits if made else self._excuses.during(case.began - LEASING_S, case.ended)):
+                    yield "illegal", f"attempt {number} of {job_id} is recorded as lost, and no fault had hit it"
+
+    def _retried(self, case: Case) -> Iterator[tuple[str, str]]:
+        """A job with one attempt is made once, and once more for each time that it was retried."""
+        if not (case.door is DoorName.QUEUES and case.script.replayed):
+            return
+        retries = [call.began for call in case.of_kind("retry")]
+        for number, one in enumerate(case.arrivals):
+            retried = sum(began < one.at for began in retries)
+            earlier = case.arrivals[:number]
+            if number > retried and not any(self._hits(other, one.at) for other in earlier):
+                yield "illegal", f"arrival {one.serial} is one attempt more than the job has, and it was not retried"
 
     def _doubled(self, case: Case, counted: DoorVerdict) -> Iterator[tuple[str, str]]:
         """A job is done once, and its attempts come one after the other, unless a fault hit an attempt."""
@@ -237,7 +255,7 @@ class Judge:
         for done in pulled.done(case).values():
             if len(done) > 1:
                 counted.begun_again += len(done) - 1
-                causes = [pulled.cause(one, self._harms, later.at) for one, later in pairwise(done)]
+                causes = [pulled.cause(one, self._harms_to_leases) for one in done[:-1]]
                 counters = counted.unavoidable if all(own for own, _ in causes) else counted.avoidable
                 counters[" and ".join(sorted({text for _, text in causes if text})) or "nothing"] += 1
 
@@ -355,30 +373,3 @@ def _may_end(door: DoorName, one: Arrival) -> bool:
         return pulled.may_complete(one)
     answers = door is DoorName.PROXY or one.reply in ANSWERED or one.reply is Reply.LATE
     return _ends(door, one) or (answers and (one.whole or one.ended is None))
-
-
-def _recorded(case: Case) -> Iterator[tuple[str, str]]:
-    """The ledger tells what happened: legal steps, each attempt once, and delivered what was delivered."""
-    for job_id, final in case.finals.items():
-        if final.status is None:
-            continue
-        if final.listed:
-            come = {one.attempt for one in case.arrivals if one.job_id == job_id}
-            if come != set(range(1, (final.attempts or 0) + 1)):
-                yield "illegal", f"{job_id} has made {final.attempts} attempts, and {sorted(map(str, come))} came"
-            continue
-        before: str | None = None
-        for number, (seq, source, to) in enumerate(final.transitions, 1):
-            if seq != number or source != before or to not in _NEXT[source]:
-                yield "illegal", f"{job_id}: transition {seq} from {source} to {to} follows {before}"
-            before = to
-        if before != final.status:
-            yield "illegal", f"{job_id} is {final.status}, and its history ends in {before}"
-        if final.numbers != list(range(1, len(final.numbers) + 1)):
-            yield "illegal", f"{job_id} has the attempts {final.numbers}"
-        attempts = Counter(one.attempt for one in case.arrivals if one.job_id == job_id)
-        for attempt, times in attempts.items():
-            if times > 1:
-                yield "illegal", f"attempt {attempt} of {job_id} came {times} times"
-            if attempt not in final.numbers:
-                yield "illegal", f"attempt {attempt} of {job_id} came and is not recorded"

@@ -67,7 +67,7 @@ class Script(Struct, frozen=True, array_like=True):
         replies: how the endpoint answers its requests, one after the other; the last one is repeated.
         keyed: whether the caller names an id or key, and so may repeat a call without an answer.
         again: whether the caller repeats the call after it was accepted.
-        cancelled: whether the caller cancels it as soon as it is accepted.
+        cancelled: whether the caller cancels it at once, or when it is at the endpoint if that answers late.
         delay_ms: how long it waits before its first attempt.
         replayed: whether the caller has it done once more: a failed one again, a finished request a second time.
         watched: whether the caller waits for its end, and notes the result.
@@ -106,6 +106,8 @@ def script(seed: int, door: DoorName, number: int) -> Script:
         return _pulled(chance)
     kind = chance.random()
     last = Reply.OK if (roll := chance.random()) < 0.88 else Reply.SLOW if roll < 0.985 else Reply.TWICE
+    if kind < 0.015 and door is DoorName.DELIVERY:
+        return Script((Reply.LATE,), cancelled=True)
     if kind < 0.05:
         return Script((last,), cancelled=True, delay_ms=chance.choice((0, 300, 1500)))
     if kind < 0.08:

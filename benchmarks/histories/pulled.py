@@ -34,10 +34,11 @@ def done(case: Case) -> dict[str | None, list[Arrival]]:
     return found
 
 
-def cause(one: Arrival, harms: Harms, until: float) -> tuple[bool, str]:
+def cause(one: Arrival, harms: Harms) -> tuple[bool, str]:
     """Return why a job was done again although a worker had done it, and whether that was this worker's doing."""
     if one.reply in _PLANNED:
         return True, _PLANNED[one.reply]
+    until = one.at if one.held is None else one.held.until
     return False, " and ".join(sorted({harm.fault.value for harm in harms.during(one.at - LEASING_S, until)}))
 
 

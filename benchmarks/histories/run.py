@@ -50,6 +50,7 @@ class Size:
         kinds: the faults to choose from; all that the doors can have where it is empty.
         confirming: how many of two replicas confirm what is acknowledged (`replicas:N`); 0 is a Redis without replicas.
         within_s: after how long no case is begun and no fault happens, whatever was accepted.
+        sources: the folder that the torils import toril from; where it is None, from the one that is installed.
     """
 
     accepted: int
@@ -60,6 +61,7 @@ class Size:
     kinds: tuple[Fault, ...] = ()
     confirming: int = 0
     within_s: float = float("inf")
+    sources: Path | None = None
 
 
 @dataclass
@@ -110,7 +112,7 @@ class Run:
         # A batch is small beside what a door accepts, so that few cases are left over.
         self._batch = min(_BATCH, max(2, size.accepted // (4 * size.callers)))
         self.endpoint = Endpoint(free_port(), self.records)
-        self.fleet = Fleet(self.folder, self._doors, self.endpoint, confirming=size.confirming)
+        self.fleet = Fleet(self.folder, self._doors, self.endpoint, confirming=size.confirming, sources=size.sources)
 
     def _door(self, door: DoorName) -> Door:
         match door:

@@ -28,9 +28,39 @@ UNIT = {
     "proxy": ("proxy",),
 }
 """The unit tests of each room, and of those that use what is in it."""
-
-
-CHECKED = ("--seed", "18", "--size", "200", "--faults", "24")
+CHECKED = ("--seed", "18", "--size", "500", "--callers", "16", "--faults", "12", "--patience", "40")
+_OF_REDIS = ("Redis stood still", "Redis killed", "connections to Redis cut", "Redis unreachable for one toril")
+_OF_TORIL = ("toril killed", "toril stood still")
+_OF_LEDGER = ("PostgreSQL stood still", "PostgreSQL killed", "connections to PostgreSQL cut")
+_FLUSHED = ("Redis flushed",)
+FAULTS = {
+    "settles-lost-lease": _OF_TORIL,
+    "releases-lost-lease": _OF_TORIL,
+    "loses-by-job": _OF_TORIL,
+    "token-after-late-try": _OF_REDIS,
+    "no-adoption": _OF_REDIS,
+    "no-doubt": _OF_REDIS,
+    "forgets-slot-of-broken-job": _OF_REDIS,
+    "gives-up-at-once": _OF_REDIS,
+    "late-answer-loses-pull": _OF_REDIS,
+    "no-stalled-check": _OF_TORIL,
+    "stalled-too-often-runs": _OF_TORIL,
+    "leaves-without-abandoning": ("toril restarted in good order", "configuration reloaded"),
+    "settles-when-ledger-is-away": _OF_LEDGER,
+    "ends-before-ledger": _OF_LEDGER,
+    "job-before-row": _OF_LEDGER,
+    "releases-unrecorded": (*_OF_LEDGER, "toril restarted in good order"),
+    "loses-the-living": ("PostgreSQL unreachable for one toril",),
+    "loses-before-lease-ends": ("PostgreSQL unreachable for one toril", "toril killed"),
+    "late-end-refused": ("PostgreSQL unreachable for one toril", "Redis unreachable for one toril"),
+    "attempts-unbegun": _OF_REDIS,
+    "never-loses": _OF_TORIL,
+    "never-says-unqueued": _OF_REDIS,
+    "never-puts-back": _FLUSHED,
+    "compares-once": _FLUSHED,
+}
+"""The faults of the checker in which a defect should show; all in turn where it is not named. Where Redis is flushed,
+deliveries are checked alone."""
 
 
 class Verdict(Struct, frozen=True):
@@ -91,18 +121,18 @@ def by_unit_tests(path: Path, room: str) -> Verdict:
     return Verdict(code != 0, f"`{failed[1]}`" if failed else "the suite", after_s)
 
 
-def by_checker(path: Path) -> Verdict:
-    """Return what the checker says of these sources: of all doors together, then of deliveries alone."""
-    spent_s = 0.0
-    for doors in ((), ("--door", "delivery")):
-        code, output, after_s = _run(path, "-m", "benchmarks.histories", *CHECKED, *doors)
-        spent_s += after_s
-        if code:
-            kinds = re.search(r"^Against the promises: (.*?)\.", output, re.MULTILINE)
-            said = kinds[1] if kinds else output.strip().splitlines()[-1]
-            found = [kind for kind in said.split(", ") if not kind.endswith(": 0")]
-            return Verdict(True, ", ".join(found), spent_s)
-    return Verdict(False, "", spent_s)
+def by_checker(path: Path, name: str = "") -> Verdict:
+    """Return what the checker says of torils with these sources, in which there is the defect of this name."""
+    faults = FAULTS.get(name, ())
+    options = [*CHECKED, "--sources", str(path), *(option for fault in faults for option in ("--fault", fault))]
+    if faults == _FLUSHED:
+        options += ["--door", "delivery"]
+    code, output, after_s = _run(ROOT, "-m", "benchmarks.histories", *options)
+    if not code:
+        return Verdict(False, "", after_s)
+    kinds = re.search(r"^Against the promises: (.*?)\.", output, re.MULTILINE)
+    said = kinds[1] if kinds else output.strip().splitlines()[-1]
+    return Verdict(True, ", ".join(kind for kind in said.split(", ") if not kind.endswith(": 0")), after_s)
 
 
 def main() -> None:
@@ -126,7 +156,7 @@ def _row(defect: Defect, seeds: str, only: str | None) -> str:
         room = defect.path.partition("/")[0]
         finders: dict[str, Callable[[], Verdict]] = {
             "simulation": lambda: by_simulation(path, seeds),
-            "checker": lambda: by_checker(path),
+            "checker": lambda: by_checker(path, defect.name),
             "unit": lambda: by_unit_tests(path, room),
         }
         cells = [find().cell() if only in {None, name} else "" for name, find in finders.items()]

@@ -122,9 +122,15 @@ def two_ids(one: Case) -> None:
     one.finals["b"] = one.finals["a"]
 
 
+def tried_once_more(one: Case) -> None:
+    one.script = Script((Reply.ERROR, Reply.OK), replayed=True)
+    one.arrivals.insert(0, arrival(2, 100.0, reply=Reply.ERROR))
+
+
 @pytest.mark.parametrize(
     ("broken", "kind"),
     [
+        (tried_once_more, "illegal"),
         (lost, "lost"),
         (forgotten, "lost"),
         (failed, "lost"),
@@ -337,6 +343,34 @@ def test_a_ledger_that_tells_something_else_is_found(
     one = case(DoorName.DELIVERY)
     one.finals["a"] = replace(one.finals["a"], numbers=numbers, transitions=transitions)
     assert set(kinds(one)) == {"illegal"}
+
+
+def test_an_attempt_that_is_recorded_as_lost_needs_a_fault_that_can_have_cut_off_its_worker() -> None:
+    one = case(DoorName.DELIVERY)
+    one.finals["a"].lost = [1]
+    assert kinds(one) == ["illegal"]
+    assert kinds(one, harms=(Harm(Fault.RESTART_TORIL, 0, 100.25, 101.0),)) == ["illegal"]
+    assert kinds(one, harms=(Harm(Fault.KILL_TORIL, 0, 100.25, 101.0),)) == []
+
+
+def test_an_attempt_that_goes_on_after_its_delivery_was_cancelled_is_found() -> None:
+    one = case(DoorName.DELIVERY)
+    one.calls.append(Call("cancel", 100.3, 100.4, 204))
+    one.arrivals[0] = Arrival(1, 100.2, Reply.LATE, "a", 1, 101.0)
+    one.finals["a"] = Final(
+        "cancelled", attempts=1, numbers=[1], transitions=[*LEGAL[:2], (3, "dispatching", "cancelled")]
+    )
+    assert kinds(one) == []
+    one.arrivals[0].ended = 103.0
+    assert kinds(one) == ["stale"]
+    assert kinds(one, harms=(Harm(Fault.FREEZE_TORIL, 0, 100.3, 102.0),)) == []
+
+
+def test_a_job_with_one_attempt_that_was_retried_is_in_order() -> None:
+    one = case()
+    tried_once_more(one)
+    one.calls.append(Call("retry", 100.15, 100.18, 204))
+    assert kinds(one) == []
 
 
 @pytest.mark.parametrize("attempts", [0, 2])
