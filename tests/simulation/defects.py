@@ -371,4 +371,18 @@ DEFECTS = (
         "        elif not lease.lost:  # it may",
         "        else:  # it may",
     ),
+    Defect(
+        "begins-what-it-lost",
+        "a job whose lease was lost while its scheduler was asked for the next one begins, or is given back",
+        "engine/executor.py",
+        "        if lease.lost:  # while",
+        "        if lease.lost and lease.handed_over:  # while",
+    ),
+    Defect(
+        "adopts-what-it-made",
+        "a job whose result could not be written is adopted, and made again for the same start",
+        "engine/consumer.py",
+        "if doubt.holds_unsettled(lease):",
+        "if doubt.holds_unsettled(lease) and lease.lost:",
+    ),
 )

@@ -148,6 +148,10 @@ class QueuesInstance(Process):
         await asyncio.Event().wait()
 
     async def _answer(self, request: OutboundRequest) -> Outcome:
+        token = read_sent(request.body).token.encode()
+        for consumer in self.supervisor.consumers():
+            if any(lease.lost and lease.token == token for lease in consumer.in_flight):
+                self.world.breaks(Broken(f"{self.name} makes a request for a lease that it lost: {request.job_id!r}"))
         if self.outbound.in_flight > sum(one.concurrency for one in self.world.workers.values()):
             self.world.breaks(Broken(f"{self.name} makes {self.outbound.in_flight} requests at once"))
         return await self.world.answer(self, request)
@@ -155,8 +159,10 @@ class QueuesInstance(Process):
     def check(self) -> None:
         """Raise `Broken` where slots or leases are not as they must be."""
         for consumer in self.supervisor.consumers():
-            if len(consumer.slots) > max(consumer._limit, 1):
-                raise Broken(f"{self.name}: {len(consumer.slots)} slots of {consumer._limit}")
+            # One that has stopped gives back what waits, whatever its limit.
+            taken = sum(slot.attempting or not consumer.stopped for slot in consumer.slots)
+            if taken > max(consumer._limit, 1):
+                raise Broken(f"{self.name}: {taken} slots of {consumer._limit}")
             held = [(lease.job_id, lease.token) for lease in consumer.in_flight if not lease.lost]
             if len(held) != len(set(held)):
                 raise Broken(f"{self.name} holds a lease twice: {held}")

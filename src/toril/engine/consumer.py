@@ -20,6 +20,7 @@ import asyncio
 from collections.abc import Callable
 
 import structlog
+from msgspec import Struct
 
 from toril.core.destination import Destination
 from toril.core.errors import ConnectionLost, StoreError, StoreTimeout
@@ -40,6 +41,21 @@ Gate = Callable[[], bool]
 
 def _open() -> bool:
     return True
+
+
+class Doubt(Struct, frozen=True):
+    """Since when Redis may have leased a job under a token, and the lease that could not be settled under it."""
+
+    since: float
+    unsettled: Lease | None = None
+
+    def holds_unsettled(self, lease: Lease) -> bool:
+        """Return True for the lease that could not be settled: its attempt was made."""
+        before = self.unsettled
+        return before is not None and (before.job_id, before.fields.get(b"ats")) == (
+            lease.job_id,
+            lease.fields.get(b"ats"),
+        )
 
 
 class Consumer:
@@ -72,8 +88,8 @@ class Consumer:
         self.queue = destination.queue
         self.store = store
         self.slots: set[Slot] = set()
-        # Tokens of calls whose answer was lost, and when: Redis may have leased a job under them.
-        self.in_doubt: dict[bytes, float] = {}
+        # Tokens of calls whose answer was lost: Redis may have leased a job under them.
+        self.in_doubt: dict[bytes, Doubt] = {}
         self.answered_at = 0.0
         self._limit = limit
         self._executor = executor
@@ -196,9 +212,16 @@ class Consumer:
         return bool(found)
 
     def adopt(self, lease: Lease) -> None:
-        """Execute a lease that was found to be ours: now, or when a slot is free."""
+        """Execute a lease that was found to be ours: now, or when a slot is free.
+
+        One whose attempt was made already is given back: a start of a job makes one request.
+        """
         # How old its lock is is not known: at least as old as the doubt, so that it is renewed soon.
-        lease.renewed_at = self.in_doubt.pop(lease.token, asyncio.get_running_loop().time())
+        doubt = self.in_doubt.pop(lease.token, None) or Doubt(asyncio.get_running_loop().time())
+        lease.renewed_at = doubt.since
+        if doubt.holds_unsettled(lease):
+            self._shared.tasks.create_task(self._executor.release(lease))
+            return
         self._waiting.append(lease)
         self._place_waiting()
 
@@ -264,7 +287,7 @@ class Consumer:
             self._found_none(found)
             return None
         if slot.doubtful:
-            self._doubt(slot)
+            self._doubt(slot, lease)
         elif slot.spent or lease.unanswered:
             slot.token = self._shared.slot_token(self.queue)
         slot.spent = False
@@ -305,9 +328,9 @@ class Consumer:
         found.renewed_at = asked_at
         return found
 
-    def _doubt(self, slot: Slot) -> None:
+    def _doubt(self, slot: Slot, unsettled: Lease | None = None) -> None:
         """Put the slot's token in doubt, as Redis may have leased a job under it; the slot gets another one."""
-        self.in_doubt[slot.token] = asyncio.get_running_loop().time()
+        self.in_doubt[slot.token] = Doubt(asyncio.get_running_loop().time(), unsettled)
         slot.token = self._shared.slot_token(self.queue)
         slot.doubtful = False
 

@@ -79,6 +79,8 @@ class Executor:
         the lease was lost, given back or handed over, or (`slot.doubtful`) Redis' answer was lost.
         """
         verdict = await self._admit(lease)
+        if lease.lost:  # while it was admitted, another worker may have begun the job
+            return None
         if verdict is None and slot.dismissed:
             await self.release(lease)
             return None

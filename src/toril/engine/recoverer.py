@@ -206,7 +206,7 @@ class Recoverer:
             log.info("lease.adopted", queue=consumer.queue, job_id=lease.job_id.decode(errors="replace"))
             consumer.adopt(lease)
         before = asyncio.get_running_loop().time() - self._policy.lock_s
-        for token in [token for token, since in consumer.in_doubt.items() if since < before]:
+        for token in [token for token, doubt in consumer.in_doubt.items() if doubt.since < before]:
             del consumer.in_doubt[token]
 
 

@@ -133,6 +133,8 @@ class Settler:
                 return False
         except (StoreError, LeaseLost):
             return False
+        if lease.lost:  # the lease keeper has given it up meanwhile
+            return False
         lease.renewed_at = max(lease.renewed_at, asked_at)
         log.info("lease.taken_back", queue=lease.queue, job_id=_shown(lease))
         return True

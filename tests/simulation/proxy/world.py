@@ -64,6 +64,7 @@ class ProxyWorld(World[ProxyInstance]):
         self.asked: dict[bytes, bytes] = {}
         self.requests: dict[bytes, int] = {}
         self.flying: dict[str, int] = {}
+        self.under_way: set[bytes] = set()
         # Jobs whose acceptance a caller was told of, with their callback's URL; keys, and the job that each has.
         self.told: dict[bytes, str] = {}
         self.by_key: dict[str, bytes] = {}
@@ -114,7 +115,7 @@ class ProxyWorld(World[ProxyInstance]):
             if place is not None:
                 self.events.happened(store.queue, shown, place)
             order = store.parents.pop(job_id, None)
-            if order is not None:
+            if order is not None and job_id not in self.stores[_CALLBACKS].jobs:
                 self.stores[_CALLBACKS].accept(shown, self.policy.callback.attempts, data=order)
 
     def _answered(self, job_id: bytes, fields: dict[bytes, bytes]) -> None:
@@ -153,6 +154,12 @@ class ProxyWorld(World[ProxyInstance]):
         for instance in self.running:
             if not instance.line.away and self._callers.random() >= 0.1 * self.severity:
                 self.loop.call_later(0.01 * self._callers.random(), self._heard, instance, queue, job_id)
+        if not self.severity:
+            self.loop.call_later(0.5, self._broken_off, job_id)
+
+    def _broken_off(self, job_id: bytes) -> None:
+        if job_id in self.under_way:
+            self.breaks(Broken(f"the request of job {job_id.decode()} goes on although the job was cancelled"))
 
     def _heard(self, instance: ProxyInstance, queue: str, job_id: bytes) -> None:
         if instance.line.alive:
@@ -170,12 +177,14 @@ class ProxyWorld(World[ProxyInstance]):
             self.breaks(Broken(f"a request for job {job_id.decode()}, which was cancelled before it began"))
         key = request.cache_key or job_id.decode()
         self.flying[key] = self.flying.get(key, 0) + 1
+        self.under_way.add(job_id)
         if self.flying[key] > 1 and not self.severity:
             self.breaks(Broken(f"{self.flying[key]} requests at once that are equal"))
         try:
             return await self._moody(self._shared(job_id), job_id, 0.0 if self.good else chance.random())
         finally:
             self.flying[key] -= 1
+            self.under_way.discard(job_id)
 
     async def _moody(self, shared: bytes, job_id: bytes, mood: float) -> Outcome:
         chance = self._upstream

@@ -672,6 +672,23 @@ async def test_an_adopted_lease_is_worked_on(clock: FakeClock) -> None:
         assert made.consumer.in_doubt == {}
 
 
+async def test_an_adopted_lease_whose_attempt_was_made_is_given_back(clock: FakeClock) -> None:
+    """Its result could not be written for so long that it was given up: a start of a job makes one request."""
+    async with bench(clock, patience_s=1.0) as made:
+        made.endpoints.open()
+        made.store.add("1")
+        made.store.break_next("complete", carried_out=False, times=20)
+        made.consumer.look()
+        await made.until(lambda: made.consumer.in_doubt, within_s=5.0)
+        made.store._breaks.clear()
+        made.gate = lambda: False
+        assert made.attempted == [b"1"]
+        (lease,) = await made.store.adopt(list(made.consumer.in_doubt))
+        made.consumer.adopt(lease)
+        await made.settle_down()
+        assert (made.store.released, made.attempted) == ([b"1"], [b"1"])
+
+
 async def test_an_adopted_lease_of_a_stopped_consumer_is_given_back(clock: FakeClock) -> None:
     async with bench(clock) as made:
         made.endpoints.open()

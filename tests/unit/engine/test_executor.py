@@ -166,6 +166,21 @@ async def test_the_next_iteration_is_asked_for_again_while_the_store_is_away(ben
     assert bench.store.completed.keys() == {b"1"}
 
 
+async def test_a_job_that_is_lost_while_its_next_iteration_is_asked_for_is_left_alone(bench: ExecutorBench) -> None:
+    bench.endpoints.open()
+    lease = await bench.lease(fields={b"rjk": b"hourly"})
+    bench.store.go_away()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(bench.execute(lease))
+        await turns()
+        lease.lost = True
+        bench.slot.dismiss()
+        bench.store.come_back()
+    assert bench.store.scheduled == [b"1"]
+    assert bench.outbound.requests == []
+    assert "release" not in bench.store.calls
+
+
 async def test_a_job_without_which_its_scheduler_would_end_is_kept(bench: ExecutorBench) -> None:
     bench.store.unreadable = "Unknown time zone Mars/Olympus"
     lease = await bench.lease(fields={b"rjk": b"hourly"})

@@ -129,6 +129,23 @@ async def test_a_release_takes_back_a_lock_that_has_lapsed(clock: FakeClock) -> 
     assert (made.store.released, made.store.active) == ([b"1"], {})
 
 
+async def test_a_release_writes_nothing_for_a_lease_that_is_given_up_while_its_lock_is_taken_back(
+    clock: FakeClock,
+) -> None:
+    made = await bench(clock)
+    made.store.lapse(b"1")
+    made.store.answer_after_s = lambda: 1.0
+    async with asyncio.TaskGroup() as tasks:
+        with capture_logs():
+            releasing = tasks.create_task(made.settler.release(made.store, made.lease))
+            await asyncio.sleep(0.5)
+            assert made.store.calls[-1] == "extend"
+            made.lease.lost = True
+            await releasing
+    assert made.store.calls.count("release") == 1
+    assert made.store.released == []
+
+
 async def test_the_token_of_a_lease_that_was_lost_holds_no_other_job(clock: FakeClock) -> None:
     """A renewal that is on its way may still take the lock back: the job must not be found as one of the next token."""
     made = await bench(clock)
