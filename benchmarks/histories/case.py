@@ -136,6 +136,7 @@ class Final(Struct, array_like=True):
         transitions: source and state of each transition, and its sequence number.
         shown: the answer, for a report of what is wrong with it.
         listed: whether it was read from a list, which has no records of attempts and transitions.
+        committed: whether the program that enqueued it in a transaction has committed that.
         lost: the numbers of the attempts that are, or were, recorded as lost with their workers.
     """
 
@@ -148,6 +149,7 @@ class Final(Struct, array_like=True):
     shown: Any = None
     listed: bool = False
     lost: list[int] = struct_field(default_factory=list)
+    committed: bool = False
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from benchmarks.histories.endpoint import Endpoint
 from benchmarks.histories.fleet import TARGET
 from benchmarks.histories.plan import Reply
 from benchmarks.histories.records import Records
+from benchmarks.histories.shop import Shop
 
 _PAGE = 500
 _HISTORY_OF = 10
@@ -30,11 +31,15 @@ class DeliveryDoor:
 
     batches = True
 
-    def __init__(self, near_fault: NearFault) -> None:
+    def __init__(self, near_fault: NearFault, database: Callable[[], str]) -> None:
         self._near_fault = near_fault
+        self._database = database
+        self._orders: dict[int, list[str]] = {}
 
     async def prepare(self, caller: Caller, endpoint: Endpoint) -> None:
-        """Nothing: targets are in the configuration."""
+        """Open the database of the program that enqueues in transactions; targets are in the configuration."""
+        self._shop = Shop(self._database())
+        await self._shop.open()
 
     async def add_all(self, cases: Sequence[Case], caller: Caller) -> None:
         """Post several envelopes in one call, and those of which nothing is known again."""
@@ -57,11 +62,12 @@ class DeliveryDoor:
     async def run(self, case: Case, caller: Caller) -> None:
         """Do what the script of a case says."""
         script = case.script
-        if not await self._post(case, caller):
+        add = self._post if script.sql is None else self._order
+        if not await add(case, caller):
             return
         job_id = case.ids[-1]
         if script.again:
-            await self._post(case, caller)
+            await add(case, caller)
         if script.cancelled:
             if script.replies[0] is Reply.LATE:
                 await asyncio.sleep(_BEGUN_BY_S)
@@ -85,6 +91,9 @@ class DeliveryDoor:
             if status in {"delivered", "dead_lettered", "cancelled"}:
                 return status
 
+    async def _order(self, case: Case, caller: Caller) -> bool:
+        return await self._shop.order(case)
+
     async def _post(self, case: Case, caller: Caller) -> bool:
         keyed = case.script.keyed
         headers = {"idempotency-key": _key(case)} if keyed else {}
@@ -98,6 +107,8 @@ class DeliveryDoor:
 
     async def read_pages(self, records: Records, caller: Caller) -> None:
         """Note the deliveries of uneventful cases, page by page: lists of deliveries have no histories."""
+        self._orders = await self._shop.orders()
+        await self._shop.close()
         numbers = {case.ids[0]: case.number for case in records.called() if self._is_uneventful(case, records)}
         cursor = ""
         while cursor is not None:
@@ -111,22 +122,24 @@ class DeliveryDoor:
     def _is_uneventful(self, case: Case, records: Records) -> bool:
         """Return True for a case that was added, came once, and was not near a fault; not for one in ten of these."""
         script = case.script
-        if script.cancelled or script.replayed or script.watched or case.number % _HISTORY_OF == 0:
+        if script.cancelled or script.replayed or script.watched or script.sql or case.number % _HISTORY_OF == 0:
             return False
         once = len(case.ids) == 1 and records.arrivals_of(case.number) == 1
         return once and not self._near_fault(case.began, case.ended)
 
     async def read(self, case: Case, caller: Caller) -> None:
         """Note what has become of those deliveries of a case that were on no page, with their histories."""
-        for job_id in case.ids:
+        orders = self._orders.get(case.number, [])
+        for job_id in dict.fromkeys([*case.ids, *orders]):
             if job_id in case.finals:
                 continue
             answer = await caller.asked("GET", f"/jobs/{job_id}")
             if answer.status == 404:
-                case.finals[job_id] = Final(None)
+                case.finals[job_id] = Final(None, committed=job_id in orders)
                 continue
             job = answer.json
             final = case.finals[job_id] = Final(job["status"], attempts=len(job["attempts"]))
+            final.committed = job_id in orders
             final.numbers = [attempt["number"] for attempt in job["attempts"]]
             final.transitions = [(step["seq"], step["from"], step["to"]) for step in job["transitions"]]
             lost = {attempt["number"] for attempt in job["attempts"] if attempt["outcome"] == "lost"}

@@ -10,6 +10,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,7 @@ class Fleet:
             await asyncio.to_thread(self.postgres.start)
             self.ledger = await asyncio.to_thread(self.postgres.database)
             self.write_configuration()
+            await asyncio.to_thread(self._migrate)
             self.members = [Member(number, self) for number in range(2)]
             for member in self.members:
                 stack.callback(member.process.close)
@@ -154,6 +156,13 @@ class Fleet:
                 for member in self.members:
                     for relay in member.relays:
                         await relay.close()
+
+    def _migrate(self) -> None:
+        """Make the ledger, and what a program needs to enqueue in transactions."""
+        if DoorName.DELIVERY in self.doors:
+            env = os.environ | {"TORIL_LEDGER_URL": self.ledger}
+            command = [sys.executable, "-m", "toril", "migrate", "--config", str(self.config)]
+            subprocess.run(command, env=env, cwd=self.folder, check=True, capture_output=True)
 
     def versions(self) -> dict[str, str]:
         """Return what is tried, and on what."""

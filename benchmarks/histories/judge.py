@@ -136,7 +136,7 @@ class Judge:
         counted.touched += bool(case.ids) and bool(harms.during(case.began, case.ended))
 
     def _wrong(self, case: Case, counted: DoorVerdict) -> Iterator[tuple[str, str]]:
-        for job_id in case.ids:
+        for job_id in dict.fromkeys([*case.ids, *ledger.committed(case)]):
             yield from self._ended(case, job_id, case.finals.get(job_id, Final(None)))
         yield from self._cancelled(case)
         if case.script.pulled:
@@ -150,6 +150,7 @@ class Judge:
         yield from self._paused(case)
         if case.door is DoorName.DELIVERY:
             yield from ledger.recorded(case)
+            yield from ledger.transacted(case)
             yield from self._lost_attempts(case)
 
     def _ended(self, case: Case, job_id: str, final: Final) -> Iterator[tuple[str, str]]:
@@ -191,13 +192,17 @@ class Judge:
         for one in case.arrivals:
             if one.at > on_its_way_until and not self._excuses.during(at - LEASING_S, one.at):
                 yield "stale", f"arrival {one.serial} came {one.at - at:.3f} s after the cancel was answered"
-            elif case.door is DoorName.DELIVERY and one.at < at < self._done_by(at, _BREAKING_OFF_S) < (
-                one.ended or at
-            ):
+            elif case.door is DoorName.DELIVERY and self._goes_on(one, at):
                 yield "stale", f"arrival {one.serial} went on for {(one.ended or at) - at:.3f} s after the cancel"
         for job_id, final in case.finals.items():
             if final.status not in {None, "cancelled"}:
                 yield "stale", f"{job_id} was cancelled, and is {final.status}"
+
+    def _goes_on(self, one: Arrival, cancelled_at: float) -> bool:
+        """Return True if an attempt was under way when its delivery was cancelled, and was not broken off soon."""
+        until = self._done_by(cancelled_at, _BREAKING_OFF_S)
+        under_way = one.at < cancelled_at and one.ended is not None and until < one.ended
+        return under_way and not self._excuses.during(one.at - LEASING_S, until)
 
     def _lost_attempts(self, case: Case) -> Iterator[tuple[str, str]]:
         """An attempt is recorded as lost only where a fault can have cut off its worker."""

@@ -43,3 +43,23 @@ def recorded(case: Case) -> Iterator[tuple[str, str]]:
                 yield "illegal", f"attempt {attempt} of {job_id} came {times} times"
             if attempt not in final.numbers:
                 yield "illegal", f"attempt {attempt} of {job_id} came and is not recorded"
+
+
+def committed(case: Case) -> list[str]:
+    """Return the deliveries of a case that were enqueued in transactions that were committed."""
+    return [job_id for job_id, final in case.finals.items() if final.committed]
+
+
+def transacted(case: Case) -> Iterator[tuple[str, str]]:
+    """Yield what is delivered and was not committed, or was committed and is gone, of a case with transactions."""
+    if case.script.sql is None:
+        return
+    there = committed(case)
+    for job_id in case.ids:
+        if job_id not in there:
+            yield "lost", f"the COMMIT of {job_id} was answered, and the row beside it is gone"
+    for one in case.arrivals:
+        if one.job_id not in there:
+            yield "illegal", f"arrival {one.serial} is of {one.job_id}, which was rolled back"
+    if case.script.keyed and len(there) > 1:
+        yield "illegal", f"one key has the deliveries {there}"

@@ -58,6 +58,18 @@ _UNANSWERED = (Reply.CUT, Reply.TORN, Reply.GARBAGE)
 
 _UNSETTLED = (Reply.ERROR, Reply.RELEASED, Reply.VANISHED, Reply.DONE_AND_VANISHED, Reply.LATE)
 _PULLED_SHARE = 0.2
+_SQL_SHARE = 0.15
+
+
+class Sql(enum.StrEnum):
+    """What a program does with a delivery that it enqueues in a transaction."""
+
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled back"
+    THEN_COMMITTED = "rolled back, then committed"
+    """In two transactions, under the same key where there is one."""
+    SAVEPOINT = "rolled back to a savepoint, then committed"
+    """In one transaction."""
 
 
 class Script(Struct, frozen=True, array_like=True):
@@ -73,6 +85,7 @@ class Script(Struct, frozen=True, array_like=True):
         watched: whether the caller waits for its end, and notes the result.
         in_line: whether it goes to the queue that takes one job at a time.
         pulled: whether it goes to the queue of the pull workers.
+        sql: how it is enqueued in a transaction; None for what is posted.
     """
 
     replies: tuple[Reply, ...]
@@ -84,12 +97,13 @@ class Script(Struct, frozen=True, array_like=True):
     watched: bool = False
     in_line: bool = False
     pulled: bool = False
+    sql: Sql | None = None
 
     @property
     def plain(self) -> bool:
         """True if the caller does nothing but add it, under an id or key, to the queue with room for many."""
         more = self.again or self.cancelled or self.replayed or self.watched
-        return self.keyed and not (more or self.in_line or self.pulled)
+        return self.keyed and not (more or self.in_line or self.pulled or self.sql)
 
 
 def is_batched(script: Script, number: int) -> bool:
@@ -129,6 +143,7 @@ def script(seed: int, door: DoorName, number: int) -> Script:
         again=keyed and chance.random() < 0.1,
         delay_ms=chance.randrange(50, 2000) if door is not DoorName.PROXY and chance.random() < 0.05 else 0,
         watched=chance.random() < 0.05,
+        sql=chance.choice(list(Sql)) if door is DoorName.DELIVERY and chance.random() < _SQL_SHARE else None,
     )
 
 

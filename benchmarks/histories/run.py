@@ -121,7 +121,7 @@ class Run:
             case DoorName.PROXY:
                 return ProxyDoor()
             case DoorName.DELIVERY:
-                return DeliveryDoor(self._near_fault)
+                return DeliveryDoor(self._near_fault, lambda: self.fleet.ledger)
 
     def _near_fault(self, began: float, ended: float) -> bool:
         """Return True if a fault may have touched what was accepted between these times, and attempted soon."""

@@ -131,7 +131,10 @@ def by_checker(path: Path, name: str = "") -> Verdict:
     if not code:
         return Verdict(False, "", after_s)
     kinds = re.search(r"^Against the promises: (.*?)\.", output, re.MULTILINE)
-    said = kinds[1] if kinds else output.strip().splitlines()[-1]
+    if kinds is None:
+        error = re.findall(r"^[ |]*(\w+(?:Error|Exception): .*)", output, re.MULTILINE)
+        return Verdict(True, error[-1].partition(";")[0] if error else "the run", after_s)
+    said = kinds[1]
     return Verdict(True, ", ".join(kind for kind in said.split(", ") if not kind.endswith(": 0")), after_s)
 
 

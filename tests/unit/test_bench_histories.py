@@ -20,6 +20,7 @@ from benchmarks.histories.plan import (
     Fault,
     Reply,
     Script,
+    Sql,
     faults_for,
     is_batched,
     planned_faults,
@@ -364,6 +365,49 @@ def test_an_attempt_that_goes_on_after_its_delivery_was_cancelled_is_found() -> 
     one.arrivals[0].ended = 103.0
     assert kinds(one) == ["stale"]
     assert kinds(one, harms=(Harm(Fault.FREEZE_TORIL, 0, 100.3, 102.0),)) == []
+    assert kinds(one, harms=(Harm(Fault.FLUSH_REDIS, 0, 100.25, 100.25),)) == []
+
+
+def in_transaction(committed: bool, status: int = 200) -> Case:
+    one = case(DoorName.DELIVERY)
+    one.script = Script((Reply.OK,), sql=Sql.COMMITTED)
+    one.calls = [Call("add", 100.0, 100.1, status, "a" if status else None)]
+    one.finals["a"].committed = committed
+    return one
+
+
+def test_what_a_program_has_committed_is_delivered_also_if_it_got_no_answer() -> None:
+    assert kinds(in_transaction(True)) == []
+    unanswered = in_transaction(True, UNKNOWN)
+    assert kinds(unanswered) == []
+    unanswered.arrivals.clear()
+    unanswered.finals["a"] = Final("queued", committed=True, transitions=LEGAL[:1])
+    assert kinds(unanswered) == ["lost", "lost"]
+
+
+def test_what_a_program_has_rolled_back_does_not_come() -> None:
+    one = in_transaction(True)
+    one.calls.insert(0, Call("rolled back", 99.0, 99.1, 200, "b"))
+    assert kinds(one) == []
+    one.arrivals.append(replace(arrival(2, 101.0), job_id="b"))
+    assert "illegal" in kinds(one)
+
+
+def test_a_commit_that_was_answered_is_there() -> None:
+    assert "lost" in kinds(in_transaction(False))
+
+
+def test_a_key_that_is_committed_twice_is_one_delivery() -> None:
+    one = in_transaction(True)
+    one.finals["b"] = replace(one.finals["a"], serial=None)
+    assert "illegal" in kinds(one)
+
+
+def test_a_part_of_the_deliveries_is_enqueued_in_transactions_of_all_kinds() -> None:
+    scripts = [script(1, DoorName.DELIVERY, number) for number in range(3000)]
+    assert 250 < sum(one.sql is not None for one in scripts) < 600
+    assert {one.sql for one in scripts} == {None, *Sql}
+    assert not any(is_batched(one, number) for number, one in enumerate(scripts) if one.sql)
 
 
 def test_a_job_with_one_attempt_that_was_retried_is_in_order() -> None:
