@@ -250,8 +250,9 @@ def due_ms(fields: Fields) -> int:
 
 
 def _rarer(fields: Fields) -> bytes:
-    if _RARER_NAMES.isdisjoint(fields):
-        return b""
+    if _RAREST_NAMES.isdisjoint(fields):
+        begun = fields.get(b"processedOn")
+        return b',"processedOn":%b' % integer_json(begun) if begun else b""
     parts = [
         b',"%b":%b' % (shown, as_json(stored)) for name, shown, as_json in _RARER_FIELDS if (stored := fields.get(name))
     ]
@@ -298,4 +299,4 @@ _RARER_FIELDS = (
     (b"parentKey", b"parentKey", text_json),
     (b"parent", b"parent", json_or_text),
 )
-_RARER_NAMES = frozenset(name for name, _, _ in _RARER_FIELDS)
+_RAREST_NAMES = frozenset(name for name, _, _ in _RARER_FIELDS) - {b"processedOn"}

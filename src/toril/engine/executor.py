@@ -33,6 +33,10 @@ EXHAUSTED_PAUSE_S = 1.0
 STALLED_TOO_OFTEN = "job stalled more than allowable limit"
 """BullMQ's reason for failing a job whose workers vanished more often than `maxStalledCount`."""
 
+_SCHEDULER, _DEFERRED = b"rjk", b"defa"
+_BESIDE = frozenset((_SCHEDULER, _DEFERRED))
+"""The fields of jobs of which more is to be done than to attempt them."""
+
 OnAttempt = Callable[[Lease, Outcome, Verdict], None]
 """Called after each attempt, before its verdict is written."""
 
@@ -78,7 +82,7 @@ class Executor:
         Returns the next lease if settling brought one, `NoJob` if there was none, or None if settling did not look:
         the lease was lost, given back or handed over, or (`slot.doubtful`) Redis' answer was lost.
         """
-        verdict = await self._admit(lease)
+        verdict = None if _BESIDE.isdisjoint(lease.fields) else await self._admit(lease)
         if lease.lost:  # while it was admitted, another worker may have begun the job
             return None
         if verdict is None and slot.dismissed:
@@ -115,11 +119,11 @@ class Executor:
     async def _admit(self, lease: Lease) -> Verdict | None:
         """Do what comes before an attempt; return a verdict if no attempt is to be made."""
         fields = lease.fields
-        if b"rjk" in fields:
+        if _SCHEDULER in fields:
             fault = await self._settler.patiently(lambda: self._store.schedule_next(lease))
             if fault is not None:
                 return keep_for_scheduler(fault)
-        deferred = fields.get(b"defa")
+        deferred = fields.get(_DEFERRED)
         if deferred:
             # Decided elsewhere: a child of it failed, or it stalled too often.
             reason = deferred.decode(errors="replace")

@@ -8,8 +8,8 @@ other job. A lock that has lapsed meanwhile is taken back if no worker has begun
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar, assert_never
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar, assert_never
 
 import structlog
 
@@ -63,18 +63,18 @@ class Settler:
         self._held_up = 0
         self._logged_at: float | None = None
 
-    async def settle(
+    def settle(
         self, store: LeaseStore, slot: Slot, lease: Lease, verdict: Verdict, may_lease: Callable[[], bool]
-    ) -> Next | None:
+    ) -> Awaitable[Next | None]:
         """Write a verdict; return the next lease where there was one. A lost lease writes nothing."""
         if isinstance(verdict, HandOver):
-            if not lease.lost:
-                await self._handovers.hold(store, slot, lease, verdict)
-            return None
-        if self.tracing is not None:
-            writing = self._settle(store, slot, lease, verdict, may_lease)
-            return await self.tracing.settlement(lease, type(verdict).__name__, writing)
-        return await self._settle(store, slot, lease, verdict, may_lease)
+            return self._hand_over(store, slot, lease, verdict)
+        writing = self._settle(store, slot, lease, verdict, may_lease)
+        return writing if self.tracing is None else self.tracing.settlement(lease, type(verdict).__name__, writing)
+
+    async def _hand_over(self, store: LeaseStore, slot: Slot, lease: Lease, verdict: HandOver) -> None:
+        if not lease.lost:
+            await self._handovers.hold(store, slot, lease, verdict)
 
     async def _settle(
         self, store: LeaseStore, slot: Slot, lease: Lease, verdict: Settlement, may_lease: Callable[[], bool]
@@ -195,19 +195,22 @@ class Settler:
                 if lease is not None and lease.lost:
                     raise LeaseLost from None
 
-    async def _write(self, store: LeaseStore, lease: Lease, verdict: Settlement, *, fetch_next: bool) -> Next | None:
+    @staticmethod
+    def _write(
+        store: LeaseStore, lease: Lease, verdict: Settlement, *, fetch_next: bool
+    ) -> Coroutine[Any, Any, Next | None]:
         match verdict:
             case Complete():
-                return await store.complete(lease, verdict, fetch_next=fetch_next)
+                return store.complete(lease, verdict, fetch_next=fetch_next)
             case Retry():
-                return await store.retry(lease, verdict, fetch_next=fetch_next)
+                return store.retry(lease, verdict, fetch_next=fetch_next)
             case Fail():
-                return await store.fail(lease, verdict, fetch_next=fetch_next)
+                return store.fail(lease, verdict, fetch_next=fetch_next)
             case Snooze():
-                return await store.snooze(lease, verdict, fetch_next=fetch_next)
+                return store.snooze(lease, verdict, fetch_next=fetch_next)
             case DeadLetter(reason=reason, error=error):
                 # In Redis it is a failed job; the ledger has the rest.
-                return await store.fail(lease, Fail(reason, error), fetch_next=fetch_next)
+                return store.fail(lease, Fail(reason, error), fetch_next=fetch_next)
             case _:
                 assert_never(verdict)
 

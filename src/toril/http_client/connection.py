@@ -38,7 +38,7 @@ class HttpConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_collects", "_detects_dead_peer", "_in_use", "_looks_at", "_loop", "_moved_at", "_patience_s", "_paused",
+        "_collects", "_detects_dead_peer", "_due", "_in_use", "_looks_at", "_loop", "_moved_at", "_patience_s", "_paused",
         "_poll", "_timer", "_transport", "_waiter", "_woken_at", "_writable", "_written", "exchanges", "idle_since",
         "made_at", "reader", "usable_until",
     )  # fmt: skip
@@ -56,9 +56,11 @@ class HttpConnection(asyncio.Protocol):
         # Only the end of the answer is news.
         self._collects = False
         self._waiter: asyncio.Future[bool] | None = None
-        # Looks for the progress of streamed exchanges, and how long the current one may wait for some.
+        # Looks whether the time of an exchange is over, which is `_due` (`perf_counter`) where it is collected, and a
+        # time without progress where it is streamed.
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at = 0.0
+        self._due = 0.0
         self._patience_s: float | None = None
         self._woken_at = 0.0
         self._writable = asyncio.Event()
@@ -114,14 +116,17 @@ class HttpConnection(asyncio.Protocol):
             return None
         waiter = self._waiter = self._loop.create_future()
         self._collects = True
-        timer = self._loop.call_later(started + request.timeout_s - perf_counter(), self._expire)
+        self._due = started + request.timeout_s
+        left_s = self._due - perf_counter()
+        expires_at = self._loop.time() + left_s
+        if self._timer is None or expires_at < self._looks_at:
+            self._look_at(expires_at)
         in_time = False
         try:
             if request.stream is not None:
-                await self._send(request.stream, started + request.timeout_s - perf_counter())
+                await self._send(request.stream, left_s)
             in_time = await waiter
         finally:
-            timer.cancel()
             self._waiter = None
             self._collects = False
             if not in_time:  # what comes now must not be taken for another answer
@@ -151,7 +156,7 @@ class HttpConnection(asyncio.Protocol):
                     if not await self.write(piece):
                         return
         except TimeoutError:
-            return  # `_expire` ends the exchange
+            return  # the timer ends the exchange
         except StoreError as exc:
             self._break_off(BODY_UNREADABLE, exc.message)
             return
@@ -165,12 +170,6 @@ class HttpConnection(asyncio.Protocol):
     def _break_off(self, code: str, detail: str) -> None:
         self.reader.fail(code, detail)
         self._drop()
-
-    def _expire(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(False)
-            self.abort()
 
     async def write(self, data: bytes) -> bool:
         """Write bytes, and wait until more may follow; return False if the other side accepts no more."""
@@ -221,21 +220,33 @@ class HttpConnection(asyncio.Protocol):
         return waiter
 
     def _look_at(self, moment: float) -> None:
-        """Look for progress then. The timer outlasts a wait: one for each of them would cost as much as the wait."""
+        """Look then whether time is over. The timer outlasts a wait: one for each would cost as much as the wait."""
         self._look_no_more()
         self._looks_at = moment
-        self._timer = self._loop.call_later(max(moment - self._loop.time(), 0.0), self._check_progress)
+        self._timer = self._loop.call_later(max(moment - self._loop.time(), 0.0), self._look)
 
     def _look_no_more(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _check_progress(self) -> None:
-        """End the wait, unless the other side waits for the caller, or the body makes progress."""
+    def _look(self) -> None:
         self._timer = None
-        waiter, patience_s = self._waiter, self._patience_s
-        if waiter is None or waiter.done() or patience_s is None or self._collects:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        if not self._collects:
+            self._check_progress(waiter)
+        elif (left_s := self._due - perf_counter()) > 0:
+            self._look_at(self._loop.time() + left_s)
+        else:
+            waiter.set_result(False)
+            self.abort()
+
+    def _check_progress(self, waiter: asyncio.Future[bool]) -> None:
+        """End the wait, unless the other side waits for the caller, or the body makes progress."""
+        patience_s = self._patience_s
+        if patience_s is None:
             return
         now = self._loop.time()
         if not self._written and self._writable.is_set():

@@ -20,7 +20,7 @@ from toril.bullmq.lua.hashless import passed_over
 from toril.bullmq.lua.holds import HELD
 from toril.bullmq.lua.lapsed_locks import TAKE_BACK
 from toril.bullmq.lua.queue_script import QueueScript
-from toril.bullmq.lua.scripts import LeaseScripts, Scripts, refused
+from toril.bullmq.lua.scripts import Scripts, refused
 from toril.bullmq.schedulers import Schedulers
 from toril.core.destination import LeaseRules
 from toril.core.errors import StoreError
@@ -28,6 +28,7 @@ from toril.core.lease import LENGTH_FIELD, NOTHING, Lease, Next, NoJob
 from toril.core.made_attempt import FIELD
 from toril.core.stored_job import Keep
 from toril.core.verdict import Complete, Fail, Retry, Snooze
+from toril.redis.resp import fields_of
 
 log = structlog.get_logger(__name__)
 
@@ -148,11 +149,11 @@ class Leases(HeldLeases):
             self._has_groups = True
             self._calls_made = None
 
-    def _scripts_for(self, lease: Lease) -> LeaseScripts:
-        """Return the scripts that settle this lease: a job of a group holds a slot."""
+    def _calls_for(self, lease: Lease) -> LeaseCalls:
+        """Return the calls that settle this lease: a job of a group holds a slot."""
         if lease.options.group is not None:
             self._meet_groups()
-        return self._calls().scripts
+        return self._calls_made or self._calls()
 
     async def take(self, token: bytes) -> Next:
         """Lease the next job under `token`."""
@@ -201,13 +202,13 @@ class Leases(HeldLeases):
         """Move the job to completed; with `fetch_next`, return the next job, leased under the same token."""
         self._touch_parent(lease)
         kept = lease.options.keep_completed or self._rules.keep_completed or _KEEP_ALL
-        script = self._scripts_for(lease).finish
-        calls = self._calls()
+        calls = self._calls_for(lease)
+        options = calls.finish_options(lease.token, kept, lease.options)
         if verdict.fields:
-            packed = calls.complete_with_fields(lease, self._now_ms(), verdict, self._finish(lease, kept), fetch_next)
+            packed = calls.complete_with_fields(lease, self._now_ms(), verdict, options, fetch_next)
         else:
-            packed = calls.complete(lease, self._now_ms(), verdict.returnvalue, self._finish(lease, kept), fetch_next)
-        reply = await self._run(script, packed)
+            packed = calls.complete(lease, self._now_ms(), verdict.returnvalue, options, fetch_next)
+        reply = await self._run(calls.scripts.finish, packed)
         found = self._settled(reply, lease, fetch_next)
         return None if self._is_stray(found, reply) and await self._take_in(found) else found
 
@@ -218,7 +219,7 @@ class Leases(HeldLeases):
         keys, scripts = self._keys, self._shared.scripts
         await self._hold(verdict)
         reply = await scripts.call(
-            self._scripts_for(lease).finish, keys,
+            self._calls_for(lease).scripts.finish, keys,
             lease.job_id, self._now_ms(), "failedReason", verdict.reason, "failed", "1" if fetch_next else "",
             keys.prefix, self._finish(lease, kept), failure_fields(lease, verdict),
             state="failed", job=lease.job_id,
@@ -234,7 +235,7 @@ class Leases(HeldLeases):
         if verdict.after_ms <= 0:
             push = "RPUSH" if lease.options.lifo else "LPUSH"
             arguments = (keys.prefix, self._now_ms(), push, lease.job_id, lease.token, changes)
-            reply = await scripts.call(self._scripts_for(lease).retry, keys, *arguments, job=lease.job_id)
+            reply = await scripts.call(self._calls_for(lease).scripts.retry, keys, *arguments, job=lease.job_id)
             return self._settled(reply, lease, False)
         return await self._delay(lease, verdict.after_ms, changes, fetch_next=fetch_next, spend=True)
 
@@ -253,7 +254,7 @@ class Leases(HeldLeases):
     ) -> Next | None:
         keys, scripts = self._keys, self._shared.scripts
         reply = await scripts.call(
-            self._scripts_for(lease).delay, keys,
+            self._calls_for(lease).scripts.delay, keys,
             keys.prefix, self._now_ms(), lease.job_id, lease.token, after_ms, "0" if spend else "1", changes,
             "1" if fetch_next else "0", self._calls().lease_options(lease.token),
             job=lease.job_id,
@@ -266,7 +267,7 @@ class Leases(HeldLeases):
         """Put the job back at the head of the queue, with the attempt that was broken off; this spends no attempt."""
         keys, scripts = self._keys, self._shared.scripts
         kept = () if lease.failed is None else (FIELD, attempts_with(lease, lease.failed))
-        script = self._scripts_for(lease).release
+        script = self._calls_for(lease).scripts.release
         reply = await scripts.call(script, keys, lease.job_id, lease.token, keys.key(lease.job_id), *kept)
         if isinstance(reply, int) and reply < 0:
             raise refused(reply, lease.job_id)
@@ -320,7 +321,7 @@ class Leases(HeldLeases):
     def _next(self, reply: Any, token: bytes) -> Next:
         flat, job_id, limit_ms, next_at_ms = reply[:_PARTS]
         if flat:
-            return self._lease(job_id, token, dict(zip(flat[::2], flat[1::2], strict=True)))
+            return self._lease(job_id, token, fields_of(flat))
         if limit_ms or next_at_ms:
             # A rate limit is an integer, a delayed job's time a number as text
             return NoJob(int(limit_ms) / 1000, float(next_at_ms) / 1000)
@@ -329,14 +330,18 @@ class Leases(HeldLeases):
     def _touch_parent(self, lease: Lease) -> None:
         """Record the queue of the job's parent: settling this job may move the parent to waiting."""
         parent = lease.fields.get(b"parentKey")
+        if parent is None:
+            return
         prefix = self._keys.prefix[: -len(self.queue.encode()) - 1]
-        if parent is not None and parent.startswith(prefix):
+        if parent.startswith(prefix):
             queue, _, _ = parent[len(prefix) :].partition(b":")
             self._shared.scripts.touched.add(b"%b%b:" % (prefix, queue))
 
     def _settled(self, reply: Any, lease: Lease, fetched: bool) -> Next | None:
         if isinstance(reply, list):
             self._count_held(reply)
+            if reply[0]:
+                return self._next(reply, lease.token)
             return None if self._passed_over(reply) or self._has_more(reply) else self._next(reply, lease.token)
         if isinstance(reply, int) and reply < 0:
             raise refused(reply, lease.job_id)
