@@ -33,9 +33,8 @@ EXHAUSTED_PAUSE_S = 1.0
 STALLED_TOO_OFTEN = "job stalled more than allowable limit"
 """BullMQ's reason for failing a job whose workers vanished more often than `maxStalledCount`."""
 
-_SCHEDULER, _DEFERRED = b"rjk", b"defa"
-_BESIDE = frozenset((_SCHEDULER, _DEFERRED))
-"""The fields of jobs of which more is to be done than to attempt them."""
+_BESIDE = frozenset((b"rjk", b"defa"))
+"""A job with one of these fields needs more than its attempt: see `Executor._admit`."""
 
 OnAttempt = Callable[[Lease, Outcome, Verdict], None]
 """Called after each attempt, before its verdict is written."""
@@ -119,11 +118,11 @@ class Executor:
     async def _admit(self, lease: Lease) -> Verdict | None:
         """Do what comes before an attempt; return a verdict if no attempt is to be made."""
         fields = lease.fields
-        if _SCHEDULER in fields:
+        if b"rjk" in fields:
             fault = await self._settler.patiently(lambda: self._store.schedule_next(lease))
             if fault is not None:
                 return keep_for_scheduler(fault)
-        deferred = fields.get(_DEFERRED)
+        deferred = fields.get(b"defa")
         if deferred:
             # Decided elsewhere: a child of it failed, or it stalled too often.
             reason = deferred.decode(errors="replace")
