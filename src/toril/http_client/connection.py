@@ -38,9 +38,9 @@ class HttpConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_collects", "_detects_dead_peer", "_due", "_in_use", "_looks_at", "_loop", "_moved_at", "_patience_s", "_paused",
-        "_poll", "_timer", "_transport", "_waiter", "_woken_at", "_writable", "_written", "exchanges", "idle_since",
-        "made_at", "reader", "usable_until",
+        "_collects", "_detects_dead_peer", "_due", "_in_use", "_looks_at", "_loop", "_moved_at", "_patience_s",
+        "_paused", "_poll", "_timer", "_transport", "_waiter", "_woken_at", "_writable", "_written", "exchanges",
+        "idle_since", "made_at", "reader", "usable_until",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
