@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from benchmarks.histories import ledger, pulled
-from benchmarks.histories.case import UNKNOWN, UNSURE, Arrival, Case, Final, Harm, History
+from benchmarks.histories.case import UNKNOWN, UNSURE, Arrival, Call, Case, Final, Harm, History
 from benchmarks.histories.harms import LEASING_S, Harms, excusing, silenced, silencing
 from benchmarks.histories.plan import ANSWERED, FAILOVERS, HARMLESS, DoorName, Fault, Reply
 
@@ -192,17 +192,21 @@ class Judge:
         for one in case.arrivals:
             if one.at > on_its_way_until and not self._excuses.during(at - LEASING_S, one.at):
                 yield "stale", f"arrival {one.serial} came {one.at - at:.3f} s after the cancel was answered"
-            elif case.door is DoorName.DELIVERY and self._goes_on(one, at):
+            elif case.door is DoorName.DELIVERY and self._goes_on(one, calls[0]):
                 yield "stale", f"arrival {one.serial} went on for {(one.ended or at) - at:.3f} s after the cancel"
         for job_id, final in case.finals.items():
             if final.status not in {None, "cancelled"}:
                 yield "stale", f"{job_id} was cancelled, and is {final.status}"
 
-    def _goes_on(self, one: Arrival, cancelled_at: float) -> bool:
-        """Return True if an attempt was under way when its delivery was cancelled, and was not broken off soon."""
-        until = self._done_by(cancelled_at, _BREAKING_OFF_S)
-        under_way = one.at < cancelled_at and one.ended is not None and until < one.ended
-        return under_way and not self._excuses.during(one.at - LEASING_S, until)
+    def _goes_on(self, one: Arrival, cancel: Call) -> bool:
+        """Return True if an attempt was under way when its delivery was cancelled, and was not broken off soon.
+
+        Where Redis was away meanwhile, its toril may not have been told.
+        """
+        until = self._done_by(cancel.ended, _BREAKING_OFF_S)
+        under_way = one.at < cancel.ended and one.ended is not None and until < one.ended
+        away = self._excuses.during(one.at - LEASING_S, until) or self._harms_to_leases.during(cancel.began, until)
+        return under_way and not away
 
     def _lost_attempts(self, case: Case) -> Iterator[tuple[str, str]]:
         """An attempt is recorded as lost only where a fault can have cut off its worker."""

@@ -32,6 +32,7 @@ CHECKED = ("--seed", "18", "--size", "500", "--callers", "16", "--faults", "12",
 _OF_REDIS = ("Redis stood still", "Redis killed", "connections to Redis cut", "Redis unreachable for one toril")
 _OF_TORIL = ("toril killed", "toril stood still")
 _OF_LEDGER = ("PostgreSQL stood still", "PostgreSQL killed", "connections to PostgreSQL cut")
+_QUIET = ("configuration reloaded",)
 _FLUSHED = ("Redis flushed",)
 FAULTS = {
     "settles-lost-lease": _OF_TORIL,
@@ -41,8 +42,12 @@ FAULTS = {
     "no-adoption": _OF_REDIS,
     "no-doubt": _OF_REDIS,
     "forgets-slot-of-broken-job": _OF_REDIS,
-    "gives-up-at-once": _OF_REDIS,
-    "late-answer-loses-pull": _OF_REDIS,
+    "gives-up-at-once": ("connections to Redis cut",),
+    "renews-too-late": ("PostgreSQL unreachable for one toril", "PostgreSQL stood still"),
+    "put-back-spends": ("target paused",),
+    "one-attempt-too-many": _QUIET,
+    "cancelled-goes-on": _QUIET,
+    "late-answer-loses-pull": ("connections to Redis cut",),
     "no-stalled-check": _OF_TORIL,
     "stalled-too-often-runs": _OF_TORIL,
     "leaves-without-abandoning": ("toril restarted in good order", "configuration reloaded"),

@@ -366,6 +366,7 @@ def test_an_attempt_that_goes_on_after_its_delivery_was_cancelled_is_found() -> 
     assert kinds(one) == ["stale"]
     assert kinds(one, harms=(Harm(Fault.FREEZE_TORIL, 0, 100.3, 102.0),)) == []
     assert kinds(one, harms=(Harm(Fault.FLUSH_REDIS, 0, 100.25, 100.25),)) == []
+    assert kinds(one, harms=(Harm(Fault.CUT_REDIS, 0, 100.2, 100.35),)) == []
 
 
 def in_transaction(committed: bool, status: int = 200) -> Case:
