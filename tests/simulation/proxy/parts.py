@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from msgspec import UNSET, structs
 
+from tests.simulation.grouped_store import GroupedStore
 from tests.simulation.queue_store import WatchedStore
 from tests.simulation.wire import Line
 from toril.bullmq.rules.event import GAP, Event
@@ -32,13 +33,18 @@ class ProxyStore(WatchedStore):
         if job_id.encode() in self.jobs:
             return
         backoff = {} if opts.backoff is UNSET else {"backoff": structs.asdict(opts.backoff)}  # type: ignore[arg-type]
+        group = {} if opts.group is UNSET else {"group": {"id": opts.group.id}}
         attempts = int(opts.attempts or 0)
-        self.accept(job_id, attempts, data=data, opts=backoff, fields={b"name": name.encode()})
+        self.accept(job_id, attempts, data=data, opts=backoff | group, fields={b"name": name.encode()})
 
     def remove(self, job_id: bytes) -> bool:
         """Remove a job in any state, with its lock."""
         self.finished.pop(job_id, None)
         return super().remove(job_id)
+
+
+class GroupedProxyStore(ProxyStore, GroupedStore):
+    """The queue of an upstream whose requests have groups."""
 
 
 class Known(Protocol):

@@ -6,13 +6,14 @@ from typing import Any
 import msgspec
 
 from tests.simulation.proxy.instance import ProxyInstance
-from tests.simulation.proxy.parts import Answers, Ends, Keys, Producer, Proxied, ProxyStore
+from tests.simulation.proxy.parts import Answers, Ends, GroupedProxyStore, Keys, Producer, Proxied, ProxyStore
 from tests.simulation.queue_store import Broken, WatchedStore
 from tests.simulation.world import HEALED_WITHIN_S, LOCK_S, World
 from toril.core.destination import OutboundRequest
 from toril.core.http.signing import Secret
 from toril.core.outcome import ConnectFailed, CutOff, Outcome
 from toril.proxy.rules.envelope import decode_request, decode_response
+from toril.proxy.rules.grouping import read_group_by
 from toril.proxy.rules.proxied_job import RESPONSE_FIELD
 from toril.proxy.rules.upstream import CachePolicy, CallbackPolicy, ProxyPolicy, Upstream, callback_queue, queue_name
 from toril.testing import FakeBlobs, answered
@@ -29,7 +30,9 @@ class ProxyWorld(World[ProxyInstance]):
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
-        plan = self.plan
+        plan, self._groups = self.plan, self.chance("groups")
+        grouped = self._groups.random() < 0.3
+        limits = {"group_by": read_group_by("header:x-tenant"), "group_concurrency": 1} if grouped else {}
         upstreams = tuple(
             Upstream(
                 prefix=prefix,
@@ -38,6 +41,7 @@ class ProxyWorld(World[ProxyInstance]):
                 max_retries=plan.choice((0, 1, 2)),
                 retry_delay_s=0.4,
                 retry_on=frozenset({503}),
+                **limits,
             )
             for prefix in plan.choice((("/api",), ("/api", "/img")))
         )
@@ -49,9 +53,14 @@ class ProxyWorld(World[ProxyInstance]):
             cache=CachePolicy(mode=plan.choice(("none", "none", "redis")), ttl_s=plan.choice((3.0, 300.0))),
             callback=CallbackPolicy(secrets=(Secret(b"k" * 32),), attempts=20),
         )
-        for queue in (*(queue_name(_QUEUE, one.prefix) for one in upstreams), _CALLBACKS):
-            self.stores[queue] = ProxyStore(queue, now=self.now, lock_s=LOCK_S, mark=self.markers.mark)
-        self.upstreams = [store for queue, store in self.stores.items() if queue != _CALLBACKS]
+        options: dict[str, Any] = {"now": self.now, "lock_s": LOCK_S, "mark": self.markers.mark}
+        for upstream in upstreams:
+            queue = queue_name(_QUEUE, upstream.prefix)
+            self.stores[queue] = ProxyStore(queue, **options)
+            if upstream.group is not None:
+                self.stores[queue] = GroupedProxyStore(queue, default=upstream.group, limits={}, **options)
+        self.upstreams = list(self.stores.values())
+        self.stores[_CALLBACKS] = ProxyStore(_CALLBACKS, **options)
         self.blobs = FakeBlobs(self.now)
         self.producer = Producer(self)
         self.proxied = Proxied(self, self.policy.retention_s)
@@ -235,6 +244,8 @@ class ProxyWorld(World[ProxyInstance]):
         callback = "http://caller.example/done" if chance.random() < 0.3 else ""
         if callback:
             headers.append((b"x-toril-callback", callback.encode()))
+        if self.policy.upstreams[0].group is not None:
+            headers.append((b"x-tenant", self._groups.choice((b"a", b"b"))))
         body = b"%d" % (number if chance.random() < 0.5 else chance.choice((1, 2)))
         path = chance.choice(self.policy.upstreams).prefix + "/thing"
         self._post(path, headers, body, key, 5)
