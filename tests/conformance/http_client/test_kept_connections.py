@@ -13,7 +13,7 @@ import pytest
 from tests.conformance.http_client.raw_http import Exchange, RawServer, Say, ok, serving
 from tests.conformance.servers import CERTIFICATE, server_tls, until
 from toril.core.destination import OutboundRequest
-from toril.core.outcome import Answered, CutOff, Outcome
+from toril.core.outcome import Answered, CutOff, Outcome, TimedOut
 from toril.http_client import idle_connections
 from toril.http_client.client import HttpClient, HttpPool
 from toril.http_client.connecting import Network
@@ -66,6 +66,24 @@ async def warmed(count: int, *answers: bytes | Say) -> AsyncIterator[tuple[RawSe
             await until(lambda: server.open == count)
             gate.set()
         yield server, pool
+        pool.close()
+
+
+# Each request has its own time
+
+
+@pytest.mark.parametrize(("first_s", "second_s"), [(0.5, 20.0), (20.0, 0.5)])
+async def test_a_request_on_a_kept_connection_has_its_own_time(first_s: float, second_s: float) -> None:
+    async def slowly(exchange: Exchange) -> None:
+        await asyncio.sleep(1.0)
+        await exchange.say(ok(b"slow"))
+
+    async with serving(ok(), slowly) as server:
+        pool = pool_of(server.url)
+        assert isinstance(await pool.send(asks(timeout_s=first_s)), Answered)
+        outcome = await pool.send(asks(timeout_s=second_s))
+        assert server.connections == 1
+        assert isinstance(outcome, Answered if second_s > 1 else TimedOut)
         pool.close()
 
 
