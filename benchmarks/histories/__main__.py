@@ -43,6 +43,7 @@ def main() -> int:
         within_s=options.minutes * 60,
         patience_s=options.patience,
         sources=options.sources,
+        processes=options.processes,
     )
     history, folder = run(options.seed, doors, size, lambda text: print(text, flush=True))
     verdict = Judge(history, LOCK_S).verdict()
@@ -94,6 +95,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--patience", type=float, default=Size.patience_s, metavar="S", help="how long all may take to come to rest"
     )
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="of each toril (default %(default)s)")
     parser.add_argument("--sources", type=Path, metavar="FOLDER", help="of the toril to check, instead of this one's")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there too")
     return parser.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import time
@@ -41,6 +42,8 @@ class Faults:
         self._do: dict[Fault, Callable[[Planned, Member], Awaitable[bool]]] = {
             Fault.KILL_TORIL: self._kill_toril,
             Fault.FREEZE_TORIL: self._freeze_toril,
+            Fault.KILL_PROCESS: self._kill_process,
+            Fault.FREEZE_PROCESS: self._freeze_process,
             Fault.RESTART_TORIL: self._restart_toril,
             Fault.MOVE_CLOCK: self._move_clock,
             Fault.KILL_REDIS: self._kill_redis,
@@ -86,7 +89,9 @@ class Faults:
     def _part_of(self, fault: Fault, member: Member) -> AbstractAsyncContextManager[object]:
         """Return what one fault at a time may have."""
         match fault:
-            case Fault.KILL_TORIL | Fault.FREEZE_TORIL | Fault.RESTART_TORIL:
+            case (
+                Fault.KILL_TORIL | Fault.FREEZE_TORIL | Fault.RESTART_TORIL | Fault.KILL_PROCESS | Fault.FREEZE_PROCESS
+            ):
                 return member.lock
             case Fault.KILL_POSTGRES | Fault.FREEZE_POSTGRES | Fault.FULL_POSTGRES:
                 return self._postgres
@@ -106,9 +111,27 @@ class Faults:
         return True
 
     async def _freeze_toril(self, planned: Planned, member: Member) -> bool:
-        member.process.send(signal.SIGSTOP)
+        with member.process.frozen():
+            await asyncio.sleep(planned.lasts_s * 2)
+        return True
+
+    async def _kill_process(self, planned: Planned, member: Member) -> bool:
+        """Kill one of the processes of a toril, and wait until another one has taken its place."""
+        killed = self._random.choice(member.process.children())
+        os.kill(killed, signal.SIGKILL)
+
+        def replaced() -> bool:
+            now = member.process.children()
+            return killed not in now and len(now) == self._fleet.processes
+
+        await asyncio.to_thread(eventually, replaced, timeout_s=60, what="another process")
+        return True
+
+    async def _freeze_process(self, planned: Planned, member: Member) -> bool:
+        frozen = self._random.choice(member.process.children())
+        os.kill(frozen, signal.SIGSTOP)
         await asyncio.sleep(planned.lasts_s * 2)
-        member.process.send(signal.SIGCONT)
+        os.kill(frozen, signal.SIGCONT)
         return True
 
     async def _restart_toril(self, planned: Planned, member: Member) -> bool:

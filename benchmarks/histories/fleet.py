@@ -80,6 +80,7 @@ class Member:
             args=("--config", str(fleet.config)),
             port=self.port,
             cwd=fleet.folder,
+            command=("serve", "--host", "127.0.0.1", "--processes", str(fleet.processes)),
             preloaded=False,  # what moves its clock has to be there from the start
         )
 
@@ -108,9 +109,17 @@ class Fleet:
     """Everything that runs, in a folder; with `confirming` on a Redis with two replicas, of which so many confirm."""
 
     def __init__(
-        self, folder: Path, doors: list[DoorName], endpoint: Endpoint, *, confirming: int, sources: Path | None
+        self,
+        folder: Path,
+        doors: list[DoorName],
+        endpoint: Endpoint,
+        *,
+        confirming: int,
+        sources: Path | None,
+        processes: int,
     ) -> None:
         self.folder = folder
+        self.processes = processes
         self.sources = sources
         self.doors = doors
         self.config = folder / "toril.yaml"

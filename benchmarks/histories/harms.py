@@ -17,11 +17,13 @@ LEASING_S = 1.0
 """How long before its arrival a request may have been decided on."""
 _PAUSE_S = 2.0
 """Outages of Redis with less than this between them are one: toril may not have come back."""
-_AT_ONCE = FAILOVERS | {Fault.KILL_TORIL, Fault.FLUSH_REDIS}
+_KILLS = frozenset({Fault.KILL_TORIL, Fault.KILL_PROCESS})
+_FREEZES = frozenset({Fault.FREEZE_TORIL, Fault.FREEZE_PROCESS})
+_AT_ONCE = FAILOVERS | _KILLS | {Fault.FLUSH_REDIS}
 _AWAY = frozenset(
     {Fault.STALL, Fault.KILL_REDIS, Fault.FREEZE_REDIS, Fault.CUT_REDIS, Fault.PART_REDIS, Fault.FULL_REDIS}
 )
-_OF_ONE = frozenset({Fault.KILL_TORIL, Fault.FREEZE_TORIL, Fault.PART_REDIS})
+_OF_ONE = _KILLS | _FREEZES | {Fault.PART_REDIS}
 """Faults that keep one toril from recording what only it knows, while the other one goes on."""
 
 
@@ -45,7 +47,7 @@ def excusing(harms: Iterable[Harm], least_s: float) -> Iterator[Harm]:
     away: list[Harm] = []
     for harm in sorted(harms, key=lambda harm: harm.began):
         long = harm.ended - harm.began >= least_s
-        if harm.fault in _AT_ONCE or (harm.fault is Fault.FREEZE_TORIL and long):
+        if harm.fault in _AT_ONCE or (harm.fault in _FREEZES and long):
             yield harm
         elif harm.fault in _AWAY:
             if away and harm.began > max(one.ended for one in away) + _PAUSE_S:
@@ -58,7 +60,7 @@ def excusing(harms: Iterable[Harm], least_s: float) -> Iterator[Harm]:
 def silencing(harms: Iterable[Harm], least_s: float) -> Iterator[Harm]:
     """Yield the faults that kept one toril from recording what only it knew, for long enough to be taken for dead."""
     for harm in harms:
-        if harm.fault is Fault.KILL_TORIL or (harm.fault in _OF_ONE and harm.ended - harm.began >= least_s):
+        if harm.fault in _KILLS or (harm.fault in _OF_ONE and harm.ended - harm.began >= least_s):
             yield harm
 
 
@@ -71,6 +73,6 @@ def silenced(done: Arrival, settled_by: float, silences: Harms) -> bool:
     """
     # A request that comes while its toril is killed was sent right before; a new one makes its own only later.
     return any(
-        harm.member == done.member and (harm.fault is not Fault.KILL_TORIL or harm.began >= done.at - LEASING_S)
+        harm.member == done.member and (harm.fault not in _KILLS or harm.began >= done.at - LEASING_S)
         for harm in silences.during(done.ended or done.at, settled_by)
     )

@@ -172,6 +172,8 @@ class Fault(enum.StrEnum):
 
     KILL_TORIL = "toril killed"
     FREEZE_TORIL = "toril stood still"
+    KILL_PROCESS = "one process of a toril killed"
+    FREEZE_PROCESS = "one process of a toril stood still"
     KILL_REDIS = "Redis killed"
     FREEZE_REDIS = "Redis stood still"
     KILL_POSTGRES = "PostgreSQL killed"
@@ -212,6 +214,7 @@ _ONE_REDIS = frozenset(
         Fault.FLUSH_REDIS,
     }
 )
+_OF_PROCESS = frozenset({Fault.KILL_PROCESS, Fault.FREEZE_PROCESS})
 _NEEDS_LEDGER = frozenset({Fault.KILL_POSTGRES, Fault.FREEZE_POSTGRES, Fault.CUT_POSTGRES, Fault.PART_POSTGRES,
                            Fault.FULL_POSTGRES, Fault.PAUSE_TARGET})  # fmt: skip
 
@@ -231,12 +234,15 @@ class Planned:
     lasts_s: float
 
 
-def faults_for(doors: Sequence[DoorName], *, replicated: bool = False) -> list[Fault]:
+def faults_for(doors: Sequence[DoorName], *, replicated: bool = False, processes: int = 1) -> list[Fault]:
     """Return the faults that a run with these doors can have, on one Redis or on a replicated one.
 
-    Redis loses its data only where the ledger is to put everything back: when deliveries are alone.
+    One process of a toril is harmed only where it has several. Redis loses its data only where the ledger is to put
+    everything back: when deliveries are alone.
     """
     left_out = {Fault.STALL, *(_ONE_REDIS if replicated else FAILOVERS)}
+    if processes == 1:
+        left_out |= _OF_PROCESS
     if list(doors) != [DoorName.DELIVERY]:
         left_out.add(Fault.FLUSH_REDIS)
     if DoorName.DELIVERY not in doors:

@@ -11,7 +11,9 @@ from benchmarks.histories.plan import Fault
 
 _MOST_SHOWN = 20
 _MOST_SILENCES = 10
-_SILENCING = frozenset({Fault.KILL_TORIL, Fault.FREEZE_TORIL, Fault.RESTART_TORIL})
+_SILENCING = frozenset(
+    {Fault.KILL_TORIL, Fault.FREEZE_TORIL, Fault.RESTART_TORIL, Fault.KILL_PROCESS, Fault.FREEZE_PROCESS}
+)
 _KINDS = ("lost", "doubled", "stale", "order", "illegal", "left")
 UNAVOIDABLE = "its toril, or its pull worker, was gone between the answer and the record"
 _COLUMNS = (

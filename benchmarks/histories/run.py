@@ -50,6 +50,7 @@ class Size:
         kinds: the faults to choose from; all that the doors can have where it is empty.
         confirming: how many of two replicas confirm what is acknowledged (`replicas:N`); 0 is a Redis without replicas.
         within_s: after how long no case is begun and no fault happens, whatever was accepted.
+        processes: how many processes each toril has.
         sources: the folder that the torils import toril from; where it is None, from the one that is installed.
     """
 
@@ -62,6 +63,7 @@ class Size:
     confirming: int = 0
     within_s: float = float("inf")
     sources: Path | None = None
+    processes: int = 1
 
 
 @dataclass
@@ -112,7 +114,14 @@ class Run:
         # A batch is small beside what a door accepts, so that few cases are left over.
         self._batch = min(_BATCH, max(2, size.accepted // (4 * size.callers)))
         self.endpoint = Endpoint(free_port(), self.records)
-        self.fleet = Fleet(self.folder, self._doors, self.endpoint, confirming=size.confirming, sources=size.sources)
+        self.fleet = Fleet(
+            self.folder,
+            self._doors,
+            self.endpoint,
+            confirming=size.confirming,
+            sources=size.sources,
+            processes=size.processes,
+        )
 
     def _door(self, door: DoorName) -> Door:
         match door:
@@ -151,7 +160,9 @@ class Run:
 
     async def _mistreat(self, ports: list[int]) -> None:
         """Make all cases while the faults happen."""
-        kinds = self._size.kinds or faults_for(self._doors, replicated=self._size.confirming > 0)
+        kinds = self._size.kinds or faults_for(
+            self._doors, replicated=self._size.confirming > 0, processes=self._size.processes
+        )
         faults = Faults(self.fleet, ports, self.history)
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(self._watch())

@@ -217,6 +217,8 @@ def test_the_report_says_of_each_door_how_many_jobs_were_done_again_and_why() ->
         (Harm(Fault.KILL_TORIL, 0, 100.4, 103.0), True),
         (Harm(Fault.KILL_TORIL, 0, 100.1, 103.0), True),
         (Harm(Fault.KILL_TORIL, 1, 100.4, 103.0), False),
+        (Harm(Fault.KILL_PROCESS, 0, 100.4, 103.0), True),
+        (Harm(Fault.FREEZE_PROCESS, 0, 99.0, 104.0), True),
         (Harm(Fault.FREEZE_TORIL, 0, 99.0, 104.0), True),
         (Harm(Fault.FREEZE_TORIL, 1, 99.0, 104.0), False),
         (Harm(Fault.PART_REDIS, 0, 100.4, 104.0), True),
@@ -553,6 +555,12 @@ def test_redis_loses_its_data_only_where_the_ledger_puts_everything_back() -> No
     assert Fault.FLUSH_REDIS in faults_for([DoorName.DELIVERY])
     assert Fault.FLUSH_REDIS not in faults_for(list(DoorName))
     assert Fault.KILL_POSTGRES not in faults_for([DoorName.QUEUES, DoorName.PROXY])
+
+
+def test_one_process_is_harmed_only_where_a_toril_has_several() -> None:
+    one_process = {Fault.KILL_PROCESS, Fault.FREEZE_PROCESS}
+    assert one_process.isdisjoint(faults_for(list(DoorName)))
+    assert one_process <= set(faults_for(list(DoorName), processes=2))
 
 
 def test_only_a_replicated_redis_fails_over() -> None:
