@@ -91,7 +91,7 @@ class QueuesInstance(Process):
         self.pulls = Pulls(
             self, Wired(world.leased, line), self.shared, self.handovers, self.supervisor.lease_rules, chance.random
         )
-        for work in (self.supervisor.run(), self.pulls.run(), self.handovers.run()):
+        for work in (self.supervisor.run(), self.pulls.run(lambda: True), self.handovers.run()):
             self.tasks.create_task(work)
         for queue in world.pushed:
             self.supervisor.start(world.worker(queue, self.now))

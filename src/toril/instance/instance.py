@@ -180,7 +180,11 @@ class Instance:
         for name, work in (
             *self._ground.tasks(),
             ("supervisor", self.supervisor.run()),
-            *([("pulls", self._pulls.run()), ("handovers", self._handovers.run())] if self._ground.has_redis else []),
+            *(
+                [("pulls", self._pulls.run(lambda: self._reconciler.in_step)), ("handovers", self._handovers.run())]
+                if self._ground.has_redis
+                else []
+            ),
             *self._stats.tasks(),
             ("access-control", self._access.run()),
             ("config", self._reloading.run()),

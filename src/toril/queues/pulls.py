@@ -309,10 +309,15 @@ class Pulls:
         self._measures.failed(lease.queue, verdict)
         self._measures.settled(lease, verdict)
 
-    async def run(self) -> None:
-        """Recover jobs whose lease has lapsed, until cancelled."""
+    async def run(self, rules_known: Callable[[], bool]) -> None:
+        """Recover jobs whose lease has lapsed, until cancelled; only while the rules of their queues are known.
+
+        By the defaults a job fails when it stalls a second time, whatever its queue's worker allows.
+        """
         while True:
             await asyncio.sleep(_SWEEP_S)
+            if not rules_known():
+                continue
             try:
                 queues = await self._leased.all()
             except StoreError as exc:
