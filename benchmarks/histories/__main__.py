@@ -44,9 +44,10 @@ def main() -> int:
         patience_s=options.patience,
         sources=options.sources,
         processes=options.processes,
+        lock_s=options.lock,
     )
     history, folder = run(options.seed, doors, size, lambda text: print(text, flush=True))
-    verdict = Judge(history, LOCK_S).verdict()
+    verdict = Judge(history, size.lock_s).verdict()
     said = "\n".join(report(history, verdict, time.monotonic() - began))
     print(said)
     if options.report:
@@ -96,6 +97,7 @@ def _options() -> argparse.Namespace:
         "--patience", type=float, default=Size.patience_s, metavar="S", help="how long all may take to come to rest"
     )
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="of each toril (default %(default)s)")
+    parser.add_argument("--lock", type=float, default=LOCK_S, metavar="S", help="of jobs (default %(default)s)")
     parser.add_argument("--sources", type=Path, metavar="FOLDER", help="of the toril to check, instead of this one's")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there too")
     return parser.parse_args()

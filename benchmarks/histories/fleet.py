@@ -117,7 +117,9 @@ class Fleet:
         confirming: int,
         sources: Path | None,
         processes: int,
+        lock_s: float,
     ) -> None:
+        self._lock_s = lock_s
         self.folder = folder
         self.processes = processes
         self.sources = sources
@@ -202,7 +204,7 @@ class Fleet:
 
     def _configuration(self) -> dict[str, Any]:
         found: dict[str, Any] = {
-            "engine": {"lock": f"{LOCK_S:g}s", "stalled_interval": "1s", "poll_interval": "2s", "grace": "10s"},
+            "engine": {"lock": f"{self._lock_s:g}s", "stalled_interval": "1s", "poll_interval": "2s", "grace": "10s"},
         }
         if DoorName.PROXY in self.doors:
             found |= {

@@ -51,6 +51,7 @@ class Size:
         confirming: how many of two replicas confirm what is acknowledged (`replicas:N`); 0 is a Redis without replicas.
         within_s: after how long no case is begun and no fault happens, whatever was accepted.
         processes: how many processes each toril has.
+        lock_s: how long the locks of jobs live.
         sources: the folder that the torils import toril from; where it is None, from the one that is installed.
     """
 
@@ -64,6 +65,7 @@ class Size:
     within_s: float = float("inf")
     sources: Path | None = None
     processes: int = 1
+    lock_s: float = LOCK_S
 
 
 @dataclass
@@ -121,6 +123,7 @@ class Run:
             confirming=size.confirming,
             sources=size.sources,
             processes=size.processes,
+            lock_s=size.lock_s,
         )
 
     def _door(self, door: DoorName) -> Door:
@@ -134,7 +137,8 @@ class Run:
 
     def _near_fault(self, began: float, ended: float) -> bool:
         """Return True if a fault may have touched what was accepted between these times, and attempted soon."""
-        return any(harm.began < ended + LOCK_S and harm.ended > began - LOCK_S for harm in self.history.harms)
+        lock_s = self._size.lock_s
+        return any(harm.began < ended + lock_s and harm.ended > began - lock_s for harm in self.history.harms)
 
     async def carry_out(self) -> History:
         """Do all of it, and return what was seen."""
