@@ -145,10 +145,10 @@ DEFECTS = (
     ),
     Defect(
         "forgets-slot-of-broken-job",
-        "a slot whose job was given back never leaves",
+        "a slot whose job was given back before it began never leaves",
         "engine/consumer.py",
         "        slot.lease = None\n        self.slots.discard(slot)",
-        "        doubtful, slot.lease = slot.doubtful, None\n        self.slots -= set() if doubtful else {slot}",
+        "        unbegun, slot.lease = slot.lease, None\n        self.slots -= set() if unbegun else {slot}",
     ),
     Defect(
         "ends-before-ledger",
