@@ -56,7 +56,6 @@ _QUEUE = f"deliver-{_TARGET}"
 _LEASE_S = 3.0
 _THRESHOLD_BYTES = 40
 _ATTEMPT = re.compile(rb"toril-attempt: (\d+)\r\n")
-_WRITES = frozenset({"complete", "retry", "fail", "snooze", "release"})
 _REPEATABLE = frozenset({"extend", "recover_stalled", "recover_abandoned", "adopt"})
 _QUEUE_CALLS = frozenset({"add", "missing", "held", "cancel", "hold", "let_go", "paused"})
 CLIENT = "client"
@@ -120,10 +119,7 @@ class DeliveryInstance(Process):
     async def drain(self) -> None:
         """As an instance does."""
         await self.supervisor.drain()
-        for consumer in self.supervisor.consumers():
-            troubled = any(line.troubled for line in self.lines)
-            if (consumer.slots or consumer.in_flight) and not troubled:
-                self.world.breaks(Broken(f"{self.name} has left with slots taken"))
+        self.check_left(self.supervisor.consumers(), excused=any(line.troubled for line in self.lines))
         self.ledger_line.cut()
 
     def kill(self) -> None:
@@ -133,14 +129,10 @@ class DeliveryInstance(Process):
 
     def _consumer(self, services: AttemptServices, target: Destination, slots: int) -> Consumer:
         assert isinstance(target, Target)
-        leases = Wired(self.world.stores[_QUEUE], self.line, repeatable=_REPEATABLE, before=self._calls)
+        leases = Wired(self.world.stores[_QUEUE], self.line, repeatable=_REPEATABLE, before=self.check_write)
         executor = DeliveryExecutor(target, leases, self.outbound, self.settler, services)
         may_take = partial(self.fleet.may_take, _TARGET)
         return OrderedConsumer(target, slots, leases, executor, self.shared, may_take)
-
-    def _calls(self, method: str, given: tuple[Any, ...]) -> None:
-        if method in _WRITES and given[0].lost:
-            self.world.breaks(Broken(f"{self.name} writes {method} of job {given[0].job_id!r}, whose lease it lost"))
 
     async def _answer(self, request: OutboundRequest) -> Outcome:
         if self.outbound.in_flight > self.world.spec.concurrency:

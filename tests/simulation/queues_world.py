@@ -31,7 +31,6 @@ from toril.queues.rules.worker import Endpoint, WorkerSpec
 from toril.telemetry.measures import Measures
 from toril.testing import FakeLeasedQueues, FakeMeter, FakeOutbound, FakePresence, FakeQueueSurvey, answered
 
-_WRITES = frozenset({"complete", "retry", "fail", "snooze", "release"})
 # What may be carried out twice without any difference: each is idempotent by its port's promise.
 _REPEATABLE = frozenset(
     {"extend", "recover_stalled", "recover_abandoned", "adopt", "hand_over", "left_s", "held", "schedule_next"}
@@ -103,12 +102,10 @@ class QueuesInstance(Process):
         self._check_left()
 
     def _check_left(self) -> None:
-        for consumer in self.supervisor.consumers():
-            # While Redis does not answer, an instance leaves its jobs to their locks in the end. It waits for none
-            # that has lapsed.
-            excused = self.line.troubled and self.line.outage_s < 1.5 * LOCK_S
-            if (consumer.slots or consumer.in_flight) and not excused:
-                self.world.breaks(Broken(f"{self.name} has left with slots taken"))
+        # While Redis does not answer, an instance leaves its jobs to their locks in the end. It waits for none that
+        # has lapsed.
+        excused = self.line.troubled and self.line.outage_s < 1.5 * LOCK_S
+        self.check_left(self.supervisor.consumers(), excused=excused)
 
     def of(self, queue: str, rules: LeaseRules, lock_ms: int | None = None, worker: str | None = None) -> Any:
         """As `PullStores.of`."""
@@ -117,11 +114,7 @@ class QueuesInstance(Process):
         return wired
 
     def _leases(self, queue: str) -> Wired:
-        return Wired(self.world.stores[queue], self.line, repeatable=_REPEATABLE, before=self._calls)
-
-    def _calls(self, method: str, given: tuple[Any, ...]) -> None:
-        if method in _WRITES and given[0].lost:
-            self.world.breaks(Broken(f"{self.name} writes {method} of job {given[0].job_id!r}, whose lease it lost"))
+        return Wired(self.world.stores[queue], self.line, repeatable=_REPEATABLE, before=self.check_write)
 
     def _consumer(self, chance: random.Random, destination: PushWorker, slots: int) -> Consumer:
         leases = self._leases(destination.queue)

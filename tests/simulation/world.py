@@ -3,7 +3,7 @@
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any, Generic, TypeVar
@@ -22,6 +22,7 @@ from toril.engine.slot import Slot
 
 LOCK_S = 6.0
 POLICY = EnginePolicy(lock_s=LOCK_S, stalled_interval_s=4.0, poll_interval_s=3.0, grace_s=2.0)
+_WRITES = frozenset({"complete", "retry", "fail", "snooze", "release"})
 SURVEYS = frozenset({"with_jobs", "to_check"})
 HEALED_WITHIN_S = 400.0
 """So long after the last fault everything must have come to its end."""
@@ -306,6 +307,16 @@ class Process:
 
     async def drain(self) -> None:
         """Take nothing new and finish or give back what is under way."""
+
+    def check_write(self, method: str, given: tuple[Any, ...]) -> None:
+        """Break the run where a call of a lease store is to write for a lease that was lost."""
+        if method in _WRITES and given[0].lost:
+            self.world.breaks(Broken(f"{self.name} writes {method} of job {given[0].job_id!r}, whose lease it lost"))
+
+    def check_left(self, consumers: Iterable[Consumer], *, excused: bool) -> None:
+        """Break the run where it leaves with slots taken, unless a store is away."""
+        if not excused and any(consumer.slots or consumer.in_flight for consumer in consumers):
+            self.world.breaks(Broken(f"{self.name} has left with slots taken"))
 
     async def _run(self) -> None:
         OWNER.set(self.line)

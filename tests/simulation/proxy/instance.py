@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from tests.simulation.proxy.world import ProxyWorld
 
 _THRESHOLD_BYTES = 60
-_WRITES = frozenset({"complete", "retry", "fail", "snooze", "release"})
 _LEASE_CALLS = frozenset({"extend", "recover_stalled", "recover_abandoned", "adopt"})
 _JOB_CALLS = frozenset({"find", "response", "had_ended", "clean"})
 
@@ -130,14 +129,12 @@ class ProxyInstance(Process):
 
     def _consumer(self, destination: Destination, slots: int) -> Consumer:
         is_upstream = isinstance(destination, UpstreamDestination)
-        leases = Wired(self.world.stores[destination.queue], self.line, repeatable=_LEASE_CALLS, before=self._calls)
+        leases = Wired(
+            self.world.stores[destination.queue], self.line, repeatable=_LEASE_CALLS, before=self.check_write
+        )
         outbound = self.upstream_calls if is_upstream else self.callback_calls
         executor = Executor(destination, leases, outbound, self.settler, self.chance.random)
         return OrderedConsumer(destination, slots, leases, executor, self.shared, self.shedding.may_begin)
-
-    def _calls(self, method: str, given: tuple[Any, ...]) -> None:
-        if method in _WRITES and given[0].lost:
-            self.world.breaks(Broken(f"{self.name} writes {method} of job {given[0].job_id!r}, whose lease it lost"))
 
     def cancelled(self, queue: str, job_id: bytes) -> None:
         """As an instance that hears of a cancelled job."""
@@ -148,10 +145,7 @@ class ProxyInstance(Process):
         """As an instance does."""
         self.router.endpoint.draining = True
         await self.supervisor.drain()
-        for consumer in self.supervisor.consumers():
-            troubled = any(line.troubled for line in self.lines)
-            if (consumer.slots or consumer.in_flight) and not troubled:
-                self.world.breaks(Broken(f"{self.name} has left with slots taken"))
+        self.check_left(self.supervisor.consumers(), excused=any(line.troubled for line in self.lines))
         self.blob_line.cut()
 
     def kill(self) -> None:
