@@ -105,3 +105,24 @@ async def test_marks_are_seen_by_all_and_forgotten_unless_they_are_new(condition
     assert await conditions.marked("worker") == {"orders", "billing"}, "they may have failed again meanwhile"
     await conditions.unmark("worker", ["orders", "unknown"], 0)
     assert await conditions.marked("worker") == {"billing"}
+
+
+async def test_conditions_that_are_looked_at_while_others_are_forgotten_are_not_missed(
+    conditions: FleetConditions,
+) -> None:
+    """A look leaves nothing that has to be kept, and each change of another condition forgets what is not kept."""
+
+    async def changing(name: str) -> None:
+        for _ in range(150):
+            await conditions.begin("breaker", name)
+            await conditions.end("breaker", name)
+
+    async def looking(name: str) -> None:
+        for _ in range(150):
+            assert not (await conditions.look("breaker", name)).active
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(2):
+            tasks.create_task(changing(f"changes-{number}"))
+            tasks.create_task(looking(f"quiet-{number}"))
+            tasks.create_task(looking(f"quiet-{number}"))

@@ -80,8 +80,10 @@ class PostgresConditions(ConditionEvents):
         self, kind: str, name: str, event: Event, number: int = 0, share: int = 0, *, life_s: float = LIFE_S
     ) -> FleetCondition:
         async with self._database.transaction() as connection:
-            await connection.execute(_MAKE, kind, name, _encode(_NOTHING))
-            now_s, stored, until_s = await connection.fetchrow(_LOCK, kind, name)
+            while (locked := await connection.fetchrow(_LOCK, kind, name)) is None:
+                # Also a row that was just seen may be gone again: `_FORGET` of another one removes it.
+                await connection.execute(_MAKE, kind, name, _encode(_NOTHING))
+            now_s, stored, until_s = locked
             before = _decode(stored) if until_s > now_s else _NOTHING
             after = _changed(before, event, number, share, now_s)
             if after != before or event == "begin":
