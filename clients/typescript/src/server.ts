@@ -83,11 +83,19 @@ export class Server {
   }
 
   async #try<T>(call: Call<T>, signal: AbortSignal | undefined): Promise<T> {
-    const timeout = AbortSignal.timeout(call.timeoutMs ?? 30_000);
+    const limit = new Limit(call.timeoutMs ?? 30_000, signal);
+    try {
+      return await this.#answer(call, limit.signal, signal);
+    } finally {
+      limit.end();
+    }
+  }
+
+  async #answer<T>(call: Call<T>, limit: AbortSignal, signal: AbortSignal | undefined): Promise<T> {
     const query = call.query === undefined ? "" : `?${new URLSearchParams(call.query).toString()}`;
     const response = await this.#fetch(call.path + query, {
       method: call.method,
-      signal: signal === undefined ? timeout : AbortSignal.any([timeout, signal]),
+      signal: limit,
       ...(call.json === undefined
         ? {}
         : { headers: { ...call.headers, "content-type": "application/json" }, body: toJson(call.json) }),
@@ -104,6 +112,30 @@ export class Server {
   #fetch(path: string, init: RequestInit, signal: AbortSignal | undefined): Promise<Response> {
     const headers = { ...init.headers, authorization: `Bearer ${this.token}` };
     return reaching(fetch(this.#url + path, { ...init, headers }), signal);
+  }
+}
+
+/**
+ * A time limit on a call that a caller's signal can end earlier.
+ *
+ * Unlike that of `AbortSignal.timeout`, its timer keeps a process of Node alive: should `fetch` lose a request when a
+ * server goes away, the process would end with code 13 in the middle of the call.
+ */
+class Limit {
+  readonly signal: AbortSignal;
+  readonly end: () => void;
+
+  constructor(ms: number, earlier: AbortSignal | undefined) {
+    const limit = new AbortController();
+    const stop = (): void => limit.abort(earlier?.reason);
+    const timer = setTimeout(() => limit.abort(new DOMException("no answer in time", "TimeoutError")), ms);
+    if (earlier?.aborted === true) stop();
+    earlier?.addEventListener("abort", stop);
+    this.signal = limit.signal;
+    this.end = () => {
+      clearTimeout(timer);
+      earlier?.removeEventListener("abort", stop);
+    };
   }
 }
 

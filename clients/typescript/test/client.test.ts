@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { test } from "node:test";
+import { promisify } from "node:util";
 import { Client, TorilError, type Queue } from "toril-client";
 import { eventually, newQueue, Relay, sleep, TOKEN, toril, TORIL, working } from "./support.js";
 
@@ -29,6 +31,20 @@ test("a result that takes longer than it was waited for is a timeout", async () 
   const job = await queue.add("n", 1, { delay: 60_000 });
   await assert.rejects(queue.result(job.id, { waitMs: 100 }), { code: "timeout", message: /is delayed after 100 ms/ });
   await assert.rejects(queue.result(job.id, { waitMs: 0 }), { code: "timeout" });
+});
+
+test("a request that is lost does not end the process, but fails when its time is over", async () => {
+  const script = `
+    import { Client } from "toril-client";
+    const later = setTimeout;
+    globalThis.setTimeout = (done, ms) => later(done, Math.min(ms, 100));
+    globalThis.fetch = (url, { signal }) =>
+      new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+    const adding = new Client("http://127.0.0.1:4", "t").queue("orders").addBulk([{ name: "n", data: 1 }]);
+    await adding.catch((error) => console.log(error.code, error.message));
+  `;
+  const { stdout } = await promisify(execFile)(process.execPath, ["--input-type=module", "--eval", script]);
+  assert.equal(stdout, "unreachable toril cannot be reached: no answer in time\n");
 });
 
 test("a wait for a result can be called off", async () => {
