@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from tests.simulation.delivery_parts import TargetJobs, WatchedLedger, WiredBlobs, WiredLedger
+from tests.simulation.engine_parts import LEASE_CALLS, services_of, settler_of
 from tests.simulation.queue_store import Broken, WatchedStore
 from tests.simulation.wire import Wired
-from tests.simulation.world import HEALED_WITHIN_S, LOCK_S, POLICY, SURVEYS, OrderedConsumer, Process, World
+from tests.simulation.world import HEALED_WITHIN_S, LOCK_S, POLICY, OrderedConsumer, Process, World
 from toril.core.destination import Destination, OutboundRequest
 from toril.core.errors import JobNotFound, JobRefused, StoreError, TorilError
 from toril.core.outcome import ConnectFailed, CutOff, Outcome
@@ -30,23 +31,13 @@ from toril.delivery.rules.retry_policy import RetryPolicy
 from toril.delivery.rules.target import BreakerPolicy, Retention, TargetSpec, Timeouts
 from toril.delivery.target_queues import TargetQueues
 from toril.engine.consumer import Consumer
-from toril.engine.handovers import Handovers
-from toril.engine.lock_tokens import LockTokens
-from toril.engine.settler import Settler
-from toril.engine.shared_services import SharedServices
-from toril.engine.shared_waits import SharedWaits
 from toril.engine.supervisor import Supervisor
 from toril.payloads.payload_offload import PayloadOffload
-from toril.telemetry.measures import Measures
 from toril.testing import (
     FakeBlobs,
     FakeBreakers,
-    FakeLeasedQueues,
     FakeMeter,
     FakeOutbound,
-    FakePresence,
-    FakeQueueSurvey,
-    FakeSettlementNotifications,
     FakeSightings,
     answered,
 )
@@ -56,7 +47,6 @@ _QUEUE = f"deliver-{_TARGET}"
 _LEASE_S = 3.0
 _THRESHOLD_BYTES = 40
 _ATTEMPT = re.compile(rb"toril-attempt: (\d+)\r\n")
-_REPEATABLE = frozenset({"extend", "recover_stalled", "recover_abandoned", "adopt"})
 _QUEUE_CALLS = frozenset({"add", "missing", "held", "cancel", "hold", "let_go", "paused"})
 CLIENT = "client"
 
@@ -73,17 +63,8 @@ class DeliveryInstance(Process):
         self.ledger_line = world.line(f"{self.name}:ledger")
         self.lines.append(self.ledger_line)
         ledger, blobs = WiredLedger(world.ledger, self.ledger_line), WiredBlobs(world.blobs, self.ledger_line)
-        handovers = Handovers(FakeLeasedQueues(), FakeSettlementNotifications(), instance_id=self.name, now=now)
-        self.settler = Settler(2 * LOCK_S, handovers, Measures(FakeMeter(), now))
-        self.shared = SharedServices(
-            tasks=self.tasks,
-            waits=SharedWaits(world.markers.of(line)),
-            presence=FakePresence(),
-            now=now,
-            measures=self.settler.measures,
-            tokens=LockTokens([b"secret"], self.name),
-            survey=Wired(FakeQueueSurvey(world.stores, world.now), line, repeatable=SURVEYS),
-        )
+        self.settler = settler_of(self, FakeMeter())
+        self.shared = services_of(self, self.settler.measures)
         jobs = Wired(world.jobs, line, repeatable=_QUEUE_CALLS)
         queues = TargetQueues(jobs, jobs, jobs, jobs)
         offload = PayloadOffload(blobs, _THRESHOLD_BYTES)
@@ -129,7 +110,7 @@ class DeliveryInstance(Process):
 
     def _consumer(self, services: AttemptServices, target: Destination, slots: int) -> Consumer:
         assert isinstance(target, Target)
-        leases = Wired(self.world.stores[_QUEUE], self.line, repeatable=_REPEATABLE, before=self.check_write)
+        leases = Wired(self.world.stores[_QUEUE], self.line, repeatable=LEASE_CALLS, before=self.check_write)
         executor = DeliveryExecutor(target, leases, self.outbound, self.settler, services)
         may_take = partial(self.fleet.may_take, _TARGET)
         return OrderedConsumer(target, slots, leases, executor, self.shared, may_take)

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct, field
 
+from tests.simulation.engine_parts import LEASE_CALLS, services_of
 from tests.simulation.queue_store import Broken, WatchedStore
 from tests.simulation.wire import Wired
-from tests.simulation.world import HEALED_WITHIN_S, LOCK_S, POLICY, SURVEYS, OrderedConsumer, Process, World
+from tests.simulation.world import HEALED_WITHIN_S, LOCK_S, POLICY, OrderedConsumer, Process, World
 from toril.core.destination import LeaseRules, OutboundRequest
 from toril.core.errors import JobRefused, StoreError, WrongLockToken
 from toril.core.lease import Lease
@@ -19,22 +20,16 @@ from toril.core.ports import Meter
 from toril.engine.consumer import Consumer
 from toril.engine.executor import Executor
 from toril.engine.handovers import Handovers
-from toril.engine.lock_tokens import LockTokens
 from toril.engine.settler import Settler
-from toril.engine.shared_services import SharedServices
-from toril.engine.shared_waits import SharedWaits
 from toril.engine.supervisor import Supervisor
 from toril.queues.pulls import Pulls
 from toril.queues.rules.pull import Action, Extended, Failed, Finished, LeaseRequest, Released
 from toril.queues.rules.push_worker import PushWorker
 from toril.queues.rules.worker import Endpoint, WorkerSpec
 from toril.telemetry.measures import Measures
-from toril.testing import FakeLeasedQueues, FakeMeter, FakeOutbound, FakePresence, FakeQueueSurvey, answered
+from toril.testing import FakeLeasedQueues, FakeMeter, FakeOutbound, answered
 
-# What may be carried out twice without any difference: each is idempotent by its port's promise.
-_REPEATABLE = frozenset(
-    {"extend", "recover_stalled", "recover_abandoned", "adopt", "hand_over", "left_s", "held", "schedule_next"}
-)
+_REPEATABLE = LEASE_CALLS | {"hand_over", "left_s", "held", "schedule_next"}
 
 
 class _Job(Struct):
@@ -76,15 +71,7 @@ class QueuesInstance(Process):
             Wired(world.leased, line, repeatable=frozenset({"note"})), self, instance_id=self.name, now=self.now
         )
         self.settler = Settler(2 * LOCK_S, self.handovers, measures)
-        self.shared = SharedServices(
-            tasks=self.tasks,
-            waits=SharedWaits(world.markers.of(line)),
-            presence=FakePresence(),
-            now=self.now,
-            measures=measures,
-            tokens=LockTokens([b"secret"], self.name),
-            survey=Wired(FakeQueueSurvey(world.stores, world.now), line, repeatable=SURVEYS),
-        )
+        self.shared = services_of(self, measures)
         self.outbound = FakeOutbound(self._answer)
         self.supervisor = Supervisor(partial(self._consumer, chance), POLICY, self.shared)
         self.pulls = Pulls(

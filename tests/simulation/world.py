@@ -23,7 +23,6 @@ from toril.engine.slot import Slot
 LOCK_S = 6.0
 POLICY = EnginePolicy(lock_s=LOCK_S, stalled_interval_s=4.0, poll_interval_s=3.0, grace_s=2.0)
 _WRITES = frozenset({"complete", "retry", "fail", "snooze", "release"})
-SURVEYS = frozenset({"with_jobs", "to_check"})
 HEALED_WITHIN_S = 400.0
 """So long after the last fault everything must have come to its end."""
 

@@ -7,20 +7,16 @@ from starlette.middleware import Middleware
 from starlette.routing import Router
 
 from tests.simulation.delivery_parts import WiredBlobs
+from tests.simulation.engine_parts import LEASE_CALLS, services_of, settler_of
 from tests.simulation.proxy.parts import Flows
 from tests.simulation.queue_store import Broken
 from tests.simulation.wire import Wired
-from tests.simulation.world import LOCK_S, POLICY, SURVEYS, OrderedConsumer, Process
+from tests.simulation.world import POLICY, OrderedConsumer, Process
 from toril.core.destination import Destination
 from toril.core.stored_job import Keep
 from toril.engine.consumer import Consumer
 from toril.engine.executor import Executor
-from toril.engine.handovers import Handovers
 from toril.engine.load_shedding import LoadShedding
-from toril.engine.lock_tokens import LockTokens
-from toril.engine.settler import Settler
-from toril.engine.shared_services import SharedServices
-from toril.engine.shared_waits import SharedWaits
 from toril.engine.supervisor import Supervisor
 from toril.http_client.egress import Egress, EgressPolicy
 from toril.payloads.payload_offload import PayloadOffload
@@ -37,14 +33,9 @@ from toril.proxy.rules.upstream import callback_queue, queue_name
 from toril.proxy.submissions import QueuedSubmissions, SubmissionStores
 from toril.proxy.upstream_calls import UpstreamCalls
 from toril.proxy.waits import ProxyWaits
-from toril.telemetry.measures import Measures
 from toril.testing import (
-    FakeLeasedQueues,
     FakeMeter,
     FakeOutbound,
-    FakePresence,
-    FakeQueueSurvey,
-    FakeSettlementNotifications,
 )
 from toril.web.application import Application
 from toril.web.request_metrics import RequestMetrics
@@ -53,7 +44,6 @@ if TYPE_CHECKING:
     from tests.simulation.proxy.world import ProxyWorld
 
 _THRESHOLD_BYTES = 60
-_LEASE_CALLS = frozenset({"extend", "recover_stalled", "recover_abandoned", "adopt"})
 _JOB_CALLS = frozenset({"find", "response", "had_ended", "clean"})
 
 
@@ -77,17 +67,8 @@ class ProxyInstance(Process):
         jobs = Wired(world.proxied, line, repeatable=_JOB_CALLS)
         producer = Wired(world.producer, line, before=world.adds)
         keys = Wired(world.keys, line, repeatable=frozenset({"settle"}))
-        handovers = Handovers(FakeLeasedQueues(), FakeSettlementNotifications(), instance_id=self.name, now=now)
-        self.settler = Settler(2 * LOCK_S, handovers, Measures(meter, now))
-        self.shared = SharedServices(
-            tasks=self.tasks,
-            waits=SharedWaits(world.markers.of(line)),
-            presence=FakePresence(),
-            now=now,
-            measures=self.settler.measures,
-            tokens=LockTokens([b"secret"], self.name),
-            survey=Wired(FakeQueueSurvey(world.stores, world.now), line, repeatable=SURVEYS),
-        )
+        self.settler = settler_of(self, meter)
+        self.shared = services_of(self, self.settler.measures)
         busy = chance.random() < 0.3
         self.shedding = LoadShedding(lambda: world.loop.time() if busy else 0.0, lambda: 0.0, world.loop.time)
         self.supervisor = Supervisor(self._consumer, POLICY, self.shared)
@@ -129,9 +110,7 @@ class ProxyInstance(Process):
 
     def _consumer(self, destination: Destination, slots: int) -> Consumer:
         is_upstream = isinstance(destination, UpstreamDestination)
-        leases = Wired(
-            self.world.stores[destination.queue], self.line, repeatable=_LEASE_CALLS, before=self.check_write
-        )
+        leases = Wired(self.world.stores[destination.queue], self.line, repeatable=LEASE_CALLS, before=self.check_write)
         outbound = self.upstream_calls if is_upstream else self.callback_calls
         executor = Executor(destination, leases, outbound, self.settler, self.chance.random)
         return OrderedConsumer(destination, slots, leases, executor, self.shared, self.shedding.may_begin)
