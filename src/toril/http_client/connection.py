@@ -119,8 +119,7 @@ class HttpConnection(asyncio.Protocol):
         self._due = started + request.timeout_s
         left_s = self._due - perf_counter()
         expires_at = self._loop.time() + left_s
-        if self._timer is None or expires_at < self._looks_at:
-            self._look_at(expires_at)
+        self._look_by(expires_at)
         in_time = False
         try:
             if request.stream is not None:
@@ -215,13 +214,19 @@ class HttpConnection(asyncio.Protocol):
         """
         waiter: asyncio.Future[bool] = self._loop.create_future()
         self._waiter, self._patience_s = waiter, patience_s
-        if patience_s is not None and (self._timer is None or self._moved_at + patience_s < self._looks_at):
-            self._look_at(self._moved_at + patience_s)
+        if patience_s is not None:
+            self._look_by(self._moved_at + patience_s)
         return waiter
 
-    def _look_at(self, moment: float) -> None:
-        """Look then whether time is over. The timer outlasts a wait: one for each would cost as much as the wait."""
-        self._look_no_more()
+    def _look_by(self, moment: float) -> None:
+        """Look then, or before, whether time is over.
+
+        The timer outlasts a wait: one for each of them would cost as much as the wait.
+        """
+        if self._timer is not None:
+            if moment >= self._looks_at:
+                return
+            self._timer.cancel()
         self._looks_at = moment
         self._timer = self._loop.call_later(max(moment - self._loop.time(), 0.0), self._look)
 
@@ -238,7 +243,7 @@ class HttpConnection(asyncio.Protocol):
         if not self._collects:
             self._check_progress(waiter)
         elif (left_s := self._due - perf_counter()) > 0:
-            self._look_at(self._loop.time() + left_s)
+            self._look_by(self._loop.time() + left_s)
         else:
             waiter.set_result(False)
             self.abort()
@@ -252,7 +257,7 @@ class HttpConnection(asyncio.Protocol):
         if not self._written and self._writable.is_set():
             self._moved_at = now
         if self._moved_at + patience_s > now:
-            self._look_at(self._moved_at + patience_s)
+            self._look_by(self._moved_at + patience_s)
         else:
             waiter.set_result(False)
 

@@ -204,31 +204,28 @@ class Wire(asyncio.Protocol):
         if self._is_closed:
             raise StoreUnavailable(f"there is no connection to Redis: {self.why}")
         future = self._loop.create_future()
-        if not self._outgoing:
-            self._loop.call_soon(self._flush)
-        self._outgoing.append(packed)
         self._waiting.append(future)
-        self._sent += 1
-        self._gathered += len(packed)
-        if self._gathered >= _EARLY_BYTES:
-            self._flush()
+        self._gather(packed, 1)
         return future
 
     def send_many(self, packed: bytes, count: int, wanted: int) -> list[asyncio.Future[Reply]]:
         """Queue several commands in one piece; fails if the connection is closed."""
         if self._is_closed:
             raise StoreUnavailable(f"there is no connection to Redis: {self.why}")
-        if not self._outgoing:
-            self._loop.call_soon(self._flush)
-        self._outgoing.append(packed)
         futures = [self._loop.create_future() for _ in range(wanted)]
         self._waiting.extend([None] * (count - wanted))
         self._waiting.extend(futures)
+        self._gather(packed, count)
+        return futures
+
+    def _gather(self, packed: bytes, count: int) -> None:
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(packed)
         self._sent += count
         self._gathered += len(packed)
         if self._gathered >= _EARLY_BYTES:
             self._flush()
-        return futures
 
     async def call(self, *args: Argument) -> Reply:
         """Send one command and return its reply."""

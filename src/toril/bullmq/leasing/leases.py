@@ -153,7 +153,7 @@ class Leases(HeldLeases):
         """Return the calls that settle this lease: a job of a group holds a slot."""
         if lease.options.group is not None:
             self._meet_groups()
-        return self._calls_made or self._calls()
+        return self._calls()
 
     async def take(self, token: bytes) -> Next:
         """Lease the next job under `token`."""
@@ -218,10 +218,11 @@ class Leases(HeldLeases):
         kept = lease.options.keep_failed or self._rules.keep_failed or _KEEP_ALL
         keys, scripts = self._keys, self._shared.scripts
         await self._hold(verdict)
+        calls = self._calls_for(lease)
         reply = await scripts.call(
-            self._calls_for(lease).scripts.finish, keys,
+            calls.scripts.finish, keys,
             lease.job_id, self._now_ms(), "failedReason", verdict.reason, "failed", "1" if fetch_next else "",
-            keys.prefix, self._finish(lease, kept), failure_fields(lease, verdict),
+            keys.prefix, calls.finish_options(lease.token, kept, lease.options), failure_fields(lease, verdict),
             state="failed", job=lease.job_id,
         )  # fmt: skip
         found = self._settled(reply, lease, fetch_next)
@@ -252,11 +253,11 @@ class Leases(HeldLeases):
     async def _delay(
         self, lease: Lease, after_ms: int, changes: bytes, *, fetch_next: bool, spend: bool
     ) -> Next | None:
-        keys, scripts = self._keys, self._shared.scripts
+        keys, scripts, calls = self._keys, self._shared.scripts, self._calls_for(lease)
         reply = await scripts.call(
-            self._calls_for(lease).scripts.delay, keys,
+            calls.scripts.delay, keys,
             keys.prefix, self._now_ms(), lease.job_id, lease.token, after_ms, "0" if spend else "1", changes,
-            "1" if fetch_next else "0", self._calls().lease_options(lease.token),
+            "1" if fetch_next else "0", calls.lease_options(lease.token),
             job=lease.job_id,
         )  # fmt: skip
         # Unlike moveToFinished, this script also returns 0 while a rate limit holds: the caller has to take again.
@@ -340,15 +341,11 @@ class Leases(HeldLeases):
     def _settled(self, reply: Any, lease: Lease, fetched: bool) -> Next | None:
         if isinstance(reply, list):
             self._count_held(reply)
-            if reply[0]:
-                return self._next(reply, lease.token)
-            return None if self._passed_over(reply) or self._has_more(reply) else self._next(reply, lease.token)
+            if not reply[0] and (self._passed_over(reply) or self._has_more(reply)):
+                return None
+            return self._next(reply, lease.token)
         if isinstance(reply, int) and reply < 0:
             raise refused(reply, lease.job_id)
         if reply is None or isinstance(reply, int):
             return NOTHING if fetched else None
         raise StoreError(f"BullMQ's script returned {reply!r} for job {lease.job_id!r}")
-
-    def _finish(self, lease: Lease, kept: Keep) -> bytes:
-        options = lease.options
-        return self._calls().finish_options(lease.token, kept, options)
