@@ -90,6 +90,8 @@ class Shop:
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
         async with self._room:
+            # Those that PostgreSQL has closed meanwhile, when it was killed, are of no use.
+            self._free = [one for one in self._free if not one.is_closed()]
             if self._free:
                 connection = self._free.pop()
             else:
