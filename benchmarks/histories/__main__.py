@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks.histories.fleet import LOCK_S
 from benchmarks.histories.judge import Judge
 from benchmarks.histories.plan import DoorName, Fault
+from benchmarks.histories.pullers import LEASE_S
 from benchmarks.histories.report import histories, report
 from benchmarks.histories.run import Size, run
 from benchmarks.processes import exit_on_sigterm
@@ -45,6 +46,7 @@ def main() -> int:
         sources=options.sources,
         processes=options.processes,
         lock_s=options.lock,
+        lease_s=options.lease,
     )
     history, folder = run(options.seed, doors, size, lambda text: print(text, flush=True))
     verdict = Judge(history, size.lock_s).verdict()
@@ -98,6 +100,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="of each toril (default %(default)s)")
     parser.add_argument("--lock", type=float, default=LOCK_S, metavar="S", help="of jobs (default %(default)s)")
+    parser.add_argument(
+        "--lease", type=float, default=LEASE_S, metavar="S", help="of pull workers (default %(default)s)"
+    )
     parser.add_argument("--sources", type=Path, metavar="FOLDER", help="of the toril to check, instead of this one's")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there too")
     return parser.parse_args()

@@ -22,18 +22,19 @@ from benchmarks.histories.records import Records
 LEASE_S = 3.0
 _COUNT = 8
 _WAIT_MS = 1000
-_WORK_S = {Reply.SLOW: 0.15, Reply.LATE: LEASE_S + 1.0, Reply.EXTENDED: LEASE_S * 0.6}
 _EXTENSIONS = 2
 
 
 class Pullers:
     """Some pull workers of one queue; each leases up to eight jobs at a time, and works on all that it has at once."""
 
-    def __init__(self, endpoint: Endpoint, records: Records, ports: Sequence[int], seed: int) -> None:
+    def __init__(self, endpoint: Endpoint, records: Records, ports: Sequence[int], seed: int, lease_s: float) -> None:
         self._endpoint = endpoint
         self._records = records
         self._ports = ports
         self._seed = seed
+        self._lease_s = lease_s
+        self._work_s = {Reply.SLOW: 0.15, Reply.LATE: lease_s + 1.0, Reply.EXTENDED: lease_s * 0.6}
         self._over = False
 
     @contextlib.asynccontextmanager
@@ -49,7 +50,7 @@ class Pullers:
 
     async def _lease(self, name: str, tasks: asyncio.TaskGroup) -> None:
         caller = Caller(self._ports, f"{self._seed}/{name}")
-        asked = {"count": _COUNT, "wait_ms": _WAIT_MS, "lock_ms": int(LEASE_S * 1000), "worker": name}
+        asked = {"count": _COUNT, "wait_ms": _WAIT_MS, "lock_ms": int(self._lease_s * 1000), "worker": name}
         while not self._over:
             began = time.monotonic()
             answer = await caller.ask("POST", f"/queues/{PULLED}/lease", asked)
@@ -72,7 +73,7 @@ class Pullers:
     def _begin(self, item: Mapping[str, Any], began: float) -> _Work:
         number, job_id = item["job"]["data"]["number"], item["job"]["id"]
         arrival = self._endpoint.note(self._records, number, job_id, item["job"]["attemptsStarted"], None)
-        arrival.held = held = Held(began, began + LEASE_S)
+        arrival.held = held = Held(began, began + self._lease_s)
         return _Work(number, arrival, held, item["token"])
 
     async def _work(self, work: _Work, name: str) -> None:
@@ -80,12 +81,12 @@ class Pullers:
         reply = work.arrival.reply
         caller = Caller(self._ports, f"{self._seed}/{name}")
         for _ in range(_EXTENSIONS if reply is Reply.EXTENDED else 0):
-            await asyncio.sleep(_WORK_S[reply])
+            await asyncio.sleep(self._work_s[reply])
             began = time.monotonic()
             extended = await self._ask(work, caller, "extend", {})
             if extended.status == 204:
-                work.held.until = began + LEASE_S
-        await asyncio.sleep(_WORK_S.get(reply, 0.0))
+                work.held.until = began + self._lease_s
+        await asyncio.sleep(self._work_s.get(reply, 0.0))
         match reply:
             case Reply.ERROR:
                 await self._settle(work, caller, "fail", {"reason": "as planned"})
@@ -163,8 +164,10 @@ class _Work:
         self.arrival.whole = accepted and self.arrival.reply in COMPLETING
 
 
-def pullers(endpoint: Endpoint, records: Mapping[DoorName, Records], ports: Sequence[int], seed: int) -> Pullers | None:
-    """Return the pull workers of a run; None where it has no queues."""
+def pullers(
+    endpoint: Endpoint, records: Mapping[DoorName, Records], ports: Sequence[int], seed: int, lease_s: float
+) -> Pullers | None:
+    """Return the pull workers of a run, who lease jobs for so long; None where it has no queues."""
     if DoorName.QUEUES not in records:
         return None
-    return Pullers(endpoint, records[DoorName.QUEUES], ports, seed)
+    return Pullers(endpoint, records[DoorName.QUEUES], ports, seed, lease_s)

@@ -23,7 +23,7 @@ from benchmarks.histories.faults import Faults
 from benchmarks.histories.fleet import LOCK_S, Fleet
 from benchmarks.histories.plan import DoorName, Fault, Planned, faults_for, is_batched, planned_faults
 from benchmarks.histories.proxy_door import ProxyDoor
-from benchmarks.histories.pullers import pullers
+from benchmarks.histories.pullers import LEASE_S, pullers
 from benchmarks.histories.queues_door import QueuesDoor
 from benchmarks.histories.records import Records
 
@@ -52,6 +52,7 @@ class Size:
         within_s: after how long no case is begun and no fault happens, whatever was accepted.
         processes: how many processes each toril has.
         lock_s: how long the locks of jobs live.
+        lease_s: how long pull workers lease jobs for.
         sources: the folder that the torils import toril from; where it is None, from the one that is installed.
     """
 
@@ -66,6 +67,7 @@ class Size:
     sources: Path | None = None
     processes: int = 1
     lock_s: float = LOCK_S
+    lease_s: float = LEASE_S
 
 
 @dataclass
@@ -150,7 +152,7 @@ class Run:
                 caller = Caller(ports, f"{self.history.seed}/operator")
                 for door in self._made.values():
                     await door.prepare(caller, self.endpoint)
-                pulling = pullers(self.endpoint, self.records, ports, self.history.seed)
+                pulling = pullers(self.endpoint, self.records, ports, self.history.seed, self._size.lease_s)
                 async with pulling.working(_PULLERS) if pulling else nullcontext():
                     await self._mistreat(ports)
                     await self._rest(caller)
