@@ -19,6 +19,10 @@ class Complete(Struct):
     fields: tuple[bytes, ...] = ()
 
 
+GONE = Complete(b"null")
+"""The job leaves its queue, because what it stands for has ended before: it is not measured a second time."""
+
+
 class Retry(Struct):
     """Try again after `after_ms` (0 is at once); this attempt counts. No job of the queue starts for `hold_ms`."""
 

@@ -19,7 +19,7 @@ from toril.core.destination import RandomSource
 from toril.core.errors import BlobLost, BlobsUnavailable, RowRefused, StoreError, StoreUnavailable
 from toril.core.lease import Lease, Next
 from toril.core.outcome import ConnectFailed, Outcome
-from toril.core.verdict import Complete, DeadLetter, Settlement, Snooze, Verdict
+from toril.core.verdict import GONE, DeadLetter, Settlement, Snooze, Verdict
 from toril.delivery.breaker_gate import BreakerGate, GatedAttempt
 from toril.delivery.journal import Journal
 from toril.delivery.ledger_fleet import LedgerFleet
@@ -49,7 +49,6 @@ _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 _TRIES_A_MINUTE = 30
 _BODIES_AWAY_S = 5.0
-_GONE = Complete(b"null")
 
 
 def _ignore(lease: Lease, outcome: Outcome, verdict: Verdict) -> None:
@@ -100,9 +99,9 @@ class DeliveryExecutor(Executor):
                 attempt = GatedAttempt(token, begun.delivery.job_id, admission.probe)
                 verdict, told = await self._make(slot, lease, begun, attempt, leased_at)
             elif isinstance(begun, Refused) and begun.delivery is None:
-                verdict = self._fleet.rowless(lease, self._target.spec.name) or _GONE
+                verdict = self._fleet.rowless(lease, self._target.spec.name) or GONE
             elif isinstance(begun, Refused):
-                verdict = _GONE  # it has finished already: its job leaves the queue
+                verdict = GONE  # it has finished already: its job leaves the queue
         finally:
             if not told:
                 await self._gate.leave(token)
@@ -119,7 +118,7 @@ class DeliveryExecutor(Executor):
         if entry is not None:
             change = entry.ending or self._journal.given_back(entry.begun)
             try:
-                await self._journal.end(change, _GONE)
+                await self._journal.end(change, GONE)
             except StoreError as exc:
                 # The next worker to take the job finds the attempt under way, and records it as lost.
                 log.debug("journal.not_given_back", queue=lease.queue, error=exc.message)

@@ -15,7 +15,7 @@ from toril.core.errors import BlobsUnavailable
 from toril.core.lease import Lease
 from toril.core.outcome import Answered, ConnectFailed, CutOff, Outcome, Replied, TimedOut, failure_of_the_way
 from toril.core.ports import Now
-from toril.core.verdict import Complete, DeadLetter, Fail, Retry, Settlement, Snooze
+from toril.core.verdict import GONE, Complete, DeadLetter, Fail, Retry, Settlement, Snooze
 from toril.delivery.ports import AnyLedger
 from toril.delivery.rules.changes import (
     AttemptResult,
@@ -157,11 +157,11 @@ class Journal:
         """
         match await self._ledger.end(change):
             case Written(delivery=delivery) if delivery.status is Status.CANCELLED:
-                return Complete(b"null")  # it leaves the queue
+                return GONE
             case Written():
                 return verdict
             case Refused(delivery=delivery) if delivery is not None and delivery.status in TERMINAL:
-                return Complete(b"null")
+                return GONE
             case Refused():
                 # The attempt was recorded as lost and another one has begun, or the ledger is another one now.
                 return None

@@ -20,7 +20,7 @@ from toril.core.metrics import (
 from toril.core.outcome import Answered, Outcome, Replied
 from toril.core.ports import Meter, Now
 from toril.core.stored_job import added_ms, due_ms
-from toril.core.verdict import Complete, DeadLetter, Fail, HandOver, Retry, Settlement, Snooze, Verdict
+from toril.core.verdict import GONE, Complete, DeadLetter, Fail, HandOver, Retry, Settlement, Snooze, Verdict
 from toril.telemetry.failures import STALLED, Failures
 
 Labels = tuple[str, str]
@@ -78,7 +78,9 @@ class Measures:
         self._meter.count(ATTEMPTS, (*labels, outcome, verdict))
 
     def settled(self, lease: Lease, verdict: Verdict) -> None:
-        """Measure how long a job took, when its last verdict is written."""
+        """Measure how long a job took, when its last verdict is written; not of one that stands for nothing now."""
+        if verdict is GONE:
+            return
         if isinstance(verdict, (Complete, Fail, DeadLetter)):  # a union would be made anew for each job
             took_s = max(0.0, self.now() - added_ms(lease.fields) / 1000)
             self._meter.observe(JOB_SECONDS, (lease.queue, _VERDICTS[type(verdict)]), took_s, lease.trace)

@@ -16,6 +16,7 @@ from toril.delivery.rules.retry_policy import RetryPolicy
 from toril.delivery.rules.target import BreakerPolicy, TargetSpec, Timeouts
 from toril.engine.slot import Slot
 from toril.payloads.payload_offload import PayloadOffload
+from toril.telemetry.measures import Measures
 from toril.testing import (
     FakeBlobs,
     FakeBreakers,
@@ -23,6 +24,7 @@ from toril.testing import (
     FakeHolds,
     FakeLeaseStore,
     FakeLedger,
+    FakeMeter,
     FakeOutbound,
     FakeSightings,
 )
@@ -52,12 +54,14 @@ class Pipeline:
         self.breakers = FakeBreakers(clock)
         self.holds = FakeHolds()
         self.target = Target(spec, clock)
+        self.meter = FakeMeter()
         self.executor = self.worker()
         self.slot = Slot(b"token:1")
 
     def worker(self) -> DeliveryExecutor:
         """A pipeline of another process."""
         settler = patient(2 * LOCK_S)
+        settler.measures = Measures(self.meter, self.clock)
         journal = Journal(self.ledger, self.offload, self.target, by="worker", lease_s=30.0, now=self.clock)
         gate = BreakerGate(self.target, self.breakers, self.holds, settler, self.clock, 30.0)
         return DeliveryExecutor(

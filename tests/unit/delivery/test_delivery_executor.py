@@ -9,12 +9,8 @@ import pytest
 
 from tests.unit.delivery.pipeline import QUEUE, SPEC, Pipeline
 from tests.unit.engine.support import until
-from toril.core.errors import (
-    LedgerUnavailable,
-    RowRefused,
-    StoreError,
-    StoreRefused,
-)
+from toril.core.errors import LedgerUnavailable, RowRefused, StoreError, StoreRefused
+from toril.core.metrics import JOB_SECONDS
 from toril.delivery.rules.changes import Cancel, Lose, Written
 from toril.delivery.rules.delivery import Inline, new_job_id
 from toril.delivery.rules.lifecycle import Status, faults
@@ -88,6 +84,18 @@ async def test_a_job_without_an_open_delivery_leaves_the_queue_without_an_attemp
     assert pipeline.outbound.requests == []
     assert not pipeline.store.active
     assert not pipeline.store.waiting
+    assert pipeline.meter.values(JOB_SECONDS) == []
+
+
+async def test_the_end_of_a_delivery_is_measured_once(pipeline: Pipeline) -> None:
+    pipeline.endpoints.open(answered(200))
+    await pipeline.accept()
+    await pipeline.work()
+    pipeline.store.add("1")  # as by a recoverer that saw the row right before its end
+    await pipeline.work()
+    assert pipeline.statuses() == ["queued", "dispatching", "delivered"]
+    assert not pipeline.store.active
+    assert [labels for labels, _ in pipeline.meter.values(JOB_SECONDS)] == [(QUEUE, "complete")]
 
 
 JOB_ID = new_job_id(1_700_000_000.0, bytes(10))
