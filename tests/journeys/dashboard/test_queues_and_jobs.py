@@ -16,6 +16,7 @@ from tests.support.waiting import eventually
 
 READER = "reader-token"
 NewQueue = Callable[[], str]
+SEEN = "[...document.querySelectorAll('table.events bdi')].filter((one) => one.innerText === 'seen').length"
 
 
 class TestLogin:
@@ -304,6 +305,12 @@ def test_no_page_is_wider_than_the_screen(tab: Tab, toril: TorilProcess, new_que
         assert overflow <= 0, f"{overflow} px too wide at {width}"
 
 
+def forget_outage(tab: Tab) -> None:
+    """Drop the complaints about a server that the test has killed."""
+    away = ("ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY")
+    tab.complaints[:] = [one for one in tab.complaints if not any(name in one for name in away)]
+
+
 def test_the_page_comes_back_by_itself_when_the_server_restarts(
     tab: Tab, start_valkey: Callable[..., ValkeyProcess], start_toril: StartToril
 ) -> None:
@@ -323,5 +330,25 @@ def test_the_page_comes_back_by_itself_when_the_server_restarts(
     tab.shows("2 jobs wait")
     tab.shows("Live")
     assert len([url for url in tab.requested[before:] if "/events" in url]) < 8
-    away = ("ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY")
-    tab.complaints[:] = [one for one in tab.complaints if not any(name in one for name in away)]
+    forget_outage(tab)
+
+
+def test_the_tail_of_events_goes_on_where_it_broke_off(
+    tab: Tab, start_valkey: Callable[..., ValkeyProcess], start_toril: StartToril
+) -> None:
+    valkey = start_valkey()
+    toril, other = start_toril(valkey), start_toril(valkey)
+    toril.gateway.add("orders", job())
+    open_page(tab, toril, "events?queues=orders")
+    tab.shows("Live")
+    toril.gateway.add_one("orders", {}, jobId="seen")
+    tab.until(f"{SEEN} === 2", "the events 'added' and 'waiting'")
+    toril.kill()
+    tab.shows("Not live")
+    other.gateway.add_one("orders", {}, jobId="missed")
+    toril.start()
+    tab.shows("missed")
+    toril.gateway.add_one("orders", {}, jobId="after")
+    tab.shows("after")
+    assert tab.run(SEEN) == 2
+    forget_outage(tab)

@@ -10,6 +10,7 @@ import { Page } from "../parts/frame.js";
 import { useRows } from "../parts/rows.js";
 
 const KEPT = 500;
+const FIRST_PAUSE_MS = 1000;
 /** @type {Record<string, string>} */
 const COLOURS = { completed: "good", failed: "bad", active: "busy", stalled: "warn", "retries-exhausted": "bad", paused: "warn", resumed: "good" };
 
@@ -41,14 +42,17 @@ export function EventsPage() {
       setLines((before) => [...fresh, ...before].slice(0, KEPT));
     }, 250);
     const listen = async () => {
-      for (let pauseMs = 1000; !ending.signal.aborted; pauseMs = Math.min(10_000, pauseMs * 2)) {
+      let pauseMs = FIRST_PAUSE_MS;
+      let since = ""; // what happens while the stream is broken off comes when it goes on
+      for (; !ending.signal.aborted; pauseMs = Math.min(10_000, pauseMs * 2)) {
         try {
-          await follow(address("events", { queues }), ending.signal, (event) => {
+          await follow(address("events", since ? { queues, since } : { queues }), ending.signal, (event) => {
+            since = event.id || since;
             const data = JSON.parse(event.data);
             const { queue, jobId, ...rest } = data;
             held.current.push({ key: ++number.current, at: Date.now(), queue: queue || queues, name: event.event, jobId: jobId || "", rest: JSON.stringify(rest) });
             if (held.current.length > KEPT) held.current.shift();
-          }, { opened: () => { live.state.value = "live"; live.fresh(); } });
+          }, { opened: () => { pauseMs = FIRST_PAUSE_MS; live.state.value = "live"; live.fresh(); } });
         } catch (error) {
           if (ending.signal.aborted) return;
           if (error instanceof ApiError && error.status >= 400 && error.status < 500) {
