@@ -1,10 +1,11 @@
-"""Tiny runs of what `benchmarks.growth` measures beside the adds: a ledger, and memory."""
+"""Tiny runs of what `benchmarks.growth` measures beside the adds: a cluster, a ledger, and memory."""
 
 import shutil
 
 import pytest
 from benchmarks import growth_ledger
 from benchmarks.growing import Options
+from benchmarks.growth_cluster import cluster
 from benchmarks.growth_memory import memory
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the load generator is compiled with gcc")
@@ -25,3 +26,12 @@ def test_memory_is_told_for_each_minute_and_jobs_are_pushed_meanwhile() -> None:
     found = memory(Options(minutes=2), minute_s=1.0)
     assert list(found) == ["minute 1", "minute 2"]
     assert all(figures["MB of toril"] > 1 and figures["jobs/s pushed"] > 0 for figures in found.values())
+
+
+def test_queues_are_spread_over_the_nodes_of_a_cluster_and_each_does_a_part() -> None:
+    found = cluster(Options(seconds=0.3, rounds=1))
+    assert list(found) == ["1 node", "3 nodes"]
+    assert found["1 node"]["queues at least"] == 300
+    three = found["3 nodes"]
+    assert 60 < three["queues at least"] <= 100 <= three["queues at most"] < 140
+    assert 0 < three["µs of the busiest node an add"] < three["µs of all nodes an add"]
