@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toril.core.http.headers import Header
 from toril.proxy.rules.caching import MAX_BODY_BYTES, as_hit, as_miss, cache_key, from_record, is_cacheable, to_record
 from toril.proxy.rules.envelope import RecordedResponse, decode_response, encode_response
 from toril.testing.outbound import answered
@@ -33,6 +34,20 @@ def test_no_two_different_requests_have_one_key(requests) -> None:  # type: igno
     }
     keys = {cache_key(method, url, headers, body, NONE) for method, url, headers, body in requests}
     assert len(keys) == len(canonical)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (b"PUT", b"/a", [(b"a", b"1")], b"body"),
+        (b"POST", b"/b", [(b"a", b"1")], b"body"),
+        (b"POST", b"/a", [(b"b", b"1")], b"body"),
+        (b"POST", b"/a", [(b"a", b"2")], b"body"),
+        (b"POST", b"/a", [(b"a", b"1")], b"another"),
+    ],
+)
+def test_each_part_of_a_request_counts(other: tuple[bytes, bytes, list[Header], bytes]) -> None:
+    assert cache_key(*other, NONE) != cache_key(b"POST", b"/a", [(b"a", b"1")], b"body", NONE)
 
 
 def test_excluded_headers_do_not_count_in_any_spelling() -> None:
