@@ -263,7 +263,7 @@ DEFECTS = (
         "releases-unrecorded",
         "an attempt that was given back stays under way in the ledger",
         "delivery/delivery_executor.py",
-        "                await self._journal.end(change, _GONE)\n",
+        "                await self._journal.end(change, GONE)\n",
         "                pass\n",
     ),
     Defect(
@@ -375,8 +375,15 @@ DEFECTS = (
         "begins-what-it-lost",
         "a job whose lease was lost while its scheduler was asked for the next one begins, or is given back",
         "engine/executor.py",
-        "        if lease.lost:  # while",
-        "        if lease.lost and lease.handed_over:  # while",
+        "        if lease.lost:  # meanwhile",
+        "        if lease.lost and lease.handed_over:  # meanwhile",
+    ),
+    Defect(
+        "begins-late",
+        "a toril that stood still makes the requests of jobs that another one has done meanwhile",
+        "engine/executor.py",
+        "if verdict is None and self._settler.is_late(lease):",
+        "if verdict is None and lease.lost:",
     ),
     Defect(
         "adopts-what-it-made",

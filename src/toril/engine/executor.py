@@ -82,7 +82,9 @@ class Executor:
         the lease was lost, given back or handed over, or (`slot.doubtful`) Redis' answer was lost.
         """
         verdict = None if _BESIDE.isdisjoint(lease.fields) else await self._admit(lease)
-        if lease.lost:  # while it was admitted, another worker may have begun the job
+        if verdict is None and self._settler.is_late(lease):
+            await self._settler.look_for_lock(self._store, lease)
+        if lease.lost:  # meanwhile another worker may have begun the job
             return None
         if verdict is None and slot.dismissed:
             await self.release(lease)

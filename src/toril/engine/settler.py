@@ -37,6 +37,8 @@ T = TypeVar("T")
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 0.5
 _REPEAT_S = 10.0
+_LATE = 3 / 8
+"""Of the patience, which is two locks: a lock lives for longer than this from when it was asked for."""
 
 
 class Settler:
@@ -127,6 +129,12 @@ class Settler:
 
     async def _takes_back(self, store: LeaseStore, lease: Lease) -> bool:
         """Lock a job again whose lock has lapsed; return False if it is not ours now."""
+        if not await self._renews(store, lease):
+            return False
+        log.info("lease.taken_back", queue=lease.queue, job_id=_shown(lease))
+        return True
+
+    async def _renews(self, store: LeaseStore, lease: Lease) -> bool:
         asked_at = asyncio.get_running_loop().time()
         try:
             if await self.patiently(lambda: store.extend([lease]), lease):
@@ -136,8 +144,19 @@ class Settler:
         if lease.lost:  # the lease keeper has given it up meanwhile
             return False
         lease.renewed_at = max(lease.renewed_at, asked_at)
-        log.info("lease.taken_back", queue=lease.queue, job_id=_shown(lease))
         return True
+
+    def is_late(self, lease: Lease) -> bool:
+        """Return True if its lock may have lapsed: its process may have stood still before it read the answer."""
+        return asyncio.get_running_loop().time() - lease.renewed_at > self._patience_s * _LATE
+
+    async def look_for_lock(self, store: LeaseStore, lease: Lease) -> None:
+        """Renew a lease whose attempt comes late; it is lost if another worker may have the job by now."""
+        if lease.lost or await self._renews(store, lease) or lease.lost:
+            return
+        # A renewal without an answer may still take its lock back, so its token holds no other job.
+        lease.lost = lease.unanswered = True
+        self._lost(lease, LeaseLost())
 
     def _lost(self, lease: Lease, why: TorilError) -> None:
         self.measures.lost(lease.queue)

@@ -291,3 +291,44 @@ async def test_each_attempt_is_one_log_line(
     (line,) = [line for line in logs if line["event"] == "attempt"]
     assert line["log_level"] == level
     assert line.items() >= ({"queue": "orders", "job_id": "1", "attempt": 1} | fields).items()
+
+
+class TestALateAttempt:
+    """The process stood still between the lease and its request."""
+
+    async def late(self, bench: ExecutorBench, by_s: float) -> Lease:
+        lease = await bench.lease()
+        lease.renewed_at -= by_s
+        return lease
+
+    async def test_is_not_made_if_another_worker_has_the_job(self, bench: ExecutorBench) -> None:
+        bench.endpoints.open()
+        lease = await self.late(bench, LOCK_S)
+        bench.store.steal(b"1")
+        with capture_logs() as logs:
+            assert await bench.execute(lease) is None
+        assert bench.outbound.requests == []
+        assert (lease.lost, lease.unanswered) == (True, True)
+        assert [line["event"] for line in logs] == ["lease.lost"]
+
+    async def test_is_made_with_a_renewed_lock_if_none_has(self, bench: ExecutorBench) -> None:
+        bench.endpoints.open()
+        lease = await self.late(bench, LOCK_S)
+        before = asyncio.get_running_loop().time()
+        assert await bench.execute(lease) == NoJob()
+        assert bench.store.completed == {b"1": b'"done"'}
+        assert bench.store.calls.count("extend") == 1
+        assert lease.renewed_at >= before
+
+    async def test_is_not_made_while_redis_cannot_say_who_has_the_job(self, bench: ExecutorBench) -> None:
+        bench.endpoints.open()
+        lease = await self.late(bench, LOCK_S)
+        bench.store.break_next("extend", carried_out=False)
+        await bench.execute(lease)
+        assert bench.store.calls == ["take", "extend", "extend", "complete"]
+        assert len(bench.outbound.requests) == 1
+
+    async def test_is_none_while_its_lock_must_be_there(self, bench: ExecutorBench) -> None:
+        bench.endpoints.open()
+        await bench.execute(await self.late(bench, LOCK_S * 0.7))
+        assert "extend" not in bench.store.calls
