@@ -70,8 +70,8 @@ DEFECTS = (
         "gives-up-at-once",
         "a settlement is given up at the first error",
         "engine/settler.py",
-        "if loop.time() - lease.renewed_at > self._patience_s:",
-        "if loop.time() - lease.renewed_at >= 0:",
+        "                await asyncio.sleep(_pause_s(tries))\n            except LeaseLost as exc:",
+        "                return None\n            except LeaseLost as exc:",
     ),
     Defect(
         "no-stalled-check",

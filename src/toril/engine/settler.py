@@ -45,7 +45,8 @@ class Settler:
     """Settles leases of any queue.
 
     Args:
-        patience_s: how long to try while Redis is away. After two lock durations the job is not ours.
+        patience_s: how long to try what is no settlement while Redis is away, two locks. A settlement is tried until
+            Redis is back: the job is its worker's until another one has begun it.
         handovers: keep the slots of jobs that are settled later.
         measures: of jobs that end and of leases that are lost; executors add the attempts.
         tracing: makes spans of attempts and settlements; None makes none.
@@ -92,9 +93,6 @@ class Settler:
                 tries += 1
                 if isinstance(exc, (ConnectionLost, StoreTimeout)):
                     slot.doubtful = lease.unanswered = True
-                if loop.time() - lease.renewed_at > self._patience_s:
-                    self._lost(lease, exc)
-                    return None
                 await asyncio.sleep(_pause_s(tries))
             except LeaseLost as exc:
                 if taken_back or not (taken_back := await self._takes_back(store, lease)):

@@ -109,7 +109,6 @@ class Bench:
         tasks: asyncio.TaskGroup,
         limit: int,
         limiter: Limiter | None,
-        patience_s: float,
         executor: type[Executor] = Executor,
     ) -> None:
         self.clock = clock
@@ -129,7 +128,7 @@ class Bench:
         self.leased = FakeLeasedQueues()
         self.news = FakeSettlementNotifications()
         self.handovers = Handovers(self.leased, self.news, instance_id="instance", now=clock)
-        self.settler = Settler(patience_s, self.handovers)
+        self.settler = Settler(2 * LOCK_S, self.handovers)
         self.destination = FakeDestination(concurrency=limit)
         self.executor = executor(self.destination, self.store, self.outbound, self.settler, lambda: 0.5)
         self.gate: Callable[[], bool] = lambda: True
@@ -173,13 +172,12 @@ async def bench(
     limit: int = 1,
     *,
     limiter: Limiter | None = None,
-    patience_s: float = 2 * LOCK_S,
     executor: type[Executor] = Executor,
 ) -> AsyncIterator[Bench]:
     """A consumer that works for the length of a block, and is ended in good order behind it."""
     failure: Exception | None = None
     async with asyncio.TaskGroup() as tasks:
-        made = Bench(clock, tasks, limit, limiter, patience_s, executor)
+        made = Bench(clock, tasks, limit, limiter, executor)
         try:
             yield made
         except Exception as exc:

@@ -673,12 +673,14 @@ async def test_an_adopted_lease_is_worked_on(clock: FakeClock) -> None:
 
 
 async def test_an_adopted_lease_whose_attempt_was_made_is_given_back(clock: FakeClock) -> None:
-    """Its result could not be written for so long that it was given up: a start of a job makes one request."""
-    async with bench(clock, patience_s=1.0) as made:
+    """Its lease was given up before its result could be written: a start of a job makes one request."""
+    async with bench(clock) as made:
         made.endpoints.open()
         made.store.add("1")
         made.store.break_next("complete", carried_out=False, times=20)
         made.consumer.look()
+        await made.until(lambda: made.store.calls.count("complete") == 3, within_s=5.0)
+        made.consumer.lose(made.consumer.in_flight[0])
         await made.until(lambda: made.consumer.in_doubt, within_s=5.0)
         made.store._breaks.clear()
         made.gate = lambda: False
@@ -811,7 +813,7 @@ async def test_a_process_shutdown_ends_its_consumers_without_errors(clock: FakeC
     errors: list[type[Exception]] = []
     try:
         async with asyncio.TaskGroup() as tasks:
-            made = Bench(clock, tasks, 2, None, LOCK_S)
+            made = Bench(clock, tasks, 2, None)
             made.store.hold_answers()
             made.consumer.look()
             await made.settle_down()
