@@ -82,10 +82,7 @@ class Pullers:
         caller = Caller(self._ports, f"{self._seed}/{name}")
         for _ in range(_EXTENSIONS if reply is Reply.EXTENDED else 0):
             await asyncio.sleep(self._work_s[reply])
-            began = time.monotonic()
-            extended = await self._ask(work, caller, "extend", {})
-            if extended.status == 204:
-                work.held.until = began + self._lease_s
+            await self._extend(work, caller)
         await asyncio.sleep(self._work_s.get(reply, 0.0))
         match reply:
             case Reply.ERROR:
@@ -101,6 +98,17 @@ class Pullers:
                     work.held.again = again.status
         self._end(work)
         caller.close()
+
+    async def _extend(self, work: _Work, caller: Caller) -> None:
+        """Extend a lease, again until there is an answer: without one it may run out."""
+        while True:
+            began = time.monotonic()
+            answer = await self._ask(work, caller, "extend", {})
+            if answer.status == 204:
+                work.held.until = began + self._lease_s
+            if not answer.uncertain:
+                return
+            await asyncio.sleep(PAUSE_S)
 
     async def _settle(self, work: _Work, caller: Caller, action: str, body: Mapping[str, Any]) -> None:
         """Settle a job, again until it is known what came of it. Unsure is a refusal behind a try without an answer."""
