@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Coroutine
@@ -69,7 +70,7 @@ LEAST_KEY_S = 24 * 3600.0
 def load_shedding_of(settings: Settings) -> LoadShedding:
     """Return what decides whether jobs give way to requests, together with the other processes of the instance."""
     board = load_board.mapped(settings.metrics.folder, settings.engine.process, settings.engine.processes)
-    return LoadShedding(busy_s, idle_s, time.monotonic, board)
+    return LoadShedding(busy_s, idle_s, os.cpu_count() or 1, time.monotonic, board)
 
 
 class SharedWithProxy(Struct, frozen=True):

@@ -70,7 +70,7 @@ class ProxyInstance(Process):
         self.settler = settler_of(self, meter)
         self.shared = services_of(self, self.settler.measures)
         busy = chance.random() < 0.3
-        self.shedding = LoadShedding(lambda: world.loop.time() if busy else 0.0, lambda: 0.0, world.loop.time)
+        self.shedding = LoadShedding(lambda: world.loop.time() if busy else 0.0, lambda: 0.0, 2, world.loop.time)
         self.supervisor = Supervisor(self._consumer, POLICY, self.shared)
         self.chance = chance
         singleflight = None

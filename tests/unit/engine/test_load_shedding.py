@@ -10,11 +10,11 @@ SOME_IDLE_TIME = 0.3
 class Process:
     """A process that is busy for a share of its time, accepts so many requests a second, and begins what it may."""
 
-    def __init__(self, board: LoadBoard | None = None) -> None:
+    def __init__(self, board: LoadBoard | None = None, cores: int = 2) -> None:
         self.now_s = 0.0
         self.busy_s = 0.0
         self.idle_s = 0.0
-        self.gate = LoadShedding(lambda: self.busy_s, lambda: self.idle_s, lambda: self.now_s, board)
+        self.gate = LoadShedding(lambda: self.busy_s, lambda: self.idle_s, cores, lambda: self.now_s, board)
 
     def live(
         self, for_s: float, busy: float, accepts_per_s: float, tries: int = MANY, idle: float = SOME_IDLE_TIME
@@ -106,6 +106,17 @@ def test_a_process_that_waits_half_its_time_while_no_core_is_idle_begins_only_a_
     assert process.live(1.0, 0.5, 6000, idle=0.02) == pytest.approx(6000 / ACCEPTED_PER_JOB, rel=0.05)
     process.live(1.0, 0.5, 6000, idle=0.3)
     assert process.live(1.0, 0.5, 6000, idle=0.3) == 100 * MANY
+
+
+@pytest.mark.parametrize(
+    ("cores", "most_idle"),
+    [(1, 0.25), (2, 0.25), (4, 0.125), (16, 0.1)],
+)
+def test_a_machine_is_full_while_less_than_half_a_core_or_a_tenth_of_all_is_idle(cores: int, most_idle: float) -> None:
+    for idle, full in ((most_idle - 0.02, True), (most_idle + 0.02, False)):
+        process = Process(cores=cores)
+        process.live(1.0, 0.5, 6000, idle=idle)
+        assert (process.live(1.0, 0.5, 6000, idle=idle) < 100 * MANY) is full
 
 
 def test_on_a_full_machine_all_processes_give_way_to_the_requests_of_one() -> None:
