@@ -4,7 +4,8 @@
 
 wrk posts one envelope a request. The ceilings are pgbench's, on the same server and tables: the same rows (a delivery
 and its first transition) inserted one accept a transaction by as many clients, and as many accepts a transaction as
-toril's commits had. Needs wrk; PostgreSQL is that of the tests.
+toril's commits had. What Python takes at least is that of `benchmarks.ceiling_accept`. Needs wrk; PostgreSQL is that of
+the tests.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from tests.support.postgres import USER, PostgresProcess
 from benchmarks import procfs
 from benchmarks.processes import run_to_end
 from benchmarks.servers import start_target, start_valkey
-from benchmarks.wrk import Request, load, require
+from benchmarks.target import Target
+from benchmarks.wrk import Load, Request, load, require
 
 TOKEN = "bench"
 ENVELOPE = {
@@ -71,25 +73,41 @@ def _measure(stack: ExitStack, mode: str, connections: int, seconds: float) -> N
     config = folder / "toril.yaml"
     config.write_text(yaml.safe_dump({"targets": {"sink": {"url": "http://127.0.0.1:9"}}, "ledger": {"url": url}}))
     command = f"{{python}} -m toril serve --processes 1 --host 127.0.0.1 --port {{port}} --config {config}"
-    target = start_target(stack, "toril", command, start_valkey(stack), TOKEN)
-    request = Request("POST", f"{target.url}/enqueue", TOKEN, json.dumps(ENVELOPE).encode())
-    load(request, connections, 1.0)
-    before, cpu_s = _commits(server, database), procfs.cpu_s(target.pid)
-    seen = load(request, connections, seconds)
-    cpu_s = procfs.cpu_s(target.pid) - cpu_s
-    if seen.bad_status or seen.broken:
-        print(f"  ! {seen.bad_status} answers of 400 and above, {seen.broken} broken")
-    _row(f"{mode}, {connections} connections", seen.per_s, seen.p50_us / 1000, seen.p99_us / 1000)
-    print(f"  {cpu_s * 1e6 / max(1, seen.requests):.0f} µs of toril's CPU an accept, {cpu_s / seconds:.2f} of one busy")
+    store = start_valkey(stack)
+    target = start_target(stack, "toril", command, store, TOKEN)
+    load(_request(target), connections, 1.0)
+    before = _commits(server, database)
+    seen = _loaded(target, f"{mode}, {connections} connections", connections, seconds)
     if server is None:
         return
     commits = _commits(server, database) - before
+    for name, option in (("  a bare ASGI app", ""), ("  a route of Starlette", " --starlette")):
+        command = f"{{python}} -m benchmarks.ceiling_accept --port {{port}} --ledger {database}{option}"
+        ceiling = start_target(stack, name.strip(), command, store, TOKEN)
+        load(_request(ceiling), connections, 1.0)
+        _loaded(ceiling, name, connections, seconds)
     per_commit = max(1, round(seen.requests / max(1, commits)))
     print(f"  {per_commit} accepts a commit, {commits / seconds:.0f} commits/s")
     for rows in sorted({1, per_commit}):
-        ceiling = _pgbench(server, database, folder, rows, connections, seconds)
-        _row(f"  pgbench, {rows} a transaction", ceiling, None, None)
-        print(f"  toril is at {seen.per_s / ceiling:.2f} of it")
+        per_s = _pgbench(server, database, folder, rows, connections, seconds)
+        _row(f"  pgbench, {rows} a transaction", per_s, None, None)
+        print(f"  toril is at {seen.per_s / per_s:.2f} of it")
+
+
+def _request(target: Target) -> Request:
+    return Request("POST", f"{target.url}/enqueue", TOKEN, json.dumps(ENVELOPE).encode())
+
+
+def _loaded(target: Target, name: str, connections: int, seconds: float) -> Load:
+    """Load a server, and print what came of it, with its CPU."""
+    cpu_s = procfs.cpu_s(target.pid or 0)
+    seen = load(_request(target), connections, seconds)
+    cpu_s = procfs.cpu_s(target.pid or 0) - cpu_s
+    if seen.bad_status or seen.broken:
+        print(f"  ! {seen.bad_status} answers of 400 and above, {seen.broken} broken")
+    _row(name, seen.per_s, seen.p50_us / 1000, seen.p99_us / 1000)
+    print(f"  {cpu_s * 1e6 / max(1, seen.requests):.0f} µs of CPU an accept, {cpu_s / seconds:.2f} of one busy")
+    return seen
 
 
 def _row(name: str, per_s: float, p50_ms: float | None, p99_ms: float | None) -> None:
