@@ -68,8 +68,8 @@ types: $(READY) ## mypy, strict
 layers: $(READY) ## which package may import which (import-linter)
 	@$(BIN)/lint-imports
 
-unit: $(READY) ## the unit tests
-	@$(BIN)/pytest -q tests/unit
+unit: $(READY) ## the unit tests, and that each seeded defect still fits
+	@$(BIN)/pytest -q tests/unit tests/simulation/test_defects.py
 
 modules: ## the types of the dashboard's modules (tsc; skipped without npm, but not in CI)
 	@if command -v npm > /dev/null; then cd tests/dashboard && { test -x node_modules/.bin/tsc || npm ci --silent; } && npm run --silent check; \
