@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from toril.core.destination import LeaseRules, RandomSource
-from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreTimeout
+from toril.core.errors import ConnectionLost, JobRefused, LeaseLost, StoreError, StoreTimeout, WrongLockToken
 from toril.core.http.headers import Header
 from toril.core.lease import NOTHING, Lease, NoJob
 from toril.core.made_attempt import Ending, broken_off_attempt, failed_attempt
@@ -35,6 +35,12 @@ _POLL_S = 10.0
 _LONGEST_LIMIT_S = 30.0
 _KIND = "pull_worker"
 _PUSHED = "push_worker"
+_LEFT_AT: dict[type, tuple[str, ...]] = {
+    Complete: ("completed", "unknown"),
+    Fail: ("failed", "unknown"),
+    Retry: ("delayed",),
+}
+"""The state in which each verdict leaves its job; BullMQ's `unknown` is that of a job that is removed when it ends."""
 
 
 class Pull:
@@ -256,8 +262,8 @@ class Pulls:
             await self._handovers.settled(lease)
 
     async def _written(self, store: PullStore, lease: Lease, action: Action, verdict: Settlement | None) -> None:
-        """Write it, and a second time where the answer of Redis is lost."""
-        tried = False
+        """Write it, and again where the answer of Redis is lost; a lock that has lapsed meanwhile is taken back."""
+        tried = taken_back = False
         while True:
             try:
                 await self._write(store, lease, action, verdict)
@@ -269,7 +275,10 @@ class Pulls:
             except LeaseLost:
                 if not tried:
                     raise
-                break
+                if taken_back or await store.extend([lease]):
+                    await _check_written(store, lease, action, verdict)
+                    break
+                taken_back = True
             else:
                 break
 
@@ -337,3 +346,19 @@ class Pulls:
         for job_id in lapsed:
             self._measures.stalled(queue)
             log.warning("job.stalled", queue=queue, job_id=job_id.decode(errors="replace"))
+
+
+async def _check_written(store: PullStore, lease: Lease, action: Action, verdict: Settlement | None) -> None:
+    """Raise `LeaseLost` unless the job is where the try without an answer has put it.
+
+    Until its lock lapsed nobody else could put it there; a job that was given back waits again in either case.
+    """
+    try:
+        await store.held(lease.job_id, lease.token)
+    except WrongLockToken:
+        raise LeaseLost(state="active") from None
+    except LeaseLost as exc:
+        if isinstance(action, Released) or exc.state in _LEFT_AT.get(type(verdict), ()):
+            return
+        raise
+    raise LeaseLost(state="active")
