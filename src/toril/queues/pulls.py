@@ -351,7 +351,7 @@ class Pulls:
 async def _check_written(store: PullStore, lease: Lease, action: Action, verdict: Settlement | None) -> None:
     """Raise `LeaseLost` unless the job is where the try without an answer has put it.
 
-    Until its lock lapsed nobody else could put it there; a job that was given back waits again in either case.
+    Until its lock lapsed no other worker could put it there. A job that was given back waits again in either case.
     """
     try:
         await store.held(lease.job_id, lease.token)
