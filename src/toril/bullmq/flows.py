@@ -70,6 +70,8 @@ class Flows:
             InvalidRequest: on a cluster, the keys of the queues are on different nodes.
             JobRefused: a job with the id of a child exists, and has another parent.
         """
+        if jobs:
+            now_ms = await self._producer.known_ms(jobs[0].queueName, now_ms)
         trees = [self._placed(job, None, now_ms) for job in jobs]
         prefixes = {QueueKeys(self._prefix, queue).prefix for queue in _queues(jobs)}
         if len({self._scripts.links.group(prefix) for prefix in prefixes}) > 1:

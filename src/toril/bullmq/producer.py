@@ -20,6 +20,7 @@ from toril.bullmq.rules.job import ON_FAILURE, JobSpec
 from toril.core.errors import GroupFull, StoreError
 from toril.core.metrics import JOBS_ADDED, UNMETERED
 from toril.core.ports import Meter
+from toril.redis.clock import RedisClock
 from toril.redis.resp import pack
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -31,7 +32,11 @@ _ARGUMENTS = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 
 
 class Producer:
-    """Adds jobs to any queue. Caches parts of the calls of `cache` queues, and calls `noting` with each new queue."""
+    """Adds jobs to any queue. Caches parts of the calls of `cache` queues, and calls `noting` with each new queue.
+
+    `clock`, to be set before the first job, is that of Redis. It is known from the first connection on, so a job that
+    waited for that gets its time anew.
+    """
 
     def __init__(
         self,
@@ -43,6 +48,7 @@ class Producer:
         meter: Meter = UNMETERED,
     ) -> None:
         self._meter = meter
+        self.clock: RedisClock | None = None
         self._noting = noting
         self._scripts = scripts
         self._prefix = prefix
@@ -61,6 +67,8 @@ class Producer:
         """
         if not jobs:
             return []
+        if self.clock is not None and not self.clock.measured:
+            now_ms = await self.known_ms(queue, now_ms)
         known = self._met(queue) or await self.meet(queue)
         if len(jobs) == 1:
             script, packed = known.packed(jobs[0], now_ms, b"" if bounded else _UNBOUNDED)
@@ -75,6 +83,13 @@ class Producer:
         if not again:
             self._meter.count(JOBS_ADDED, known.labels, len(ids))
         return ids
+
+    async def known_ms(self, queue: str, now_ms: int) -> int:
+        """Return a time for a job of this queue by the clock of Redis, where the one given is that of this machine."""
+        if self.clock is None or self.clock.measured:
+            return now_ms
+        await self._scripts.links.of(QueueKeys(self._prefix, queue).prefix).up()
+        return int(self.clock() * 1000)
 
     async def take_room(self, queue: str, group: str, job_id: str) -> None:
         """Take room for a job that is added later, and is not `bounded` then. Raises `GroupFull`."""

@@ -58,7 +58,10 @@ class Schedulers:
             WrongKeyType: one of its keys holds another type of value.
             JobRefused: a job of an earlier iteration is in the way.
         """
-        repeat, now_ms = spec.repeat(scheduler_id, read_zone), self._now_ms()
+        keys, repeat = QueueKeys(self._prefix, queue), spec.repeat(scheduler_id, read_zone)
+        # The clock of Redis is known from the first connection on.
+        await self._scripts.links.of(keys.prefix).up()
+        now_ms = self._now_ms()
         due = repeat.next(now_ms, 0)
         if due is None:
             field, why = ("endDate", "endDate is over") if repeat.end_ms else ("pattern", "it is never due")
@@ -68,7 +71,6 @@ class Schedulers:
         opts = {} if template.opts is None else template.opts.as_shown()
         stored = repeat.stored()
         known = {key: stored.get(key) for key in _KNOWN} | {"name": name}
-        keys = QueueKeys(self._prefix, queue)
         await self._check_types(keys, scheduler_id)
         reply = await self._scripts.call(
             self._scripts.add_scheduler,

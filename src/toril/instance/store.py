@@ -166,6 +166,7 @@ class Store:
             noting=noting,
             meter=meter,
         )
+        self.producer.clock = self.clock
         self.flows = Flows(self.scripts, self.producer, self.inspector, self.job_actions, prefix)
         # What callers are told of is confirmed; what instances add by themselves, and what a ledger has, need not be.
         self.acknowledged_producer: JobProducer = self.producer

@@ -2,22 +2,27 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from bullmq import Queue
+from msgspec import Raw
 
 from tests.conformance.bullmq.links import address_of, linked, quick
 from tests.conformance.worlds import RealWorld, real_world
 from tests.support.valkey import ValkeyProcess
+from toril.bullmq.flows import Flows
 from toril.bullmq.lua.scripts import Scripts
 from toril.bullmq.producer import Producer
-from toril.bullmq.rules.job import JobSpec
+from toril.bullmq.rules.flow import FlowJob
+from toril.bullmq.rules.job import JobOptions, JobSpec
 from toril.bullmq.rules.job_decoding import decode_jobs
 from toril.core.errors import StoreUnavailable
 from toril.core.lease import Lease
 from toril.core.verdict import Complete
+from toril.redis.clock import RedisClock
 from toril.redis.connection import Link
 
 NOW_MS = 1_700_000_000_000
@@ -304,6 +309,30 @@ async def test_adding_while_redis_is_away_says_so(start_valkey: Callable[..., Va
             await producer.add(queue, specs({}), NOW_MS)
         valkey.start()
         assert await producer.add(queue, specs({}), NOW_MS) == [b"1"]
+
+
+async def test_jobs_that_waited_for_the_first_connection_have_the_time_of_redis(
+    valkey: ValkeyProcess, queue: str, new_queue: Callable[[], str]
+) -> None:
+    """The clock of this machine is an hour ahead, and that of Redis is not known before."""
+    clock = RedisClock(lambda: time.time() + 3600)
+    link = Link(address_of(valkey), quick(), prepare=lambda wire: clock.measure(lambda: wire.call("TIME")))
+    scripts = Scripts(link)
+    producer = Producer(scripts, "bull", "bullmq:test")
+    producer.clock = clock
+    flows = Flows(scripts, producer, cast(Any, None), cast(Any, None), "bull")
+    parent = new_queue()
+    tree = [FlowJob("parent", parent, Raw(b"{}"), JobOptions(jobId="p"))]
+    wrong_ms = int(clock() * 1000)
+    adding = asyncio.gather(
+        producer.add(queue, specs({"opts": {"jobId": "a", "delay": 1000}}), wrong_ms), flows.add(tree, wrong_ms)
+    )
+    await asyncio.sleep(0)
+    async with linked(link):
+        await adding
+        for name, job_id in ((queue, "a"), (parent, "p")):
+            stamp = await link.call("HGET", f"bull:{name}:{job_id}", "timestamp")
+            assert abs(int(stamp) / 1000 - time.time()) < 60
 
 
 async def test_after_a_restart_without_data_a_queue_is_new(
