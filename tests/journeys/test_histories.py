@@ -12,7 +12,7 @@ from benchmarks.histories.run import Size, run
 pytestmark = pytest.mark.promise
 NEEDS_MEANS = {Fault.MOVE_CLOCK, Fault.FULL_REDIS, Fault.FULL_POSTGRES}
 """What takes a C compiler, or the right to mount."""
-LEASE_S = 2.0
+LEASE_S = 4.0
 
 
 @pytest.mark.slow

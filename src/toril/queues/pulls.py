@@ -10,6 +10,7 @@ import asyncio
 import math
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -129,7 +130,8 @@ class Pulls:
                 leases, nothing = await self._take(store, request.count)
                 if leases and pull.over:
                     for lease in leases:
-                        await store.release(lease)
+                        with suppress(LeaseLost):  # it has run out meanwhile, so its job comes back by itself
+                            await store.release(lease)
                     return []
                 if leases or pull.over or not await self._wait(pull, nothing, until):
                     return leases

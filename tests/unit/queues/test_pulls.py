@@ -7,9 +7,10 @@ import pytest
 from toril.core.errors import LeaseLost, StoreTimeout
 from toril.core.lease import Lease
 from toril.core.stored_job import read_options
+from toril.engine.lock_tokens import LockTokens
 from toril.queues import pulls
 from toril.queues.pulls import Pulls
-from toril.queues.rules.pull import read_action
+from toril.queues.rules.pull import read_action, read_lease_request
 from toril.telemetry.measures import UNMEASURED
 
 
@@ -86,6 +87,13 @@ class Held:
             raise LeaseLost(state=self._state)
         return self._lease
 
+    async def take(self, *_: object) -> Lease:
+        self.calls.append("take")
+        return self._lease
+
+    async def note_length(self, *_: object) -> None:
+        pass
+
     async def complete(self, *_: object, fetch_next: bool) -> None:
         await self._write("complete")
 
@@ -157,3 +165,15 @@ async def test_a_job_that_is_given_back_or_came_back_by_itself_waits_again() -> 
     store = Held([*NO_ANSWER], lost=True, state="waiting")
     await settle(store, read_action("release", b""))
     assert store.calls == ["held", "release", "release", "extend", "held"]
+
+
+async def test_a_caller_who_is_gone_gets_no_jobs_also_where_their_leases_have_run_out() -> None:
+    store = Held([LeaseLost()], lost=True, state="waiting")
+    shared = SimpleNamespace(measures=UNMEASURED, tracing=None, waits=None, tokens=LockTokens([], "i"), now=lambda: 0.0)
+    made = Pulls(
+        cast(Any, store), cast(Any, store), cast(Any, shared), cast(Any, store), lambda _: cast(Any, None), lambda: 0.5
+    )
+    pull = made.begin("orders", read_lease_request(b""))
+    pull.hang_up()
+    assert await made.lease(pull) == []
+    assert store.calls == ["take", "release"]
