@@ -14,23 +14,20 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
 import msgspec
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from benchmarks.ceiling_asgi import Message, serve
 from benchmarks.redis_pipe import Argument, Pipe, connect, load, pack
 from toril.delivery.ledger.postgres.accept_statements import accept_all
 from toril.delivery.rules.delivery import Envelope, Inline, NewDelivery, new_job_id
-from toril.server.gathered_writes import GatheringProtocol
-
-Message = MutableMapping[str, Any]
 
 _BASE = "bull:deliver-sink:"
 _KEYS = ("marker", "meta", "id", "delayed", "completed", "events")
@@ -165,21 +162,7 @@ def main() -> None:
     parser.add_argument("--starlette", action="store_true", help="with Starlette's routing and answers")
     arguments = parser.parse_args()
     accepting = Accepting(arguments.ledger, os.environ["REDIS_URL"])
-    uvicorn.run(
-        routed(accepting) if arguments.starlette else bare(accepting),
-        host="127.0.0.1",
-        port=arguments.port,
-        # As in benchmarks.ceiling_asgi.
-        loop="uvloop",
-        http=GatheringProtocol,
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        access_log=False,
-        log_level="warning",
-        proxy_headers=False,
-        server_header=False,
-    )
+    serve(routed(accepting) if arguments.starlette else bare(accepting), arguments.port, gathered=True)
 
 
 if __name__ == "__main__":

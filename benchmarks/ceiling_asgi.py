@@ -53,15 +53,20 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--gathered", action="store_true", help="write as toril does")
     arguments = parser.parse_args()
+    serve(app, arguments.port, gathered=arguments.gathered)
+
+
+def serve(app: Any, port: int, *, gathered: bool) -> None:
+    """Serve an app as toril is served; `gathered`: write as toril does."""
     http: Any = "httptools"
-    if arguments.gathered:
+    if gathered:
         from toril.server.gathered_writes import GatheringProtocol  # noqa: PLC0415 - the plain one does without toril
 
         http = GatheringProtocol
     uvicorn.run(
         app,
         host="127.0.0.1",
-        port=arguments.port,
+        port=port,
         # As in toril.server.server: a setting that differs here would be measured as if it were toril's doing.
         loop="uvloop",
         http=http,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -38,15 +39,20 @@ def cluster(options: Options) -> Steps:
     seen: dict[str, list[Figures]] = {}
     with ExitStack() as stack:
         clusters = {count: _Cluster(stack, count) for count in _NODES}
+        spread = {count: _spread(queues, count) for count in _NODES}
         for one in clusters.values():
             load(one.toril, requests, _CONNECTIONS, 0, 1.0)
         for _ in range(options.rounds):
             for count, one in clusters.items():
-                homes = Counter(home_of(key_slot(f"bull:{queue}:".encode()), count) for queue in queues)
-                figures = one.measured(requests, options.seconds)
-                spread = {"queues at least": float(min(homes.values())), "queues at most": float(max(homes.values()))}
-                seen.setdefault(f"{count} node{'s' if count > 1 else ''}", []).append(figures | spread)
+                figures = one.measured(requests, options.seconds) | spread[count]
+                seen.setdefault(f"{count} node{'s' if count > 1 else ''}", []).append(figures)
     return median_of_each(seen)
+
+
+def _spread(queues: Sequence[str], masters: int) -> Figures:
+    """Return how many queues the nodes have, at least and at most."""
+    homes = Counter(home_of(key_slot(f"bull:{queue}:".encode()), masters) for queue in queues)
+    return {"queues at least": float(min(homes.values())), "queues at most": float(max(homes.values()))}
 
 
 class _Cluster:

@@ -67,9 +67,10 @@ class Producer:
         """
         if not jobs:
             return []
-        if self.clock is not None and not self.clock.measured:
+        known = self._met(queue)
+        if known is None:  # a queue is met when Redis has been reached, so its clock is known from then on
             now_ms = await self.known_ms(queue, now_ms)
-        known = self._met(queue) or await self.meet(queue)
+            known = await self.meet(queue)
         if len(jobs) == 1:
             script, packed = known.packed(jobs[0], now_ms, b"" if bounded else _UNBOUNDED)
             ids = [added_id(await self._scripts.run(known.prefix, script, packed))]

@@ -14,6 +14,14 @@ from toril.queues.rules.pull import read_action, read_lease_request
 from toril.telemetry.measures import UNMEASURED
 
 
+def pulls_of(stores: Any) -> Pulls:
+    """The pull workers of a process; `stores` stand for the queues with leases and for the handed-over jobs, too."""
+    tokens = LockTokens([], "instance")
+    shared = SimpleNamespace(measures=UNMEASURED, tracing=None, waits=None, tokens=tokens, now=lambda: 0.0)
+    rules: Any = "the rules of its worker"
+    return Pulls(stores, stores, cast(Any, shared), stores, lambda queue: rules, lambda: 0.5)
+
+
 class Swept:
     """The queues with leases, and the store of each: how often one was swept."""
 
@@ -40,15 +48,7 @@ async def test_lapsed_leases_are_recovered_by_the_rules_of_their_workers_so_not_
     monkeypatch.setattr(pulls, "_SWEEP_S", 0.0)
     known = False
     store = Swept()
-    shared = SimpleNamespace(measures=None, tracing=None, waits=None, tokens=None, now=None)
-    made = Pulls(
-        cast(Any, store),
-        cast(Any, store),
-        cast(Any, shared),
-        cast(Any, None),
-        lambda queue: cast(Any, "the rules of its worker"),
-        lambda: 0.5,
-    )
+    made = pulls_of(store)
     async with asyncio.TaskGroup() as tasks:
         sweeping = tasks.create_task(made.run(lambda: known))
         for _ in range(20):
@@ -122,11 +122,7 @@ class Held:
 
 
 async def settle(store: Held, action: Any) -> None:
-    shared = SimpleNamespace(measures=UNMEASURED, tracing=None, waits=None, tokens=None, now=lambda: 0.0)
-    made = Pulls(
-        cast(Any, store), cast(Any, store), cast(Any, shared), cast(Any, store), lambda _: cast(Any, None), lambda: 0.5
-    )
-    await made.settle("orders", "1", b"t", action)
+    await pulls_of(store).settle("orders", "1", b"t", action)
 
 
 COMPLETE = read_action("complete", b'{"returnvalue": 1}')
@@ -169,10 +165,7 @@ async def test_a_job_that_is_given_back_or_came_back_by_itself_waits_again() -> 
 
 async def test_a_caller_who_is_gone_gets_no_jobs_also_where_their_leases_have_run_out() -> None:
     store = Held([LeaseLost()], lost=True, state="waiting")
-    shared = SimpleNamespace(measures=UNMEASURED, tracing=None, waits=None, tokens=LockTokens([], "i"), now=lambda: 0.0)
-    made = Pulls(
-        cast(Any, store), cast(Any, store), cast(Any, shared), cast(Any, store), lambda _: cast(Any, None), lambda: 0.5
-    )
+    made = pulls_of(store)
     pull = made.begin("orders", read_lease_request(b""))
     pull.hang_up()
     assert await made.lease(pull) == []
