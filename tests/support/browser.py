@@ -219,6 +219,10 @@ class Tab:
             time.sleep(0.03)
         raise AssertionError(f"waited in vain for {what or expression}; the page says:\n{self.text}\n{self.complaints}")
 
+    def forget(self, *words: str) -> None:
+        """Drop the complaints that the test has caused on purpose."""
+        self.complaints[:] = [one for one in self.complaints if not any(word in one for word in words)]
+
     def shows(self, text: str) -> None:
         """Wait until a text can be read on the page."""
         wanted = json.dumps(text)

@@ -148,7 +148,7 @@ def test_every_link_of_a_page_leads_to_a_page(tab: Tab, shop: Shop) -> None:
         tab.until("!!document.querySelector('main h1')", link)
         assert tab.address == link
         assert tab.run("document.querySelector('h1').textContent") != "No such page", link
-    tab.complaints[:] = [one for one in tab.complaints if "404" not in one]  # the scheduler's next job may be made anew
+    tab.forget("404")  # the scheduler's next job may be made anew
 
 
 def test_a_browser_that_has_shown_a_page_asks_for_none_of_the_files_again(tab: Tab, shop: Shop) -> None:

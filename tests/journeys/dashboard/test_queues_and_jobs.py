@@ -16,6 +16,7 @@ from tests.support.waiting import eventually
 
 READER = "reader-token"
 NewQueue = Callable[[], str]
+OUTAGE = ("ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY")
 SEEN = "[...document.querySelectorAll('table.events bdi')].filter((one) => one.innerText === 'seen').length"
 
 
@@ -35,7 +36,7 @@ class TestLogin:
         tab.type("textbox", "Token", TOKEN)
         tab.click("button", "Log in")
         tab.the("heading", "Queues")
-        tab.complaints[:] = [one for one in tab.complaints if "401" not in one]
+        tab.forget("401")
 
     def test_logging_out_forgets_the_token(self, tab: Tab, toril: TorilProcess) -> None:
         open_page(tab, toril, "queues")
@@ -224,7 +225,7 @@ class TestJobs:
         tab.type("textbox", "Search", "data.customer.id = ")
         tab.press("Enter")
         tab.shows("Not understood")
-        tab.complaints[:] = [one for one in tab.complaints if "400" not in one]
+        tab.forget("400")
         tab.type("textbox", "Search", "data.customer.id = 1 and name ~ wor")
         tab.press("Enter")
         tab.shows("in 60 of 60 waiting jobs")
@@ -284,7 +285,7 @@ class TestRights:
         assert "orders" not in tab.text
         open_page(tab, guarded, "queues/orders", token=READER)
         tab.shows("Not for this token")
-        tab.complaints[:] = [one for one in tab.complaints if "403" not in one]
+        tab.forget("403")
         reader = Gateway(guarded.url, READER)
         assert reader.http.post("/queues/mails/pause").status_code == 403
         reader.close()
@@ -303,12 +304,6 @@ def test_no_page_is_wider_than_the_screen(tab: Tab, toril: TorilProcess, new_que
         assert tab.run("document.querySelectorAll('h1').length") == 1
         overflow = tab.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert overflow <= 0, f"{overflow} px too wide at {width}"
-
-
-def forget_outage(tab: Tab) -> None:
-    """Drop the complaints about a server that the test has killed."""
-    away = ("ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY")
-    tab.complaints[:] = [one for one in tab.complaints if not any(name in one for name in away)]
 
 
 def test_the_page_comes_back_by_itself_when_the_server_restarts(
@@ -330,7 +325,7 @@ def test_the_page_comes_back_by_itself_when_the_server_restarts(
     tab.shows("2 jobs wait")
     tab.shows("Live")
     assert len([url for url in tab.requested[before:] if "/events" in url]) < 8
-    forget_outage(tab)
+    tab.forget(*OUTAGE)
 
 
 def test_the_tail_of_events_goes_on_where_it_broke_off(
@@ -351,4 +346,4 @@ def test_the_tail_of_events_goes_on_where_it_broke_off(
     toril.gateway.add_one("orders", {}, jobId="after")
     tab.shows("after")
     assert tab.run(SEEN) == 2
-    forget_outage(tab)
+    tab.forget(*OUTAGE)

@@ -26,11 +26,6 @@ MANY = 100_000
 quote_all = partial(quote, safe="")
 
 
-def forget(tab: Tab, *words: str) -> None:
-    """Drop the complaints that the test has caused on purpose."""
-    tab.complaints[:] = [one for one in tab.complaints if not any(word in one for word in words)]
-
-
 class TestTokens:
     def test_a_token_that_ends_gets_the_login_and_loses_nothing_typed(
         self, tab: Tab, start_valkey: Callable[..., ValkeyProcess], start_toril: StartToril, tmp_path: Path
@@ -54,7 +49,7 @@ class TestTokens:
         tab.click("button", "Confirm")
         tab.shows("Changed")
         assert toril.gateway.job("mails", job_id)["data"] == {"to": "ana@example.org"}
-        forget(tab, "401")
+        tab.forget("401")
 
     def test_a_token_without_rights_sees_why(
         self, tab: Tab, start_valkey: Callable[..., ValkeyProcess], start_toril: StartToril, tmp_path: Path
@@ -70,7 +65,7 @@ class TestTokens:
             tab.shows("Not for this token")
             tab.shows(f"It needs {right}")
         assert tab.find("link", "Audit") == []
-        forget(tab, "403")
+        tab.forget("403")
 
 
 class TestTwoPeople:
@@ -109,7 +104,7 @@ class TestTwoPeople:
         tab.shows("removed")
         tab.until("![...document.querySelectorAll('main button')].some(b => b.textContent === 'Remove')", "no Remove")
         tab.the("button", "Edit and send again")
-        forget(tab, "404")
+        tab.forget("404")
 
     def test_a_retry_of_several_says_which_another_was_faster_with(
         self, tab: Tab, toril: TorilProcess, endpoint: Endpoint, new_queue: NewQueue
@@ -159,7 +154,7 @@ class TestTwoPeople:
         tab.click("button", "Purge")
         tab.click("button", "Confirm")
         tab.shows(f"1 dead letter purged; 1 were gone already: {ids[0]}")
-        forget(tab, "404", "409")
+        tab.forget("404", "409")
 
 
 class TestRestarts:
@@ -171,7 +166,7 @@ class TestRestarts:
         tab.shows("toril does not answer")
         tab.call("Network.setBlockedURLs", urls=[])
         tab.until("document.querySelector('h1')?.textContent === 'Queues'", "the page")
-        forget(tab, "whoami")
+        tab.forget("whoami")
 
     def test_a_paused_page_does_not_take_a_look_for_a_change(self, tab: Tab, toril: TorilProcess) -> None:
         open_page(tab, toril, "workers")
@@ -212,7 +207,7 @@ class TestRestarts:
         tab.shows("Live")
         tab.click("button", "Pause")
         tab.the("button", "Resume")
-        forget(tab, "ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY")
+        tab.forget("ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY")
 
 
 class TestHostileData:
@@ -295,7 +290,7 @@ class TestMany:
         tab.shows("Not understood")
         tab.shows(said)
         assert tab.run("document.querySelector('input[name=where]').getAttribute('aria-invalid')") == "true"
-        forget(tab, "400")
+        tab.forget("400")
 
 
 def test_the_keyboard_alone_finds_a_page_selects_rows_and_acts(
