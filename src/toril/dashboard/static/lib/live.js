@@ -6,6 +6,8 @@ import { token } from "./session.js";
 
 const LOOK_MS = 5000;
 const AT_MOST_EVERY_MS = 1000;
+const FIRST_PAUSE_MS = 1000;
+const LONGEST_PAUSE_MS = 10_000;
 
 /** Live updates are paused by the person. */
 export const paused = signal(false);
@@ -96,31 +98,12 @@ export function useLive(reload, what = {}) {
       if (nudge.value > 0 && Date.now() - lookedAt > 50) look();
     });
 
-    const listen = async () => {
-      let pauseMs = 1000;
-      while (!ending.signal.aborted) {
-        try {
-          await follow(address("events", { queues }), ending.signal, soon, {
-            opened: () => {
-              state.value = "live";
-              pauseMs = 1000;
-              soon();
-            },
-          });
-        } catch (error) {
-          if (ending.signal.aborted) return;
-          if (error instanceof ApiError && [401, 403, 404].includes(error.status)) {
-            state.value = "live"; // no right to listen: looking every few seconds must do
-            return;
-          }
-        }
-        state.value = "broken";
-        nextTryAt.value = Date.now() + pauseMs;
-        await sleep(pauseMs, ending.signal);
-        pauseMs = Math.min(pauseMs * 2, 10_000);
-      }
+    const refused = (/** @type {ApiError} */ error) => {
+      if (![401, 403, 404].includes(error.status)) return false;
+      state.value = "live"; // no right to listen: looking every few seconds must do
+      return true;
     };
-    if (queues) listen();
+    if (queues) keepFollowing(() => address("events", { queues }), ending.signal, soon, { opened: soon, refused });
     else state.value = "live";
 
     return () => {
@@ -132,6 +115,35 @@ export function useLive(reload, what = {}) {
       state.value = "idle";
     };
   }, [queues, everyMs, token.value]);
+}
+
+/**
+ * Follow a stream, and again after a pause when it breaks off, until the signal says stop or it is refused for good.
+ * @param {() => string} url
+ * @param {AbortSignal} signal
+ * @param {Parameters<typeof follow>[2]} heard
+ * @param {{ opened: () => void, refused: (error: ApiError) => boolean }} told
+ */
+export async function keepFollowing(url, signal, heard, { opened, refused }) {
+  let pauseMs = FIRST_PAUSE_MS;
+  while (!signal.aborted) {
+    try {
+      await follow(url(), signal, heard, {
+        opened: () => {
+          state.value = "live";
+          pauseMs = FIRST_PAUSE_MS;
+          opened();
+        },
+      });
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof ApiError && refused(error)) return;
+    }
+    state.value = "broken";
+    nextTryAt.value = Date.now() + pauseMs;
+    await sleep(pauseMs, signal);
+    pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS);
+  }
 }
 
 /** Resolve after so long, and at once when the next nudge comes or the signal says stop. @param {number} ms @param {AbortSignal} signal */

@@ -1,6 +1,6 @@
 /** A live tail of the events of some queues. */
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ApiError, address, follow } from "../lib/api.js";
+import { address } from "../lib/api.js";
 import { exact } from "../lib/format.js";
 import { html } from "../lib/html.js";
 import * as live from "../lib/live.js";
@@ -10,10 +10,10 @@ import { Page } from "../parts/frame.js";
 import { useRows } from "../parts/rows.js";
 
 const KEPT = 500;
-const FIRST_PAUSE_MS = 1000;
 /** @type {Record<string, string>} */
 const COLOURS = { completed: "good", failed: "bad", active: "busy", stalled: "warn", "retries-exhausted": "bad", paused: "warn", resumed: "good" };
 
+/** @typedef {import("../lib/api.js").ApiError} ApiError */
 /** @typedef {{ key: number, at: number, queue: string, name: string, jobId: string, rest: string }} Line */
 
 export function EventsPage() {
@@ -41,32 +41,21 @@ export function EventsPage() {
       held.current = [];
       setLines((before) => [...fresh, ...before].slice(0, KEPT));
     }, 250);
-    const listen = async () => {
-      let pauseMs = FIRST_PAUSE_MS;
-      let since = ""; // what happens while the stream is broken off comes when it goes on
-      for (; !ending.signal.aborted; pauseMs = Math.min(10_000, pauseMs * 2)) {
-        try {
-          await follow(address("events", since ? { queues, since } : { queues }), ending.signal, (event) => {
-            since = event.id || since;
-            const data = JSON.parse(event.data);
-            const { queue, jobId, ...rest } = data;
-            held.current.push({ key: ++number.current, at: Date.now(), queue: queue || queues, name: event.event, jobId: jobId || "", rest: JSON.stringify(rest) });
-            if (held.current.length > KEPT) held.current.shift();
-          }, { opened: () => { pauseMs = FIRST_PAUSE_MS; live.state.value = "live"; live.fresh(); } });
-        } catch (error) {
-          if (ending.signal.aborted) return;
-          if (error instanceof ApiError && error.status >= 400 && error.status < 500) {
-            setWrong(error.detail);
-            live.state.value = "idle";
-            return;
-          }
-        }
-        live.state.value = "broken";
-        live.nextTryAt.value = Date.now() + pauseMs;
-        await new Promise((resolve) => setTimeout(resolve, pauseMs));
-      }
+    let since = ""; // what happens while the stream is broken off comes when it goes on
+    const heard = (/** @type {{ id: string, event: string, data: string }} */ event) => {
+      since = event.id || since;
+      const data = JSON.parse(event.data);
+      const { queue, jobId, ...rest } = data;
+      held.current.push({ key: ++number.current, at: Date.now(), queue: queue || queues, name: event.event, jobId: jobId || "", rest: JSON.stringify(rest) });
+      if (held.current.length > KEPT) held.current.shift();
     };
-    listen();
+    const refused = (/** @type {ApiError} */ error) => {
+      if (error.status < 400 || error.status >= 500) return false;
+      setWrong(error.detail);
+      live.state.value = "idle";
+      return true;
+    };
+    live.keepFollowing(() => address("events", since ? { queues, since } : { queues }), ending.signal, heard, { opened: live.fresh, refused });
     return () => {
       ending.abort();
       clearInterval(draw);
