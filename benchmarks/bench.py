@@ -37,6 +37,7 @@ class Bench:
     stores: dict[str, Store]
     options: Options
     asgi: Sequence[Target] = ()
+    storing: Sequence[Target] = ()
     endpoint: Endpoint | None = None
     script_redis: str | None = None
     _run: str = field(default_factory=lambda: secrets.token_hex(3))

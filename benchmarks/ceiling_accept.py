@@ -14,7 +14,6 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -24,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from benchmarks.ceiling_asgi import Message, serve
+from benchmarks.ceiling_asgi import Message, Receive, Send, answer_json, serve, whole
 from benchmarks.redis_pipe import Argument, Pipe, connect, load, pack
 from toril.delivery.ledger.postgres.accept_statements import accept_all
 from toril.delivery.rules.delivery import Envelope, Inline, NewDelivery, new_job_id
@@ -122,22 +121,10 @@ class Accepting:
 def bare(accepting: Accepting) -> Any:
     """Return an app without routes: each request with a body is an envelope."""
 
-    async def app(
-        scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
-    ) -> None:
-        message = await receive()
-        body = message["body"]
-        while message["more_body"]:
-            message = await receive()
-            body += message["body"]
+    async def app(_: Message, receive: Receive, send: Send) -> None:
+        body = await whole(receive)
         job_id, answer = await accepting.accept(body) if body else ("", b"{}")
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(answer)),
-            (b"location", b"/jobs/%b" % job_id.encode()),
-        ]
-        await send({"type": "http.response.start", "status": 202 if body else 200, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
+        await answer_json(send, 202 if body else 200, answer, (b"location", b"/jobs/%b" % job_id.encode()))
 
     return app
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import uvicorn
@@ -21,31 +21,37 @@ import uvicorn
 from benchmarks import payload
 
 Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 _decode = msgspec.json.Decoder().decode
 _ONE = payload.job_answer()
 
 
-def _start(answer: bytes) -> Message:
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
-    return {"type": "http.response.start", "status": 200, "headers": headers}
+async def whole(receive: Receive) -> bytes:
+    """Return the body of a request."""
+    message = await receive()
+    body = cast("bytes", message["body"])
+    while message["more_body"]:
+        message = await receive()
+        body += message["body"]
+    return body
 
 
-async def app(
-    scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
-) -> None:
+async def answer_json(send: Send, status: int, answer: bytes, *more: tuple[bytes, bytes]) -> None:
+    """Answer a request; `more` are headers beside the type and the length."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer)), *more]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer})
+
+
+async def app(scope: Message, receive: Receive, send: Send) -> None:
     """Answers a POST with a list of one job and a GET with one job, of the size a real server's would be."""
     answer = _ONE
     if scope["method"] == "POST":
-        message = await receive()
-        body = message["body"]
-        while message["more_body"]:
-            message = await receive()
-            body += message["body"]
-        _decode(body)
+        _decode(await whole(receive))
         answer = b"[" + answer + b"]"
-    await send(_start(answer))
-    await send({"type": "http.response.body", "body": answer})
+    await answer_json(send, 200, answer)
 
 
 def main() -> None:

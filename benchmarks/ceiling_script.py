@@ -23,7 +23,7 @@ import uvloop
 from benchmarks import payload
 from benchmarks.redis_pipe import Argument, Pipe, connect, load, pack
 
-_ADD_KEYS = ("wait", "paused", "meta", "id", "completed", "delayed", "active", "events", "marker")
+ADD_KEYS = ("wait", "paused", "meta", "id", "completed", "delayed", "active", "events", "marker")
 _TAKE_KEYS = (
     "wait",
     "active",
@@ -146,7 +146,7 @@ async def _pump(pipe: Pipe, batch: Callable[[], bytes], run: Run, more: Callable
 def _add_batch(run: Run, sha: bytes) -> Callable[[], bytes]:
     """Packs one batch of adds: the arguments of each job anew, the data encoded once."""
     base = run.base
-    head: tuple[Argument, ...] = ("EVALSHA", sha, len(_ADD_KEYS), *(base + key for key in _ADD_KEYS))
+    head: tuple[Argument, ...] = ("EVALSHA", sha, len(ADD_KEYS), *(base + key for key in ADD_KEYS))
     data = msgspec.json.encode(payload.DATA)
     opts = _encode({"attempts": 0})
 

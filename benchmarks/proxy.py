@@ -23,6 +23,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -30,7 +31,7 @@ from benchmarks import payload, wrk
 from benchmarks.endpoint import Endpoint
 from benchmarks.processes import Child, ProcessError, exit_on_sigterm, module, run_to_end
 from benchmarks.procfs import cpu_s, threads
-from benchmarks.servers import start_asgi, start_valkey, toril_gathers_writes
+from benchmarks.servers import RAW, STARLETTE, start_asgi, start_jobs, start_relay, start_valkey, toril_gathers_writes
 from benchmarks.streams import StreamServer
 
 TORIL = "{python} -m toril serve --processes 1 --config {config}"
@@ -285,18 +286,18 @@ class Table:
         pairs = zip(self._rows[what, who], self._rows[what, ceiling], strict=True)
         return statistics.median([ours / theirs for ours, theirs in pairs])
 
-    def document(self, ceilings: dict[str, str]) -> object:
+    def document(self) -> object:
         """Return every figure of every round, ready for JSON: by what was measured, and of whom."""
-        found: dict[str, dict[str, object]] = {}
+        found: dict[str, dict[str, Any]] = {}
         for (what, who), values in self._rows.items():
-            found.setdefault(what, {"ceiling": ceilings.get(what), "rounds": {}})["rounds"][who] = values  # type: ignore[index]
+            found.setdefault(what, {"ceilings": _CEILINGS.get(what, ()), "rounds": {}})["rounds"][who] = values
         return found
 
-    def show(self, ceilings: dict[str, str]) -> None:
+    def show(self) -> None:
         for what, who in self._rows:
-            values = self._rows[what, who]
-            ceiling = ceilings.get(what)
-            beside = "" if ceiling in (None, who) else f"   {self.ratio(what, who, str(ceiling)):.2f} of {ceiling}"
+            values, ceilings = self._rows[what, who], _CEILINGS.get(what, ())
+            ratios = [f"{self.ratio(what, who, ceiling):.2f} of {ceiling}" for ceiling in ceilings]
+            beside = "" if who in ceilings or not ratios else f"   {'; '.join(ratios)}"
             print(f"{what:42} {who:14} {self.value(what, who):>10,.2f} ({min(values):,.2f}-{max(values):,.2f}){beside}")
 
 
@@ -308,13 +309,14 @@ _LONE = "202 to upstream, ms"
 _THREADS, _CPU = "100 slow calls in flight, threads more", "100 slow calls in flight, % of a core"
 _DOWN, _UP = "passed through, download MB/s", "passed through, upload MB/s"
 _SMALL, _TRIP = "passed through, requests/s, 32 connections", "passed through, one at a time, ms p50"
+_DIRECT, _RELAYED = "direct", "bytes relayed"
 _CEILINGS = {
-    _ACCEPT: "raw ASGI",
-    _FINISH: "client alone",
-    _DOWN: "direct",
-    _UP: "direct",
-    _SMALL: "direct",
-    _TRIP: "direct",
+    _ACCEPT: (RAW, STARLETTE),
+    _FINISH: ("client alone",),
+    _DOWN: (_DIRECT, _RELAYED),
+    _UP: (_DIRECT, _RELAYED),
+    _SMALL: (_DIRECT, _RELAYED),
+    _TRIP: (_DIRECT, _RELAYED),
 }
 
 
@@ -328,16 +330,21 @@ def measure(arguments: argparse.Namespace, stack: ExitStack) -> Table:
     urls = endpoint.url("").rstrip("/"), streams.url
     commands = [given.partition("=")[::2] for given in arguments.start or [f"toril={TORIL}"]]
     targets = [start(stack, name, command, number, redis, urls) for number, (name, command) in enumerate(commands)]
-    asgi = start_asgi(stack, "raw ASGI", *(["--gathered"] if toril_gathers_writes() else []))
+    bare = [start_asgi(stack, RAW, *(["--gathered"] if toril_gathers_writes() else []))]
+    bare += [start_jobs(stack, STARLETTE, f"redis://{redis}/{len(targets)}", "--starlette")]
+    relayed = start_relay(stack, _RELAYED, streams.port)
     table, seconds, size = Table(), arguments.seconds, arguments.megabytes * _MB
     for number in range(arguments.rounds):
         print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
-        before = cpu_s(asgi.pid or 0)
-        raw = wrk.load(wrk.Request("POST", f"{asgi.url}/x", "t", payload.jobs(1)), 32, seconds)
-        table.note(_ACCEPT, "raw ASGI", raw.per_s)
-        table.note(_ACCEPT_US, "raw ASGI", (cpu_s(asgi.pid or 0) - before) / raw.requests * 1e6)
+        for ceiling in bare:
+            before = cpu_s(ceiling.pid or 0)
+            seen = wrk.load(wrk.Request("POST", f"{ceiling.url}/queued/x", "t", payload.jobs(1)), 32, seconds)
+            _all_accepted(seen)
+            table.note(_ACCEPT, ceiling.name, seen.per_s)
+            table.note(_ACCEPT_US, ceiling.name, (cpu_s(ceiling.pid or 0) - before) / seen.requests * 1e6)
         table.note(_FINISH, "client alone", client_alone(endpoint, seconds))
-        for who, port, path in (("direct", streams.port, ""), *((t.name, t.port, "/direct") for t in targets)):
+        ways = [(_DIRECT, streams.port, ""), (_RELAYED, int(relayed.url.rpartition(":")[2]), "")]
+        for who, port, path in (*ways, *((t.name, t.port, "/direct") for t in targets)):
             table.note(_DOWN, who, download(port, path, size))
             table.note(_UP, who, upload(port, path or "/", size))
             table.note(_SMALL, who, small(port, path, seconds))
@@ -371,9 +378,9 @@ def main() -> int:
         wrk.require()
         with ExitStack() as stack:
             table = measure(arguments, stack)
-        table.show(_CEILINGS)
+        table.show()
         if arguments.json is not None:
-            arguments.json.write_bytes(msgspec.json.encode(table.document(_CEILINGS)))
+            arguments.json.write_bytes(msgspec.json.encode(table.document()))
     except ProcessError as exc:
         print(exc, file=sys.stderr)
         return 1

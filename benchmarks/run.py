@@ -30,7 +30,17 @@ from benchmarks.endpoint import Endpoint
 from benchmarks.measurement import Result, Scenario, Skipped
 from benchmarks.processes import ProcessError, exit_on_sigterm
 from benchmarks.scenarios import MAKERS
-from benchmarks.servers import TORIL, start_asgi, start_target, start_valkey, toril_gathers_writes
+from benchmarks.servers import (
+    BARE,
+    RAW,
+    STARLETTE,
+    TORIL,
+    start_asgi,
+    start_jobs,
+    start_target,
+    start_valkey,
+    toril_gathers_writes,
+)
 from benchmarks.store import Store
 from benchmarks.target import Target, TargetError
 
@@ -244,9 +254,14 @@ def benchmark(arguments: argparse.Namespace, stack: ExitStack) -> bool:
     )
     bench = Bench(targets, stores, options, script_redis=script_redis)
     if _WITH_ASGI & set(chosen):
-        bench.asgi = [start_asgi(stack, "raw ASGI")]
+        bench.asgi = [start_asgi(stack, RAW)]
         if toril_gathers_writes():
-            bench.asgi.append(start_asgi(stack, "raw ASGI, gathered", "--gathered"))
+            bench.asgi.append(start_asgi(stack, f"{RAW}, gathered", "--gathered"))
+            if script_redis:
+                bench.storing = [
+                    start_jobs(stack, STARLETTE, script_redis, "--starlette"),
+                    start_jobs(stack, BARE, script_redis),
+                ]
     if _WITH_WORKERS & set(chosen):
         bench.endpoint = Endpoint()
         stack.callback(bench.endpoint.stop)

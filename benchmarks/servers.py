@@ -19,6 +19,9 @@ from benchmarks.target import Target
 TORIL = "{python} -m toril serve --processes 1 --host 127.0.0.1 --port {port}"
 """How our own server is started."""
 
+RAW, STARLETTE, BARE = "raw ASGI", "Starlette and Redis", "bare ASGI and Redis"
+"""The names of ceilings: an app that only answers, and two that also add or read a job."""
+
 _START_TIMEOUT_S = 30.0
 
 
@@ -64,6 +67,21 @@ def start_asgi(stack: ExitStack, name: str, *options: str) -> Target:
     port = free_port()
     child = stack.enter_context(Child(name, module("ceiling_asgi", "--port", str(port), *options)))
     wait_until_up(child, port)
+    return Target(name, f"http://127.0.0.1:{port}", "t", pid=child.pid)
+
+
+def start_jobs(stack: ExitStack, name: str, redis_url: str, *options: str) -> Target:
+    """Starts the app that adds or reads a job and does no more; see `benchmarks.ceiling_jobs`."""
+    line = shlex.join(["{python}", "-m", "benchmarks.ceiling_jobs", "--port", "{port}", *options])
+    return start_target(stack, name, line, redis_url, "t")
+
+
+def start_relay(stack: ExitStack, name: str, to: int) -> Target:
+    """Starts a relay of bytes to the upstream of `benchmarks.streams` on a port."""
+    port = free_port()
+    argv = module("ceiling_relay", "--port", str(port), "--to", f"127.0.0.1:{to}")
+    child = stack.enter_context(Child(name, argv))
+    wait_until_up(child, port, "/2")
     return Target(name, f"http://127.0.0.1:{port}", "t", pid=child.pid)
 
 

@@ -215,12 +215,12 @@ def proxy_rows(figures: Document) -> list[list[str]]:
     rows = [["figure", "who", "median (least to most)", "of the ceiling"]]
     for what, found in figures.items():
         for who, values in found["rounds"].items():
-            ceiling = found["ceiling"]
-            told = ""
-            if ceiling not in (None, who):
+            ratios = []
+            for ceiling in () if who in found["ceilings"] else found["ceilings"]:
                 pairs = zip(values, found["rounds"][ceiling], strict=True)
-                told = f"{statistics.median([ours / theirs for ours, theirs in pairs]):.2f} of {ceiling}"
-            rows.append([what, who, f"{number_of(statistics.median(values))} ({_range(values)})", told])
+                ratios.append(f"{statistics.median([ours / theirs for ours, theirs in pairs]):.2f} of {ceiling}")
+            told = f"{number_of(statistics.median(values))} ({_range(values)})"
+            rows.append([what, who, told, "; ".join(ratios)])
     return rows
 
 
@@ -252,7 +252,7 @@ def _charts(part: str, figures: Document) -> Iterator[tuple[str, str]]:
     elif part == "proxy":
         for what, found in figures.items():
             if what in _CHARTED:
-                bars = [_bar(who, values, who == found["ceiling"]) for who, values in found["rounds"].items()]
+                bars = [_bar(who, values, who in found["ceilings"]) for who, values in found["rounds"].items()]
                 yield (
                     _CHARTED[what],
                     svg(f"async proxy: {what}", "the line is from the least to the greatest round", bars),

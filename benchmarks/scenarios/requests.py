@@ -1,4 +1,4 @@
-"""add, bulk and get: wrk against one route, beside the raw ASGI app and the bare script call.
+"""add, bulk and get: wrk against one route, beside apps that do nothing else, and the bare script call.
 
 A server that acknowledges jobs and does not store them must not look fast: every add run is counted
 afterwards.
@@ -34,6 +34,10 @@ def add(bench: Bench) -> list[Scenario]:
             (
                 *(Contender(target.name, _adds(bench, target, 1, connections)) for target in bench.targets),
                 *_asgi(bench, payload.jobs(1), connections, goal=0.45),
+                *(
+                    Contender(server.name, _stored(bench, server, payload.jobs(1), connections), ceiling=True)
+                    for server in bench.storing
+                ),
             ),
             warm_up_s=1,
         )
@@ -79,6 +83,7 @@ def get(bench: Bench) -> list[Scenario]:
             (
                 *(Contender(target.name, gets(target)) for target in bench.targets),
                 *_asgi(bench, b"", 32),
+                *(Contender(server.name, gets(server), ceiling=True) for server in bench.storing),
             ),
             warm_up_s=1,
         )
@@ -109,6 +114,15 @@ def _asgi(bench: Bench, body: bytes, connections: int, goal: float | None = None
 
     for server in bench.asgi:
         yield Contender(server.name, ceiling(server), ceiling=True, goal=goal)
+
+
+def _stored(bench: Bench, server: Target, body: bytes, connections: int) -> Callable[[float], Measurement]:
+    def run(seconds: float) -> Measurement:
+        with bench.queue_of(server, "add") as queue:
+            request = wrk.Request("POST", f"{server.url}/queues/{queue}/jobs", server.token, body)
+            return _drive(bench, server, request, connections, seconds)
+
+    return run
 
 
 def _drive(

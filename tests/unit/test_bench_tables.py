@@ -30,7 +30,7 @@ RUN = {
     }
 }
 PROXY = {
-    "accepted/s, 32 connections": {"ceiling": "raw ASGI", "rounds": {"raw ASGI": [10.0, 40.0], "toril": [5.0, 10.0]}}
+    "accepted/s, 32 connections": {"ceilings": ["raw ASGI"], "rounds": {"raw ASGI": [10.0, 40.0], "toril": [5.0, 10.0]}}
 }
 GROWTH = {
     "size": {"100 B": {"µs of CPU each": 61.0, "adds/s": 12000.0}, "1 MB": {"µs of CPU each": 2800.4, "adds/s": 130.0}}
