@@ -49,49 +49,52 @@ class Jobs:
 
     def __init__(self, redis: str) -> None:
         self._redis = redis
-        self._ready: asyncio.Task[Pipe] | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._pipe: Pipe | None = None
         self._sha = b""
         self._heads: dict[str, tuple[Argument, ...]] = {}
         self._commands: list[bytes] = []
         self._asked: deque[asyncio.Future[Any]] = deque()
 
-    async def _connect(self) -> Pipe:
+    async def _open(self) -> None:
         pipe = await connect(self._redis)
         self._sha = await load(pipe, "addStandardJob-9.lua")
         pipe.on_replies = self._replied
-        return pipe
+        self._pipe = pipe
 
     def _replied(self, replies: list[Any]) -> None:
         for reply in replies:
             self._asked.popleft().set_result(reply)
 
-    async def _pipe(self) -> Pipe:
-        if self._ready is None:
-            self._ready = asyncio.create_task(self._connect())
-        return await self._ready
+    async def _opened(self) -> None:
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+        await self._opening
 
-    def _call(self, pipe: Pipe, command: bytes) -> asyncio.Future[Any]:
+    def _call(self, command: bytes) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         if not self._commands:
-            loop.call_soon(self._write, pipe)
+            loop.call_soon(self._write)
         self._commands.append(command)
         reply: asyncio.Future[Any] = loop.create_future()
         self._asked.append(reply)
         return reply
 
-    def _write(self, pipe: Pipe) -> None:
-        pipe.write(b"".join(self._commands))
+    def _write(self) -> None:
+        assert self._pipe is not None
+        self._pipe.write(b"".join(self._commands))
         self._commands.clear()
 
     async def _added(self, queue: str, name: str, data: bytes, options: dict[str, Any], now_ms: int) -> bytes:
-        pipe = self._ready.result() if self._ready is not None and self._ready.done() else await self._pipe()
+        if self._pipe is None:
+            await self._opened()
         head = self._heads.get(queue)
         if head is None:
             base = f"{_PREFIX}:{queue}:"
             head = ("EVALSHA", self._sha, len(ADD_KEYS), *(base + key for key in ADD_KEYS))
             self._heads[queue] = head
         fields = _msgpack((f"{_PREFIX}:{queue}:", "", name, now_ms, None, None, None, None, None))
-        job_id: bytes = await self._call(pipe, pack((*head, fields, data, _msgpack(options))))
+        job_id: bytes = await self._call(pack((*head, fields, data, _msgpack(options))))
         return job_id
 
     async def add(self, queue: str, body: bytes) -> bytes:
@@ -112,8 +115,9 @@ class Jobs:
 
     async def read(self, queue: str, job_id: str) -> bytes:
         """Return the answer to the question for a job."""
-        pipe = self._ready.result() if self._ready is not None and self._ready.done() else await self._pipe()
-        flat = await self._call(pipe, pack(("HGETALL", f"{_PREFIX}:{queue}:{job_id}")))
+        if self._pipe is None:
+            await self._opened()
+        flat = await self._call(pack(("HGETALL", f"{_PREFIX}:{queue}:{job_id}")))
         get = dict(zip(flat[::2], flat[1::2], strict=True)).__getitem__
         where = b'"%b:%b"' % (_PREFIX.encode(), queue.encode())
         named = _json(get(b"name").decode())
