@@ -6,7 +6,8 @@
  *
  * RATE is requests a second; with 0 each connection sends the next one when it has its answer. FILE has the requests,
  * each as four bytes of length (little endian) and its bytes; they are sent in turn. One thread, epoll, HTTP/1.1 with
- * keep-alive, answers with Content-Length, loopback only. It waits for answers three times SECONDS at most, and prints
+ * keep-alive, answers with Content-Length, loopback only. Idle connections take their turns, and one that the server closes
+ * meanwhile is opened again. It waits for answers three times SECONDS at most, and prints
  *
  *   {"answered":N,"bad":N,"unanswered":N,"seconds":S,"p50_us":T,"p99_us":T,"p999_us":T,"max_us":T}
  *
@@ -48,7 +49,8 @@ struct connection {
 };
 
 static struct connection *connections;
-static int idle[MOST_CONNECTIONS], idles, poll_fd;
+static int idle[MOST_CONNECTIONS], first_idle, idles, poll_fd; /* a ring */
+static struct sockaddr_in address;
 static char *requests;
 static size_t *starts, *lengths, kinds;
 static uint32_t *took_us;
@@ -122,17 +124,38 @@ static void begin(struct connection *c, uint64_t number, uint64_t due_ns) {
     push(c);
 }
 
+static void rest(struct connection *c) {
+    c->due_ns = 0;
+    idle[(first_idle + idles++) % MOST_CONNECTIONS] = (int)(c - connections);
+}
+
+static struct connection *next_idle(void) {
+    struct connection *c = &connections[idle[first_idle]];
+    first_idle = (first_idle + 1) % MOST_CONNECTIONS;
+    idles--;
+    return c;
+}
+
+static void open_connection(struct connection *c) {
+    int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) != 0) fail("connect");
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (fcntl(fd, F_SETFL, O_NONBLOCK) != 0) fail("fcntl");
+    c->fd = fd;
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = (uint32_t)(c - connections)};
+    if (epoll_ctl(poll_fd, EPOLL_CTL_ADD, fd, &event) != 0) fail("epoll_ctl");
+}
+
 static void end(struct connection *c) {
     uint64_t us = (now_ns() - c->due_ns) / 1000;
     if (answered < MOST_ANSWERS) took_us[answered] = us > UINT32_MAX ? UINT32_MAX : (uint32_t)us;
     answered++;
     bad += c->status >= 400;
-    c->due_ns = 0;
-    idle[idles++] = (int)(c - connections);
+    rest(c);
 }
 
 static void take(struct connection *c) {
-    static char rest[1 << 16];
+    static char body_bytes[1 << 16];
     for (;;) {
         if (!c->in_body) {
             ssize_t n = recv(c->fd, c->head + c->got, HEAD - c->got, 0);
@@ -153,7 +176,7 @@ static void take(struct connection *c) {
             c->left = here >= c->left ? 0 : c->left - here;
             c->in_body = 1;
         } else {
-            ssize_t n = recv(c->fd, rest, c->left < sizeof rest ? c->left : sizeof rest, 0);
+            ssize_t n = recv(c->fd, body_bytes, c->left < sizeof body_bytes ? c->left : sizeof body_bytes, 0);
             if (n < 0 && errno == EAGAIN) return;
             if (n <= 0) fail("the server closed a connection");
             c->left -= (uint64_t)n;
@@ -196,17 +219,12 @@ int main(int argc, char **argv) {
     if (connections == NULL || took_us == NULL || poll_fd < 0 || timer < 0) fail("start");
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = UINT32_MAX};
     epoll_ctl(poll_fd, EPOLL_CTL_ADD, timer, &event);
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    address.sin_family = AF_INET;
+    address.sin_port = htons((uint16_t)port);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     for (int i = 0; i < count; i++) {
-        int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
-        if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) != 0) fail("connect");
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-        if (fcntl(fd, F_SETFL, O_NONBLOCK) != 0) fail("fcntl");
-        connections[i].fd = fd;
-        event = (struct epoll_event){.events = EPOLLIN, .data.u32 = (uint32_t)i};
-        if (epoll_ctl(poll_fd, EPOLL_CTL_ADD, fd, &event) != 0) fail("epoll_ctl");
-        idle[idles++] = i;
+        open_connection(&connections[i]);
+        rest(&connections[i]);
     }
     uint64_t began = now_ns(), stop = began + (uint64_t)(seconds * 1e9), sent = 0;
     uint64_t all = rate > 0 ? (uint64_t)(rate * seconds) : UINT64_MAX, give_up = began + (uint64_t)(3 * seconds * 1e9);
@@ -215,7 +233,7 @@ int main(int argc, char **argv) {
         while (idles > 0 && sent < all) {
             due = rate > 0 ? began + (uint64_t)((double)sent / rate * 1e9) : now;
             if (due > now || (rate == 0 && now >= stop)) break;
-            begin(&connections[idle[--idles]], sent++, due);
+            begin(next_idle(), sent++, due);
         }
         int all_sent = sent >= all || (rate == 0 && now >= stop);
         if ((all_sent && idles == count) || now >= give_up) break;
@@ -234,8 +252,12 @@ int main(int argc, char **argv) {
             struct connection *c = &connections[events[i].data.u32];
             if (events[i].events & EPOLLOUT) push(c);
             if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
-                if (c->due_ns == 0) fail("the server closed a connection");
-                take(c);
+                if (c->due_ns == 0) {
+                    close(c->fd);
+                    open_connection(c);
+                } else {
+                    take(c);
+                }
             }
         }
     }

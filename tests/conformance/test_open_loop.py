@@ -60,3 +60,48 @@ def test_without_a_rate_each_request_follows_the_answer_before() -> None:
         seen = load(target, [REQUEST], 1, 0, 1.0)
     assert seen.answered > 1
     assert (seen.bad, seen.unanswered) == (0, 0)
+
+
+@contextmanager
+def counting(last: int) -> Iterator[tuple[Target, list[int]]]:
+    """Answer requests on any number of connections, and close each after so many; the second is how many each got."""
+    counts: list[int] = []
+
+    def serve(connection: socket.socket, number: int) -> None:
+        with connection:
+            while counts[number] < last and connection.recv(len(REQUEST), socket.MSG_WAITALL):
+                counts[number] += 1
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            counts.append(0)
+            threading.Thread(target=serve, args=(connection, len(counts) - 1)).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield Target("stub", f"http://127.0.0.1:{listener.getsockname()[1]}", "t"), counts
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_idle_connections_take_their_turns() -> None:
+    """Else those that are not needed are idle until the server closes them."""
+    with counting(1_000) as (target, counts):
+        load(target, [REQUEST], 4, 100, 0.4)
+    assert len(counts) == 4
+    assert min(counts) >= 5
+
+
+def test_a_connection_that_the_server_closes_while_it_is_idle_is_opened_again() -> None:
+    with counting(1) as (target, counts):
+        seen = load(target, [REQUEST], 1, 10, 0.5)
+    assert (seen.answered, seen.unanswered) == (5, 0)
+    assert counts[:5] == [1] * 5
