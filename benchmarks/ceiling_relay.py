@@ -57,17 +57,13 @@ class Side(asyncio.Protocol):
 class Accepted(Side):
     """The connection of a client; the one to the server is opened when it comes."""
 
-    _opening: set[asyncio.Task[None]] = set()  # noqa: RUF012 - of all connections
-
     def __init__(self, host: str, port: int) -> None:
         super().__init__()
         self._host, self._port = host, port
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        opening = asyncio.get_running_loop().create_task(self._open())
-        self._opening.add(opening)
-        opening.add_done_callback(self._opening.discard)
+        self._opening = asyncio.get_running_loop().create_task(self._open())
 
     async def _open(self) -> None:
         _, side = await asyncio.get_running_loop().create_connection(Side, self._host, self._port)

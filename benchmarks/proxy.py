@@ -330,13 +330,13 @@ def measure(arguments: argparse.Namespace, stack: ExitStack) -> Table:
     urls = endpoint.url("").rstrip("/"), streams.url
     commands = [given.partition("=")[::2] for given in arguments.start or [f"toril={TORIL}"]]
     targets = [start(stack, name, command, number, redis, urls) for number, (name, command) in enumerate(commands)]
-    bare = [start_asgi(stack, RAW, *(["--gathered"] if toril_gathers_writes() else []))]
-    bare += [start_jobs(stack, STARLETTE, f"redis://{redis}/{len(targets)}", "--starlette")]
+    accepting = [start_asgi(stack, RAW, *(["--gathered"] if toril_gathers_writes() else []))]
+    accepting += [start_jobs(stack, STARLETTE, f"redis://{redis}/{len(targets)}", "--starlette")]
     relayed = start_relay(stack, _RELAYED, streams.port)
     table, seconds, size = Table(), arguments.seconds, arguments.megabytes * _MB
     for number in range(arguments.rounds):
         print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
-        for ceiling in bare:
+        for ceiling in accepting:
             before = cpu_s(ceiling.pid or 0)
             seen = wrk.load(wrk.Request("POST", f"{ceiling.url}/queued/x", "t", payload.jobs(1)), 32, seconds)
             _all_accepted(seen)
