@@ -7,6 +7,7 @@
   requests is closed. `ConnectionSweep` checks the times; there are no timers for each request.
 - Pipelined requests are parsed one at a time, after the previous answer has been sent.
 - Where file descriptors run out, connections that can be spared are closed.
+- A whole request whose header lines have come before goes past the parser (`known_heads`).
 
 WebSockets and tunnels have none of these bounds: they begin when their handshake has been answered.
 docs/decisions/0010-uvicorn-protocols.md lists the parts of uvicorn that are used here.
@@ -56,7 +57,7 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
         super().__init__(*args, **options)
         self._sweep = sweep
         self.number = next(sweep.numbers)
-        self._most = sweep.policy.max_head_bytes
+        self.most_head_bytes = sweep.policy.max_head_bytes
         self._refusal = refusal
         # The target of the current request, once it has come.
         self.url = b""
@@ -103,7 +104,20 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
         if self._held:
             data = self._held[self._held_at :] + data
             self._held = b""
+        elif self.in_head and not self._counted and ((cycle := self.cycle) is None or cycle.response_complete):
+            if not self.take_known(data):
+                self._walk(data, 0)
+                self.learn(data)
+            return
         self._walk(data, 0)
+
+    @abstractmethod
+    def take_known(self, data: bytes) -> bool:
+        """Begin the request that these bytes are, where it can be read without the parser; return False elsewhere."""
+
+    @abstractmethod
+    def learn(self, data: bytes) -> None:
+        """Note what the parser has read of these bytes, which began with a head."""
 
     def _drop(self, data: bytes) -> None:
         """Read and drop what comes after a refusal, up to a limit."""
@@ -150,7 +164,7 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
     def _feed(self, piece: bytes) -> None:
         """Give the parser one piece of a head, or of a chunked body, if there is still room for it."""
         if self.in_head:
-            room = self._most - self._counted
+            room = self.most_head_bytes - self._counted
             if len(piece) > room:
                 if room:
                     self.parser.feed_data(piece[:room])  # the form of the answer depends on the request line
@@ -165,7 +179,7 @@ class BoundedProtocol(GatheringProtocol, SweptConnection):
         """Give the parser a piece of a chunked body; `on_body` subtracts what need not be counted."""
         self.parser.feed_data(piece)
         self._counted = max(0, self._counted + len(piece))
-        if self._counted > self._most:
+        if self._counted > self.most_head_bytes:
             self.refuse(HeadTooLarge(), in_body=True)
         elif self.in_head:  # the body has ended
             self._counted = 0

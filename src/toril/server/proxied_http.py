@@ -18,7 +18,9 @@ docs/decisions/0010-uvicorn-protocols.md lists the parts of uvicorn that are use
 
 from __future__ import annotations
 
+import asyncio
 import re
+import sys
 import urllib.parse
 from collections.abc import Callable
 from typing import Any, cast
@@ -31,6 +33,7 @@ from toril.core.errors import HeadTooLarge, TorilError
 from toril.core.http.headers import is_websocket_upgrade
 from toril.server.bounded_requests import BoundedProtocol, rendered
 from toril.server.inbound_head import head_fault
+from toril.server.known_heads import KnownHeads
 from toril.server.lingering_close import LingeringSocketProtocol
 from toril.server.request_cycle import Leaving, RequestCycle
 from toril.web.raw_target import CYCLE, TARGET, TUNNEL, origin_form
@@ -52,18 +55,75 @@ class ProxiedProtocol(BoundedProtocol):
     Args:
         tunnels: asked for each WebSocket's handshake.
         leaving: asked for each answer.
+        heads: those of all connections that have come before.
         proxies: there are upstreams, so bytes that cannot be parsed are answered as the async proxy answers.
     """
 
-    def __init__(self, *args: Any, tunnels: Tunnels, leaving: Leaving, proxies: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        tunnels: Tunnels,
+        leaving: Leaving,
+        heads: KnownHeads,
+        proxies: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__(*args, **options)
         self._tunnels = tunnels
         self._leaving = leaving
+        self._heads = heads
+        # Of the newest header lines that were parsed: those that come twice are kept.
+        self._lines_hash = 0
+        # The newest request line that was read without the parser, and its method and target.
+        self._line: bytes | None = None
+        self._line_says = ("", b"")
         self._proxies = proxies
         self._method = self._version = ""
         # The newest short target, and what was read from it: a caller that adds jobs sends the same one again.
         self._read_from: bytes | None = None
         self._read: _Read = ("", b"", b"", b"")
+
+    def take_known(self, data: bytes) -> bool:
+        """Part of BoundedProtocol."""
+        line_end = data.find(b"\r\n")
+        head_end = data.find(_HEAD_END, line_end)
+        if head_end < 0 or (known := self._heads.find(data[line_end:head_end])) is None:
+            return False
+        body_at = head_end + len(_HEAD_END)
+        if len(data) - body_at != known.length or body_at > self.most_head_bytes:
+            return False
+        line = data[:line_end]
+        if line != self._line and not self._read_line(line):
+            return False
+        self._method, self.url = self._line_says
+        self._version = "1.1"
+        self.headers = known.headers.copy()
+        self.expect_100_continue = False
+        cycle = self._new_cycle(keep_alive=True, tunnel=False)
+        cycle.take(data[body_at:])
+        self._start(cycle, is_whole=True)
+        return True
+
+    def _read_line(self, line: bytes) -> bool:
+        """Read a request line; return False where only the parser can tell what it means."""
+        match = _PLAIN_LINE.match(line)
+        if match is None:
+            return False
+        self._line_says = match[1].decode(), match[2]
+        self._line = line if len(line) <= _KEPT_BYTES else None
+        return True
+
+    def learn(self, data: bytes) -> None:
+        """Part of BoundedProtocol."""
+        line_end = data.find(b"\r\n")
+        head_end = data.find(_HEAD_END, line_end)
+        cycle = self.cycle
+        if head_end < 0 or cycle is None or cycle.response_complete or self._version != "1.1":
+            return
+        lines = data[line_end:head_end]
+        before, self._lines_hash = self._lines_hash, hash(lines)
+        if before == self._lines_hash and data[:line_end] == b"%b %b HTTP/1.1" % (self._method.encode(), self.url):
+            self._heads.keep(lines, self.headers)
 
     def parser_failed(self, error: httptools.HttpParserError) -> None:
         """Answer bytes that cannot be parsed, or a head that `on_headers_complete` has refused by raising."""
@@ -137,7 +197,13 @@ class ProxiedProtocol(BoundedProtocol):
         self.begin_anew(b"".join([*lines, b"\r\n"]), rest)
 
     def _begin(self, *, tunnel: bool) -> RequestCycle:
-        """Hand a request to the application, as uvicorn does, with toril's cycle."""
+        """Hand a request that the parser has read to the application, as uvicorn does, with toril's cycle."""
+        keep_alive = self._version != "1.0" and self.parser.should_keep_alive() and not tunnel
+        cycle = self._new_cycle(keep_alive=keep_alive, tunnel=tunnel)
+        self._start(cycle, is_whole=False)
+        return cycle
+
+    def _new_cycle(self, *, keep_alive: bool, tunnel: bool) -> RequestCycle:
         path, raw_path, query, target = self._read if self.url == self._read_from else self._read_anew(self.url)
         # At once: a scope that grows key by key is copied twice.
         scope: Any = {
@@ -159,13 +225,24 @@ class ProxiedProtocol(BoundedProtocol):
             CYCLE: None,
         }
         self.scope = scope
-        keep_alive = self._version != "1.0" and self.parser.should_keep_alive() and not tunnel
         cycle = self.cycle = RequestCycle(self, keep_alive=keep_alive, tunnel=tunnel, leaving=self._leaving)
         scope[CYCLE] = cycle
-        # The answer before has been sent, else this head would be held back.
-        cycle.task = self.loop.create_task(cycle.run_asgi(self.app))
-        self.tasks.add(cycle.task)
         return cycle
+
+    def _start(self, cycle: RequestCycle, *, is_whole: bool) -> None:
+        """Start the application. The answer before has been sent, else this request would be held back.
+
+        Args:
+            is_whole: the body is there, so the application goes on at once as far as it can, where Python has that.
+        """
+        if is_whole and sys.version_info >= (3, 12):
+            task = asyncio.Task(cycle.run_asgi(self.app), loop=self.loop, eager_start=True)
+            if task.done():
+                return
+        else:
+            task = self.loop.create_task(cycle.run_asgi(self.app))
+        cycle.task = task
+        self.tasks.add(task)
 
     def _read_anew(self, url: bytes) -> _Read:
         read = _read(url)
@@ -188,5 +265,8 @@ def _read(url: bytes) -> _Read:
 
 
 # A target in origin form (RFC 9112 3.2.1), of characters that a path and a query may hold.
-_PLAIN = re.compile(rb"/(?!/)[A-Za-z0-9._~!$&'()*+,;=:@%/-]*(?:\?[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?\Z")
+_PLAIN_TARGET = rb"/(?!/)[A-Za-z0-9._~!$&'()*+,;=:@%/-]*(?:\?[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?"
+_PLAIN = re.compile(_PLAIN_TARGET + rb"\Z")
+_PLAIN_LINE = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (%b) HTTP/1\.1\Z" % _PLAIN_TARGET)
+_HEAD_END = b"\r\n\r\n"
 _BAD_REQUEST = rendered(own_error(400))

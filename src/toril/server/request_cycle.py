@@ -203,6 +203,12 @@ class RequestCycle(RequestResponseCycle):
         self.message_event.set()
         self.on_response()
 
+    def take(self, body: bytes) -> None:
+        """Take the whole body, which has come with the head."""
+        self.body = body  # type: ignore[assignment] # nothing more is added to it
+        self.more_body = False
+        self.message_event.set()
+
     def feed(self, data: bytes) -> None:
         """Add what has come through a tunnel."""
         self.body += data

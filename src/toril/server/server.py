@@ -32,6 +32,7 @@ from toril.instance.refusals import Refusals
 from toril.server.bounded_requests import Refusal
 from toril.server.connection_sweep import ConnectionSweep
 from toril.server.descriptors import Descriptors, available, raise_limit
+from toril.server.known_heads import KnownHeads
 from toril.server.lingering_close import LingeringSocketProtocol
 from toril.server.proxied_http import ProxiedProtocol, Tunnels
 from toril.server.request_cycle import Leaving
@@ -200,6 +201,7 @@ async def listening(app: ASGIApp, sock: socket.socket, front: Front = Front()) -
         leaving=front.leaving,
         proxies=front.proxies,
         sweep=sweep,
+        heads=KnownHeads(),
         refusal=front.refusal,
     )
     server = _Server(
