@@ -18,9 +18,7 @@ docs/decisions/0010-uvicorn-protocols.md lists the parts of uvicorn that are use
 
 from __future__ import annotations
 
-import asyncio
 import re
-import sys
 import urllib.parse
 from collections.abc import Callable
 from typing import Any, cast
@@ -101,7 +99,7 @@ class ProxiedProtocol(BoundedProtocol):
         self.expect_100_continue = False
         cycle = self._new_cycle(keep_alive=True, tunnel=False)
         cycle.take(data[body_at:])
-        self._start(cycle, is_whole=True)
+        self._start(cycle)
         return True
 
     def _read_line(self, line: bytes) -> bool:
@@ -200,7 +198,7 @@ class ProxiedProtocol(BoundedProtocol):
         """Hand a request that the parser has read to the application, as uvicorn does, with toril's cycle."""
         keep_alive = self._version != "1.0" and self.parser.should_keep_alive() and not tunnel
         cycle = self._new_cycle(keep_alive=keep_alive, tunnel=tunnel)
-        self._start(cycle, is_whole=False)
+        self._start(cycle)
         return cycle
 
     def _new_cycle(self, *, keep_alive: bool, tunnel: bool) -> RequestCycle:
@@ -229,20 +227,10 @@ class ProxiedProtocol(BoundedProtocol):
         scope[CYCLE] = cycle
         return cycle
 
-    def _start(self, cycle: RequestCycle, *, is_whole: bool) -> None:
-        """Start the application. The answer before has been sent, else this request would be held back.
-
-        Args:
-            is_whole: the body is there, so the application goes on at once as far as it can, where Python has that.
-        """
-        if is_whole and sys.version_info >= (3, 12):
-            task = asyncio.Task(cycle.run_asgi(self.app), loop=self.loop, eager_start=True)
-            if task.done():
-                return
-        else:
-            task = self.loop.create_task(cycle.run_asgi(self.app))
-        cycle.task = task
-        self.tasks.add(task)
+    def _start(self, cycle: RequestCycle) -> None:
+        """Start the application. The answer before has been sent, else this request would be held back."""
+        cycle.task = self.loop.create_task(cycle.run_asgi(self.app))
+        self.tasks.add(cycle.task)
 
     def _read_anew(self, url: bytes) -> _Read:
         read = _read(url)
