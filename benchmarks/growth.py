@@ -26,9 +26,9 @@ from tests.support.sizes import fill
 from benchmarks import payload, procfs
 from benchmarks.growing import TOKEN, Figures, Options, Seen, Steps, add, get, load, median_of_each
 from benchmarks.growth_cluster import cluster
-from benchmarks.growth_held import processes_apart
 from benchmarks.growth_ledger import ledger
 from benchmarks.growth_memory import memory
+from benchmarks.held_cpu import held
 from benchmarks.interleaved import cpu_us
 from benchmarks.processes import ProcessError, exit_on_sigterm, module, run_to_end
 from benchmarks.servers import TORIL, start_target, start_valkey
@@ -54,6 +54,8 @@ _SIZES = {"100 B": 100, "10 KB": 10_000, "1 MB": 1_000_000}
 _QUEUES = (1, 1_000, 10_000)
 _DEPTHS = (1_000, 1_000_000)
 _PROCESSES = (1, 2)
+_PROCESSES_APART = (1, 2, 4)
+_SHARE = 0.25
 _IDLE = (1_000, 10_000)
 _IDLE_SETTLE_S = 45
 """A queue is checked within 30 s after its worker was registered (`engine.stalled_interval`); later it costs less."""
@@ -194,6 +196,34 @@ def processes(options: Options) -> Steps:
                     "µs of CPU each": cost_us,
                     "adds/s": found.answered / found.seconds,
                     "of the CPU in the busiest process": max(used) / sum(used),
+                }
+                seen.setdefault(str(count), []).append(figures)
+    return median_of_each(seen)
+
+
+def processes_apart(options: Options) -> Steps:
+    """Adds to one, two and four processes, each of which has a quarter of a core and no more.
+
+    On two cores two processes, Redis and the load wait for each other, so that two show no more than one. Held so, they
+    are like processes with cores of their own, four times as slow, on a machine that has cores to spare.
+    """
+    seen: dict[str, list[Figures]] = {}
+    requests = [add("held", payload.jobs(1))]
+    with ExitStack() as stack:
+        servers = {count: Server(stack, count) for count in _PROCESSES_APART}
+        for server in servers.values():
+            stack.enter_context(held(server.cpu_us(), _SHARE))
+        for _ in range(options.rounds):
+            one_per_s = 0.0
+            for count, server in servers.items():
+                found, cost_us = server.measure(requests, 32, 0, options.seconds)
+                per_s = found.answered / found.seconds
+                one_per_s = one_per_s or per_s
+                figures = {
+                    "of the adds of one process": per_s / one_per_s,
+                    "adds/s": per_s,
+                    "µs of CPU each": cost_us,
+                    "of a core": per_s * cost_us / 1e6,
                 }
                 seen.setdefault(str(count), []).append(figures)
     return median_of_each(seen)
