@@ -104,8 +104,23 @@ def test_a_full_machine_alone_holds_no_job_back(process: Process, busy: float, a
 def test_a_process_that_waits_half_its_time_while_no_core_is_idle_begins_only_a_share(process: Process) -> None:
     process.live(1.0, 0.5, 6000, idle=0.02)
     assert process.live(1.0, 0.5, 6000, idle=0.02) == pytest.approx(6000 / ACCEPTED_PER_JOB, rel=0.05)
-    process.live(1.0, 0.5, 6000, idle=0.3)
-    assert process.live(1.0, 0.5, 6000, idle=0.3) == 100 * MANY
+    process.live(2.0, 0.5, 6000, idle=0.4)
+    assert process.live(1.0, 0.5, 6000, idle=0.4) == 100 * MANY
+
+
+def test_a_full_machine_has_time_to_spare_only_when_half_as_much_more_is_idle(process: Process) -> None:
+    process.live(1.0, 0.5, 6000, idle=0.2)
+    process.live(2.0, 0.5, 6000, idle=0.35)
+    assert process.live(1.0, 0.5, 6000, idle=0.35) == pytest.approx(6000 / ACCEPTED_PER_JOB, rel=0.05)
+
+
+def test_a_look_that_the_ticks_of_the_system_make_wrong_lets_no_more_jobs_begin(process: Process) -> None:
+    process.live(1.0, 0.5, 6000, idle=0.18)
+    begun = sum(
+        process.live(0.4, 0.5, 6000, idle=0.15) + process.live(0.1, 0.5, 6000, idle=0.45)  # a look each tenth
+        for _ in range(10)
+    )
+    assert begun == pytest.approx(5 * 6000 / ACCEPTED_PER_JOB, rel=0.05)
 
 
 @pytest.mark.parametrize(
