@@ -38,7 +38,7 @@ _IDLE_AGAIN = 1.5
 """So much more has to be idle before a full machine counts as one with time to spare."""
 _JUDGED_EVERY_S = 0.02
 _MEMORY_S = 0.1
-_MACHINE_MEMORY_S = 0.3
+_IDLE_MEMORY_S = 0.3
 """Longer, since the system counts in ticks: in a tenth of a second, two cores have twenty.
 
 Measured: a flood leaves 0.18 of them idle in the mean, but 0.26 to 0.36 in every tenth look.
@@ -145,6 +145,7 @@ class _Machine:
             before_s, self._was_idle_s = self._was_idle_s, self._idle_s()
             self._looked_at_s = now_s
             share = (self._was_idle_s - before_s) / passed_s
-            self._idle += (share - self._idle) * min(1.0, passed_s / _MACHINE_MEMORY_S)
+            believed = min(1.0, passed_s / _IDLE_MEMORY_S) if share > self._idle else 1.0  # a flood is known at once
+            self._idle += (share - self._idle) * believed
             self._full = self._idle < self._least_idle * (_IDLE_AGAIN if self._full else 1.0)
         return self._full

@@ -114,6 +114,12 @@ def test_a_full_machine_has_time_to_spare_only_when_half_as_much_more_is_idle(pr
     assert process.live(1.0, 0.5, 6000, idle=0.35) == pytest.approx(6000 / ACCEPTED_PER_JOB, rel=0.05)
 
 
+def test_that_a_machine_has_become_full_is_known_after_a_whole_look(process: Process) -> None:
+    process.live(1.0, 0.5, 6000, idle=0.9)
+    process.live(0.25, 0.5, 6000, idle=0.1)
+    assert process.live(0.1, 0.5, 6000, idle=0.1) == pytest.approx(0.1 * 6000 / ACCEPTED_PER_JOB, rel=0.1)
+
+
 def test_a_look_that_the_ticks_of_the_system_make_wrong_lets_no_more_jobs_begin(process: Process) -> None:
     process.live(1.0, 0.5, 6000, idle=0.18)
     begun = sum(
