@@ -103,7 +103,7 @@ class LoadShedding:
         before_s, self._was_busy_s = self._was_busy_s, self._busy_s()
         accepted, self._accepted = self._accepted, 0
         share = (self._was_busy_s - before_s) / passed_s
-        self._busy += (share - self._busy) * min(1.0, passed_s / _MEMORY_S)
+        self._busy = _mean(self._busy, share, passed_s / _MEMORY_S)
         full = self._machine.full(now_s)
         flooded = accepted > 0 and self._busy >= (_BUSY_ON_FULL_MACHINE if full else _BUSY)
         mine = float(accepted)
@@ -145,7 +145,12 @@ class _Machine:
             before_s, self._was_idle_s = self._was_idle_s, self._idle_s()
             self._looked_at_s = now_s
             share = (self._was_idle_s - before_s) / passed_s
-            believed = min(1.0, passed_s / _IDLE_MEMORY_S) if share > self._idle else 1.0  # a flood is known at once
-            self._idle += (share - self._idle) * believed
+            # Less counts at once, so that a flood is known as it begins.
+            self._idle = min(share, _mean(self._idle, share, passed_s / _IDLE_MEMORY_S))
             self._full = self._idle < self._least_idle * (_IDLE_AGAIN if self._full else 1.0)
         return self._full
+
+
+def _mean(before: float, newest: float, weight: float) -> float:
+    """Return a mean that goes with what is newest; `weight` is how much of its memory that covers."""
+    return before + (newest - before) * min(1.0, weight)
